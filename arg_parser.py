@@ -1,0 +1,256 @@
+"""Every flag, in groups. All scripts share one parser; a method's own flags are its dataclass fields."""
+
+import argparse
+import dataclasses
+import json
+import tomllib
+import typing
+from pathlib import Path
+
+from datasets import DATASETS
+from models import MODELS
+from unlearn import METHODS
+from utils import UserError, load_json, require_file
+
+# Flags of the reference that nothing here reads: accepted, and named in one warning line when typed.
+UNREAD = (
+    "data_dir", "num_workers", "train_y_file", "val_y_file", "prune", "pruning_times", "rate", "prune_type", "random_prune",
+    "rewind_epoch", "rewind_pth",
+)  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """One line instead of a page of usage when something is wrong."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def parse_args(argv: list[str], description: str) -> argparse.Namespace:
+    """Parse a script's flags.
+
+    The namespace also has ``typed``: the names of the flags that came from the command line or the configuration
+    file, for the defaults that depend on the method, the data set or the original model.
+    """
+    parser = make_parser(description)
+    unset = object()
+    blank = {action.dest: unset for action in parser._actions if action.dest != "help"}
+    given = parser.parse_args(argv, argparse.Namespace(**blank))
+    if given.config is not unset:
+        argv = [*_config_flags(parser, Path(given.config)), *argv]
+        given = parser.parse_args(argv, argparse.Namespace(**blank))
+    args = parser.parse_args(argv)
+    args.typed = frozenset(name for name, value in vars(given).items() if value is not unset)
+    _check(args)
+    return args
+
+
+def make_parser(description: str) -> Parser:
+    """The parser of all scripts; defaults are the reference's unless the help says how they are derived."""
+    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _data_flags(parser.add_argument_group("data"))
+    _model_flags(parser.add_argument_group("model"))
+    _run_flags(parser.add_argument_group("run"))
+    _training_flags(parser.add_argument_group("training"))
+    _forget_flags(parser.add_argument_group("who is forgotten"))
+    _unlearning_flags(parser.add_argument_group("unlearning"))
+    _method_flags(parser)
+    _unread_flags(parser.add_argument_group("accepted for the reference's scripts, read by nothing"))
+    return parser
+
+
+def _data_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--data", default="../data", help="folder of the data set, or the file of --dataset npz (default: %(default)s)")
+    add("--dataset", default="cifar10", choices=DATASETS, help="default: the original model's, else %(default)s")
+    add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
+    add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
+    add("--no-aug", dest="no_aug", action="store_true", help="train without random crops and flips")
+    add("--workers", type=_count, default=4, help="processes that decode a folder of images (default: %(default)s)")
+
+
+def _model_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--arch", default="resnet18", choices=MODELS, help="default: the original model's, else %(default)s")
+    add("--imagenet_arch", action="store_true", help="ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50")
+    add("--model_path", type=Path, help="checkpoint of the original model")
+
+
+def _run_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--save_dir", type=Path, help="where results go (default: runs/DATASET_ARCH, printed)")
+    add("--config", type=Path, help="TOML or JSON file of flags; those on the command line win")
+    add("--overwrite", action="store_true", help="replace results that exist")
+    add("--resume", action="store_true", help="go on from the last finished epoch")
+    add("--checkpoint", type=Path, help="main_train: the file that --resume reads (default: in --save_dir)")
+    add("--dry_run", action="store_true", help="check everything, print the plan, do nothing")
+    add("--seed", type=int, default=2, help="everything random in unlearning (default: %(default)s)")
+    add("--train_seed", type=int, default=1, help="initialisation and order of main_train (default: %(default)s)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
+    add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training; auto: bf16 where it has hardware units")
+    add("--compile", action="store_true", help="compile the model for training")
+    add("--print_freq", type=_positive, default=50, help="steps between checks for a non-finite loss (default: %(default)s)")
+
+
+def _training_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--batch_size", type=_positive, default=256, help="default: %(default)s")
+    add("--lr", type=_rate, default=0.1, help="of main_train, and of retrain without --unlearn_lr (default: %(default)s)")
+    add("--epochs", type=_count, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
+    add("--momentum", type=_rate, default=0.9, help="default: %(default)s")
+    add("--weight_decay", type=_rate, default=5e-4, help="default: %(default)s")
+    add("--schedule", choices=("multistep", "cosine", "constant"), help="default: multistep for training and retrain, else constant")
+    add("--decreasing_lr", type=_milestones, help="epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)")
+    add("--warmup", type=_count, default=0, help="epochs of linear warm-up (default: %(default)s)")
+    add("--bn", default="train", choices=("train", "freeze"), help="BatchNorm statistics while training (default: %(default)s)")
+    add("--clip_norm", type=_rate, default=0.0, help="largest gradient norm; 0 does not clip (default: %(default)s)")
+
+
+def _forget_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--num_indexes_to_replace", type=_positive, help="how many images are forgotten (default: a whole class)")
+    add("--class_to_replace", type=int, default=-1, help="forget images of this class only (default: -1, of all)")
+    add("--indexes_to_replace", help="positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)")
+    add("--split_seed", type=int, default=1, help="which images are validation (default: the original model's, else %(default)s)")
+    add("--forget_seed", type=int, help="which images are forgotten (default: --seed)")
+
+
+def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
+    add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
+    add("--unlearn_epochs", type=_count, default=10, help=_defaults("unlearn_epochs"))
+    add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
+    add("--mask_ratio", type=float, help="share of the weights that may change; picks the file in --mask_path")
+    add("--mia_members", default="balanced", choices=("balanced", "first"), help="the attack's members: drawn class by class, or the reference's first ones")
+
+
+def _method_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of each method that has none yet. Their defaults stay in the methods."""
+    group = parser.add_argument_group("one method's own (defaults are the method's)")
+    known = {action.dest for action in parser._actions}
+    for method in METHODS.values():
+        hints = typing.get_type_hints(method)
+        for field in dataclasses.fields(method):
+            if field.name in known:
+                continue
+            known.add(field.name)
+            flag = "--no-l1-epochs" if field.name == "no_l1_epochs" else f"--{field.name}"
+            text = f"{field.metadata['help']} ({_defaults(field.name)})"
+            group.add_argument(flag, dest=field.name, help=text, **_argument_type(hints[field.name]))
+
+
+def _argument_type(hint: type) -> dict:
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choices": typing.get_args(hint)}
+    return {"type": {int: _count, float: _number}[hint]}
+
+
+def _unread_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--data_dir", default="./tiny-imagenet-200", help=argparse.SUPPRESS)
+    add("--num_workers", type=int, default=4, help=argparse.SUPPRESS)
+    add("--train_y_file", default="./labels/train_ys.pth", help=argparse.SUPPRESS)
+    add("--val_y_file", default="./labels/val_ys.pth", help=argparse.SUPPRESS)
+    add("--prune", default="omp", help=argparse.SUPPRESS)
+    add("--pruning_times", type=int, default=1, help=argparse.SUPPRESS)
+    add("--rate", type=float, default=0.95, help=argparse.SUPPRESS)
+    add("--prune_type", default="rewind_lt", help=argparse.SUPPRESS)
+    add("--random_prune", action="store_true", help=argparse.SUPPRESS)
+    add("--rewind_epoch", type=int, default=0, help=argparse.SUPPRESS)
+    add("--rewind_pth", help=argparse.SUPPRESS)
+
+
+def _defaults(field: str) -> str:
+    """The default of a field in every method that has it, such as ``GA: 5, RL: 10``."""
+    values: dict[object, list[str]] = {}
+    for name, method in METHODS.items():
+        for known in dataclasses.fields(method):
+            if known.name == field:
+                inherited = getattr(method, "inherits", {}).get(field)
+                values.setdefault(f"--{inherited}" if inherited else known.default, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
+
+
+# --------------------------------------------------------------------------------------------------------- values
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _rate(text: str) -> float:
+    if (value := _number(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _milestones(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
+
+
+for _type, _name in ((_number, "number"), (_rate, "number"), (_count, "integer"), (_positive, "integer"), (_milestones, "list of epochs")):
+    _type.__name__ = _name  # argparse says "invalid NAME value"
+
+
+def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
+    """The flags of a configuration file, as words of a command line, so that the same checks apply."""
+    if path.suffix == ".json":
+        values = load_json(path, "--config")
+    else:
+        require_file(path, "--config")
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"--config {path} is not readable TOML: {error}") from None
+    flags = {action.dest: action for action in parser._actions}
+    words = []
+    for name, value in values.items():
+        action = flags.get(name)
+        if action is None or name in ("config", "help") or isinstance(value, dict):
+            raise UserError(f"--config {path}: {name} is no flag")
+        if isinstance(value, bool):
+            words += _switch(action, value, path, name)
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(f"{action.option_strings[0]}={text}")
+    return words
+
+
+def _switch(action: argparse.Action, value: bool, path: Path, name: str) -> list[str]:
+    if action.nargs != 0:
+        raise UserError(f"--config {path}: {name} takes a value, not {json.dumps(value)}")
+    if value:
+        return [action.option_strings[0]]
+    return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction) else []
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused from the flags alone."""
+    if args.indexes_to_replace is not None and {"num_indexes_to_replace", "class_to_replace"} & args.typed:
+        raise UserError("--indexes_to_replace names the images; drop --num_indexes_to_replace and --class_to_replace, or drop it")
+    if args.mask_ratio is not None and args.mask_path is None:
+        raise UserError("--mask_ratio picks a file in --mask_path FOLDER, which is not given")
+    if args.overwrite and args.resume:
+        raise UserError("--overwrite starts anew and --resume goes on; give one of them")
+    known = DATASETS[args.dataset]
+    if args.num_classes and known.num_classes and args.num_classes != known.num_classes and "dataset" in args.typed:
+        raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {known.num_classes}; drop the flag, it is derived")

@@ -1,0 +1,175 @@
+"""Batches of device-resident uint8 images: shuffled, cropped and flipped as whole batches, from seeded streams.
+
+The cost of a batch is one gather on the device; there is no worker, no PIL and no per-sample Python.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from datasets import ImageSet
+from datasets.splits import ForgetSplit, Split
+from utils import generator, stream
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class DeviceImages:
+    """uint8 images (n, side, side, 3) on the device, zero-padded once so that a random crop is a shifted window."""
+
+    def __init__(self, images: np.ndarray, device: torch.device, pad: int):
+        resident = torch.from_numpy(images).to(device)
+        self.padded = F.pad(resident, (0, 0, pad, pad, pad, pad))
+        self.pad, self.side, self.device = pad, images.shape[1], device
+        self.windows = self.padded.unfold(1, self.side, 1).unfold(2, self.side, 1)  # (n, 2p+1, 2p+1, 3, side, side), a view
+
+    def batch(self, indices: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int) -> torch.Tensor:
+        """uint8 windows (b, 3, side, side) of ``indices`` at the given offsets in 0..2*pad."""
+        # The pixel layout stays (row, column, channel), which is what channels_last means for the permuted view.
+        windows = self.windows.permute(0, 1, 2, 4, 5, 3)
+        return windows[indices, rows, columns].permute(0, 3, 1, 2)
+
+
+class Loader:
+    """One split's batches: images (b, 3, side, side) fp32 in [0, 1] channels_last, labels (b,) int64, on the device.
+
+    A training loader shuffles and augments; each pass over it has streams of its own, fixed by seed, name, epoch and
+    pass, so what one split draws never shifts another. ``eval_view()`` is the same split in order, as it is.
+    """
+
+    def __init__(
+        self, images: DeviceImages, indices: np.ndarray, labels: np.ndarray, batch_size: int, *, name: str, seed: int = 0,
+        train: bool = False, crop: bool = False, flip: bool = False,
+    ):  # fmt: skip
+        self.images = images
+        self.indices = torch.from_numpy(np.ascontiguousarray(indices)).to(images.device)
+        self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
+        self.batch_size, self.name, self.seed = batch_size, name, seed
+        self.train, self.crop, self.flip = train, crop, flip
+        self.epoch = self.passes = 0
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.indices)
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """Where batches begin and end; a last batch of one image joins its neighbour: BatchNorm cannot train on one."""
+        n, size = self.num_samples, self.batch_size
+        starts = list(range(0, n, size))
+        if self.train and len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()
+        return list(zip(starts, [*starts[1:], n], strict=True))
+
+    def __len__(self) -> int:
+        return len(self.bounds())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the streams of this epoch; a resumed run needs nothing else to see the same batches."""
+        self.epoch, self.passes = epoch, 0
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return generator(self.images.device, self.seed, self.name, purpose, self.epoch, self.passes)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, rows, columns, flips = self._draws()
+        self.passes += 1
+        for start, end in self.bounds():
+            chosen = slice(start, end) if order is None else order[start:end]
+            offsets = (self.images.pad,) * 2 if rows is None else (rows[start:end], columns[start:end])
+            pixels = self.images.batch(self.indices[chosen], *offsets)
+            if flips is not None:
+                pixels = torch.where(flips[start:end, None, None, None], pixels.flip(-1), pixels)
+            yield pixels.float().div_(255).contiguous(memory_format=torch.channels_last), self.labels[chosen]
+
+    def _draws(self) -> tuple[torch.Tensor | None, ...]:
+        """This pass's order, crop offsets and flips, all at once: four small tensors, no draw inside the loop."""
+        n, device = self.num_samples, self.images.device
+        if not self.train:
+            return None, None, None, None
+        order = torch.randperm(n, generator=self.generator("order"), device=device)
+        rows = columns = flips = None
+        if self.crop and self.images.pad:
+            draw = torch.randint(0, 2 * self.images.pad + 1, (2, n), generator=self.generator("crop"), device=device)
+            rows, columns = draw.unbind()
+        if self.flip:
+            flips = torch.randint(0, 2, (n,), generator=self.generator("flip"), device=device).bool()
+        return order, rows, columns, flips
+
+    # ------------------------------------------------------------------------------------------------------- views
+
+    def eval_view(self) -> "Loader":
+        """The same images in order, neither shuffled nor augmented."""
+        return self._with(train=False)
+
+    def relabelled(self, labels: torch.Tensor) -> "Loader":
+        """The same images under other labels, (num_samples,) in this loader's order."""
+        return self._with(labels=labels)
+
+    def joined(self, other: "Loader") -> "Loader":
+        """Both splits shuffled into one, drawing from a stream of their own."""
+        return self._with(
+            indices=torch.cat([self.indices, other.indices]), labels=torch.cat([self.labels, other.labels]),
+            name=f"{self.name}+{other.name}",
+        )  # fmt: skip
+
+    def subset(self, count: int, purpose: str) -> "Loader":
+        """A seeded draw of at most ``count`` images, the same at every epoch, in index order."""
+        if count >= self.num_samples:
+            return self
+        drawn = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)))
+        keep = drawn[:count].sort().values.to(self.images.device)
+        return self._with(indices=self.indices[keep], labels=self.labels[keep], name=f"{self.name}/{purpose}")
+
+    def batches_of(self, batch_size: int) -> "Loader":
+        """The same split in batches of another size."""
+        return self._with(batch_size=batch_size)
+
+    def _with(self, **changes: object) -> "Loader":
+        view = copy.copy(self)
+        vars(view).update(changes)
+        return view
+
+
+class Data:
+    """What methods see: training loaders ``forget`` and ``retain``, the class count, and seeded generators.
+
+    The evaluation views of all four splits are in ``evaluation``; nothing that a method does can change them.
+    """
+
+    def __init__(
+        self, dataset: ImageSet, split: Split, chosen: ForgetSplit | None, *, device: torch.device, batch_size: int, seed: int,
+        augment: bool = True,
+    ):  # fmt: skip
+        self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
+        self.dataset, self.split, self.chosen = dataset, split, chosen
+        train_images = DeviceImages(dataset.x_train, device, dataset.crop if augment else 0)
+        test_images = DeviceImages(dataset.x_test, device, 0)
+        judges = {"val": (train_images, split.val, dataset.y_train), "test": (test_images, np.arange(len(dataset.y_test)), dataset.y_test)}
+        dropped = None if chosen is None else chosen.dropped_class
+        self.evaluation = {
+            name: Loader(images, kept[labels[kept] != dropped] if dropped is not None else kept, labels, batch_size, name=name)
+            for name, (images, kept, labels) in judges.items()
+        }
+        parts = {"train": split.train} if chosen is None else {"forget": chosen.forget, "retain": chosen.retain}
+        for name, indices in parts.items():
+            loader = Loader(
+                train_images, np.sort(indices), dataset.y_train, batch_size, name=name, seed=seed, train=True, crop=augment,
+                flip=augment and dataset.flip,
+            )  # fmt: skip
+            setattr(self, name, loader)
+            self.evaluation[name] = loader.eval_view()
+        self.loaders = [getattr(self, name) for name in parts]
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move every stream to ``epoch``."""
+        self.epoch = epoch
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
+
+    def generator(self, purpose: str, *, device: torch.device | str | None = None) -> torch.Generator:
+        """The stream of a method's own draws, such as random labels, at this epoch."""
+        return generator(device or self.device, self.seed, purpose, self.epoch)

@@ -1,0 +1,142 @@
+"""Who is trained on, who is forgotten: index arrays over one data set's training images, chosen once and checked after."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from utils import UserError, hash_arrays
+
+VALIDATION_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Training and validation indices (int64, ascending within a class draw) into a data set's training images."""
+
+    split_seed: int
+    train: np.ndarray
+    val: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetSplit:
+    """What one request does to a :class:`Split`: ``forget`` and ``retain`` part the training indices.
+
+    ``kind`` is random, class or indexes; ``dropped_class`` is the class whose training images are all forgotten, which
+    is then dropped from validation and test, or None.
+    """
+
+    kind: str
+    forget: np.ndarray
+    retain: np.ndarray
+    dropped_class: int | None
+
+    def sha256(self) -> str:
+        """The identity of the forget set: a hash of its sorted indices."""
+        return hash_arrays({"forget": np.sort(self.forget)})
+
+
+def make_split(labels: np.ndarray, split_seed: int) -> Split:
+    """Hold out 10 % of each class, drawn in class order by ``RandomState(split_seed)`` (the reference's draw).
+
+    Args:
+        labels: (n,) labels of all training images of the data set.
+    """
+    rng = np.random.RandomState(split_seed % 2**32)
+    per_class = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
+    drawn = [rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False) for members in per_class]
+    val = np.concatenate(drawn)
+    return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
+
+
+def choose_forget(
+    split: Split, labels: np.ndarray, *, count: int | None = None, class_to_forget: int = -1,
+    positions: np.ndarray | None = None, forget_seed: int = 2,
+) -> ForgetSplit:  # fmt: skip
+    """Choose the forget set among the training images.
+
+    Args:
+        labels: (n,) labels of all training images of the data set.
+        count: how many; None takes the whole class.
+        class_to_forget: draw from this class only; -1 draws from all.
+        positions: a list instead of a draw: positions in ``split.train``, as the reference counts them.
+        forget_seed: the draw is ``RandomState((forget_seed - 1) mod 2^32).choice``, the reference's for its ``--seed``.
+
+    Raises:
+        UserError: more than there are, an unknown class, a position out of range or twice, nothing left to retain.
+    """
+    if positions is not None:
+        kind, forget = "indexes", split.train[_checked(positions, len(split.train))]
+    else:
+        kind = "random" if class_to_forget == -1 else "class"
+        forget = _draw(split, labels, count, class_to_forget, forget_seed)
+    retain = np.setdiff1d(split.train, forget)
+    if not len(retain):
+        raise UserError(f"forgetting {len(forget)} of {len(split.train)} training images leaves none to retain")
+    if not len(forget):
+        raise UserError("the forget set is empty; --num_indexes_to_replace must be at least 1")
+    whole_class = kind == "class" and not np.any(labels[retain] == class_to_forget)
+    return ForgetSplit(kind, forget, retain, class_to_forget if whole_class else None)
+
+
+def _draw(split: Split, labels: np.ndarray, count: int | None, class_to_forget: int, forget_seed: int) -> np.ndarray:
+    candidates = split.train
+    if class_to_forget != -1:
+        if not 0 <= class_to_forget <= labels.max():
+            raise UserError(f"--class_to_replace {class_to_forget}: classes run from 0 to {labels.max()} (-1: all of them)")
+        candidates = candidates[labels[candidates] == class_to_forget]
+    if count is None:
+        return candidates
+    if not 1 <= count <= len(candidates):
+        where = "" if class_to_forget == -1 else f" of class {class_to_forget}"
+        raise UserError(f"--num_indexes_to_replace {count}: allowed 1 to {len(candidates)}, the training images{where}")
+    return np.random.RandomState((forget_seed - 1) % 2**32).choice(candidates, count, replace=False)
+
+
+def _checked(positions: np.ndarray, available: int) -> np.ndarray:
+    outside = positions[(positions < 0) | (positions >= available)]
+    if len(outside):
+        raise UserError(f"--indexes_to_replace: {outside[0]} is out of range, allowed 0 to {available - 1} (positions in the training split)")
+    unique, counts = np.unique(positions, return_counts=True)
+    if len(unique) < len(positions):
+        raise UserError(f"--indexes_to_replace: {unique[counts > 1][0]} is given twice")
+    return positions
+
+
+def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.ndarray) -> dict:
+    """What a checkpoint remembers: the data set, the split, and which of its images the weights were fitted to."""
+    return {
+        "dataset": dataset,
+        "data_sha256": data_sha256,
+        "split_seed": split.split_seed,
+        "train": torch.from_numpy(np.ascontiguousarray(trained_on)),
+        "val": torch.from_numpy(np.ascontiguousarray(split.val)),
+    }
+
+
+def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSplit | None) -> None:
+    """Assert that an original model saw all that will be forgotten and retained, and nothing that will judge it.
+
+    Args:
+        record: the original checkpoint's :func:`split_record`.
+        chosen: the forget split; None checks the training split as a whole.
+
+    Raises:
+        UserError: other data, a forget or retain image the model never saw, or a validation image that it did.
+    """
+    if record["data_sha256"] != data_sha256:
+        raise UserError(
+            f"the original model was trained on other images: its {record['dataset']} has hash {record['data_sha256'][:12]}, "
+            f"this data set {data_sha256[:12]}; use the data it was trained on"
+        )
+    trained = record["train"].numpy()
+    used = {"training": split.train} if chosen is None else {"forget": chosen.forget, "retain": chosen.retain}
+    unseen = {name: len(np.setdiff1d(indices, trained)) for name, indices in used.items()}
+    leaked = len(np.intersect1d(split.val, trained))
+    if any(unseen.values()) or leaked:
+        facts = ", ".join(f"{count} of {len(used[name])} {name} images" for name, count in unseen.items())
+        raise UserError(
+            f"the original model was trained with --split_seed {record['split_seed']} on {len(trained)} images, and never saw {facts} "
+            f"of --split_seed {split.split_seed}, while {leaked} of its training images would validate it; use --split_seed {record['split_seed']}"
+        )

@@ -1,0 +1,654 @@
+"""The stages that the scripts share: from flags to parameters, and from parameters to files. ``args`` ends here."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets import DATASETS, ImageSet, load_dataset
+from datasets.loaders import Data
+from datasets.splits import ForgetSplit, Split, check_lineage, choose_forget, make_split, split_record
+from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
+from evaluation.accuracy import accuracies, accuracy
+from evaluation.membership import svc_attack
+from models import build_model, check_arch
+from unlearn import METHODS
+from unlearn.base import Iterative, Method, cross_entropy_steps
+from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, saliency_scores, top_masks
+from utils import (
+    RunFailed, Stopwatch, UserError, hash_arrays, load, load_json, lock, pick_device, pick_precision, provenance, require_file,
+    save, save_json, stream,
+)  # fmt: skip
+
+# Images of each split that the line after an epoch is computed on; the result uses all of them.
+MONITORED = 500
+# The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
+MILESTONES = (91 / 182, 136 / 182)
+
+
+def warn(message: str) -> None:
+    """One line on standard error; results list their warnings too."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+# --------------------------------------------------------------------------------------------- flags to parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """A checkpoint that later stages start from; ``split`` is None where the file has no record of its data."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    sha256: str
+    split: dict | None
+    arguments: dict
+
+
+def read_original(path: Path) -> Original:
+    """Read a checkpoint, wrapped or bare, of this project or of the reference.
+
+    Raises:
+        UserError: the file holds no state dictionary, or one with a value that is not finite.
+    """
+    content = load(path, "--model_path")
+    if not isinstance(content, dict):
+        raise UserError(f"--model_path {path} holds no state dictionary")
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"--model_path {path} holds no state dictionary")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if bad := [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]:
+        raise UserError(f"--model_path {path}: {bad[0]} holds values that are not finite; train the model again")
+    wrapped = content if "state_dict" in content else {}
+    return Original(path, weights, hash_arrays(weights), wrapped.get("split"), wrapped.get("arguments") or {})
+
+
+def adopt(args: argparse.Namespace, original: Original) -> None:
+    """Take over, where nothing was typed, what the original model was trained with."""
+    inherited = {name: original.arguments[name] for name in ("dataset", "data", "arch", "imagenet_arch", "input_size") if name in original.arguments}
+    if original.split is not None:
+        inherited["split_seed"] = original.split["split_seed"]
+    changed = {name: value for name, value in inherited.items() if name not in args.typed and getattr(args, name) != value}
+    vars(args).update(changed)
+    args.typed |= {"input_size"} & changed.keys()
+    if changed:
+        print(f"from {original.path}: " + " ".join(f"--{name} {value}" for name, value in changed.items()))
+
+
+def load_weights(model: nn.Module, original: Original, arch: str) -> None:
+    """Load strictly; a checkpoint of another architecture or class count is refused by its first difference."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in original.state_dict.items()}
+    if wanted != found:
+        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise UserError(
+            f"--model_path {original.path} does not fit --arch {arch}: {name} is {found.get(name, 'missing')} in the file and "
+            f"{wanted.get(name, 'missing')} in the model; give the --arch and --dataset it was trained with"
+        )
+    model.load_state_dict(original.state_dict, strict=True)
+
+
+def make_method(args: argparse.Namespace) -> Method:
+    """The chosen method with the fields that were typed; the others keep the method's own defaults."""
+    kind = METHODS[args.unlearn]
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind) if field.name in args.typed}
+    for field, flag in getattr(kind, "inherits", {}).items():
+        values.setdefault(field, getattr(args, flag))
+    method = kind(**values)
+    own = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
+    if ignored := sorted(own & args.typed - {field.name for field in dataclasses.fields(kind)}):
+        warn(f"{args.unlearn} does not read {', '.join('--' + name for name in ignored)}")
+    return method
+
+
+def warn_unread(args: argparse.Namespace, unread: tuple[str, ...]) -> None:
+    """Name, in one line, the typed flags of the reference that nothing reads."""
+    if typed := sorted(args.typed & set(unread)):
+        warn(f"accepted but read by nothing: {', '.join('--' + name for name in typed)}")
+
+
+def load_data(args: argparse.Namespace) -> ImageSet:
+    """The data set of the flags, with what they claim about it checked."""
+    spec = DATASETS[args.dataset]
+    size = args.input_size if "input_size" in args.typed else None
+    if spec.image_size or size:
+        check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
+    dataset = load_dataset(args.dataset, args.data, input_size=size, workers=args.workers)
+    if args.num_classes and args.num_classes != dataset.num_classes:
+        raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {dataset.num_classes}; drop the flag, it is derived")
+    return dataset
+
+
+def read_positions(text: str) -> np.ndarray:
+    """The integers of ``1,5,9`` or of ``@FILE`` with .npy, .json (a list) or .txt (separated by commas or white space)."""
+    try:
+        if not text.startswith("@"):
+            values = [int(part) for part in text.split(",")]
+        else:
+            path = Path(text[1:])
+            require_file(path, "--indexes_to_replace")
+            if path.suffix == ".npy":
+                values = np.load(path, allow_pickle=False)
+            elif path.suffix == ".json":
+                values = json.loads(path.read_text())
+            else:
+                values = [int(part) for part in path.read_text().replace(",", " ").split()]
+        positions = np.asarray(values)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--indexes_to_replace {text}: {error}") from None
+    if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
+        raise UserError(f"--indexes_to_replace {text}: a non-empty list of integers is wanted")
+    return positions.astype(np.int64)
+
+
+def choose(args: argparse.Namespace, split: Split, labels: np.ndarray) -> ForgetSplit:
+    """The forget set of the flags."""
+    positions = None if args.indexes_to_replace is None else read_positions(args.indexes_to_replace)
+    if positions is None and args.num_indexes_to_replace is None and args.class_to_replace == -1:
+        raise UserError("nothing to forget: give --num_indexes_to_replace N, --class_to_replace C or --indexes_to_replace 1,5,9")
+    return choose_forget(
+        split, labels, count=args.num_indexes_to_replace, class_to_forget=args.class_to_replace, positions=positions,
+        forget_seed=forget_seed(args),
+    )  # fmt: skip
+
+
+def forget_seed(args: argparse.Namespace) -> int:
+    return args.seed if args.forget_seed is None else args.forget_seed
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Refuse, before data or models, what the flags alone show to be impossible."""
+    if args.indexes_to_replace is not None:
+        read_positions(args.indexes_to_replace)
+    classes = DATASETS[args.dataset].num_classes
+    if args.class_to_replace < -1 or classes and args.class_to_replace >= classes:
+        raise UserError(f"--class_to_replace {args.class_to_replace}: allowed -1 (all)" + (f" to {classes - 1}" if classes else " and up"))
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """--save_dir, or a default that is printed."""
+    if args.save_dir is None:
+        args.save_dir = Path("runs") / f"{args.dataset}_{args.arch}"
+        print(f"--save_dir {args.save_dir}")
+    return args.save_dir
+
+
+def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
+    """A result that exists is only replaced when asked to."""
+    existing = [file for file in files if file.exists()]
+    if existing and not (args.overwrite or args.resume):
+        raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
+
+
+def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
+    """The learning-rate schedule in full: name, warm-up and, for multistep, the epochs at which it steps down."""
+    name = args.schedule or ("multistep" if from_scratch or args.decreasing_lr else "constant")
+    milestones = args.decreasing_lr or tuple(share * epochs for share in MILESTONES)
+    return {"schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else ()}
+
+
+def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
+    """What the loop does besides the method: recorded in results, and compared on --resume."""
+    return {
+        "batch_size": args.batch_size, "momentum": args.momentum, "weight_decay": args.weight_decay,
+        **schedule, "milestones": list(schedule["milestones"]), "bn": args.bn, "clip_norm": args.clip_norm,
+        "augment": not args.no_aug, "precision": precision,
+    }  # fmt: skip
+
+
+def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
+    """The device and the training precision."""
+    device = pick_device(args.device, args.gpu)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    return device, pick_precision(args.precision, device)
+
+
+def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device) -> nn.Module:
+    model = build_model(
+        args.arch, dataset.num_classes, dataset.mean, dataset.std, image_size=dataset.image_size, imagenet_stem=args.imagenet_arch
+    )
+    return model.to(device, memory_format=torch.channels_last)
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+class Trainer:
+    """Optimizer, scheduler and the state of a run that --resume continues; shared by training and unlearning."""
+
+    def __init__(self, args: argparse.Namespace, model: nn.Module, epochs: int, lr: float, schedule: dict, steps: int, device: torch.device):
+        self.model, self.epochs = model, epochs
+        self.optimizer = make_optimizer(model, lr, args.momentum, args.weight_decay)
+        self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=epochs, **schedule), max(steps, 1))
+        self.clock = Stopwatch(device)
+        self.start_epoch = 0
+
+    def state(self, epoch: int) -> dict:
+        """What a checkpoint needs for the next epoch to be the one that would have come."""
+        return {
+            "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": torch.get_rng_state(),
+        }  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["state_dict"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["rng"])
+        self.clock.seconds, self.start_epoch = state["seconds"], state["epoch"]
+
+
+def read_state(path: Path, identity: dict) -> dict:
+    """A checkpoint to resume from; one that was made under other flags is refused with the difference named."""
+    state = load(path, "--resume: checkpoint")
+    if not isinstance(state, dict) or not {"state_dict", "epoch", "identity", "seconds"} <= state.keys():
+        raise UserError(f"--resume: {path} is no checkpoint of this script; start anew with --overwrite")
+    for name, value in identity.items():
+        if state["identity"].get(name) != value:
+            raise UserError(f"--resume: {path} was made with {name} {state['identity'].get(name)}, this command says {value}; use the same flags or --overwrite")
+    return state
+
+
+class Train(Iterative):
+    """Training on the whole training split, as a method of the shared loop."""
+
+    splits = ("train",)
+
+    def losses(self, model: nn.Module, data: Data, epoch: int):  # noqa: ANN201 (Steps)
+        return cross_entropy_steps(model, data.train)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Step 1: train the original model; the best epoch by un-augmented validation accuracy is kept beside the last."""
+    device, precision = set_up(args)
+    folder = folder_of(args)
+    files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json")}
+    refuse_overwriting(args, list(files.values()))
+    resumed = args.checkpoint or files["0checkpoint.pth.tar"]
+    if args.resume:
+        require_file(resumed, "--resume: checkpoint")
+    dataset = load_data(args)
+    split = make_split(dataset.y_train, args.split_seed)
+    seed = stream(args.train_seed, "train")
+    data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
+    record = split_record(dataset.name, dataset.sha256(), split, split.train)
+    schedule = schedule_of(args, args.epochs, from_scratch=True)
+    recipe = recipe_of(args, schedule, precision)
+    identity = {
+        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
+        "split_seed": args.split_seed, "train_seed": args.train_seed, "epochs": args.epochs, "lr": args.lr, **recipe,
+    }  # fmt: skip
+    torch.manual_seed(stream(seed, "init"))
+    model = new_model(args, dataset, device)
+    trainer = Trainer(args, model, args.epochs, args.lr, schedule, len(data.train), device)
+    print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {args.epochs} epochs, {precision} on {device}")
+    if args.dry_run:
+        return
+    with lock(folder, "0"):
+        best = -1.0
+        if args.resume:
+            state = read_state(resumed, identity)
+            trainer.restore(state)
+            best = state["best_sa"]
+        if args.compile:
+            model.compile()
+        arguments = plain_arguments(args)
+
+        def after_epoch(epoch: int, stats: EpochStats) -> None:
+            nonlocal best
+            val = accuracy(*to_numpy(predict(model, data.evaluation["val"])))
+            print(f"epoch {epoch + 1}/{args.epochs}  loss {stats.loss:.4f}  train {stats.accuracy:.2f}  val {val:.2f}  lr {stats.lr:.4g}  {trainer.clock.seconds:.1f} s", flush=True)
+            is_best, best = not val <= best, max(val, best)
+            state = {**trainer.state(epoch + 1), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
+            # The best model first: a kill between the two writes repeats this epoch and writes both again.
+            if is_best:
+                save(state, files["0model_SA_best.pth.tar"])
+            save(state, files["0checkpoint.pth.tar"])
+
+        fit(
+            model, Train(), data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
+            after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=args.bn == "freeze",
+            clip_norm=args.clip_norm, print_freq=args.print_freq,
+        )  # fmt: skip
+        if not args.epochs:
+            raise UserError("--epochs 0 trains nothing; give at least 1")
+        kept = read_original(files["0model_SA_best.pth.tar"])
+        model.load_state_dict(kept.state_dict)
+        percent = {name: accuracy(*to_numpy(predict(model, data.evaluation[name]))) for name in ("train", "val", "test")}
+        metrics = {"train": percent["train"], "VA": percent["val"], "TA": percent["test"]}
+        result = {
+            "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
+            "RTE": {"total": trainer.clock.seconds}, "hyperparameters": {"lr": args.lr, "epochs": args.epochs}, "recipe": recipe,
+            "data": {"dataset": dataset.name, "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
+                     "sizes": {name: data.evaluation[name].num_samples for name in percent}},
+            "provenance": {**provenance(device, precision, {"train_seed": args.train_seed}), "original_sha256": kept.sha256},
+        }  # fmt: skip
+        save_json(result, files["train_result.json"])
+    print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
+    print(result_line("original", metrics, trainer.clock.seconds))
+
+
+def plain_arguments(args: argparse.Namespace) -> dict:
+    """The namespace as plain values, for a checkpoint."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "typed"}
+
+
+def to_numpy(output: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    return output[0].numpy(), output[1].numpy()
+
+
+def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
+    """The last line of standard output, for grep."""
+    shown = " ".join(f"{name}={value:.2f}" for name, value in metrics.items() if isinstance(value, float) and name != "VA" or method == "original")
+    return f"RESULT method={method} {shown} RTE={seconds:.1f}"
+
+
+# ------------------------------------------------------------------------------------- what mask and unlearn share
+
+
+@dataclasses.dataclass
+class Task:
+    """A forget request on loaded data, with the model it is about."""
+
+    device: torch.device
+    precision: str
+    original: Original | None
+    dataset: ImageSet
+    data_sha256: str
+    split: Split
+    chosen: ForgetSplit
+    data: Data
+    model: nn.Module
+
+    def data_record(self, args: argparse.Namespace) -> dict:
+        """The ``data`` entry of a result."""
+        chosen = self.chosen
+        forget = {"kind": chosen.kind, "count": len(chosen.forget), "sha256": chosen.sha256(), "forget_seed": forget_seed(args)}
+        if chosen.kind == "class":
+            forget["class"] = args.class_to_replace
+        return {
+            "dataset": self.dataset.name, "arch": args.arch, "split_seed": self.split.split_seed, "data_sha256": self.data_sha256,
+            "forget": forget, "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
+        }  # fmt: skip
+
+
+def open_task(args: argparse.Namespace, original: Original | None) -> Task:
+    """Load data and model for a forget request and assert that they belong together."""
+    device, precision = set_up(args)
+    dataset = load_data(args)
+    split = make_split(dataset.y_train, args.split_seed)
+    chosen = choose(args, split, dataset.y_train)
+    data_sha256 = dataset.sha256()
+    if original is not None:
+        record = original.split
+        if record is None:
+            print(f"{original.path} has no record of its training images; taken as trained on --split_seed 1")
+            assumed = make_split(dataset.y_train, 1)
+            record = split_record(dataset.name, data_sha256, assumed, assumed.train)
+        check_lineage(record, data_sha256, split, chosen)
+    data = Data(
+        dataset, split, chosen, device=device, batch_size=args.batch_size, seed=stream(args.seed, "unlearn"), augment=not args.no_aug
+    )
+    torch.manual_seed(stream(args.seed, "unused"))
+    model = new_model(args, dataset, device)
+    if original is not None:
+        load_weights(model, original, args.arch)
+    sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
+    print(f"{dataset.name}: {sizes} images; forget {chosen.kind} {chosen.sha256()[:12]}, split seed {split.split_seed}; {precision} on {device}")
+    return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
+
+
+def make_masks(args: argparse.Namespace) -> None:
+    """Step 2: ten nested saliency masks of the forget set, with_0.1.pt to with_1.0.pt."""
+    if args.model_path is None:
+        raise UserError("--model_path is missing: the saliency of which model? give main_train's checkpoint")
+    original = read_original(args.model_path)
+    adopt(args, original)
+    check_request(args)
+    folder = folder_of(args)
+    files = {ratio: folder / f"with_{ratio}.pt" for ratio in RATIOS}
+    refuse_overwriting(args, [*files.values(), folder / "mask_result.json"])
+    task = open_task(args, original)
+    if args.dry_run:
+        return
+    with lock(folder, "mask"):
+        clock = Stopwatch(task.device)
+        with clock:
+            masks = top_masks(saliency_scores(task.model, task.data.forget.eval_view()))
+        print_shares(masks)
+        for ratio, file in files.items():
+            save(masks[ratio], file)
+        result = {
+            "schema": 1, "script": "generate_mask", "method": "saliency", "label": "mask", "metrics": {},
+            "RTE": {"total": clock.seconds, "mask": clock.seconds}, "data": task.data_record(args),
+            "masks": {file.name: {"density": ratio, "sha256": hash_arrays(masks[ratio])} for ratio, file in files.items()},
+            "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": original.sha256},
+        }  # fmt: skip
+        save_json(result, folder / "mask_result.json")
+    print(f"ten masks in {folder}; use them with main_random.py --mask_path {files[0.5]}")
+    print(f"RESULT method=saliency masks={len(files)} RTE={clock.seconds:.1f}")
+
+
+def print_shares(masks: dict[float, Mask]) -> None:
+    """What share of each layer's weights may change, in percent, per mask."""
+    names = list(masks[RATIOS[0]])
+    width = max(map(len, names))
+    print(f"{'% that may change':{width}} {'weights':>9}  " + " ".join(f"{ratio:>5}" for ratio in masks))
+    for name in names:
+        shares = " ".join(f"{100 * mask[name].float().mean():5.1f}" for mask in masks.values())
+        print(f"{name:{width}} {masks[RATIOS[0]][name].numel():>9}  {shares}")
+
+
+# ------------------------------------------------------------------------------------------------------ unlearning
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedMask:
+    """A mask, where it came from, how dense it is, and what it cost to make (0 where no record says)."""
+
+    mask: Mask
+    path: Path
+    sha256: str
+    density: float
+    seconds: float
+
+
+def mask_file(args: argparse.Namespace) -> Path | None:
+    """The file that --mask_path and --mask_ratio name."""
+    path = args.mask_path
+    if path is None:
+        return None
+    if path.is_dir():
+        available = sorted(file.stem.removeprefix("with_") for file in path.glob("with_*.pt"))
+        if args.mask_ratio is None:
+            raise UserError(f"--mask_path {path} is a folder; add --mask_ratio (it holds {', '.join(available) or 'no masks'})")
+        path = path / f"with_{args.mask_ratio}.pt"
+        if not path.is_file():
+            raise UserError(f"--mask_ratio {args.mask_ratio}: {path} does not exist; {path.parent} holds {', '.join(available) or 'no masks'}")
+    elif args.mask_ratio is not None and path.is_file():
+        raise UserError(f"--mask_path {path} is a file already; drop --mask_ratio or give the folder")
+    require_file(path, "--mask_path")
+    return path
+
+
+def read_mask(path: Path, task: Task) -> LoadedMask:
+    """Read and check a mask; its record, if there is one, must name this original model and this forget set."""
+    mask = check_mask(load(path, "--mask_path"), task.model, str(path))
+    sha256, seconds = hash_arrays(mask), 0.0
+    record_file = path.with_name("mask_result.json")
+    record = load_json(record_file, "mask record") if record_file.is_file() else {}
+    if record.get("masks", {}).get(path.name, {}).get("sha256") == sha256:
+        theirs = (record["provenance"]["original_sha256"], record["data"]["forget"]["sha256"])
+        ours = (task.original.sha256, task.chosen.sha256())
+        for what, made_for, asked in zip(("original model", "forget set"), theirs, ours, strict=True):
+            if made_for != asked:
+                raise UserError(f"mask {path} belongs to {what} {made_for[:12]}, this run has {asked[:12]}; make its masks with generate_mask.py")
+        seconds = record["RTE"]["mask"]
+    else:
+        warn(f"mask {path} has no record of the model and the forget set it was made for; it is used as it is, its cost counted as 0")
+    total = sum(value.numel() for value in mask.values())
+    density = sum(int(value.sum()) for value in mask.values()) / total
+    if not density:
+        warn("the mask freezes every weight")
+    return LoadedMask(mask, path, sha256, density, seconds)
+
+
+def unlearn(args: argparse.Namespace, script: str) -> None:
+    """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
+    method = make_method(args)
+    if args.model_path is None and (method.needs_original or args.mask_path is not None):
+        why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
+        raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
+    mask_path = mask_file(args)
+    original = None if args.model_path is None else read_original(args.model_path)
+    if original is not None:
+        adopt(args, original)
+    check_request(args)
+    folder, name = folder_of(args), args.unlearn
+    files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json")}
+    refuse_overwriting(args, list(files.values()))
+    if args.resume and not args.dry_run:
+        require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
+    task = open_task(args, original)
+    mask = None if mask_path is None else read_mask(mask_path, task)
+    if script == "main_random" and mask is None:
+        print(f"no --mask_path: {name} runs unmasked")
+    label = (method.masked_label or f"{method.label}+mask") if mask else method.label
+    print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
+    if args.dry_run:
+        return
+    with lock(folder, name):
+        seconds, extra = run_method(args, method, task, mask, files["checkpoint.pth.tar"])
+        report(args, script, method, label, task, mask, seconds, extra, files)
+
+
+def run_method(args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, checkpoint: Path) -> tuple[float, dict]:
+    """Run a method to its end, saving as it goes; returns its seconds and what a one-shot method reports of itself."""
+    model, data = task.model, task.data
+    iterative = isinstance(method, Iterative)
+    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original) if iterative else None
+    identity = {
+        "method": repr(method), "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
+        "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
+        **(recipe_of(args, schedule, task.precision) if iterative else {}),
+    }  # fmt: skip
+    trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
+    common = {
+        "identity": identity, "arguments": plain_arguments(args), "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
+        "forget": torch.from_numpy(task.chosen.forget), "retain": torch.from_numpy(task.chosen.retain),
+    }  # fmt: skip
+    state = read_state(checkpoint, identity) if args.resume else None
+    gate = SaliencyGate(model, mask.mask) if mask else None
+    clock = Stopwatch(task.device)
+    if not iterative:
+        if state is None:
+            with clock:
+                method.prepare(model, data)
+                extra = method.edit(model, data)
+                if gate:
+                    gate.restore()
+            check_finite(model)
+            save({**common, "state_dict": model.state_dict(), "epoch": 0, "seconds": clock.seconds, "extra": extra}, checkpoint)
+            return clock.seconds, extra
+        model.load_state_dict(state["state_dict"])
+        return state["seconds"], state["extra"]
+    with clock:
+        method.prepare(model, data)
+        if gate:
+            gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+    steps = sum(len(getattr(data, split)) for split in method.splits)
+    trainer = Trainer(args, model, method.unlearn_epochs, method.unlearn_lr, schedule, steps, task.device)
+    trainer.clock = clock
+    if state is not None:
+        trainer.restore(state)
+    if args.compile:
+        model.compile()
+    monitor = Monitor(model, data)
+
+    def after_epoch(epoch: int, stats: EpochStats) -> None:
+        last = epoch + 1 == method.unlearn_epochs
+        seen = "" if last else monitor.line()  # the full evaluation follows
+        print(f"epoch {epoch + 1}/{method.unlearn_epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g}  {clock.seconds:.1f} s", flush=True)
+        save({**common, **trainer.state(epoch + 1)}, checkpoint)
+
+    fit(
+        model, method, data, trainer.optimizer, epochs=method.unlearn_epochs, start_epoch=trainer.start_epoch, clock=clock, gate=gate,
+        after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=args.bn == "freeze",
+        clip_norm=args.clip_norm, print_freq=args.print_freq,
+    )  # fmt: skip
+    if not method.unlearn_epochs:
+        save({**common, **trainer.state(0)}, checkpoint)
+    return clock.seconds, {}
+
+
+class Monitor:
+    """Accuracy on a fixed sample of forget, retain and val after each epoch, so that a collapse is seen when it happens."""
+
+    def __init__(self, model: nn.Module, data: Data):
+        self.model = model
+        self.samples = {name: data.evaluation[name].subset(MONITORED, "monitor") for name in ("forget", "retain", "val")}
+
+    def line(self) -> str:
+        percent = {name: accuracy(*to_numpy(predict(self.model, loader))) for name, loader in self.samples.items()}
+        return "".join(f"{name} {value:.1f}  " for name, value in percent.items()) + f"(of {MONITORED} each)  "
+
+
+def report(
+    args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, seconds: float, extra: dict,
+    files: dict[str, Path],
+) -> None:  # fmt: skip
+    """Evaluate the finished model, write its results, print them by name."""
+    outputs = {name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()}
+    if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
+        raise RunFailed("the model's logits are not finite; try a lower learning rate")
+    metrics = accuracies(outputs)
+    # One draw of attack members for all methods and seeds on a forget set, so that they differ by the models alone.
+    attack_seed = stream(forget_seed(args), "attack") % 2**32
+    attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how=args.mia_members, seed=attack_seed)
+    metrics["MIA"] = 100 * attack["confidence"]
+    warnings = alarms(args, task, metrics)
+    for message in warnings:
+        warn(message)
+    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original) if isinstance(method, Iterative) else None
+    mask_seconds = mask.seconds if mask else 0.0
+    result = {
+        "schema": 1, "script": script, "method": args.unlearn, "label": label,
+        "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
+        "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe_of(args, schedule, task.precision) if schedule else {},
+        "mask": {"path": str(mask.path), "density": mask.density} if mask else None,
+        "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
+        "provenance": {
+            **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
+            "original_sha256": task.original.sha256 if task.original else "", "mask_sha256": mask.sha256 if mask else "",
+            "unlearned_sha256": hash_arrays(task.model.state_dict()),
+        },
+    }  # fmt: skip
+    percent = {name: accuracy(*output) for name, output in outputs.items()}
+    save({"accuracy": percent, "SVC_MIA_forget_efficacy": attack}, files["eval_result.pth.tar"])
+    save_json(result, files["result.json"])
+    print(f"UA {metrics['UA']:.2f} (forget error)  RA {metrics['RA']:.2f} (retain)  TA {metrics['TA']:.2f} (test)  VA {metrics['VA']:.2f} (validation)  MIA {metrics['MIA']:.2f} (forget called non-member)")
+    print(f"compare with Retrain, not with 100: python report.py {files['result.json'].parent}")
+    print(result_line(label, {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, mask_seconds + seconds))
+
+
+def alarms(args: argparse.Namespace, task: Task, metrics: dict[str, float]) -> list[str]:
+    """What a reader must know before trusting the numbers, one line each."""
+    found = []
+    chance = 100 / task.dataset.num_classes
+    if metrics["RA"] < 2 * chance or metrics["TA"] < 2 * chance:
+        found.append(f"accuracy fell to chance (RA {metrics['RA']:.1f}, TA {metrics['TA']:.1f}); the model is destroyed, try a lower learning rate")
+    if task.original is not None and args.unlearn != "raw":
+        weights = dict(task.model.named_parameters())
+        if all(torch.equal(weights[name].cpu(), task.original.state_dict[name]) for name in weights):
+            found.append(f"{args.unlearn} changed no weight")
+    return found

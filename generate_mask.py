@@ -1,0 +1,21 @@
+"""Step 2: saliency masks of a forget set, one file per share of the weights that may change.
+
+    python generate_mask.py --save_dir mask --model_path ORIGINAL --num_indexes_to_replace 4500
+"""
+
+import sys
+
+from arg_parser import UNREAD, parse_args
+from experiment import make_masks, warn_unread
+from utils import script
+
+
+@script
+def main(argv: list[str]) -> None:
+    args = parse_args(argv, __doc__)
+    warn_unread(args, UNREAD)
+    make_masks(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

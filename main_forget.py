@@ -1,0 +1,21 @@
+"""Step 3 for any method, masked or not.
+
+    python main_forget.py --unlearn FT --num_indexes_to_replace 4500 --model_path ORIGINAL --save_dir DIR
+"""
+
+import sys
+
+from arg_parser import UNREAD, parse_args
+from experiment import unlearn, warn_unread
+from utils import script
+
+
+@script
+def main(argv: list[str]) -> None:
+    args = parse_args(argv, __doc__)
+    warn_unread(args, UNREAD)
+    unlearn(args, "main_forget")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""MODELS: every ``--arch``. All take images in [0, 1] and normalise inside, so checkpoints carry their statistics."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from models.resnet import resnet18, resnet34, resnet50
+from models.small_resnet import resnet20s, resnet44s, resnet56s
+from models.vgg import vgg16_bn, vgg16_bn_lth
+from utils import UserError
+
+MODELS = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet20s": resnet20s,
+    "resnet44s": resnet44s,
+    "resnet56s": resnet56s,
+    "vgg16_bn": vgg16_bn,
+    "vgg16_bn_lth": vgg16_bn_lth,
+}
+IMAGENET_STEMS = ("resnet18", "resnet34", "resnet50")
+MIN_SIZE = {"vgg16_bn": 16, "vgg16_bn_lth": 16}  # four pools halve the image; a smaller one would vanish
+
+
+def build_model(
+    arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float], *, image_size: int = 32,
+    imagenet_stem: bool = False,
+) -> nn.Module:  # fmt: skip
+    """A freshly initialised classifier.
+
+    Args:
+        arch: a name in :data:`MODELS`.
+        mean, std: three values each, of pixels in [0, 1].
+        image_size: the side of the square images it will see, only checked here.
+        imagenet_stem: 7x7 stride-2 convolution and max-pool instead of the 3x3 CIFAR stem (ResNet-18/34/50).
+
+    Raises:
+        UserError: the architecture has no such stem or cannot take images that small.
+    """
+    check_arch(arch, image_size, imagenet_stem)
+    stem = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
+    model = MODELS[arch](num_classes, **stem)
+    model.normalize.mean.copy_(torch.tensor(mean))
+    model.normalize.std.copy_(torch.tensor(std))
+    initialise(model)
+    return model
+
+
+def check_arch(arch: str, image_size: int, imagenet_stem: bool) -> None:
+    """Refuse a stem or an image size that the architecture does not have."""
+    if imagenet_stem and arch not in IMAGENET_STEMS:
+        raise UserError(f"--imagenet_arch: {arch} has no ImageNet stem; allowed with {', '.join(IMAGENET_STEMS)}")
+    if image_size < MIN_SIZE.get(arch, 1):
+        raise UserError(f"--arch {arch} needs images of at least {MIN_SIZE[arch]} pixels, got {image_size}; add --input_size 32")
+
+
+@torch.no_grad()
+def initialise(model: nn.Module) -> None:
+    """Draw every weight anew from torch's global generator and reset BatchNorm's statistics.
+
+    Convolutions: He normal, fan-out (He et al. 2015). BatchNorm: one and zero. Linear: PyTorch's default. One rule
+    for all architectures, so that building a model and re-initialising a trained one agree bit for bit.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
+            module.reset_parameters()

@@ -1,0 +1,20 @@
+"""Do nothing: the row that calibrates every metric."""
+
+import dataclasses
+
+from torch import nn
+
+from datasets.loaders import Data
+from unlearn.base import OneShot
+
+
+@dataclasses.dataclass
+class Raw(OneShot):
+    """The original model, evaluated as if it had forgotten."""
+
+    label = "Original"
+    touches = "nothing"
+    paper = "baseline"
+
+    def edit(self, model: nn.Module, data: Data) -> dict[str, float]:
+        return {}

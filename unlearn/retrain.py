@@ -1,0 +1,38 @@
+"""Train from scratch without the forget set: what every other method is measured against."""
+
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+
+from datasets.loaders import Data
+from models import initialise
+from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from utils import stream
+
+
+@dataclasses.dataclass
+class Retrain(Iterative):
+    """The gold standard. Its initialisation and order come from ``--seed``, apart from the original's."""
+
+    label = "Retrain"
+    touches = "retain"
+    paper = "exact unlearning"
+    splits = ("retain",)
+    needs_original = False
+    inherits = {"unlearn_epochs": "epochs", "unlearn_lr": "lr"}
+
+    unlearn_epochs: int = option(182, "epochs of unlearning")
+    unlearn_lr: float = option(0.1, "learning rate of unlearning")
+
+    def prepare(self, model: nn.Module, data: Data) -> None:
+        # Drawn on the CPU, so that a seed means the same network on every device.
+        fresh = copy.deepcopy(model).cpu()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(data.seed, "init"))
+            initialise(fresh)
+        model.load_state_dict(fresh.state_dict())
+
+    def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
+        return cross_entropy_steps(model, data.retain)

@@ -1,0 +1,121 @@
+"""From the forget set's gradient to scores, from scores to nested masks, from a mask to the gate that keeps it."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.loaders import Loader
+from utils import RunFailed, UserError, exact_fp32
+
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+Mask = dict[str, Tensor]
+
+
+def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy over all samples of ``batches``, per parameter, in fp32 eval mode.
+
+    Each batch counts by its size, so the result does not depend on how the samples fall into batches.
+    """
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    with exact_fp32():
+        for images, labels in batches:
+            F.cross_entropy(model(images), labels, reduction="sum").backward()
+    gradient = {name: parameter.grad / batches.num_samples for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    if not torch.isfinite(torch.stack(torch._foreach_norm(list(gradient.values())))).all():
+        raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
+    return gradient
+
+
+def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
+    """|mean gradient of the forget loss| of every named parameter (Fan et al., ICLR 2024, eq. 4)."""
+    return {name: gradient.abs() for name, gradient in mean_gradient(model, forget).items()}
+
+
+def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) -> dict[float, Mask]:
+    """The int(P * ratio) highest-scored of all P weights, as {ratio: {name: bool, True = may change}}.
+
+    One stable sort serves all ratios: ties go to the lower position in the concatenation of all parameters, so masks
+    of growing ratios nest and the same scores always give the same masks.
+    """
+    flat = torch.cat([score.reshape(-1) for score in scores.values()])
+    order = torch.sort(flat, descending=True, stable=True).indices
+    shapes, sizes = [score.shape for score in scores.values()], [score.numel() for score in scores.values()]
+    masks = {}
+    for ratio in ratios:
+        chosen = torch.zeros_like(flat, dtype=torch.bool)
+        chosen[order[: int(flat.numel() * ratio)]] = True
+        parts = zip(scores, chosen.split(sizes), shapes, strict=True)
+        # Each tensor gets its own memory: saving a slice would save the whole concatenation with it.
+        masks[ratio] = {name: part.reshape(shape).cpu().clone() for name, part, shape in parts}
+    return masks
+
+
+def check_mask(mask: object, model: nn.Module, where: str) -> Mask:
+    """``mask`` as bool tensors for exactly the parameters of ``model``; the reference's 0/1 integers are converted.
+
+    Raises:
+        UserError: not a mask, or one of another architecture, with the first difference named.
+    """
+    if not isinstance(mask, dict) or not all(isinstance(value, Tensor) for value in mask.values()):
+        raise UserError(f"mask {where} is no dictionary of tensors")
+    mask = {name.removeprefix("module."): value for name, value in mask.items()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: tuple(value.shape) for name, value in mask.items()}
+    if wanted != found:
+        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise UserError(
+            f"mask {where} does not fit the model: {name} is {found.get(name, 'missing')} in the mask and "
+            f"{wanted.get(name, 'missing')} in the model; make it with the same --arch and --dataset"
+        )
+    for name, value in mask.items():
+        if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
+            raise UserError(f"mask {where}: {name} holds values other than 0 and 1")
+    return {name: mask[name].bool() for name in wanted}
+
+
+class SaliencyGate:
+    """Keeps every frozen weight at its original value, bit for bit, whatever the optimizer did.
+
+    The parameters are moved into one flat buffer that they view, so that :meth:`restore` is one ``where`` over
+    contiguous memory and needs neither a loop over tensors nor a word from the device. Elementwise optimizers treat
+    the weights that may change exactly as without a gate, so an all-True mask changes nothing. BatchNorm statistics
+    are buffers, not weights: see ``--bn``.
+    """
+
+    def __init__(self, model: nn.Module, mask: Mask):
+        """Take the weights that ``model`` holds now as the original ones; ``mask`` comes from :func:`check_mask`."""
+        named = dict(model.named_parameters())
+        sizes = [parameter.numel() for parameter in named.values()]
+        first = next(iter(named.values()))
+        self.flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        self.mask = torch.empty_like(self.flat, dtype=torch.bool)
+        self.original = torch.empty_like(self.flat)
+        self.frozen_grads = []
+        offset = 0
+        for (name, parameter), size in zip(named.items(), sizes, strict=True):
+            # Strides are kept: a channels_last weight stays channels_last inside the buffer.
+            def view(buffer: Tensor, like: Tensor = parameter, offset: int = offset) -> Tensor:
+                return buffer.as_strided(like.shape, like.stride(), offset)
+
+            view(self.mask).copy_(mask[name])
+            view(self.original).copy_(parameter.detach())
+            view(self.flat).copy_(parameter.detach())
+            parameter.data = view(self.flat)
+            self.frozen_grads.append((parameter, ~view(self.mask)))
+            offset += size
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the frozen weights back; call after every update."""
+        torch.where(self.mask, self.flat, self.original, out=self.flat)
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Zero the frozen weights' gradients: needed before a clip by global norm, which would otherwise mix them in."""
+        for parameter, frozen in self.frozen_grads:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(frozen, 0)
