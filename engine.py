@@ -110,14 +110,14 @@ def train_epoch(
                 module.eval()
     parameters = list(model.parameters())
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-    meter, updated = Meter(device), None
+    meter, updated, lr = Meter(device), None, optimizer.param_groups[0]["lr"]
     with tqdm(total=total, desc=title, unit="step", disable=None, leave=False) as progress:
         while True:
             try:
                 with autocast:
                     step = steps.send(updated)
             except StopIteration:
-                return meter.read(optimizer.param_groups[0]["lr"])
+                return meter.read(lr)
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
             optimizer.zero_grad(set_to_none=True)
             step.loss.backward()
@@ -126,6 +126,7 @@ def train_epoch(
                     gate.mask_gradients()
                 nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
             optimizer.step()
+            lr = optimizer.param_groups[0]["lr"]
             if gate is not None:
                 gate.restore()
             if scheduler is not None:
@@ -149,10 +150,9 @@ def fit(
     for epoch in range(start_epoch, epochs):
         data.set_epoch(epoch)
         torch.manual_seed(stream(data.seed, "layers", epoch))  # dropout and the like draw from the global generator
-        total = sum(len(getattr(data, split)) for split in method.splits)
         with clock:
             stats = train_epoch(
-                model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=total,
+                model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=method.steps(data),
                 title=f"epoch {epoch + 1}/{epochs}", **loop,
             )  # fmt: skip
         check_finite(model)

@@ -565,8 +565,7 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
         method.prepare(model, data)
         if gate:
             gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
-    steps = sum(len(getattr(data, split)) for split in method.splits)
-    trainer = Trainer(args, model, method.unlearn_epochs, method.unlearn_lr, schedule, steps, task.device)
+    trainer = Trainer(args, model, method.unlearn_epochs, method.unlearn_lr, schedule, method.steps(data), task.device)
     trainer.clock = clock
     if state is not None:
         trainer.restore(state)

@@ -46,7 +46,7 @@ class Method:
 
 @dataclasses.dataclass
 class Iterative(Method):
-    """A method that descends a loss for some epochs; ``splits`` are the data that one epoch visits, for its length."""
+    """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
 
     splits: ClassVar[tuple[str, ...]]
     # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
@@ -54,6 +54,10 @@ class Iterative(Method):
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
     unlearn_lr: float = option(0.01, "learning rate of unlearning")
+
+    def steps(self, data: Data) -> int:
+        """Updates an epoch takes, for the schedule and the progress bar."""
+        return sum(len(getattr(data, split)) for split in self.splits)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns autocast."""

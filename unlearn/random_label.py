@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Data
+from datasets.loaders import Data, Loader
 from unlearn.base import Iterative, Step, Steps, option
 from utils import generator
 
@@ -41,9 +41,14 @@ class RandomLabel(Iterative):
         )  # fmt: skip
         return draw + (draw >= true) if self.exclude_true else draw
 
+    def steps(self, data: Data) -> int:
+        if not self.retain_weight:
+            return len(data.forget)
+        return len(data.forget.joined(data.retain)) if self.order == "mixed" else super().steps(data)
+
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget.relabelled(self.random_labels(data))
-        if self.order == "mixed":
+        if self.order == "mixed" and self.retain_weight:
             yield from self._mixed(model, forget, data)
             return
         for weight, batches in ((1.0, forget), (self.retain_weight, data.retain)):
@@ -51,10 +56,10 @@ class RandomLabel(Iterative):
                 logits = model(images)
                 yield Step(weight * F.cross_entropy(logits, labels), logits, labels)
 
-    def _mixed(self, model: nn.Module, forget, data: Data) -> Steps:  # noqa: ANN001 (a Loader)
+    def _mixed(self, model: nn.Module, forget: Loader, data: Data) -> Steps:
         # A sample's weight rides on the sign of its label (-1 - label marks retain), so that one shuffle serves both.
         marked = data.retain.relabelled(-1 - data.retain.labels)
-        for images, labels in forget.joined(marked) if self.retain_weight else forget:
+        for images, labels in forget.joined(marked):
             is_retain = labels < 0
             labels = torch.where(is_retain, -1 - labels, labels)
             logits = model(images)

@@ -1,6 +1,7 @@
 """Influence unlearning: one damped Newton step away from the forget set."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -81,7 +82,10 @@ class FisherProduct:
             def losses(parameters: Vector, images: Tensor = images, labels: Tensor = labels) -> Tensor:
                 return F.cross_entropy(functional_call(self.model, parameters, images), labels, reduction="none")
 
-            _, along_u = jvp(losses, (self.parameters,), (u,))
+            with warnings.catch_warnings():
+                # torch's own first use of forward mode announces a deprecation inside torch.
+                warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+                _, along_u = jvp(losses, (self.parameters,), (u,))
             _, pull_back = vjp(losses, self.parameters)
             (gradient,) = pull_back(along_u / self.samples.num_samples)
             torch._foreach_add_([result[name] for name in result], [gradient[name] for name in result])

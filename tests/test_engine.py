@@ -1,0 +1,146 @@
+"""The loop: schedules against torch's, failures told, BatchNorm, clipping, meters, and the evaluation pass."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CPU, make_data, make_model
+
+from engine import check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
+from unlearn.base import Step, cross_entropy_steps
+from utils import RunFailed
+
+
+def trace(factor, epochs, steps, lr=0.013):
+    """The learning rate of every update, as the scheduler sets it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler = make_scheduler(optimizer, factor, steps)
+    rates = []
+    for _ in range(epochs * steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_multistep_equals_torch_and_fires_in_short_runs():
+    rates = trace(learning_rate_factor("multistep", 12, milestones=(6, 9)), 12, 5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.013)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 9], gamma=0.1)
+    expected = []
+    for _ in range(12):
+        expected += [optimizer.param_groups[0]["lr"]] * 5
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_equals_torch_at_half_steps_and_reaches_zero():
+    """CosineAnnealingLR over 2 x steps half-updates, read at the odd ones: the middle of each update."""
+    rates = trace(learning_rate_factor("cosine", 4), 4, 6)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.013)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 48)
+    halves = []
+    for _ in range(48):
+        halves.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(halves[1::2], rel=1e-9)
+    assert rates[-1] < 0.013 / 100
+
+
+def test_official_bug_warmup_destroys_unlearn_lr():
+    """Warm-up climbs to the optimizer's own rate and leaves it there."""
+    rates = trace(learning_rate_factor("constant", 3, warmup=1), 3, 10)
+    assert rates[:10] == pytest.approx([0.013 * (i + 0.5) / 10 for i in range(10)])
+    assert rates[10:] == pytest.approx([0.013] * 20)
+
+
+def test_published_milestones_are_91_and_136_of_182():
+    factor = learning_rate_factor("multistep", 182, milestones=tuple(share * 182 for share in (91 / 182, 136 / 182)))
+    assert [factor(e) for e in (0, 90.99, 91, 135.99, 136, 181)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def losses_of(values, parameter):
+    for value in values:
+        yield Step(parameter.sum() * 0 + value, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("print_freq", [1, 2, 50])
+def test_non_finite_loss_stops_the_run_and_names_its_first_step(bad, print_freq):
+    model = make_model()
+    steps = losses_of([1.0, 1.0, 1.0, bad, 1.0, bad], model.fc.bias)
+    with pytest.raises(RunFailed, match="step 3 "):
+        train_epoch(model, steps, make_optimizer(model, 0.1, 0.9, 0), device=CPU, print_freq=print_freq)
+
+
+def test_non_finite_weight_is_found():
+    model = make_model()
+    check_finite(model)
+    with torch.no_grad():
+        model.conv.weight[0, 0, 0, 0] = float("inf")
+    with pytest.raises(RunFailed, match="weight"):
+        check_finite(model)
+
+
+def test_loss_without_gradient_is_refused():
+    model = make_model()
+    with pytest.raises(AssertionError, match="gradient"):
+        train_epoch(model, iter_steps(Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))), make_optimizer(model, 0.1, 0, 0), device=CPU)
+
+
+def iter_steps(*steps):
+    yield from steps
+
+
+def test_methods_learn_whether_an_update_happened():
+    model, seen = make_model(), []
+
+    def steps():
+        for _ in range(2):
+            before = model.fc.bias.detach().clone()
+            logits = model(torch.rand(4, 3, 8, 8))
+            updated = yield Step(F.cross_entropy(logits, torch.arange(4)), logits, torch.arange(4))
+            seen.append((updated, not torch.equal(before, model.fc.bias)))
+
+    train_epoch(model, steps(), make_optimizer(model, 0.1, 0.9, 0), device=CPU)
+    assert seen == [(True, True), (True, True)]
+
+
+def buffers(model):
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def test_frozen_batchnorm_keeps_its_buffers_bit_for_bit_and_the_default_moves_them():
+    for freeze in (True, False):
+        model, data = make_model(), make_data()
+        before = buffers(model)
+        train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model, 0.1, 0.9, 0), device=CPU, freeze_bn=freeze)
+        after = buffers(model)
+        assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("normalize"))
+        assert all(torch.equal(before[name], after[name]) == freeze for name in before if name.startswith("bn"))
+
+
+def test_stats_are_the_means_over_samples():
+    model, data = make_model(), make_data(batch_size=33)
+    reference, total, right = copy.deepcopy(model).train(), 0.0, 0
+    for images, labels in make_data(batch_size=33).retain:
+        logits = reference(images)
+        total += float(F.cross_entropy(logits, labels, reduction="sum").detach())
+        right += int((logits.argmax(1) == labels).sum())
+    stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model, 0.0, 0.0, 0.0), device=CPU)
+    assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
+    assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
+
+
+def test_predict_is_a_plain_eval_pass_in_order_in_fp32():
+    model, data = make_model(), make_data()
+    logits, labels = predict(model, data.evaluation["test"])
+    images = torch.from_numpy(data.dataset.x_test).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        expected = model.eval()(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert logits.dtype == torch.float32
+    assert torch.equal(labels, torch.from_numpy(data.dataset.y_test))
