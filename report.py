@@ -42,21 +42,40 @@ def collect(folders: Sequence[Path]) -> list[dict]:
         if not folder.exists():
             raise UserError(f"{folder}: no such folder")
     files = {file.resolve() for folder in folders for file in ([folder] if folder.is_file() else folder.rglob("*result.json"))}
-    results = [load_json(file, "result") for file in sorted(files)]
-    results = [result for result in results if set(METRICS) <= result.get("metrics", {}).keys()]
+    results = [result for file in sorted(files) if (result := _read(file)) is not None]
     if not results:
         raise UserError(f"no unlearning result in {', '.join(map(str, folders))}; main_forget.py and main_random.py write them")
     return results
+
+
+def _read(file: Path) -> dict | None:
+    """One unlearning result with all that a row needs; None for the record of another step."""
+    result = load_json(file, "result")
+    try:
+        if not set(METRICS) <= result.get("metrics", {}).keys():
+            return None
+        for part in (_scenario, _row_key, _pair_key, _is_retrain):
+            part(result)
+        statistics.fmean([result["RTE"]["total"], *(result["metrics"][metric] for metric in METRICS)])
+    except KeyError as error:
+        raise UserError(f"result {file} lacks {error}; run its method again with --overwrite, or move the file away") from None
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"result {file} is damaged: {error}; run its method again with --overwrite, or move the file away") from None
+    return result
 
 
 def by_scenario(results: list[dict]) -> dict[tuple, list[dict]]:
     """Runs that may stand in one table: same data set, architecture and kind of forget set."""
     scenarios = defaultdict(list)
     for result in results:
-        data, forget = result["data"], result["data"]["forget"]
-        what = f"class {forget['class']}" if forget["kind"] == "class" else forget["kind"]
-        scenarios[data["dataset"], data["arch"], what, forget["count"], data["sizes"]["retain"]].append(result)
+        scenarios[_scenario(result)].append(result)
     return scenarios
+
+
+def _scenario(run: dict) -> tuple:
+    data, forget = run["data"], run["data"]["forget"]
+    what = f"class {forget['class']}" if forget["kind"] == "class" else forget["kind"]
+    return data["dataset"], data["arch"], what, forget["count"], data["sizes"]["retain"]
 
 
 def summarise(scenario: tuple, runs: list[dict]) -> dict:
@@ -64,7 +83,7 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     groups = defaultdict(list)
     for run in runs:
         groups[_row_key(run)].append(run)
-    retrains = [group for group in groups.values() if group[0]["method"] == "retrain" and not group[0].get("mask")]
+    retrains = [group for group in groups.values() if _is_retrain(group[0])]
     retrain = max(retrains, key=len, default=[])
     names = _row_names(list(groups.values()))
     rows = [_row(name, group, retrain) for name, group in zip(names, groups.values(), strict=True)]
@@ -73,6 +92,10 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     share = 100 * count / (count + retained)
     title = f"{dataset}, {arch}: forget {count} training images ({share:.0f} %, {what})"
     return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains))}
+
+
+def _is_retrain(run: dict) -> bool:
+    return run["method"] == "retrain" and not run.get("mask")
 
 
 def _row_key(run: dict) -> str:

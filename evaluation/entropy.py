@@ -21,12 +21,18 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mentr(p, y) = -(1 - p_y) log p_y - sum_{i != y} p_i log(1 - p_i) per row (Song & Mittal, USENIX Security 2021).
 
-    0 where p_y = 1 and growing without bound (here to 69) as p_y goes to 0; lower looks more like a member. A row's
-    value depends on that row alone.
+    0 where p_y = 1 and growing without bound (here to 138, twice -log FLOOR) as p_y goes to 0; lower looks more like a
+    member. A row's value depends on that row alone.
     """
     rows = np.arange(len(labels))
     log_p = np.log(np.maximum(probabilities, FLOOR))
-    log_rest = np.log(np.maximum(1 - probabilities, FLOOR))
+    log_rest = np.log(np.maximum(_complement(probabilities), FLOOR))
     others = probabilities * log_rest
     others[rows, labels] = 0
     return -(1 - probabilities[rows, labels]) * log_p[rows, labels] - others.sum(1)
+
+
+def _complement(probabilities: np.ndarray) -> np.ndarray:
+    """1 - p, where the largest p of a row takes the sum of the others: near 1 the difference is lost to rounding."""
+    largest = np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None]
+    return np.where(largest, np.where(largest, 0, probabilities).sum(1, keepdims=True), 1 - probabilities)

@@ -41,6 +41,8 @@ def draw_members(
     """
     if how == "first":
         return np.arange(min(len(test_labels), len(retain_labels))), np.arange(len(test_labels))
+    if not len(retain_labels) or not len(test_labels):
+        return np.arange(0), np.arange(0)
     rng = np.random.default_rng(seed)
     members, non_members = [], []
     for c in np.union1d(retain_labels, test_labels):

@@ -1,0 +1,433 @@
+"""The report against numbers computed here from the same result files: means, deviations, gaps, formats, refusals."""
+
+import copy
+import csv
+import io
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+import report
+
+METRICS = ("UA", "RA", "TA", "MIA")
+RETRAIN = [(5.2, 100.0, 94.1, 13.1), (5.6, 99.9, 94.5, 12.2), (4.9, 100.0, 93.8, 13.6)]
+SALUN = [(2.9, 99.6, 94.0, 14.4), (7.8, 99.8, 93.6, 11.0), (5.0, 99.2, 94.2, 15.9)]
+
+
+def result(method="FT", label=None, values=(5.0, 99.0, 93.0, 12.0), *, seed=1, rte=(0.0, 60.0), lr=0.01, mask=None, **changes):
+    """One result file's content, with every key that a run writes."""
+    kind, count, forget, dataset = (changes.get(name, usual) for name, usual in DEFAULTS.items())
+    chosen = {"kind": kind, "count": count, "sha256": forget, "forget_seed": 1}
+    if kind == "class":
+        chosen["class"] = changes["forgotten_class"]
+    metrics = dict(zip(METRICS, values, strict=True)) | {"VA": 93.5}
+    attack = dict.fromkeys(("correctness", "confidence", "entropy", "m_entropy", "prob"), values[3])
+    return {
+        "schema": 1, "script": "main_forget", "method": method, "label": label or method,
+        "metrics": {**metrics, "SVC_MIA": attack},
+        "RTE": {"total": sum(rte), "mask": rte[0], "unlearn": rte[1]},
+        "hyperparameters": {"unlearn_lr": lr, "unlearn_epochs": 10},
+        "recipe": {"batch_size": 256, "schedule": "constant", "milestones": [], "precision": "fp32"},
+        "mask": {"path": "mask/with_0.5.pt", "density": mask} if mask else None,
+        "attack": {"members": "balanced"}, "details": {}, "warnings": changes.get("warnings", []),
+        "data": {
+            "dataset": dataset, "arch": "resnet18", "split_seed": 1, "data_sha256": "d" * 64, "forget": chosen,
+            "sizes": {"forget": count, "retain": 45000 - count, "val": 5000, "test": 10000},
+        },
+        "provenance": {"command": ["main_forget.py"], "git": "abc", "precision": "fp32", "seed": seed, "forget_seed": 1},
+    }  # fmt: skip
+
+
+DEFAULTS = {"kind": "random", "count": 4500, "forget": "f" * 64, "dataset": "cifar10"}
+
+
+def write(folder, *results):
+    """Each result in a folder of its own, as runs with several seeds are laid out."""
+    for result in results:
+        own = folder / f"run{len(list(folder.iterdir()))}"
+        own.mkdir()
+        (own / f"{result['method']}result.json").write_text(json.dumps(result))
+    return folder
+
+
+def runs(method, label, values, **changes):
+    return [result(method, label, numbers, seed=seed, **changes) for seed, numbers in enumerate(values, 1)]
+
+
+def run(capsys, *argv):
+    """Run the script: standard output after exit code 0 and nothing on standard error."""
+    assert report.main([str(word) for word in argv]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def tables(capsys, *argv):
+    return json.loads(run(capsys, *argv, "--format", "json"))
+
+
+def only_table(capsys, folder):
+    (table,) = tables(capsys, folder)
+    return {row["name"]: row for row in table["rows"]}, table
+
+
+def refused(capsys, *argv):
+    """The one line on standard error that a refused request leaves, after exit code 2."""
+    assert report.main([str(word) for word in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three paired seeds of Retrain and SalUn, two of RL, one of FT."""
+    results = [
+        *runs("retrain", "Retrain", RETRAIN, rte=(0.0, 2500.0)),
+        *runs("RL", "SalUn", SALUN, mask=0.5, rte=(4.0, 156.0)),
+        *runs("RL", "RL", SALUN[:2], rte=(0.0, 150.0)),
+        result("FT", "FT", (0.6, 99.9, 94.2, 2.7)),
+    ]
+    return write(tmp_path, *results)
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_means_and_sample_deviations(folder, capsys):
+    """Against statistics; a single run has no deviation."""
+    rows, _ = only_table(capsys, folder)
+    for name, values in (("Retrain", RETRAIN), ("SalUn", SALUN), ("RL", SALUN[:2])):
+        assert rows[name]["runs"] == len(values)
+        for metric, column in zip(METRICS, zip(*values, strict=True), strict=True):
+            assert rows[name][metric] == pytest.approx(statistics.mean(column))
+            assert rows[name][f"{metric}_std"] == pytest.approx(statistics.stdev(column))
+    assert [rows["FT"][metric] for metric in METRICS] == [0.6, 99.9, 94.2, 2.7]
+    assert all(rows["FT"][f"{name}_std"] is None for name in (*METRICS, "RTE"))
+
+
+def test_rte_counts_the_mask(tmp_path, capsys):
+    write(tmp_path, result("RL", "SalUn", seed=1, rte=(4.0, 156.0)), result("RL", "SalUn", seed=2, rte=(4.0, 166.0)))
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["SalUn"]["RTE"] == pytest.approx(165)
+    assert rows["SalUn"]["RTE_std"] == pytest.approx(50**0.5)
+
+
+def test_gaps_are_signed_differences_of_means(folder, capsys):
+    rows, _ = only_table(capsys, folder)
+    for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]), ("FT", [(0.6, 99.9, 94.2, 2.7)]), ("Retrain", RETRAIN)):
+        gaps = np.mean(values, 0) - np.mean(RETRAIN, 0)
+        assert [rows[name][f"{metric}_gap"] for metric in METRICS] == pytest.approx(gaps, abs=1e-9)
+        assert rows[name]["avg_gap"] == pytest.approx(np.abs(gaps).mean(), abs=1e-9)
+    assert rows["FT"]["UA_gap"] < 0 < rows["FT"]["TA_gap"]
+
+
+def test_paired_gap_compares_seed_by_seed(folder, capsys):
+    """The mean over seeds of mean absolute differences: for RL over its two seeds; never below the gap of means where all are paired."""
+    rows, _ = only_table(capsys, folder)
+    for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]), ("FT", [(0.6, 99.9, 94.2, 2.7)]), ("Retrain", RETRAIN)):
+        paired = np.abs(np.array(values) - np.array(RETRAIN)[: len(values)]).mean()
+        assert rows[name]["mean_paired_gap"] == pytest.approx(paired, abs=1e-9)
+    assert rows["SalUn"]["avg_gap"] < rows["SalUn"]["mean_paired_gap"] - 0.5
+    assert rows["Retrain"]["avg_gap"] == rows["Retrain"]["mean_paired_gap"] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gap_of_means_never_exceeds_the_mean_paired_gap(tmp_path, capsys, seed):
+    """Jensen's inequality, on random paired runs."""
+    rng = np.random.default_rng(seed)
+    write(
+        tmp_path, *runs("retrain", "Retrain", rng.uniform(0, 100, (4, 4)).tolist()), *runs("GA", "GA", rng.uniform(0, 100, (4, 4)).tolist())
+    )
+    rows, _ = only_table(capsys, tmp_path)
+    assert 0 < rows["GA"]["avg_gap"] <= rows["GA"]["mean_paired_gap"]
+
+
+@pytest.mark.parametrize("partner", [{"seed": 9}, {"forget": "e" * 64}])
+def test_runs_without_a_partner_have_no_paired_gap(tmp_path, capsys, partner):
+    """A partner has the same seed and the same forget set."""
+    write(tmp_path, result("retrain", "Retrain", RETRAIN[0], **partner), result("GA", "GA", SALUN[0]))
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["GA"]["mean_paired_gap"] is None
+    assert rows["GA"]["avg_gap"] == pytest.approx(np.abs(np.subtract(SALUN[0], RETRAIN[0])).mean())
+
+
+def test_published_average_gap(tmp_path, capsys):
+    """SalUn at 10 % of CIFAR-10: gaps 2.39, 0.38, 0.33 and 1.51 average to the 1.15 of the paper's table."""
+    write(tmp_path, result("retrain", "Retrain", (5.24, 100.0, 94.26, 12.88)), result("RL", "SalUn", (2.85, 99.62, 93.93, 14.39)))
+    rows, _ = only_table(capsys, tmp_path)
+    assert round(rows["SalUn"]["avg_gap"], 2) == 1.15
+    gaps = [round(rows["SalUn"][f"{metric}_gap"], 2) for metric in METRICS]
+    assert gaps == [-2.39, -0.38, -0.33, 1.51]
+
+
+# ------------------------------------------------------------------------------------------------- rows and tables
+
+
+def test_rows_begin_with_retrain_and_go_by_average_gap(folder, capsys):
+    """The order is computed here from the values."""
+    _, table = only_table(capsys, folder)
+    gap = {name: np.abs(np.mean(values, 0) - np.mean(RETRAIN, 0)).mean() for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]))}
+    gap["FT"] = np.abs(np.subtract((0.6, 99.9, 94.2, 2.7), np.mean(RETRAIN, 0))).mean()
+    assert [row["name"] for row in table["rows"]] == ["Retrain", *sorted(gap, key=gap.get)]
+    assert [row["is_retrain"] for row in table["rows"]] == [True, False, False, False]
+
+
+def test_salun_and_rl_are_separate_rows(folder, capsys):
+    rows, _ = only_table(capsys, folder)
+    assert set(rows) == {"Retrain", "SalUn", "RL", "FT"}
+    assert (rows["SalUn"]["runs"], rows["RL"]["runs"]) == (3, 2)
+
+
+def test_learning_rates_make_rows_and_names(tmp_path, capsys):
+    """The two FT rows are told apart by what differs and nothing else; GA needs no addition."""
+    write(tmp_path, result("FT", lr=0.01, seed=1), result("FT", lr=0.01, seed=2), result("FT", lr=0.05), result("GA", lr=0.0001))
+    rows, _ = only_table(capsys, tmp_path)
+    assert set(rows) == {"FT (unlearn_lr 0.01)", "FT (unlearn_lr 0.05)", "GA"}
+    assert rows["FT (unlearn_lr 0.01)"]["runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda run: run["recipe"].update(batch_size=64), {"FT (batch_size 256)", "FT (batch_size 64)"}),
+        (lambda run: run["attack"].update(members="first"), {"FT (members balanced)", "FT (members first)"}),
+        (lambda run: run.update(mask={"path": "m", "density": 0.3}), {"FT (mask 0.5)", "FT (mask 0.3)"}),
+    ],
+)
+def test_other_settings_make_rows_and_names(tmp_path, capsys, change, names):
+    one = result("FT", mask=0.5)
+    other = copy.deepcopy(one)
+    change(other)
+    write(tmp_path, one, other)
+    rows, _ = only_table(capsys, tmp_path)
+    assert set(rows) == names
+
+
+def test_scenarios_have_separate_tables(tmp_path, capsys):
+    """Data set, forgotten class and forget count each make a table, with gaps to the Retrain of that table."""
+    scenarios = [
+        {"dataset": "cifar10"},
+        {"dataset": "svhn"},
+        {"kind": "class", "forgotten_class": 0},
+        {"kind": "class", "forgotten_class": 3},
+        {"count": 22500},
+    ]
+    for offset, scenario in enumerate(scenarios):
+        write(
+            tmp_path,
+            result("retrain", "Retrain", (10 * offset,) * 4, **scenario),
+            result("FT", "FT", (10 * offset + 1 + offset,) * 4, **scenario),
+        )
+    got = tables(capsys, tmp_path)
+    assert len({table["title"] for table in got}) == len(got) == 5
+    found = {table["rows"][1]["UA"]: table for table in got}
+    for offset, words in enumerate([("cifar10", "10 %", "random"), ("svhn",), ("class 0",), ("class 3",), ("22500", "50 %")]):
+        table = found[10 * offset + 1 + offset]
+        assert table["rows"][1]["avg_gap"] == pytest.approx(1 + offset)
+        assert all(word in table["title"] for word in words)
+        assert table["notes"] == []
+
+
+@pytest.mark.parametrize("style", ["text", "markdown"])
+def test_scenarios_have_separate_tables_in_print(tmp_path, capsys, style):
+    write(tmp_path, result("FT", dataset="cifar10"), result("FT", dataset="svhn"))
+    lines = run(capsys, tmp_path, "--format", style).splitlines()
+    assert sum("svhn" in line for line in lines) == sum("cifar10" in line for line in lines) == 1
+    assert sum(line.removeprefix("| ").startswith("FT ") for line in lines) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- notes
+
+
+@pytest.mark.parametrize("style", ["text", "markdown", "json"])
+def test_without_retrain_the_rest_is_printed_and_the_lack_named(tmp_path, capsys, style):
+    write(tmp_path, result("FT", values=(1.25, 99.5, 94.75, 3.5)), result("GA", values=(8.25, 98.5, 92.75, 20.5)))
+    out = run(capsys, tmp_path, "--format", style)
+    assert "No Retrain" in out
+    assert "--unlearn retrain" in out
+    assert "1.25" in out
+    assert "8.25" in out
+    rows, _ = only_table(capsys, tmp_path)
+    gaps = ("avg_gap", "mean_paired_gap", *(f"{metric}_gap" for metric in METRICS))
+    assert all(row[gap] is None for row in rows.values() for gap in gaps)
+
+
+def test_different_forget_sets_are_mentioned(tmp_path, capsys):
+    write(tmp_path, result("retrain", "Retrain", forget="a" * 64), result("FT", forget="a" * 64))
+    assert "forget sets" not in run(capsys, tmp_path)
+    write(tmp_path, result("GA", forget="b" * 64))
+    assert "2 forget sets" in run(capsys, tmp_path)
+
+
+def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):
+    runs = [result("GA", seed=seed, warnings=["accuracy fell to chance"]) for seed in (1, 2)]
+    write(tmp_path, result("retrain", "Retrain"), *runs)
+    assert run(capsys, tmp_path).count("GA: accuracy fell to chance") == 1
+
+
+def test_two_kinds_of_retrain_are_mentioned_and_the_commoner_one_compared_with(tmp_path, capsys):
+    """lr 0.1 has two runs and is the reference; the other is a row with a gap."""
+    write(tmp_path, result("retrain", "Retrain", (9.0,) * 4, lr=0.5), *runs("retrain", "Retrain", [(4.0,) * 4, (6.0,) * 4], lr=0.1))
+    rows, table = only_table(capsys, tmp_path)
+    assert rows["Retrain (unlearn_lr 0.1)"]["is_retrain"]
+    assert rows["Retrain (unlearn_lr 0.5)"]["avg_gap"] == pytest.approx(4)
+    assert any("2 kinds of Retrain" in note for note in table["notes"])
+
+
+def test_a_masked_retrain_is_not_the_reference(tmp_path, capsys):
+    write(tmp_path, result("retrain", "Retrain+mask", mask=0.5), result("FT"))
+    rows, table = only_table(capsys, tmp_path)
+    assert not any(row["is_retrain"] for row in rows.values())
+    assert any("No Retrain" in note for note in table["notes"])
+
+
+# -------------------------------------------------------------------------------------------------------- formats
+
+
+def expected_cells():
+    """The printed cells of the SalUn row, formatted here."""
+    cells = ["SalUn"]
+    for column, reference in zip(zip(*SALUN, strict=True), zip(*RETRAIN, strict=True), strict=True):
+        gap = statistics.mean(column) - statistics.mean(reference)
+        cells.append(f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f} ({gap:+.2f})")
+    gap = np.abs(np.mean(SALUN, 0) - np.mean(RETRAIN, 0)).mean()
+    return [*cells, f"{gap:.2f}", "160.0±0.0", "3"]
+
+
+def test_markdown_has_one_line_per_method(folder, capsys):
+    """A header, a rule, and four rows of as many cells; the Retrain row has no gap in brackets."""
+    lines = [line for line in run(capsys, folder, "--format", "markdown").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len(cells) == 2 + 4
+    assert {len(row) for row in cells} == {8}
+    assert cells[0][:6] == ["method", *METRICS, "Avg. Gap"]
+    assert all(set(cell) <= set("-:") for cell in cells[1])
+    assert cells[2][0] == "Retrain"
+    assert not any("(" in cell for cell in cells[2])
+    assert expected_cells() in cells
+
+
+def test_text_is_the_default_and_aligned(folder, capsys):
+    out = run(capsys, folder)
+    assert out == run(capsys, folder, "--format", "text")
+    lines = out.splitlines()
+    assert "cifar10" in lines[0]
+    assert "4500" in lines[0]
+    assert lines[1].split("  ")[0] == "method"
+    assert len({len(line) for line in lines[1:6]}) == 1
+    (salun,) = (line for line in lines if line.startswith("SalUn"))
+    assert [cell.strip() for cell in salun.split("  ") if cell] == expected_cells()
+
+
+def test_csv_has_every_number(folder, capsys):
+    """By the csv module; an unknown number is an empty cell."""
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(run(capsys, folder, "--format", "csv")))}
+    assert set(rows) == {"Retrain", "SalUn", "RL", "FT"}
+    for index, metric in enumerate(METRICS):
+        column = [values[index] for values in SALUN]
+        gap = statistics.mean(column) - statistics.mean(values[index] for values in RETRAIN)
+        got = [float(rows["SalUn"][name]) for name in (metric, f"{metric}_std", f"{metric}_gap")]
+        assert got == pytest.approx([statistics.mean(column), statistics.stdev(column), gap], abs=1e-9)
+    assert float(rows["SalUn"]["RTE"]) == 160
+    assert float(rows["SalUn"]["mean_paired_gap"]) == pytest.approx(np.abs(np.subtract(SALUN, RETRAIN)).mean())
+    assert rows["FT"]["UA_std"] == ""
+    assert all("cifar10" in row["scenario"] for row in rows.values())
+
+
+def test_csv_of_several_scenarios_has_one_header(tmp_path, capsys):
+    write(tmp_path, result("FT", dataset="cifar10"), result("retrain", "Retrain", dataset="svhn"), result("FT", dataset="svhn"))
+    rows = list(csv.DictReader(io.StringIO(run(capsys, tmp_path, "--format", "csv"))))
+    assert sorted((row["scenario"].split(",")[0], row["name"]) for row in rows) == [("cifar10", "FT"), ("svhn", "FT"), ("svhn", "Retrain")]
+
+
+# ---------------------------------------------------------------------------------------------- files and refusals
+
+
+def test_a_file_is_counted_once(folder, capsys):
+    """Given twice, and by its own path besides."""
+    (file,) = folder.rglob("FTresult.json")
+    assert tables(capsys, folder, folder, file) == tables(capsys, folder)
+    assert tables(capsys, file)[0]["rows"][0]["name"] == "FT"
+
+
+def test_results_of_several_folders_meet_in_one_table(tmp_path, capsys):
+    for name, content in (("one", result("retrain", "Retrain")), ("two", result("FT"))):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, content)
+    (table,) = tables(capsys, tmp_path / "one", tmp_path / "two")
+    assert [row["name"] for row in table["rows"]] == ["Retrain", "FT"]
+
+
+def test_records_of_training_and_masks_are_no_rows(folder, capsys):
+    """train_result.json and mask_result.json lie in the same folders."""
+    before = tables(capsys, folder)
+    (folder / "train_result.json").write_text(json.dumps({"schema": 1, "method": "original", "metrics": {"TA": 94.0, "VA": 93.0}}))
+    (folder / "mask_result.json").write_text(json.dumps({"schema": 1, "method": "saliency", "metrics": {}}))
+    assert tables(capsys, folder) == before
+
+
+def test_a_missing_folder_is_refused(folder, capsys):
+    assert str(folder / "missing") in refused(capsys, folder, folder / "missing")
+
+
+def test_a_folder_without_results_is_refused(tmp_path, capsys):
+    """Also where it holds other records only."""
+    assert str(tmp_path) in refused(capsys, tmp_path)
+    (tmp_path / "mask_result.json").write_text(json.dumps({"schema": 1, "metrics": {}}))
+    assert str(tmp_path) in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"metrics": {"UA": 1', "[1, 2]", "3", "\x00\x01"])
+def test_a_damaged_file_is_refused_by_name(folder, capsys, damage):
+    bad = folder / "GAresult.json"
+    bad.write_text(damage)
+    assert str(bad) in refused(capsys, folder)
+
+
+def test_a_file_that_is_not_text_is_refused_by_name(folder, capsys):
+    bad = folder / "GAresult.json"
+    bad.write_bytes(b"\xff\xfe\x80 not text")
+    assert str(bad) in refused(capsys, folder)
+
+
+KEYS = [
+    ("label",), ("method",), ("hyperparameters",), ("RTE", "total"), ("data",), ("data", "arch"), ("data", "forget"),
+    ("data", "forget", "sha256"), ("data", "sizes", "retain"), ("provenance", "seed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_a_result_that_lacks_a_part_is_refused_by_name(folder, capsys, path):
+    """Instead of a traceback; the line says what is missing."""
+    content = result("GA")
+    part = content
+    for key in path[:-1]:
+        part = part[key]
+    del part[path[-1]]
+    bad = folder / "GAresult.json"
+    bad.write_text(json.dumps(content))
+    message = refused(capsys, folder)
+    assert str(bad) in message
+    assert path[-1] in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"metrics": None}, {"metrics": [1]}, {"data": "cifar10"}, {"RTE": 3}, {"metrics": {"UA": "5", "RA": 1, "TA": 1, "MIA": 1}}],
+    ids=str,
+)
+def test_a_result_with_a_part_of_another_kind_is_refused_by_name(folder, capsys, change):
+    bad = folder / "GAresult.json"
+    bad.write_text(json.dumps(result("GA") | change))
+    assert str(bad) in refused(capsys, folder)
+
+
+@pytest.mark.parametrize("words", [["--format", "xml"], ["--fromat", "csv"], []])
+def test_a_wrong_command_line_is_refused(folder, capsys, words):
+    """An unknown format, a mistyped flag, no folder at all."""
+    refused(capsys, *([folder, *words] if words else []))
