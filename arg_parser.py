@@ -123,7 +123,8 @@ def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add("--unlearn_epochs", type=_count, default=10, help=_defaults("unlearn_epochs"))
     add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
     add("--mask_ratio", type=float, help="share of the weights that may change; picks the file in --mask_path")
-    add("--mia_members", default="balanced", choices=("balanced", "first"), help="the attack's members: drawn class by class, or the reference's first ones")
+    members = "members of the attack: drawn class by class, or the reference's first ones (default: %(default)s)"
+    add("--mia_members", default="balanced", choices=("balanced", "first"), help=members)
 
 
 def _method_flags(parser: argparse.ArgumentParser) -> None:

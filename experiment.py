@@ -72,7 +72,8 @@ def read_original(path: Path) -> Original:
 
 def adopt(args: argparse.Namespace, original: Original) -> None:
     """Take over, where nothing was typed, what the original model was trained with."""
-    inherited = {name: original.arguments[name] for name in ("dataset", "data", "arch", "imagenet_arch", "input_size") if name in original.arguments}
+    of_model = ("dataset", "data", "arch", "imagenet_arch", "input_size")
+    inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]
     changed = {name: value for name, value in inherited.items() if name not in args.typed and getattr(args, name) != value}
@@ -225,7 +226,9 @@ def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device)
 class Trainer:
     """Optimizer, scheduler and the state of a run that --resume continues; shared by training and unlearning."""
 
-    def __init__(self, args: argparse.Namespace, model: nn.Module, epochs: int, lr: float, schedule: dict, steps: int, device: torch.device):
+    def __init__(
+        self, args: argparse.Namespace, model: nn.Module, epochs: int, lr: float, schedule: dict, steps: int, device: torch.device
+    ):  # fmt: skip
         self.model, self.epochs = model, epochs
         self.optimizer = make_optimizer(model, lr, args.momentum, args.weight_decay)
         self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=epochs, **schedule), max(steps, 1))
@@ -253,8 +256,9 @@ def read_state(path: Path, identity: dict) -> dict:
     if not isinstance(state, dict) or not {"state_dict", "epoch", "identity", "seconds"} <= state.keys():
         raise UserError(f"--resume: {path} is no checkpoint of this script; start anew with --overwrite")
     for name, value in identity.items():
-        if state["identity"].get(name) != value:
-            raise UserError(f"--resume: {path} was made with {name} {state['identity'].get(name)}, this command says {value}; use the same flags or --overwrite")
+        theirs = state["identity"].get(name)
+        if theirs != value:
+            raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; use the same flags or --overwrite")
     return state
 
 
@@ -290,7 +294,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, args.epochs, args.lr, schedule, len(data.train), device)
-    print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {args.epochs} epochs, {precision} on {device}")
+    print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
     if args.dry_run:
         return
     with lock(folder, "0"):
@@ -306,7 +310,7 @@ def train(args: argparse.Namespace) -> None:
         def after_epoch(epoch: int, stats: EpochStats) -> None:
             nonlocal best
             val = accuracy(*to_numpy(predict(model, data.evaluation["val"])))
-            print(f"epoch {epoch + 1}/{args.epochs}  loss {stats.loss:.4f}  train {stats.accuracy:.2f}  val {val:.2f}  lr {stats.lr:.4g}  {trainer.clock.seconds:.1f} s", flush=True)
+            print(epoch_line(epoch, args.epochs, stats, f"train {stats.accuracy:.2f}  val {val:.2f}  ", trainer.clock), flush=True)
             is_best, best = not val <= best, max(val, best)
             state = {**trainer.state(epoch + 1), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
             # The best model first: a kill between the two writes repeats this epoch and writes both again.
@@ -346,9 +350,14 @@ def to_numpy(output: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return output[0].numpy(), output[1].numpy()
 
 
+def epoch_line(epoch: int, epochs: int, stats: EpochStats, seen: str, clock: Stopwatch) -> str:
+    """What is printed after an epoch; ``seen`` is what it was evaluated to."""
+    return f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g}  {clock.seconds:.1f} s"
+
+
 def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
     """The last line of standard output, for grep."""
-    shown = " ".join(f"{name}={value:.2f}" for name, value in metrics.items() if isinstance(value, float) and name != "VA" or method == "original")
+    shown = " ".join(f"{name}={value:.2f}" for name, value in metrics.items())
     return f"RESULT method={method} {shown} RTE={seconds:.1f}"
 
 
@@ -403,7 +412,8 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     if original is not None:
         load_weights(model, original, args.arch)
     sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
-    print(f"{dataset.name}: {sizes} images; forget {chosen.kind} {chosen.sha256()[:12]}, split seed {split.split_seed}; {precision} on {device}")
+    print(f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind} {chosen.sha256()[:12]}")
+    print(f"{args.arch}, {precision} on {device}")
     return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
 
 
@@ -473,7 +483,7 @@ def mask_file(args: argparse.Namespace) -> Path | None:
             raise UserError(f"--mask_path {path} is a folder; add --mask_ratio (it holds {', '.join(available) or 'no masks'})")
         path = path / f"with_{args.mask_ratio}.pt"
         if not path.is_file():
-            raise UserError(f"--mask_ratio {args.mask_ratio}: {path} does not exist; {path.parent} holds {', '.join(available) or 'no masks'}")
+            raise UserError(f"--mask_ratio {args.mask_ratio}: no {path}; its folder holds {', '.join(available) or 'no masks'}")
     elif args.mask_ratio is not None and path.is_file():
         raise UserError(f"--mask_path {path} is a file already; drop --mask_ratio or give the folder")
     require_file(path, "--mask_path")
@@ -491,10 +501,12 @@ def read_mask(path: Path, task: Task) -> LoadedMask:
         ours = (task.original.sha256, task.chosen.sha256())
         for what, made_for, asked in zip(("original model", "forget set"), theirs, ours, strict=True):
             if made_for != asked:
-                raise UserError(f"mask {path} belongs to {what} {made_for[:12]}, this run has {asked[:12]}; make its masks with generate_mask.py")
+                raise UserError(
+                    f"mask {path} belongs to {what} {made_for[:12]}, this run has {asked[:12]}; make its masks with generate_mask.py"
+                )
         seconds = record["RTE"]["mask"]
     else:
-        warn(f"mask {path} has no record of the model and the forget set it was made for; it is used as it is, its cost counted as 0")
+        warn(f"mask {path} has no record of its model and forget set; it is used as it is, and its cost counts as 0")
     total = sum(value.numel() for value in mask.values())
     density = sum(int(value.sum()) for value in mask.values()) / total
     if not density:
@@ -543,7 +555,8 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     }  # fmt: skip
     trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
     common = {
-        "identity": identity, "arguments": plain_arguments(args), "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
+        "identity": identity, "arguments": plain_arguments(args),
+        "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget), "retain": torch.from_numpy(task.chosen.retain),
     }  # fmt: skip
     state = read_state(checkpoint, identity) if args.resume else None
@@ -576,7 +589,7 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     def after_epoch(epoch: int, stats: EpochStats) -> None:
         last = epoch + 1 == method.unlearn_epochs
         seen = "" if last else monitor.line()  # the full evaluation follows
-        print(f"epoch {epoch + 1}/{method.unlearn_epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g}  {clock.seconds:.1f} s", flush=True)
+        print(epoch_line(epoch, method.unlearn_epochs, stats, seen, clock), flush=True)
         save({**common, **trainer.state(epoch + 1)}, checkpoint)
 
     fit(
@@ -617,13 +630,16 @@ def report(
     warnings = alarms(args, task, metrics)
     for message in warnings:
         warn(message)
-    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original) if isinstance(method, Iterative) else None
+    recipe = {}
+    if isinstance(method, Iterative):
+        schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
+        recipe = recipe_of(args, schedule, task.precision)
     mask_seconds = mask.seconds if mask else 0.0
     result = {
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
-        "hyperparameters": dataclasses.asdict(method), "recipe": recipe_of(args, schedule, task.precision) if schedule else {},
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe,
         "mask": {"path": str(mask.path), "density": mask.density} if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {
@@ -635,7 +651,8 @@ def report(
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     save({"accuracy": percent, "SVC_MIA_forget_efficacy": attack}, files["eval_result.pth.tar"])
     save_json(result, files["result.json"])
-    print(f"UA {metrics['UA']:.2f} (forget error)  RA {metrics['RA']:.2f} (retain)  TA {metrics['TA']:.2f} (test)  VA {metrics['VA']:.2f} (validation)  MIA {metrics['MIA']:.2f} (forget called non-member)")
+    meaning = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
+    print("  ".join(f"{name} {metrics[name]:.2f} ({words})" for name, words in meaning.items()))
     print(f"compare with Retrain, not with 100: python report.py {files['result.json'].parent}")
     print(result_line(label, {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, mask_seconds + seconds))
 
@@ -645,7 +662,8 @@ def alarms(args: argparse.Namespace, task: Task, metrics: dict[str, float]) -> l
     found = []
     chance = 100 / task.dataset.num_classes
     if metrics["RA"] < 2 * chance or metrics["TA"] < 2 * chance:
-        found.append(f"accuracy fell to chance (RA {metrics['RA']:.1f}, TA {metrics['TA']:.1f}); the model is destroyed, try a lower learning rate")
+        fell = f"RA {metrics['RA']:.1f}, TA {metrics['TA']:.1f}"
+        found.append(f"accuracy fell to chance ({fell}); the model is destroyed, try a lower learning rate")
     if task.original is not None and args.unlearn != "raw":
         weights = dict(task.model.named_parameters())
         if all(torch.equal(weights[name].cpu(), task.original.state_dict[name]) for name in weights):

@@ -1,6 +1,6 @@
 """Step 1: train the original model.
 
-    python main_train.py --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 182
+python main_train.py --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 182
 """
 
 import sys

@@ -154,7 +154,9 @@ def _pair_key(run: dict) -> tuple:
 def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
     notes = []
     if not retrain:
-        notes.append("No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set.")
+        notes.append(
+            "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
+        )
     if kinds > 1:
         notes.append(f"{kinds} kinds of Retrain; the gaps are to the one with most runs.")
     sets = {run["data"]["forget"]["sha256"] for run in runs}
@@ -190,7 +192,9 @@ def as_text(tables: list[dict]) -> str:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         parts.append(table["title"])
         for line in lines:
-            first, *rest = (cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+            first, *rest = (
+                cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
             parts.append("  ".join([first, *rest]))
         parts += ["In brackets: signed gap to Retrain. Percent; closer to Retrain is better.", *table["notes"], ""]
     return "\n".join(parts).rstrip()

@@ -203,15 +203,17 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / f".{name}.lock", "w")
+        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written: {error.strerror}") from None
-    with handle:
+    try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another run is writing {name} files in {folder}; wait for it or use another --save_dir") from None
         yield
+    finally:
+        os.close(handle)
 
 
 # -------------------------------------------------------------------------------------------- hashes and records

@@ -99,6 +99,7 @@ class Loader:
         return order, rows, columns, flips
 
     # ------------------------------------------------------------------------------------------------------- views
+    # A view keeps the epoch it was made in: make those that train inside ``losses``, once an epoch.
 
     def eval_view(self) -> "Loader":
         """The same images in order, neither shuffled nor augmented."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-CLASSES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot"]
 
 
 def read_idx(path: Path, header: int) -> np.ndarray:

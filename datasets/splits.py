@@ -12,7 +12,7 @@ VALIDATION_SHARE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Training and validation indices (int64, ascending within a class draw) into a data set's training images."""
+    """Indices (int64) into a data set's training images: ``train`` ascending, ``val`` in the order of the draw."""
 
     split_seed: int
     train: np.ndarray
@@ -23,8 +23,8 @@ class Split:
 class ForgetSplit:
     """What one request does to a :class:`Split`: ``forget`` and ``retain`` part the training indices.
 
-    ``kind`` is random, class or indexes; ``dropped_class`` is the class whose training images are all forgotten, which
-    is then dropped from validation and test, or None.
+    ``kind`` is random, class or indexes; ``dropped_class`` is the class that was asked to be forgotten as a whole,
+    which is then dropped from validation and test, or None.
     """
 
     kind: str
@@ -75,7 +75,7 @@ def choose_forget(
     if not len(retain):
         raise UserError(f"forgetting {len(forget)} of {len(split.train)} training images leaves none to retain")
     if not len(forget):
-        raise UserError("the forget set is empty; --num_indexes_to_replace must be at least 1")
+        raise UserError("the forget set is empty; ask for at least one image")
     whole_class = kind == "class" and not np.any(labels[retain] == class_to_forget)
     return ForgetSplit(kind, forget, retain, class_to_forget if whole_class else None)
 
@@ -97,7 +97,8 @@ def _draw(split: Split, labels: np.ndarray, count: int | None, class_to_forget: 
 def _checked(positions: np.ndarray, available: int) -> np.ndarray:
     outside = positions[(positions < 0) | (positions >= available)]
     if len(outside):
-        raise UserError(f"--indexes_to_replace: {outside[0]} is out of range, allowed 0 to {available - 1} (positions in the training split)")
+        allowed = f"allowed 0 to {available - 1} (positions in the training split)"
+        raise UserError(f"--indexes_to_replace: {outside[0]} is out of range, {allowed}")
     unique, counts = np.unique(positions, return_counts=True)
     if len(unique) < len(positions):
         raise UserError(f"--indexes_to_replace: {unique[counts > 1][0]} is given twice")
@@ -138,5 +139,6 @@ def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSp
         facts = ", ".join(f"{count} of {len(used[name])} {name} images" for name, count in unseen.items())
         raise UserError(
             f"the original model was trained with --split_seed {record['split_seed']} on {len(trained)} images, and never saw {facts} "
-            f"of --split_seed {split.split_seed}, while {leaked} of its training images would validate it; use --split_seed {record['split_seed']}"
+            f"of --split_seed {split.split_seed}, while {leaked} of its training images would validate it; use the original model "
+            "and the --split_seed that belong together"
         )

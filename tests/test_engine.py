@@ -87,8 +87,9 @@ def test_non_finite_weight_is_found():
 
 def test_loss_without_gradient_is_refused():
     model = make_model()
+    step = Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))
     with pytest.raises(AssertionError, match="gradient"):
-        train_epoch(model, iter_steps(Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))), make_optimizer(model, 0.1, 0, 0), device=CPU)
+        train_epoch(model, iter_steps(step), make_optimizer(model, 0.1, 0, 0), device=CPU)
 
 
 def iter_steps(*steps):

@@ -70,7 +70,8 @@ def test_registered_method_runs_freezes_and_changes(name, masked, scenario):
     original = copy.deepcopy(model)
     mask = random_mask(model) if masked else {key: torch.ones_like(p, dtype=torch.bool) for key, p in model.named_parameters()}
     run(small(name), model, data, SaliencyGate(model, mask) if masked else None)
-    assert [(k, v.shape, v.dtype) for k, v in model.state_dict().items()] == [(k, v.shape, v.dtype) for k, v in original.state_dict().items()]
+    ours, theirs = ([(k, v.shape, v.dtype) for k, v in m.state_dict().items()] for m in (model, original))
+    assert ours == theirs
     changed = False
     for (key, ours), theirs in zip(model.named_parameters(), original.parameters(), strict=True):
         assert torch.isfinite(ours).all()
@@ -105,7 +106,8 @@ def test_method_documents_itself(name):
     assert method.paper
     for field in dataclasses.fields(method):
         assert field.metadata["help"]
-        assert typing.get_type_hints(method)[field.name] in (int, float, bool) or typing.get_origin(typing.get_type_hints(method)[field.name])
+        hint = typing.get_type_hints(method)[field.name]
+        assert hint in (int, float, bool) or typing.get_origin(hint) is typing.Literal
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if issubclass(method, Iterative)])

@@ -1,6 +1,7 @@
 """Scores and masks against NumPy and torch.func; the gate against bit equality and a closed form."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_masks_have_exact_popcounts_nest_and_break_ties_by_position(size, seed, 
         assert masks[ratio].dtype == bool
         assert masks[ratio].sum() == int(size * ratio)
         np.testing.assert_array_equal(np.flatnonzero(masks[ratio]), np.sort(order[: int(size * ratio)]))
-    for smaller, larger in zip(RATIOS, RATIOS[1:], strict=False):
+    for smaller, larger in itertools.pairwise(RATIOS):
         assert not np.any(masks[smaller] & ~masks[larger])
     assert masks[1.0].all()
 
@@ -109,7 +110,7 @@ def test_check_mask_converts_the_reference_integers_and_refuses_the_rest(model):
         "type": [1, 2],
     }
     for mask in bad.values():
-        with pytest.raises(UserError, match="m.pt"):
+        with pytest.raises(UserError, match=r"m\.pt"):
             check_mask(mask, model, "m.pt")
 
 

@@ -21,7 +21,7 @@ class Step(NamedTuple):
 Steps = Generator[Step, Any, None]
 
 
-def option(default: object, help: str) -> Any:  # noqa: A002 (argparse's own word)
+def option(default: object, help: str) -> Any:
     """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints."""
     return dataclasses.field(default=default, metadata={"help": help})
 

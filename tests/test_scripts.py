@@ -1,0 +1,505 @@
+"""The scripts as users call them: every command of the contract, resuming, refusals, files, exit codes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import generate_mask
+import main_forget
+import main_random
+import main_train
+import report
+from unlearn import METHODS
+from utils import hash_arrays
+
+SETUP = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "64"]
+EPOCHS = ["--unlearn_epochs", "2"]
+
+
+def call(main, *words):
+    """Run a script's main in this process; every word becomes text."""
+    return main([str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """A trained original on digits, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("original")
+    assert call(main_train.main, *SETUP, "--epochs", 3, "--lr", 0.1, "--save_dir", folder) == 0
+    return folder / "0model_SA_best.pth.tar"
+
+
+@pytest.fixture(scope="session")
+def masks(original):
+    folder = original.parent / "mask"
+    command = ["--save_dir", folder, "--model_path", original, "--num_indexes_to_replace", 130, "--unlearn_epochs", 1]
+    assert call(generate_mask.main, *SETUP, *command) == 0
+    return folder
+
+
+def forget(original, folder, *words, main=main_forget.main, setup=SETUP):
+    return call(main, *setup, "--model_path", original, "--save_dir", folder, "--num_indexes_to_replace", 130, *words)
+
+
+def weights(file):
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def result(folder, name):
+    return json.loads((folder / f"{name}result.json").read_text())
+
+
+def refused(capsys, code, *said):
+    """Exit code 2 and exactly one line on standard error that says all of ``said``."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")]
+    assert code == 2
+    assert len(lines) == 1, lines
+    for words in said:
+        assert str(words) in lines[0]
+
+
+# ------------------------------------------------------------------------------------------- the contract's commands
+
+
+def contract_commands(model, folder, masks):
+    """The contract's commands as written, with small numbers for what is in braces; the first one is tested below."""
+    there, few = f"--save_dir {folder} --model_path {model}", "--num_indexes_to_replace 130"
+    return [
+        (main_train, f"--arch resnet20s --dataset digits --epochs 1 --lr 0.1 --save_dir {folder}/train"),
+        (generate_mask, f"{there} {few} --unlearn_epochs 1"),
+        (main_random, f"--unlearn RL --unlearn_epochs 1 --unlearn_lr 0.013 {few} {there} --mask_path {masks}/with_0.5.pt"),
+        (main_forget, f"{there} --unlearn retrain {few} --unlearn_epochs 1 --unlearn_lr 0.1"),
+        (main_forget, f"{there} --unlearn FT {few} --unlearn_epochs 1 --unlearn_lr 0.01"),
+        (main_forget, f"{there} --unlearn GA --num_indexes_to_replace 4500 {few} --unlearn_epochs 1 --unlearn_lr 0.0001"),
+        (main_forget, f"{there} --unlearn wfisher {few} --alpha 1"),
+        (main_forget, f"{there} --unlearn FT_prune {few} --alpha 0.0005 --unlearn_epochs 1 --unlearn_lr 0.01"),
+    ]
+
+
+def test_contract_commands_run_into_one_folder_and_make_one_table(original, masks, tmp_path, capsys):
+    for script, command in contract_commands(original, tmp_path, masks):
+        assert call(script.main, *command.split(), "--dataset", "digits", "--arch", "resnet20s") == 0, command
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("RESULT method=")
+    assert call(report.main, tmp_path) == 0
+    table = capsys.readouterr().out
+    assert all(label in table for label in ("Retrain", "SalUn", "FT", "GA", "IU", "l1-sparse"))
+
+
+def test_first_command_works_without_save_dir(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(main_train.main, "--arch", "resnet20s", "--dataset", "digits", "--lr", 0.1, "--epochs", 1) == 0
+    assert "--save_dir runs/digits_resnet20s" in capsys.readouterr().out
+    assert (tmp_path / "runs/digits_resnet20s/0model_SA_best.pth.tar").is_file()
+
+
+def test_retrain_needs_no_model_path_and_takes_epochs_and_lr(tmp_path):
+    command = [*SETUP, "--unlearn", "retrain", "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--epochs", 1, "--lr", 0.05]
+    assert call(main_forget.main, *command) == 0
+    assert result(tmp_path, "retrain")["hyperparameters"] == {"unlearn_epochs": 1, "unlearn_lr": 0.05}
+    assert call(main_forget.main, *command, "--unlearn_lr", 0.02, "--overwrite") == 0
+    assert result(tmp_path, "retrain")["hyperparameters"] == {"unlearn_epochs": 1, "unlearn_lr": 0.02}
+    assert result(tmp_path, "retrain")["recipe"]["schedule"] == "multistep"
+
+
+def test_official_bug_main_random_without_a_mask_runs_unmasked_and_says_so(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "RL", "--unlearn_epochs", 1, main=main_random.main) == 0
+    assert "runs unmasked" in capsys.readouterr().out
+    assert result(tmp_path, "RL")["label"] == "RL"
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+def test_result_has_the_contract_form_and_agrees_with_the_reference_dictionary(original, masks, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "RL", *EPOCHS, "--mask_path", masks, "--mask_ratio", 0.5, main=main_random.main) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    record, old = result(tmp_path, "RL"), torch.load(tmp_path / "RLeval_result.pth.tar", weights_only=True)
+    assert record["schema"] == 1
+    assert (record["script"], record["method"], record["label"]) == ("main_random", "RL", "SalUn")
+    metrics, accuracy, attack = record["metrics"], old["accuracy"], old["SVC_MIA_forget_efficacy"]
+    assert set(attack) == {"correctness", "confidence", "entropy", "m_entropy", "prob"}
+    assert all(type(value) is float for value in (*accuracy.values(), *attack.values()))
+    assert metrics["UA"] == pytest.approx(100 - accuracy["forget"])
+    assert (metrics["RA"], metrics["TA"], metrics["VA"]) == (accuracy["retain"], accuracy["test"], accuracy["val"])
+    assert metrics["MIA"] == pytest.approx(100 * attack["confidence"])
+    assert metrics["SVC_MIA"]["prob"] == pytest.approx(100 * attack["prob"])
+    assert record["RTE"]["total"] == pytest.approx(record["RTE"]["mask"] + record["RTE"]["unlearn"])
+    assert record["RTE"]["mask"] == json.loads((masks / "mask_result.json").read_text())["RTE"]["mask"] > 0
+    assert record["data"]["forget"]["count"] == 130
+    assert record["data"]["sizes"] == {"val": 140, "test": 359, "forget": 130, "retain": 1168}
+    assert len(record["provenance"]["original_sha256"]) == len(record["provenance"]["mask_sha256"]) == 64
+    shown = " ".join(f"{name}={metrics[name]:.2f}" for name in ("UA", "RA", "TA", "MIA"))
+    assert line == f"RESULT method=SalUn {shown} RTE={record['RTE']['total']:.1f}"
+
+
+def test_masked_run_freezes_in_the_saved_checkpoint(original, masks, tmp_path):
+    for name in METHODS:
+        folder = tmp_path / name
+        options = [*EPOCHS, "--mask_path", masks / "with_0.3.pt", "--unlearn", name, "--samples", 40]
+        assert forget(original, folder, *options) == 0
+        mask, before = torch.load(masks / "with_0.3.pt", weights_only=True), weights(original)
+        after = weights(folder / f"{name}checkpoint.pth.tar")
+        assert [(k, v.shape) for k, v in after.items()] == [(k, v.shape) for k, v in before.items()]
+        assert all(torch.equal(after[key][~mask[key]], before[key][~mask[key]]) for key in mask), name
+        moved = any(not torch.equal(after[key], before[key]) for key in mask)
+        assert moved == (name != "raw")
+
+
+def test_masks_are_ten_nested_bool_files_with_a_record(masks, original):
+    record = json.loads((masks / "mask_result.json").read_text())
+    total, previous = 269722, None
+    for tenth in range(1, 11):
+        file = masks / f"with_{tenth / 10}.pt"
+        mask = torch.load(file, weights_only=True)
+        assert sum(int(value.sum()) for value in mask.values()) == int(total * (tenth / 10))
+        assert all(value.dtype == torch.bool for value in mask.values())
+        assert previous is None or not any((previous[name] & ~mask[name]).any() for name in mask)
+        assert file.stat().st_size < 2 * total
+        assert record["masks"][file.name]["sha256"] == hash_arrays(mask)
+        previous = mask
+    assert record["provenance"]["original_sha256"] == hash_arrays(weights(original))
+
+
+def test_original_checkpoint_records_its_split_and_the_best_epoch(original):
+    best = torch.load(original, weights_only=True)
+    last = torch.load(original.with_name("0checkpoint.pth.tar"), weights_only=True)
+    for part in ("state_dict", "optimizer", "scheduler", "epoch", "best_sa", "rng", "split", "arguments"):
+        assert part in last
+    assert len(best["split"]["train"]) == 1298
+    assert len(np.intersect1d(best["split"]["train"], best["split"]["val"])) == 0
+    train_result = json.loads(original.with_name("train_result.json").read_text())
+    assert train_result["metrics"]["VA"] == pytest.approx(last["best_sa"])
+
+
+# --------------------------------------------------------------------------------------------- seeds and repetition
+
+
+def test_same_command_same_weights_and_seed_zero_is_a_seed(original, tmp_path):
+    for folder, seed in (("a", 2), ("b", 2), ("c", 0)):
+        assert forget(original, tmp_path / folder, "--unlearn", "RL", "--unlearn_epochs", 1, "--seed", seed, "--forget_seed", 1) == 0
+    a, b, c = (weights(tmp_path / folder / "RLcheckpoint.pth.tar") for folder in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+    sets = [result(tmp_path / folder, "RL")["data"]["forget"]["sha256"] for folder in "abc"]
+    assert len(set(sets)) == 1
+
+
+def test_forget_seed_defaults_to_seed(original, tmp_path):
+    for folder, words in (("a", ["--seed", 5]), ("b", ["--seed", 6, "--forget_seed", 5]), ("c", ["--seed", 6])):
+        assert forget(original, tmp_path / folder, "--unlearn", "raw", *words) == 0
+    a, b, c = (result(tmp_path / folder, "raw")["data"]["forget"]["sha256"] for folder in "abc")
+    assert a == b != c
+
+
+def cut_short(monkeypatch, epochs):
+    """Make the run end as if killed after so many saved epochs."""
+    import experiment
+
+    real, saved = experiment.save, []
+
+    def save(state, path):
+        real(state, path)
+        saved.append(path)
+        if "checkpoint" in path.name and sum("checkpoint" in p.name for p in saved) == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "save", save)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "FT_l1"])
+def test_resumed_unlearning_equals_an_uninterrupted_run_bit_for_bit(original, masks, tmp_path, monkeypatch, name):
+    words = ["--unlearn", name, "--unlearn_epochs", 3, "--unlearn_lr", 0.01, "--samples", 40, "--schedule", "cosine"]
+    words += ["--mask_path", masks / "with_0.5.pt"]
+    assert forget(original, tmp_path / "whole", *words) == 0
+    with monkeypatch.context() as patch:
+        cut_short(patch, 1)
+        assert forget(original, tmp_path / "cut", *words) == 130
+    assert forget(original, tmp_path / "cut", *words) == 2  # never silently anew
+    assert forget(original, tmp_path / "cut", *words, "--resume") == 0
+    a, b = (torch.load(tmp_path / folder / f"{name}checkpoint.pth.tar", weights_only=True) for folder in ("whole", "cut"))
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    assert result(tmp_path / "whole", name)["metrics"] == result(tmp_path / "cut", name)["metrics"]
+
+
+def test_resumed_training_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
+    words = [*SETUP, "--epochs", 3, "--lr", 0.1, "--warmup", 1]
+    assert call(main_train.main, *words, "--save_dir", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        cut_short(patch, 2)
+        assert call(main_train.main, *words, "--save_dir", tmp_path / "cut") == 130
+    assert call(main_train.main, *words, "--save_dir", tmp_path / "cut", "--resume") == 0
+    for file in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
+        a, b = (torch.load(tmp_path / folder / file, weights_only=True) for folder in ("whole", "cut"))
+        assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+        assert a["epoch"] == b["epoch"]
+
+
+def test_resume_under_other_flags_names_the_difference(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "FT", *EPOCHS) == 0
+    capsys.readouterr()
+    refused(capsys, forget(original, tmp_path, "--unlearn", "FT", *EPOCHS, "--resume", "--weight_decay", 0), "weight_decay", "0.0005")
+    refused(
+        capsys, forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 3, "--resume"), "unlearn_epochs=2", "unlearn_epochs=3"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- foreign checkpoints
+
+
+def test_checkpoints_of_the_reference_load_bare_wrapped_and_with_module(original, tmp_path, capsys):
+    state = weights(original)
+    forms = {
+        "bare": state,
+        "wrapped": {"state_dict": state, "best_sa": 97.5, "epoch": 3, "result": {"train_ta": [1.0]}},
+        "module": {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+    }
+    hashes = set()
+    for form, content in forms.items():
+        torch.save(content, tmp_path / f"{form}.pt")
+        assert forget(tmp_path / f"{form}.pt", tmp_path / form, "--unlearn", "raw") == 0
+        assert "no record of its training images" in capsys.readouterr().out
+        hashes.add(result(tmp_path / form, "raw")["provenance"]["original_sha256"])
+    assert len(hashes) == 1
+
+
+def test_official_bug_mask_of_random_weights(original, masks, tmp_path):
+    """A bare state dictionary gives the same masks as the wrapped one, not those of an untrained network."""
+    torch.save(weights(original), tmp_path / "bare.pt")
+    command = ["--save_dir", tmp_path, "--model_path", tmp_path / "bare.pt", "--num_indexes_to_replace", 130]
+    assert call(generate_mask.main, *SETUP, *command) == 0
+    ours, theirs = (torch.load(folder / "with_0.5.pt", weights_only=True) for folder in (tmp_path, masks))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_int64_masks_of_the_reference_work_and_a_missing_record_is_said(original, masks, tmp_path, capsys):
+    mask = torch.load(masks / "with_0.5.pt", weights_only=True)
+    torch.save({name: value.long() for name, value in mask.items()}, tmp_path / "with_0.5.pt")
+    for folder, path in (("ours", masks / "with_0.5.pt"), ("theirs", tmp_path / "with_0.5.pt")):
+        assert forget(original, tmp_path / folder, "--unlearn", "RL", "--unlearn_epochs", 1, "--mask_path", path) == 0
+        assert ("no record" in capsys.readouterr().err) == (folder == "theirs")
+    a, b = (weights(tmp_path / folder / "RLcheckpoint.pth.tar") for folder in ("ours", "theirs"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_flags_that_were_not_typed_come_from_the_original(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "raw", setup=["--device", "cpu"]) == 0
+    assert "--dataset digits --arch resnet20s" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def spoilt(original, path, change):
+    content = torch.load(original, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def test_wrong_originals_are_refused(original, tmp_path, capsys):
+    def other_split(content):
+        content["split"]["split_seed"] = 9
+        content["split"]["train"] = content["split"]["train"][100:]
+
+    def other_data(content):
+        content["split"]["data_sha256"] = "0" * 64
+
+    def missing_key(content):
+        del content["state_dict"]["fc.bias"]
+
+    def not_finite(content):
+        content["state_dict"]["fc.bias"][0] = float("nan")
+
+    raw = ["--unlearn", "raw"]
+    cases = [
+        (other_split, "--split_seed", ["9", "never saw"]),
+        (other_data, "other images", ["000000000000"]),
+        (missing_key, "fc.bias", ["missing", "resnet20s"]),
+        (not_finite, "not finite", ["fc.bias"]),
+    ]
+    for change, first, rest in cases:
+        path = spoilt(original, tmp_path / f"{change.__name__}.pt", change)
+        refused(capsys, forget(path, tmp_path / "out", *raw, "--split_seed", 1), first, *rest)
+    (tmp_path / "text.pt").write_text("no torch file")
+    for path, words in ((tmp_path / "text.pt", "text.pt"), (tmp_path / "none.pt", "no such file"), (tmp_path, "no such file")):
+        refused(capsys, forget(path, tmp_path / "out", *raw), words)
+    refused(capsys, forget(original, tmp_path / "out", *raw, setup=["--device", "cpu", "--arch", "resnet44s"]), "resnet44s", "layer1")
+    refused(capsys, forget(original, tmp_path / "out", *raw, "--split_seed", 3), "--split_seed 1", "--split_seed 3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickles_execute_nothing(original, tmp_path, capsys):
+    trap = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self):
+            return trap.touch, ()
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "bad.pt")
+    refused(capsys, forget(tmp_path / "bad.pt", tmp_path / "out", "--unlearn", "raw"), "bad.pt")
+    refused(capsys, forget(original, tmp_path / "out", "--unlearn", "RL", "--mask_path", tmp_path / "bad.pt"), "bad.pt")
+    assert not trap.exists()
+
+
+IMPOSSIBLE = {
+    "too many": (["--num_indexes_to_replace", "1299"], ["1299", "1298"]),
+    "all": (["--num_indexes_to_replace", "1298"], ["none to retain"]),
+    "zero": (["--num_indexes_to_replace", "0"], ["num_indexes_to_replace"]),
+    "unknown class": (["--class_to_replace", "10"], ["10", "9"]),
+    "negative class": (["--class_to_replace", "-2"], ["-2"]),
+    "nothing": ([], ["nothing to forget"]),
+    "index twice": (["--indexes_to_replace", "5,7,5"], ["5", "twice"]),
+    "index outside": (["--indexes_to_replace", "5,1298"], ["1298", "1297"]),
+    "index no number": (["--indexes_to_replace", "5,x"], ["5,x"]),
+    "index file": (["--indexes_to_replace", "@none.npy"], ["none.npy"]),
+    "two requests": (["--indexes_to_replace", "5", "--num_indexes_to_replace", "1"], ["--indexes_to_replace"]),
+    "class count": (["--num_indexes_to_replace", "10", "--num_classes", "100"], ["100", "10"]),
+    "mask ratio alone": (["--num_indexes_to_replace", "10", "--mask_ratio", "0.5"], ["--mask_path"]),
+    "no mask": (["--num_indexes_to_replace", "10", "--mask_path", "none.pt"], ["none.pt"]),
+    "abbreviation": (["--num_indexes_to_replace", "10", "--mask", "x.pt"], ["--mask"]),
+    "unknown method": (["--num_indexes_to_replace", "10", "--unlearn", "magic"], ["magic", "wfisher"]),
+    "vgg on small images": (["--num_indexes_to_replace", "10", "--arch", "vgg16_bn"], ["vgg16_bn", "--input_size"]),
+    "imagenet stem": (["--num_indexes_to_replace", "10", "--imagenet_arch"], ["resnet20s", "resnet18"]),
+    "both": (["--num_indexes_to_replace", "10", "--resume", "--overwrite"], ["--resume"]),
+    "nothing to resume": (["--num_indexes_to_replace", "10", "--resume"], ["checkpoint"]),
+    "negative rate": (["--num_indexes_to_replace", "10", "--unlearn_lr=-1"], ["unlearn_lr"]),
+    "rate no number": (["--num_indexes_to_replace", "10", "--unlearn_lr", "nan"], ["unlearn_lr"]),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_impossible_requests_end_in_one_line_and_code_2(name, original, tmp_path, capsys):
+    words, said = IMPOSSIBLE[name]
+    command = [*SETUP, "--unlearn", "FT", "--model_path", original, "--save_dir", tmp_path / "out", *words]
+    refused(capsys, call(main_forget.main, *command), *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_another_request_or_model_are_refused(original, masks, tmp_path, capsys):
+    rl = ["--unlearn", "RL", "--unlearn_epochs", 1]
+    refused(capsys, forget(original, tmp_path / "a", *rl, "--mask_path", masks / "with_0.5.pt", "--forget_seed", 9), "forget set")
+    refused(capsys, forget(original, tmp_path / "a", *rl, "--mask_path", masks), "--mask_ratio", "0.5")
+    refused(capsys, forget(original, tmp_path / "a", *rl, "--mask_path", masks, "--mask_ratio", 0.55), "0.55")
+    other = spoilt(original, tmp_path / "other.pt", lambda content: content["state_dict"]["fc.bias"].add_(1))
+    refused(capsys, forget(other, tmp_path / "a", *rl, "--mask_path", masks / "with_0.5.pt"), "original model")
+    mask = torch.load(masks / "with_0.5.pt", weights_only=True)
+    mask["fc.weight"] = mask["fc.weight"][:5]
+    torch.save(mask, tmp_path / "cut.pt")
+    refused(capsys, forget(original, tmp_path / "a", *rl, "--mask_path", tmp_path / "cut.pt"), "fc.weight")
+
+
+def test_results_are_not_overwritten_unless_asked(original, masks, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1) == 0
+    before = (tmp_path / "FTresult.json").read_bytes()
+    capsys.readouterr()
+    refused(capsys, forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1), "--overwrite")
+    assert (tmp_path / "FTresult.json").read_bytes() == before
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--overwrite") == 0
+    refused(capsys, call(main_train.main, *SETUP, "--epochs", 1, "--save_dir", original.parent), "--overwrite")
+    refused(capsys, forget(original, masks, main=generate_mask.main), "--overwrite")
+
+
+def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys):
+    from utils import lock
+
+    with lock(tmp_path, "FT"):
+        refused(capsys, forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1), "another run")
+        assert forget(original, tmp_path, "--unlearn", "raw") == 0
+
+
+def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
+    assert forget(original, tmp_path / "out", "--unlearn", "FT", "--dry_run") == 0
+    assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01)" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_exploding_run_fails_loudly_with_code_1_and_keeps_nothing_bad(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_lr", 1e30, "--unlearn_epochs", 3) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "GAresult.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------ requests and flags
+
+
+def test_whole_class_is_forgotten_and_leaves_test(original, tmp_path):
+    command = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--unlearn", "raw", "--class_to_replace", 3]
+    assert call(main_forget.main, *command) == 0
+    data = result(tmp_path, "raw")["data"]
+    assert data["forget"]["kind"] == "class"
+    assert data["forget"]["class"] == 3
+    assert data["sizes"]["forget"] + data["sizes"]["retain"] == 1298
+    assert data["sizes"]["test"] < 359
+
+
+@pytest.mark.parametrize("suffix", ["npy", "txt", "json", None])
+def test_listed_images_are_positions_in_the_training_split(original, tmp_path, suffix):
+    positions = [1, 5, 9]
+    text = "1,5,9"
+    if suffix:
+        file = tmp_path / f"forget.{suffix}"
+        text = f"@{file}"
+        if suffix == "npy":
+            np.save(file, np.array(positions))
+        else:
+            file.write_text(json.dumps(positions) if suffix == "json" else "1\n5, 9\n")
+    command = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--unlearn", "raw", "--indexes_to_replace", text]
+    assert call(main_forget.main, *command) == 0
+    saved = torch.load(tmp_path / "rawcheckpoint.pth.tar", weights_only=True)
+    train = torch.load(original, weights_only=True)["split"]["train"]
+    assert torch.equal(saved["forget"], train[positions])
+
+
+def test_config_file_sets_flags_and_the_command_line_wins(original, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('unlearn = "RL"\nunlearn_epochs = 1\nunlearn_lr = 0.5\nexclude_true = false\nnum_indexes_to_replace = 130\n')
+    command = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--config", config, "--unlearn_lr", 0.001]
+    assert call(main_forget.main, *command) == 0
+    parameters = result(tmp_path, "RL")["hyperparameters"]
+    assert (parameters["unlearn_epochs"], parameters["unlearn_lr"], parameters["exclude_true"]) == (1, 0.001, False)
+
+
+@pytest.mark.parametrize("text", ["nonsense = 1", "unlearn_lr = true", "[data]\nseed = 1", "= broken", 'config = "x.toml"'])
+def test_bad_config_is_refused(text, tmp_path, capsys):
+    (tmp_path / "run.toml").write_text(text)
+    refused(capsys, call(main_forget.main, "--config", tmp_path / "run.toml"), "run.toml")
+
+
+def test_flags_that_nothing_reads_are_named_once(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "raw", "--rate", 0.9, "--prune", "omp", "--alpha", 3) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "--prune" in line and "--rate" in line and "nothing" in line]
+    assert [line for line in lines if "raw does not read --alpha" in line]
+
+
+def test_alarms_for_a_destroyed_and_an_untouched_model(original, tmp_path, capsys):
+    assert forget(original, tmp_path / "a", "--unlearn", "FT", "--unlearn_epochs", 1, "--unlearn_lr", 0, "--bn", "freeze") == 0
+    assert "FT changed no weight" in capsys.readouterr().err
+    assert result(tmp_path / "a", "FT")["warnings"] == ["FT changed no weight"]
+    assert forget(original, tmp_path / "b", "--unlearn", "GA", "--unlearn_epochs", 3, "--unlearn_lr", 0.3) == 0
+    assert "chance" in capsys.readouterr().err
+
+
+def test_retrain_checkpoint_says_what_it_was_trained_on(original, tmp_path):
+    assert forget(original, tmp_path, "--unlearn", "retrain", "--unlearn_epochs", 1) == 0
+    saved = torch.load(tmp_path / "retraincheckpoint.pth.tar", weights_only=True)
+    assert torch.equal(saved["split"]["train"], saved["retain"])
+    assert len(np.intersect1d(saved["forget"], saved["retain"])) == 0
+
+
+def test_npz_data_set_trains_and_unlearns(tmp_path, original):
+    """The whole path on a user's own arrays, with an architecture of the large kind."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{x}_{s}": v for s, n in (("train", 60), ("test", 20)) for x, v in
+              (("x", rng.integers(0, 255, (n, 8, 8, 3)).astype(np.uint8)), ("y", np.arange(n) % 3))}  # fmt: skip
+    np.savez(tmp_path / "own.npz", **arrays)
+    own = ["--dataset", "npz", "--data", tmp_path / "own.npz", "--arch", "resnet18", "--device", "cpu"]
+    assert call(main_train.main, *own, "--epochs", 1, "--save_dir", tmp_path) == 0
+    rest = ["--num_indexes_to_replace", 5, "--model_path", tmp_path / "0model_SA_best.pth.tar", "--save_dir", tmp_path]
+    assert call(main_forget.main, *own, "--unlearn", "FT", "--unlearn_epochs", 1, *rest) == 0
+    own[3] = shutil.copy(tmp_path / "own.npz", tmp_path / "copy.npz")  # the same images under another name are the same data
+    assert call(main_forget.main, *own, "--unlearn", "raw", *rest) == 0
