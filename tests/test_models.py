@@ -44,14 +44,16 @@ def test_every_architecture_has_an_independent_list_of_its_names():
     assert set(MODELS) - set(REFERENCE) == {"resnet34"}  # which is compared with torchvision's below
 
 
-@pytest.mark.parametrize("arch", IMAGENET_STEMS)
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_with_the_imagenet_stem_a_resnet_is_torchvisions_behind_the_normalisation(arch):
     model = build(arch, 20, imagenet_stem=True).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    theirs = getattr(tv, arch)(num_classes=20).eval()
+    with torch.device("meta"):
+        theirs = getattr(tv, arch)(num_classes=20).eval()
+    theirs = theirs.to_empty(device="cpu")
     theirs.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("normalize.")})
     images = torch.rand(1, 3, 32, 32)
     normalised = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -189,9 +191,8 @@ def test_initialising_a_trained_model_is_building_it_anew(arch):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("arch", ["resnet20s", "vgg16_bn_lth"])
-def test_a_seed_decides_every_weight(arch):
-    one, same, other = build(arch, seed=5), build(arch, seed=5), build(arch, seed=6)
+def test_a_seed_decides_every_weight():
+    one, same, other = (build("resnet20s", seed=seed) for seed in (5, 5, 6))
     for name, value in one.state_dict().items():
         assert torch.equal(value, same.state_dict()[name]), name
     drawn = [f"{name}.weight" for name, module in one.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
