@@ -299,6 +299,8 @@ def test_another_epoch_seed_name_or_pass_has_another_order_and_other_crops():
 
 
 def test_order_crops_and_flips_have_streams_of_their_own():
+    loader = make_loader()
+    assert len({loader.generator(purpose).initial_seed() for purpose in ("order", "crop", "flip")}) == 3
     assert order(make_loader(crop=True)) == order(make_loader(flip=False))
     seen = visited(make_loader())[0]
     unflipped = visited(make_loader(flip=False))[0]
