@@ -364,8 +364,7 @@ def test_folders_with_different_classes_are_refused_with_both(tmp_path):
     assert "'dog'" in message
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("damage", ["truncated", "not an image"])
+@pytest.mark.parametrize(("damage", "workers"), [("truncated", 0), ("not an image", 0), ("truncated", 1)])
 def test_a_damaged_image_is_refused_by_name(tmp_path, damage, workers):
     write_folder(tmp_path)
     path = tmp_path / "train" / "bird" / "2.png"
