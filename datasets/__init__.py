@@ -97,7 +97,7 @@ def load_dataset(name: str, data: str | Path, *, input_size: int | None = None, 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
     if "classes" in arrays:
-        return tuple(str(name) for name in arrays["classes"])
+        return tuple(str(name) for name in np.ravel(arrays["classes"]))
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
     return tuple(str(c) for c in range(highest + 1))
 
@@ -111,8 +111,10 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
             raise UserError(f"data set {name}: {split} labels run from {y.min()} to {y.max()}, allowed 0 to {num_classes - 1}")
     if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
         raise UserError(f"data set {name}: training and test images differ in size; add --input_size")
+    if num_classes < 2:
+        raise UserError(f"data set {name}: {num_classes} class, a classifier needs at least 2")
     missing = np.setdiff1d(np.arange(num_classes), labels["y_train"])
-    if num_classes < 2 or len(missing):
+    if len(missing):
         raise UserError(f"data set {name}: classes without a training image: {missing.tolist()[:10]} of {num_classes}")
 
 

@@ -4,6 +4,7 @@ The cost of a batch is one gather on the device; there is no worker, no PIL and 
 """
 
 import copy
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -61,7 +62,7 @@ class Loader:
         starts = list(range(0, n, size))
         if self.train and len(starts) > 1 and n - starts[-1] == 1:
             starts.pop()
-        return list(zip(starts, [*starts[1:], n], strict=True))
+        return list(itertools.pairwise([*starts, n]))
 
     def __len__(self) -> int:
         return len(self.bounds())

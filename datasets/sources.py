@@ -63,7 +63,7 @@ def fashion_mini(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 
 def digits(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """scikit-learn's 1,797 grey 8x8 digits; every fifth is a test image (360), in file order."""
+    """scikit-learn's 1,797 grey 8x8 digits; every fifth is a test image (359), in file order."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -80,7 +80,7 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
     try:
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in (*SPLITS, "classes")}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user
         raise UserError(f"--data {data} is not a readable npz of plain arrays: {error}") from None
     if missing := [name for name in SPLITS if name not in arrays]:
         raise UserError(f"--data {data} lacks {', '.join(missing)}; an npz data set holds {', '.join(SPLITS)} and optionally classes")
@@ -99,13 +99,23 @@ def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
 
     side = input_size or 32
     try:
-        train, held_out = (ImageFolder(str(half), transform=_Resize(side)) for half in (data / "train", test))
+        train, held_out = (ImageFolder(str(half), _Resize(side), loader=_open) for half in (data / "train", test))
     except FileNotFoundError as error:
         raise UserError(f"--dataset folder: {str(error).splitlines()[0]}") from None
     if train.classes != held_out.classes:
         raise UserError(f"--dataset folder: train has classes {train.classes}, {test.name} has {held_out.classes}")
     (x_train, y_train), (x_test, y_test) = (_decode(half, workers) for half in (train, held_out))
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": train.classes}
+
+
+def _open(path: str):
+    """The decoded Pillow image; a damaged one fails by its name, whatever Pillow raises."""
+    from torchvision.datasets.folder import default_loader
+
+    try:
+        return default_loader(path)
+    except Exception:
+        raise OSError(f"{path} is not a readable image; repair or remove it") from None
 
 
 class _Resize:
@@ -124,7 +134,10 @@ def _decode(images, workers: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN
     from torch.utils.data import DataLoader
 
     batches = DataLoader(images, batch_size=256, num_workers=workers, collate_fn=_collate)
-    pixels, labels = zip(*batches, strict=True)
+    try:
+        pixels, labels = zip(*batches, strict=True)
+    except OSError as error:  # a worker puts its traceback in front of the message
+        raise UserError(f"--dataset folder: {str(error).splitlines()[-1].removeprefix('OSError: ')}") from None
     return np.concatenate(pixels), np.concatenate(labels)
 
 
@@ -147,7 +160,7 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
         images = images.repeat(3, axis=-1)
     if images.shape[1] != images.shape[2] and not input_size:
         raise UserError(f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make them square")
-    if input_size and images.shape[1:3] != (input_size, input_size):
+    if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
         resized = [Image.fromarray(image).resize((input_size, input_size), Image.Resampling.BILINEAR) for image in images]

@@ -41,7 +41,8 @@ def build_model(
     """
     check_arch(arch, image_size, imagenet_stem)
     stem = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
-    model = MODELS[arch](num_classes, **stem)
+    with torch.random.fork_rng(devices=[]):  # what the layers draw for themselves is drawn over and must not count
+        model = MODELS[arch](num_classes, **stem)
     model.normalize.mean.copy_(torch.tensor(mean))
     model.normalize.std.copy_(torch.tensor(std))
     initialise(model)
