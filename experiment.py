@@ -22,8 +22,20 @@ from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, saliency_scores, top_masks
 from utils import (
-    RunFailed, Stopwatch, UserError, hash_arrays, load, load_json, lock, pick_device, pick_precision, provenance, require_file,
-    save, save_json, stream,
+    RunFailed,
+    Stopwatch,
+    UserError,
+    hash_arrays,
+    load,
+    load_json,
+    lock,
+    pick_device,
+    pick_precision,
+    provenance,
+    require_file,
+    save,
+    save_json,
+    stream,
 )  # fmt: skip
 
 # Images of each split that the line after an epoch is computed on; the result uses all of them.
@@ -169,7 +181,7 @@ def check_request(args: argparse.Namespace) -> None:
     if args.indexes_to_replace is not None:
         read_positions(args.indexes_to_replace)
     classes = DATASETS[args.dataset].num_classes
-    if args.class_to_replace < -1 or classes and args.class_to_replace >= classes:
+    if args.class_to_replace < -1 or (classes and args.class_to_replace >= classes):
         raise UserError(f"--class_to_replace {args.class_to_replace}: allowed -1 (all)" + (f" to {classes - 1}" if classes else " and up"))
 
 
