@@ -124,7 +124,7 @@ def train_epoch(
             if clip_norm:
                 if gate is not None:
                     gate.mask_gradients()
-                nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimizer.step()
             lr = optimizer.param_groups[0]["lr"]
             if gate is not None:

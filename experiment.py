@@ -285,6 +285,8 @@ class Train(Iterative):
 
 def train(args: argparse.Namespace) -> None:
     """Step 1: train the original model; the best epoch by un-augmented validation accuracy is kept beside the last."""
+    if not args.epochs:
+        raise UserError("--epochs 0 trains nothing; give at least 1")
     device, precision = set_up(args)
     folder = folder_of(args)
     files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json")}
@@ -335,8 +337,6 @@ def train(args: argparse.Namespace) -> None:
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=args.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq,
         )  # fmt: skip
-        if not args.epochs:
-            raise UserError("--epochs 0 trains nothing; give at least 1")
         kept = read_original(files["0model_SA_best.pth.tar"])
         model.load_state_dict(kept.state_dict)
         percent = {name: accuracy(*to_numpy(predict(model, data.evaluation[name]))) for name in ("train", "val", "test")}

@@ -39,7 +39,7 @@ def script(main: Callable) -> Callable[..., int]:
             print(f"{name}: failed: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print(f"{name}: interrupted; the last finished epoch is on disk, --resume goes on from it", file=sys.stderr)
+            print(f"{name}: interrupted; what was finished is on disk, --resume goes on from the last finished epoch", file=sys.stderr)
             return 130
         return 0
 

@@ -10,7 +10,10 @@ from unlearn.base import Iterative, Steps, cross_entropy_steps
 
 @dataclasses.dataclass
 class FineTune(Iterative):
-    """Keep training on the retain set and hope that the rest fades; at small rates an interpolating model hardly moves."""
+    """Keep training on the retain set and hope that the rest fades.
+
+    A model that fits the retain set perfectly has no gradient there: at small rates it hardly moves.
+    """
 
     label = "FT"
     touches = "retain"

@@ -11,8 +11,9 @@ from unlearn.base import Iterative, Step, Steps, option
 
 @dataclasses.dataclass
 class GradientAscent(Iterative):
-    """Climb the loss on the forget set. The rate is a cliff: watch the retain accuracy that each epoch prints.
+    """Climb the loss on the forget set.
 
+    The rate is a cliff, from no effect to collapse: watch the retain accuracy that each epoch prints.
     Default rate: the reference authors' for class-wise forgetting; they advise 5e-4 to 1e-3 for random forgetting.
     """
 

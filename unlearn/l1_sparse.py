@@ -11,8 +11,9 @@ from unlearn.base import Iterative, Step, Steps, cross_entropy_steps, option
 
 @dataclasses.dataclass
 class L1Sparse(Iterative):
-    """CE(retain) + alpha_e ||theta||_1 over all parameters, alpha_e = alpha (1 - e / (E - E0)), zero in the last E0 epochs.
+    """Fine-tune on the retain set under an l1 penalty on all parameters that fades to zero.
 
+    The loss is CE(retain) + alpha_e ||theta||_1 with alpha_e = alpha (1 - e / (E - E0)), zero in the last E0 epochs.
     ``alpha`` defaults to the paper's code, 5e-4; 1e-4 is used in reruns. The reference's command line says 0.2,
     which is for other methods and destroys the model.
     """

@@ -10,7 +10,7 @@ from unlearn.base import OneShot
 
 @dataclasses.dataclass
 class Raw(OneShot):
-    """The original model, evaluated as if it had forgotten."""
+    """Do nothing: the original model, evaluated as if it had forgotten."""
 
     label = "Original"
     touches = "nothing"

@@ -14,7 +14,11 @@ from utils import stream
 
 @dataclasses.dataclass
 class Retrain(Iterative):
-    """The gold standard. Its initialisation and order come from ``--seed``, apart from the original's."""
+    """Train anew on the retain set alone: what every gap is measured against.
+
+    Initialisation and order come from ``--seed``, a stream apart from the original's ``--train_seed``. Under a mask what
+    may change is initialised anew and the rest keeps the original's weights.
+    """
 
     label = "Retrain"
     touches = "retain"

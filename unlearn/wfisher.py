@@ -24,9 +24,10 @@ FISHER_BATCH = 64
 
 @dataclasses.dataclass
 class InfluenceUnlearning(OneShot):
-    """theta + alpha F^-1 v with v = (1/n) sum_forget g - n_f/(n n_r) sum_retain g, F = damping I + (1/N) sum g g^T.
+    """One damped Newton step away from the forget set.
 
-    F is the empirical Fisher matrix of N seeded retain samples. ``exact`` solves F k = v by conjugate gradients on
+    theta + alpha F^-1 v with v = (1/n) sum_forget g - n_f/(n n_r) sum_retain g and F = damping I + (1/N) sum g g^T, the
+    empirical Fisher matrix of N seeded retain samples. ``exact`` solves F k = v by conjugate gradients on
     Jacobian products, O(P) memory. ``one_vector`` is the reference's recursion, which keeps a single direction and so
     returns v minus a multiple of the first sample's gradient; it is here to compare with published rows.
     """

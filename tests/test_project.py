@@ -1,0 +1,145 @@
+"""The project about itself: README commands parse, its tables are true, the house rules hold in the source."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from arg_parser import UNREAD, make_parser, parse_args
+from datasets import DATASETS
+from models import MODELS
+from unlearn import METHODS
+from utils import UserError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SOURCES = [path for path in ROOT.rglob("*.py") if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
+PACKAGES = [path for path in SOURCES if path.parent != ROOT]
+
+
+def commands(text):
+    """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their values."""
+    values = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', text, re.MULTILINE))
+    for line in re.findall(r"^python (?:-u )?(\w+\.py .*)$", text, re.MULTILINE):
+        for _ in range(3):
+            line = re.sub(r"\$\{(\w+):-([^}]*)\}|\$(\w+)", lambda m: m[2] or values.get(m[3] or m[1], "x"), line)
+        yield shlex.split(line, comments=True)
+
+
+DOCUMENTED = [*commands(README), *(c for recipe in sorted(ROOT.glob("recipes/*.sh")) for c in commands(recipe.read_text()))]
+
+
+@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] != "report.py"], ids=" ".join)
+def test_documented_command_parses(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text("seed = 1\n")
+    assert (ROOT / command[0]).is_file()
+    parse_args(command[1:], "")
+
+
+def test_documentation_has_every_script_and_the_contract_recipes():
+    scripts = {command[0] for command in DOCUMENTED}
+    assert scripts == {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py", "report.py"}
+    assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c}
+
+
+def method_table():
+    rows = []
+    for name, method in METHODS.items():
+        flags = ", ".join(f"`--{field.name}`" for field in dataclasses.fields(method)).replace("--no_l1_epochs", "--no-l1-epochs")
+        summary = " ".join(method.__doc__.split("\n\n")[0].split())
+        rows.append(f"| `{name}` | {summary} | {method.touches} | {flags or '-'} | {method.paper} |")
+    return "\n".join(rows)
+
+
+def test_readme_method_table_is_the_registry():
+    assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in README
+
+
+def test_readme_tree_names_every_top_level_entry():
+    tree = README.split("## What is where")[1].split("```")[1]
+    named = set(re.findall(r"^(\S+)", tree, re.MULTILINE))
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    folders = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs/"}
+    assert named >= scripts | {folder for folder in folders if not folder.startswith("__")}
+    assert all((ROOT / name).exists() for name in named)
+
+
+@pytest.mark.parametrize("registry", [DATASETS, MODELS, METHODS], ids=["datasets", "models", "methods"])
+def test_readme_names_everything_registered(registry):
+    assert all(f"`{name}`" in README for name in registry)
+
+
+# ------------------------------------------------------------------------------------------------------------- flags
+
+REFERENCE_DEFAULTS = {
+    "data": "../data", "dataset": "cifar10", "input_size": 32, "data_dir": "./tiny-imagenet-200", "num_workers": 4, "arch": "resnet18",
+    "imagenet_arch": False, "seed": 2, "train_seed": 1, "gpu": 0, "workers": 4, "resume": False, "checkpoint": None, "save_dir": None,
+    "model_path": None, "batch_size": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 182, "warmup": 0, "print_freq": 50,
+    "no_aug": False, "prune": "omp", "pruning_times": 1, "rate": 0.95, "prune_type": "rewind_lt", "random_prune": False,
+    "rewind_epoch": 0, "rewind_pth": None, "unlearn": "retrain", "unlearn_lr": 0.01, "unlearn_epochs": 10,
+    "num_indexes_to_replace": None, "class_to_replace": -1, "indexes_to_replace": None, "mask_path": None,
+    # Derived: the reference's one value harms every other data set, run length or method.
+    "num_classes": None, "decreasing_lr": None, "alpha": None, "no_l1_epochs": None,
+}  # fmt: skip
+
+
+def test_reference_flags_have_their_names_and_defaults():
+    args = vars(parse_args([], ""))
+    assert {name: args[name] for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
+    assert {"train_y_file", "val_y_file"} <= args.keys()
+
+
+def test_every_method_field_is_a_flag_and_every_flag_is_read():
+    flags = {action.dest for action in make_parser("")._actions}
+    fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
+    assert fields <= flags
+    readers = (ROOT / "experiment.py").read_text() + (ROOT / "arg_parser.py").read_text()
+    read = set(re.findall(r"args\.(\w+)", readers)) | fields | set(UNREAD) | {"help", "config"}
+    assert flags <= read
+
+
+def test_flags_cannot_be_abbreviated_and_the_last_repetition_wins():
+    with pytest.raises(UserError, match="--mask"):
+        parse_args(["--mask", "x.pt"], "")
+    assert parse_args(["--epochs", "3", "--epochs", "5"], "").epochs == 5
+
+
+def test_typed_flags_are_told_from_defaults():
+    args = parse_args(["--lr", "0.1", "--no-aug"], "")
+    assert args.typed == {"lr", "no_aug"}
+
+
+# ------------------------------------------------------------------------------------------------------ house rules
+
+
+def lines_with(pattern, paths):
+    return [
+        f"{path.relative_to(ROOT)}: {line.strip()}" for path in paths for line in path.read_text().splitlines() if re.search(pattern, line)
+    ]
+
+
+def test_the_only_update_is_in_the_engine():
+    assert [line.split(":")[0] for line in lines_with(r"optimizer\.step\(", SOURCES)] == ["engine.py"]
+    assert {line.split(":")[0] for line in lines_with(r"\.backward\(", SOURCES)} == {"engine.py", "unlearn/saliency.py"}
+
+
+def test_flags_stop_at_the_scripts():
+    assert not lines_with(r"\bargs\b", PACKAGES)
+
+
+def test_branches_on_the_data_set_live_in_datasets():
+    assert not lines_with(r"if .*dataset(\.name)? ==", [path for path in SOURCES if path.parent.name != "datasets"])
+
+
+def test_files_are_read_safely_and_devices_are_not_hard_coded():
+    assert all("weights_only=True" in line for line in lines_with(r"torch\.load\(", SOURCES))
+    assert all("allow_pickle=False" in line for line in lines_with(r"np\.load\(", SOURCES))
+    assert not lines_with(r"\.cuda\(|import pickle|except\s*:|strict=False\)|shell=True", SOURCES)
+
+
+def test_embedded_data_is_small():
+    assert (ROOT / "datasets/fashion_mini.npz").stat().st_size < 4 * 2**20
+    assert "Zalando" in (ROOT / "datasets/fashion_mini.LICENSE").read_text()
