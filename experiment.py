@@ -599,9 +599,7 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     monitor = Monitor(model, data)
 
     def after_epoch(epoch: int, stats: EpochStats) -> None:
-        last = epoch + 1 == method.unlearn_epochs
-        seen = "" if last else monitor.line()  # the full evaluation follows
-        print(epoch_line(epoch, method.unlearn_epochs, stats, seen, clock), flush=True)
+        print(epoch_line(epoch, method.unlearn_epochs, stats, monitor.line(), clock), flush=True)
         save({**common, **trainer.state(epoch + 1)}, checkpoint)
 
     fit(
@@ -623,7 +621,7 @@ class Monitor:
 
     def line(self) -> str:
         percent = {name: accuracy(*to_numpy(predict(self.model, loader))) for name, loader in self.samples.items()}
-        return "".join(f"{name} {value:.1f}  " for name, value in percent.items()) + f"(of {MONITORED} each)  "
+        return "".join(f"{name} {value:.1f}  " for name, value in percent.items()) + f"(up to {MONITORED} each)  "
 
 
 def report(

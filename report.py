@@ -108,7 +108,7 @@ def _row_names(groups: list[list[dict]]) -> list[str]:
     settings = []
     for group in groups:
         run = group[0]
-        mask = {"mask": round(run["mask"]["density"], 3)} if run.get("mask") else {}
+        mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
         settings.append({**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})})
     labels = [group[0]["label"] for group in groups]
     names = []

@@ -167,9 +167,9 @@ def test_l1_weights_follow_the_formula(no_l1_epochs):
     l1 = float(sum(p.detach().abs().sum() for p in model.parameters()))
     for epoch in (0, 4, 9):
         data.set_epoch(epoch)
-        plain = float(next(FineTune().losses(model, data, epoch)).loss)
+        plain = next(FineTune().losses(model, data, epoch)).loss.item()
         data.set_epoch(epoch)
-        assert float(next(method.losses(model, data, epoch)).loss) - plain == pytest.approx(expected[epoch] * l1, abs=2e-5)
+        assert next(method.losses(model, data, epoch)).loss.item() - plain == pytest.approx(expected[epoch] * l1, abs=2e-5)
 
 
 def test_ascent_climbs_and_finetuning_descends():
@@ -179,7 +179,7 @@ def test_ascent_climbs_and_finetuning_descends():
         images, labels = next(iter(getattr(data, split).eval_view()))
 
         def loss(model=model, images=images, labels=labels):
-            return float(F.cross_entropy(model.eval()(images), labels))
+            return F.cross_entropy(model.eval()(images), labels).item()
 
         before = loss()
         run(method, model, data, momentum=0.0, weight_decay=0.0, freeze_bn=True)
