@@ -193,13 +193,13 @@ def _rate(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+    if not 0 <= (value := int(text)) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is " + ("negative" if value < 0 else "too large"))
     return value
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
+    if (value := _count(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
@@ -226,7 +226,7 @@ def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
     words = []
     for name, value in values.items():
         action = flags.get(name)
-        if action is None or name in ("config", "help") or isinstance(value, dict):
+        if action is None or name in ("config", "help") or isinstance(value, dict | None):
             raise UserError(f"--config {path}: {name} is no flag")
         if isinstance(value, bool):
             words += _switch(action, value, path, name)
@@ -252,6 +252,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--mask_ratio picks a file in --mask_path FOLDER, which is not given")
     if args.overwrite and args.resume:
         raise UserError("--overwrite starts anew and --resume goes on; give one of them")
+    if args.decreasing_lr and args.schedule in ("cosine", "constant"):
+        raise UserError(f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop one of them")
     known = DATASETS[args.dataset]
     if args.num_classes and known.num_classes and args.num_classes != known.num_classes and "dataset" in args.typed:
         raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {known.num_classes}; drop the flag, it is derived")

@@ -118,6 +118,10 @@ def train_epoch(
                     step = steps.send(updated)
             except StopIteration:
                 return meter.read(lr)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise RunFailed("BatchNorm cannot train on one image that small; take --bn freeze or a larger --input_size") from None
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
             optimizer.zero_grad(set_to_none=True)
             step.loss.backward()

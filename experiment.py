@@ -17,7 +17,7 @@ from datasets.splits import ForgetSplit, Split, check_lineage, choose_forget, ma
 from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
-from models import build_model, check_arch
+from models import MODELS, build_model, check_arch
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, saliency_scores, top_masks
@@ -32,6 +32,7 @@ from utils import (
     pick_device,
     pick_precision,
     provenance,
+    reading,
     require_file,
     save,
     save_json,
@@ -42,6 +43,7 @@ from utils import (
 MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
+RESTART = "start anew with --overwrite"
 
 
 def warn(message: str) -> None:
@@ -73,13 +75,25 @@ def read_original(path: Path) -> Original:
     if not isinstance(content, dict):
         raise UserError(f"--model_path {path} holds no state dictionary")
     weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
         raise UserError(f"--model_path {path} holds no state dictionary")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
     if bad := [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]:
         raise UserError(f"--model_path {path}: {bad[0]} holds values that are not finite; train the model again")
     wrapped = content if "state_dict" in content else {}
-    return Original(path, weights, hash_arrays(weights), wrapped.get("split"), wrapped.get("arguments") or {})
+    split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
+    with reading(path, "--model_path", "its record is not main_train's; train the model again, or save its state_dict alone"):
+        if split is not None:
+            make_split(np.arange(2), split["split_seed"])
+            split["data_sha256"][:12], split["dataset"], split["train"].numpy()
+        DATASETS[arguments.get("dataset", "cifar10")], MODELS[arguments.get("arch", "resnet18")]
+        int(arguments.get("input_size", 1)), Path(arguments.get("data", "")), set(arguments.get("typed", ()))
+    return Original(path, weights, hash_arrays(weights), split, arguments)
+
+
+def _is_weight(item: tuple) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def adopt(args: argparse.Namespace, original: Original) -> None:
@@ -90,7 +104,8 @@ def adopt(args: argparse.Namespace, original: Original) -> None:
         inherited["split_seed"] = original.split["split_seed"]
     changed = {name: value for name, value in inherited.items() if name not in args.typed and getattr(args, name) != value}
     vars(args).update(changed)
-    args.typed |= {"input_size"} & changed.keys()
+    # A typed size may be the flag's default and still not the data set's own.
+    args.typed |= {"input_size"} & {*changed, *original.arguments.get("typed", ())}
     if changed:
         print(f"from {original.path}: " + " ".join(f"--{name} {value}" for name, value in changed.items()))
 
@@ -154,7 +169,7 @@ def read_positions(text: str) -> np.ndarray:
             else:
                 values = [int(part) for part in path.read_text().replace(",", " ").split()]
         positions = np.asarray(values)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise UserError(f"--indexes_to_replace {text}: {error}") from None
     if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
         raise UserError(f"--indexes_to_replace {text}: a non-empty list of integers is wanted")
@@ -255,6 +270,7 @@ class Trainer:
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
+        """Continue from what :meth:`state` gave."""
         self.model.load_state_dict(state["state_dict"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -265,7 +281,8 @@ class Trainer:
 def read_state(path: Path, identity: dict) -> dict:
     """A checkpoint to resume from; one that was made under other flags is refused with the difference named."""
     state = load(path, "--resume: checkpoint")
-    if not isinstance(state, dict) or not {"state_dict", "epoch", "identity", "seconds"} <= state.keys():
+    kinds = {"state_dict": dict, "epoch": int, "identity": dict, "seconds": float}
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"--resume: {path} is no checkpoint of this script; start anew with --overwrite")
     for name, value in identity.items():
         theirs = state["identity"].get(name)
@@ -292,8 +309,10 @@ def train(args: argparse.Namespace) -> None:
     files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json")}
     refuse_overwriting(args, list(files.values()))
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
+    best_so_far = resumed.with_name("0model_SA_best.pth.tar")
     if args.resume:
         require_file(resumed, "--resume: checkpoint")
+        require_file(best_so_far, "--resume: best model so far")
     dataset = load_data(args)
     split = make_split(dataset.y_train, args.split_seed)
     seed = stream(args.train_seed, "train")
@@ -315,8 +334,11 @@ def train(args: argparse.Namespace) -> None:
         best = -1.0
         if args.resume:
             state = read_state(resumed, identity)
-            trainer.restore(state)
-            best = state["best_sa"]
+            with reading(resumed, "--resume: checkpoint", RESTART):
+                trainer.restore(state)
+                best = state["best_sa"]
+            if best_so_far != files["0model_SA_best.pth.tar"]:
+                save(load(best_so_far, "--resume: best model so far"), files["0model_SA_best.pth.tar"])
         if args.compile:
             model.compile()
         arguments = plain_arguments(args)
@@ -337,25 +359,37 @@ def train(args: argparse.Namespace) -> None:
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=args.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq,
         )  # fmt: skip
-        kept = read_original(files["0model_SA_best.pth.tar"])
-        model.load_state_dict(kept.state_dict)
-        percent = {name: accuracy(*to_numpy(predict(model, data.evaluation[name]))) for name in ("train", "val", "test")}
-        metrics = {"train": percent["train"], "VA": percent["val"], "TA": percent["test"]}
-        result = {
-            "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
-            "RTE": {"total": trainer.clock.seconds}, "hyperparameters": {"lr": args.lr, "epochs": args.epochs}, "recipe": recipe,
-            "data": {"dataset": dataset.name, "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
-                     "sizes": {name: data.evaluation[name].num_samples for name in percent}},
-            "provenance": {**provenance(device, precision, {"train_seed": args.train_seed}), "original_sha256": kept.sha256},
-        }  # fmt: skip
-        save_json(result, files["train_result.json"])
+        metrics = train_report(args, model, data, record, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
     print(result_line("original", metrics, trainer.clock.seconds))
 
 
+def train_report(
+    args: argparse.Namespace, model: nn.Module, data: Data, record: dict, recipe: dict, precision: str, seconds: float,
+    files: dict[str, Path],
+) -> dict[str, float]:  # fmt: skip
+    """Evaluate the best epoch's model and write train_result.json; returns its accuracies in percent."""
+    kept = read_original(files["0model_SA_best.pth.tar"])
+    model.load_state_dict(kept.state_dict)
+    percent = {name: accuracy(*to_numpy(predict(model, loader))) for name, loader in data.evaluation.items()}
+    metrics = {"train": percent["train"], "VA": percent["val"], "TA": percent["test"]}
+    result = {
+        "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
+        "RTE": {"total": seconds}, "hyperparameters": {"lr": args.lr, "epochs": args.epochs}, "recipe": recipe,
+        "data": {
+            "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
+            "sizes": {name: loader.num_samples for name, loader in data.evaluation.items()},
+        },
+        "provenance": {**provenance(data.device, precision, {"train_seed": args.train_seed}), "original_sha256": kept.sha256},
+    }  # fmt: skip
+    save_json(result, files["train_result.json"])
+    return metrics
+
+
 def plain_arguments(args: argparse.Namespace) -> dict:
     """The namespace as plain values, for a checkpoint."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "typed"}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    return plain | {"typed": sorted(args.typed)}
 
 
 def to_numpy(output: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -419,7 +453,6 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     data = Data(
         dataset, split, chosen, device=device, batch_size=args.batch_size, seed=stream(args.seed, "unlearn"), augment=not args.no_aug
     )
-    torch.manual_seed(stream(args.seed, "unused"))
     model = new_model(args, dataset, device)
     if original is not None:
         load_weights(model, original, args.arch)
@@ -508,15 +541,18 @@ def read_mask(path: Path, task: Task) -> LoadedMask:
     sha256, seconds = hash_arrays(mask), 0.0
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
-    if record.get("masks", {}).get(path.name, {}).get("sha256") == sha256:
-        theirs = (record["provenance"]["original_sha256"], record["data"]["forget"]["sha256"])
+    with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
+        belongs = record.get("masks", {}).get(path.name, {}).get("sha256") == sha256
+        if belongs:
+            theirs = (str(record["provenance"]["original_sha256"]), str(record["data"]["forget"]["sha256"]))
+            seconds = float(record["RTE"]["mask"])
+    if belongs:
         ours = (task.original.sha256, task.chosen.sha256())
         for what, made_for, asked in zip(("original model", "forget set"), theirs, ours, strict=True):
             if made_for != asked:
                 raise UserError(
                     f"mask {path} belongs to {what} {made_for[:12]}, this run has {asked[:12]}; make its masks with generate_mask.py"
                 )
-        seconds = record["RTE"]["mask"]
     else:
         warn(f"mask {path} has no record of its model and forget set; it is used as it is, and its cost counts as 0")
     total = sum(value.numel() for value in mask.values())
@@ -563,6 +599,7 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     identity = {
         "method": repr(method), "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
         "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
+        "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
         **(recipe_of(args, schedule, task.precision) if iterative else {}),
     }  # fmt: skip
     trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
@@ -584,8 +621,9 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
             check_finite(model)
             save({**common, "state_dict": model.state_dict(), "epoch": 0, "seconds": clock.seconds, "extra": extra}, checkpoint)
             return clock.seconds, extra
-        model.load_state_dict(state["state_dict"])
-        return state["seconds"], state["extra"]
+        with reading(checkpoint, "--resume: checkpoint", RESTART):
+            model.load_state_dict(state["state_dict"])
+            return state["seconds"], state["extra"]
     with clock:
         method.prepare(model, data)
         if gate:
@@ -593,7 +631,8 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     trainer = Trainer(args, model, method.unlearn_epochs, method.unlearn_lr, schedule, method.steps(data), task.device)
     trainer.clock = clock
     if state is not None:
-        trainer.restore(state)
+        with reading(checkpoint, "--resume: checkpoint", RESTART):
+            trainer.restore(state)
     if args.compile:
         model.compile()
     monitor = Monitor(model, data)

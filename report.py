@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -54,18 +55,20 @@ def _read(file: Path) -> dict | None:
     try:
         if not set(METRICS) <= result.get("metrics", {}).keys():
             return None
-        for part in (_scenario, _row_key, _pair_key, _is_retrain):
-            part(result)
-        statistics.fmean([result["RTE"]["total"], *(result["metrics"][metric] for metric in METRICS)])
+        scenario = _scenario(result)
+        if [type(part) for part in scenario] != [str, str, str, int, int, str]:
+            raise TypeError(f"data is {scenario}")
+        hash(_pair_key(result))
+        as_text([summarise(scenario, [result])])
     except KeyError as error:
         raise UserError(f"result {file} lacks {error}; run its method again with --overwrite, or move the file away") from None
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"result {file} is damaged: {error}; run its method again with --overwrite, or move the file away") from None
     return result
 
 
 def by_scenario(results: list[dict]) -> dict[tuple, list[dict]]:
-    """Runs that may stand in one table: same data set, architecture and kind of forget set."""
+    """Runs that may stand in one table: same images, architecture and kind of forget set."""
     scenarios = defaultdict(list)
     for result in results:
         scenarios[_scenario(result)].append(result)
@@ -75,7 +78,7 @@ def by_scenario(results: list[dict]) -> dict[tuple, list[dict]]:
 def _scenario(run: dict) -> tuple:
     data, forget = run["data"], run["data"]["forget"]
     what = f"class {forget['class']}" if forget["kind"] == "class" else forget["kind"]
-    return data["dataset"], data["arch"], what, forget["count"], data["sizes"]["retain"]
+    return data["dataset"], data["arch"], what, forget["count"], data["sizes"]["retain"], data["data_sha256"]
 
 
 def summarise(scenario: tuple, runs: list[dict]) -> dict:
@@ -88,7 +91,7 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     names = _row_names(list(groups.values()))
     rows = [_row(name, group, retrain) for name, group in zip(names, groups.values(), strict=True)]
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
-    dataset, arch, what, count, retained = scenario
+    dataset, arch, what, count, retained, _ = scenario
     share = 100 * count / (count + retained)
     title = f"{dataset}, {arch}: forget {count} training images ({share:.0f} %, {what})"
     return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains))}
@@ -125,7 +128,7 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     row = {"name": name, "runs": len(group), "is_retrain": bool(retrain) and group is retrain}
     for metric, values in columns.items():
         row[metric] = statistics.fmean(values)
-        row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
     if retrain:
         gaps = {metric: row[metric] - statistics.fmean(run["metrics"][metric] for run in retrain) for metric in METRICS}
     else:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+
+def _allow_numpy_numbers() -> None:
+    """Let torch read what the reference's checkpoints hold besides tensors: numbers of numpy 1 or 2. They run no code."""
+    build = np.float64().__reduce__()[0]
+    for core in ("core", "_core"):
+
+        def scalar(dtype: np.dtype, data: bytes) -> np.generic:
+            return build(dtype, data)
+
+        scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
+        torch.serialization.add_safe_globals([scalar])
+    torch.serialization.add_safe_globals([np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}])
+
+
+_allow_numpy_numbers()
 
 
 class UserError(Exception):
@@ -145,8 +162,9 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; earlier files are untouched") from None
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}; earlier files are untouched") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -165,14 +183,15 @@ def load(path: Path, what: str) -> object:
     """Read a torch file on the CPU with ``weights_only=True``.
 
     Raises:
-        UserError: the file is missing, is not a torch file, or holds anything but tensors and plain containers.
+        UserError: the file is missing, is not a torch file, or holds anything but tensors, numbers and plain containers.
     """
     require_file(path, what)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types here, and each means the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason[:200]}") from None
+        holds = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it holds {holds[1]}" if holds else f"damaged, or another kind of file ({type(error).__name__})"
+        raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason}") from None
 
 
 def load_json(path: Path, what: str) -> dict:
@@ -180,7 +199,7 @@ def load_json(path: Path, what: str) -> dict:
     require_file(path, what)
     try:
         content = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what} {path} is not readable JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{what} {path} holds no JSON object")
@@ -190,7 +209,17 @@ def load_json(path: Path, what: str) -> dict:
 def require_file(path: Path, what: str) -> None:
     """Refuse a path that is not a file, by its role."""
     if not Path(path).is_file():
-        raise UserError(f"{what} {path}: no such file")
+        raise UserError(f"{what} {path}: " + ("a folder, a file is wanted" if Path(path).is_dir() else "no such file"))
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn what a record with missing or odd entries raises in the block into a :class:`UserError`."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{what} {path} is damaged ({reason[:100]}); {remedy}") from None
 
 
 @contextlib.contextmanager
@@ -203,7 +232,7 @@ def lock(folder: Path, name: str) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT)
+        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written: {error.strerror}") from None
     try:
@@ -224,11 +253,11 @@ def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(named):
         array = named[name]
-        if isinstance(array, torch.Tensor):
-            array = array.detach().cpu().contiguous().numpy()
-        array = np.ascontiguousarray(array)
-        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        dtype, shape = str(array.dtype).removeprefix("torch."), tuple(array.shape)
+        if isinstance(array, torch.Tensor):  # as bytes: numpy has no bfloat16
+            array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(f"{name}|{dtype}|{shape}|".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

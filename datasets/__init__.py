@@ -99,6 +99,7 @@ def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]
     if "classes" in arrays:
         return tuple(str(name) for name in np.ravel(arrays["classes"]))
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
+    highest = min(highest, len(labels["y_train"]))  # every class needs a training image: more are refused, not counted out
     return tuple(str(c) for c in range(highest + 1))
 
 

@@ -154,7 +154,7 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
     """
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:3]:
         raise UserError(f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got {images.dtype} {images.shape}")
     if images.shape[-1] == 1:
         images = images.repeat(3, axis=-1)

@@ -85,6 +85,13 @@ def test_non_finite_weight_is_found():
         check_finite(model)
 
 
+def test_a_single_value_per_channel_fails_in_one_line():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(192), torch.nn.Linear(192, 4))
+    steps = cross_entropy_steps(model, make_data(count=1).forget)
+    with pytest.raises(RunFailed, match="one image"):
+        train_epoch(model, steps, make_optimizer(model, 0.1, 0, 0), device=CPU)
+
+
 def test_loss_without_gradient_is_refused():
     model = make_model()
     step = Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))

@@ -431,3 +431,31 @@ def test_a_result_with_a_part_of_another_kind_is_refused_by_name(folder, capsys,
 def test_a_wrong_command_line_is_refused(folder, capsys, words):
     """An unknown format, a mistyped flag, no folder at all."""
     refused(capsys, *([folder, *words] if words else []))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hyperparameters": [1]}, {"recipe": [1]}, {"warnings": None}, {"label": None}, {"data": ("arch", None)},
+        {"data": ("data_sha256", 1)}, {"data": ("forget", {"kind": "random", "count": "x", "sha256": "f"})},
+        {"data": ("sizes", {"retain": -4500})}, {"provenance": {"seed": []}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_odd_entries_are_refused_by_file(tmp_path, capsys, change):
+    odd, good = result(), result()
+    for name, value in change.items():
+        odd[name] = odd[name] | dict([value]) if name == "data" else value
+    write(tmp_path, odd, good)
+    assert report.main([str(tmp_path)]) == 2
+    assert "run0" in capsys.readouterr().err
+
+
+def test_runs_on_other_images_stand_in_another_table(tmp_path):
+    other = result(seed=2)
+    other["data"]["data_sha256"] = "e" * 64
+    assert len(report.by_scenario(report.collect([write(tmp_path, result(), other)]))) == 2
+
+
+def test_several_runs_without_an_attack_have_a_row(tmp_path, capsys):
+    run(capsys, write(tmp_path, *runs("FT", "FT", [(5.0, 99.0, 93.0, float("nan"))] * 2)))

@@ -1,7 +1,10 @@
 """The scripts as users call them: every command of the contract, resuming, refusals, files, exit codes."""
 
+import io
 import json
 import shutil
+import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -325,7 +328,7 @@ def test_wrong_originals_are_refused(original, tmp_path, capsys):
         path = spoilt(original, tmp_path / f"{change.__name__}.pt", change)
         refused(capsys, forget(path, tmp_path / "out", *raw, "--split_seed", 1), first, *rest)
     (tmp_path / "text.pt").write_text("no torch file")
-    for path, words in ((tmp_path / "text.pt", "text.pt"), (tmp_path / "none.pt", "no such file"), (tmp_path, "no such file")):
+    for path, words in ((tmp_path / "text.pt", "text.pt"), (tmp_path / "none.pt", "no such file"), (tmp_path, "a folder")):
         refused(capsys, forget(path, tmp_path / "out", *raw), words)
     refused(capsys, forget(original, tmp_path / "out", *raw, setup=["--device", "cpu", "--arch", "resnet44s"]), "resnet44s", "layer1")
     refused(capsys, forget(original, tmp_path / "out", *raw, "--split_seed", 3), "--split_seed 1", "--split_seed 3")
@@ -503,3 +506,120 @@ def test_npz_data_set_trains_and_unlearns(tmp_path, original):
     assert call(main_forget.main, *own, "--unlearn", "FT", "--unlearn_epochs", 1, *rest) == 0
     own[3] = shutil.copy(tmp_path / "own.npz", tmp_path / "copy.npz")  # the same images under another name are the same data
     assert call(main_forget.main, *own, "--unlearn", "raw", *rest) == 0
+
+
+# ------------------------------------------------------------------------------------------------------ odd files
+
+
+def with_changes(original, file, **changes):
+    torch.save({**torch.load(original, weights_only=True), **changes}, file)
+    return file
+
+
+def test_official_checkpoint_with_numpy_numbers_and_a_counter_loads(original, tmp_path):
+    odd = {"best_sa": np.float64(93.5), "top1": [np.float32(1)], "scheduler": {"milestones": Counter([91, 136])}}
+    bare = {"state_dict": weights(original), **odd}
+    torch.save(bare, tmp_path / "new.pt")
+    archived = io.BytesIO()
+    with zipfile.ZipFile(tmp_path / "new.pt") as source, zipfile.ZipFile(archived, "w") as target:
+        for name in source.namelist():  # the same file as numpy 1 writes it
+            target.writestr(name, source.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    (tmp_path / "old.pt").write_bytes(archived.getvalue())
+    for name in ("new", "old"):
+        assert forget(tmp_path / f"{name}.pt", tmp_path / name, "--unlearn", "raw") == 0
+
+
+def test_bfloat16_weights_load(original, tmp_path):
+    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in weights(original).items()}
+    torch.save(half, tmp_path / "half.pt")
+    assert forget(tmp_path / "half.pt", tmp_path / "out", "--unlearn", "raw") == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": [1]}, {"split": {}}, {"split": {"split_seed": "x"}}, {"arguments": [1]}, {"arguments": {"dataset": "magic"}},
+        {"arguments": {"arch": None}}, {"arguments": {"input_size": "x"}}, {"state_dict": {1: torch.ones(1)}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_originals_with_an_odd_record_are_refused_in_one_line(changes, original, tmp_path, capsys):
+    file = with_changes(original, tmp_path / "odd.pt", **changes)
+    refused(capsys, forget(file, tmp_path / "out", "--unlearn", "raw"), file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"masks": [1]}, {"masks": {"with_0.5.pt": 3}}, {"provenance": None}, {"data": {"forget": "x"}}, {"RTE": {}}, {"RTE": {"mask": "x"}},
+        {"RTE": {"mask": None}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_mask_record_is_refused_in_one_line(change, original, masks, tmp_path, capsys):
+    shutil.copy(masks / "with_0.5.pt", tmp_path)
+    record = json.loads((masks / "mask_result.json").read_text())
+    (tmp_path / "mask_result.json").write_text(json.dumps({**record, **change}))
+    code = forget(original, tmp_path / "out", "--unlearn", "RL", *EPOCHS, "--mask_path", tmp_path / "with_0.5.pt")
+    refused(capsys, code, "mask_result.json", "damaged")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": None}, {"optimizer": {}}, {"scheduler": 3}, {"rng": [1]}, {"state_dict": {}}, {"identity": [1]}, {"epoch": "x"},
+        {"seconds": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_resuming_from_a_damaged_checkpoint_is_refused_in_one_line(change, original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1) == 0
+    capsys.readouterr()
+    with_changes(tmp_path / "GAcheckpoint.pth.tar", tmp_path / "GAcheckpoint.pth.tar", **change)
+    refused(capsys, forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1, "--resume"), "--resume", "--overwrite")
+
+
+def test_resuming_training_into_another_folder_takes_the_best_model_along(original, tmp_path, capsys):
+    source = original.parent / "0checkpoint.pth.tar"
+    command = [*SETUP, "--epochs", 3, "--lr", 0.1, "--resume", "--save_dir", tmp_path / "new"]
+    assert call(main_train.main, *command, "--checkpoint", source) == 0
+    assert hash_arrays(weights(tmp_path / "new" / original.name)) == hash_arrays(weights(original))
+    capsys.readouterr()
+    shutil.copy(source, tmp_path)
+    refused(capsys, call(main_train.main, *command, "--checkpoint", tmp_path / source.name), original.name)
+
+
+def test_resuming_with_another_stem_names_the_difference(tmp_path, capsys):
+    command = ["--unlearn", "retrain", "--dataset", "digits", "--arch", "resnet18", "--num_indexes_to_replace", 9, "--save_dir", tmp_path]
+    assert call(main_forget.main, *command, "--unlearn_epochs", 0) == 0
+    capsys.readouterr()
+    refused(capsys, call(main_forget.main, *command, "--unlearn_epochs", 0, "--resume", "--imagenet_arch"), "imagenet_arch")
+
+
+def test_an_image_size_that_was_typed_is_inherited_even_if_it_is_the_flags_default(tmp_path):
+    assert call(main_train.main, *SETUP, "--input_size", 32, "--epochs", 1, "--no-aug", "--save_dir", tmp_path) == 0
+    assert forget(tmp_path / "0model_SA_best.pth.tar", tmp_path, "--unlearn", "raw") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--warmup", "9" * 400], ["--schedule", "cosine", "--decreasing_lr", "1"], ["--model_path", "."], ["--config", "null.json"],
+        ["--indexes_to_replace", "@deep.json"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_more_impossible_requests(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "null.json").write_text('{"save_dir": null}')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(capsys, call(main_forget.main, *SETUP, "--unlearn", "retrain", *words), words[0])
+
+
+def test_a_class_that_leaves_no_test_image_ends_without_an_attack(tmp_path):
+    labels = {"y_train": np.arange(40) % 2, "y_test": np.zeros(6, int)}
+    images = {f"x{name[1:]}": np.zeros((len(y), 8, 8), np.uint8) for name, y in labels.items()}
+    np.savez(tmp_path / "data.npz", **images, **labels)
+    command = ["--dataset", "npz", "--data", tmp_path / "data.npz", "--arch", "resnet20s", "--save_dir", tmp_path]
+    assert call(main_forget.main, *command, "--unlearn", "retrain", "--unlearn_epochs", 1, "--class_to_replace", 0) == 0
+    assert np.isnan(result(tmp_path, "retrain")["metrics"]["MIA"])

@@ -189,6 +189,8 @@ def test_an_npz_without_one_of_its_arrays_is_refused_by_name(tmp_path, missing):
         pytest.param({"y_train": np.arange(39) % 4}, ["40 train images", "39 labels"], id="a label too few"),
         pytest.param({"y_test": np.arange(13) % 4}, ["12 test images", "13 labels"], id="a label too many"),
         pytest.param({"y_train": np.arange(40) % 4 * 2}, ["without a training image", "[1, 3, 5]", "7"], id="a gap in the labels"),
+        pytest.param({"y_train": np.arange(40) % 4 * 2**60}, ["allowed 0 to 40"], id="a huge label"),
+        pytest.param({"x_train": np.zeros((40, 0, 0), np.uint8)}, ["x_train", "(40, 0, 0"], id="images without pixels"),
         pytest.param({"classes": np.array(list("abcde"))}, ["without a training image", "[4]", "5"], id="a class without an image"),
         pytest.param({"x_test": np.zeros((12, 9, 9, 3), np.uint8)}, ["differ in size", "--input_size"], id="two sizes"),
         pytest.param({"x_train": np.zeros((0, 8, 8), np.uint8), "y_train": np.zeros(0, int)}, ["0 train images"], id="no training images"),

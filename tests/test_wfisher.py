@@ -151,3 +151,8 @@ def test_quadratic_loss_newton_step_is_retraining():
     hessian = x[keep].T @ x[keep] / 25 + 0.1 * torch.eye(4, dtype=torch.float64)
     solution, _ = conjugate_gradients(lambda u: {"w": hessian @ u["w"]}, {"w": v}, 1e-14, 50)
     torch.testing.assert_close(theta + solution["w"], fit(x[keep], y[keep]), rtol=1e-10, atol=1e-12)
+
+
+def test_no_iteration_leaves_the_whole_residual():
+    v = {"w": torch.ones(3)}
+    assert conjugate_gradients(lambda u: u, v, 1e-5, 0)[1] == {"iterations": 0, "residual": 1.0}

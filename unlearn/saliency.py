@@ -60,7 +60,7 @@ def check_mask(mask: object, model: nn.Module, where: str) -> Mask:
     Raises:
         UserError: not a mask, or one of another architecture, with the first difference named.
     """
-    if not isinstance(mask, dict) or not all(isinstance(value, Tensor) for value in mask.values()):
+    if not isinstance(mask, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in mask.items()):
         raise UserError(f"mask {where} is no dictionary of tensors")
     mask = {name.removeprefix("module."): value for name, value in mask.items()}
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -127,7 +127,7 @@ def conjugate_gradients(
         iterations += 1
         progress.update()
     progress.close()
-    if not iterations:
+    if not float(start):
         return solution, {"iterations": 0, "residual": 0.0}
     off = axpy(torch.tensor(-1.0), product(solution), v)
     return solution, {"iterations": iterations, "residual": float((dot(off, off) / start).sqrt())}
