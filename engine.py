@@ -179,7 +179,8 @@ def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
     """
     model.eval()
     with exact_fp32():
-        logits = [model(images) for images, _ in batches]
+        # forward() is the eager code also where --compile replaced the call: one evaluation for every run.
+        logits = [model.forward(images) for images, _ in batches]
     if not logits:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
     return torch.cat(logits).float().cpu(), batches.labels.cpu()

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,7 +132,9 @@ def make_method(args: argparse.Namespace) -> Method:
         values.setdefault(field, getattr(args, flag))
     method = kind(**values)
     own = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
-    if ignored := sorted(own & args.typed - {field.name for field in dataclasses.fields(kind)}):
+    # --lr and --epochs are training's; a typed one that this method does not take over is a mistake worth a word.
+    read = {field.name for field in dataclasses.fields(kind)} | set(getattr(kind, "inherits", {}).values())
+    if ignored := sorted((own | {"lr", "epochs"}) & args.typed - read):
         warn(f"{args.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     return method
 
@@ -146,8 +149,7 @@ def load_data(args: argparse.Namespace) -> ImageSet:
     """The data set of the flags, with what they claim about it checked."""
     spec = DATASETS[args.dataset]
     size = args.input_size if "input_size" in args.typed else None
-    if spec.image_size or size:
-        check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
+    check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
     dataset = load_dataset(args.dataset, args.data, input_size=size, workers=args.workers)
     if args.num_classes and args.num_classes != dataset.num_classes:
         raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {dataset.num_classes}; drop the flag, it is derived")
@@ -209,7 +211,10 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
-    """A result that exists is only replaced when asked to."""
+    """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
+    parent = next(path for path in files[0].absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--save_dir {args.save_dir} cannot be written")
     existing = [file for file in files if file.exists()]
     if existing and not (args.overwrite or args.resume):
         raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
@@ -535,9 +540,9 @@ def mask_file(args: argparse.Namespace) -> Path | None:
     return path
 
 
-def read_mask(path: Path, task: Task) -> LoadedMask:
-    """Read and check a mask; its record, if there is one, must name this original model and this forget set."""
-    mask = check_mask(load(path, "--mask_path"), task.model, str(path))
+def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
+    """Check what a mask file held; its record, if there is one, must name this original model and this forget set."""
+    mask = check_mask(content, task.model, str(path))
     sha256, seconds = hash_arrays(mask), 0.0
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
@@ -557,8 +562,6 @@ def read_mask(path: Path, task: Task) -> LoadedMask:
         warn(f"mask {path} has no record of its model and forget set; it is used as it is, and its cost counts as 0")
     total = sum(value.numel() for value in mask.values())
     density = sum(int(value.sum()) for value in mask.values()) / total
-    if not density:
-        warn("the mask freezes every weight")
     return LoadedMask(mask, path, sha256, density, seconds)
 
 
@@ -569,6 +572,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
         raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
     mask_path = mask_file(args)
+    mask_content = None if mask_path is None else load(mask_path, "--mask_path")
     original = None if args.model_path is None else read_original(args.model_path)
     if original is not None:
         adopt(args, original)
@@ -579,7 +583,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     if args.resume and not args.dry_run:
         require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
     task = open_task(args, original)
-    mask = None if mask_path is None else read_mask(mask_path, task)
+    mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
         print(f"no --mask_path: {name} runs unmasked")
     label = (method.masked_label or f"{method.label}+mask") if mask else method.label
@@ -587,6 +591,9 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     if args.dry_run:
         return
     with lock(folder, name):
+        if not args.resume:  # a result must never stand beside the checkpoint of another run
+            for part in ("eval_result.pth.tar", "result.json"):
+                files[part].unlink(missing_ok=True)
         seconds, extra = run_method(args, method, task, mask, files["checkpoint.pth.tar"])
         report(args, script, method, label, task, mask, seconds, extra, files)
 
@@ -676,7 +683,7 @@ def report(
     attack_seed = stream(forget_seed(args), "attack") % 2**32
     attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how=args.mia_members, seed=attack_seed)
     metrics["MIA"] = 100 * attack["confidence"]
-    warnings = alarms(args, task, metrics)
+    warnings = alarms(args, task, mask, extra, metrics)
     for message in warnings:
         warn(message)
     recipe = {}
@@ -706,9 +713,11 @@ def report(
     print(result_line(label, {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, mask_seconds + seconds))
 
 
-def alarms(args: argparse.Namespace, task: Task, metrics: dict[str, float]) -> list[str]:
+def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:
     """What a reader must know before trusting the numbers, one line each."""
-    found = []
+    found = [extra["warning"]] if "warning" in extra else []
+    if mask and not mask.density:
+        found.append("the mask freezes every weight")
     chance = 100 / task.dataset.num_classes
     if metrics["RA"] < 2 * chance or metrics["TA"] < 2 * chance:
         fell = f"RA {metrics['RA']:.1f}, TA {metrics['TA']:.1f}"

@@ -91,9 +91,9 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     names = _row_names(list(groups.values()))
     rows = [_row(name, group, retrain) for name, group in zip(names, groups.values(), strict=True)]
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
-    dataset, arch, what, count, retained, _ = scenario
+    dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
-    title = f"{dataset}, {arch}: forget {count} training images ({share:.0f} %, {what})"
+    title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
     return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains))}
 
 

@@ -49,11 +49,11 @@ def build_model(
     return model
 
 
-def check_arch(arch: str, image_size: int, imagenet_stem: bool) -> None:
-    """Refuse a stem or an image size that the architecture does not have."""
+def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
+    """Refuse a stem or an image size (None: not known yet) that the architecture does not have."""
     if imagenet_stem and arch not in IMAGENET_STEMS:
         raise UserError(f"--imagenet_arch: {arch} has no ImageNet stem; allowed with {', '.join(IMAGENET_STEMS)}")
-    if image_size < MIN_SIZE.get(arch, 1):
+    if image_size is not None and image_size < MIN_SIZE.get(arch, 1):
         raise UserError(f"--arch {arch} needs images of at least {MIN_SIZE[arch]} pixels, got {image_size}; add --input_size 32")
 
 

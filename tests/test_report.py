@@ -342,7 +342,7 @@ def test_csv_has_every_number(folder, capsys):
 def test_csv_of_several_scenarios_has_one_header(tmp_path, capsys):
     write(tmp_path, result("FT", dataset="cifar10"), result("retrain", "Retrain", dataset="svhn"), result("FT", dataset="svhn"))
     rows = list(csv.DictReader(io.StringIO(run(capsys, tmp_path, "--format", "csv"))))
-    assert sorted((row["scenario"].split(",")[0], row["name"]) for row in rows) == [("cifar10", "FT"), ("svhn", "FT"), ("svhn", "Retrain")]
+    assert sorted((row["scenario"].split(" ")[0], row["name"]) for row in rows) == [("cifar10", "FT"), ("svhn", "FT"), ("svhn", "Retrain")]
 
 
 # ---------------------------------------------------------------------------------------------- files and refusals

@@ -369,6 +369,8 @@ IMPOSSIBLE = {
     "imagenet stem": (["--num_indexes_to_replace", "10", "--imagenet_arch"], ["resnet20s", "resnet18"]),
     "both": (["--num_indexes_to_replace", "10", "--resume", "--overwrite"], ["--resume"]),
     "nothing to resume": (["--num_indexes_to_replace", "10", "--resume"], ["checkpoint"]),
+    "no damping": (["--num_indexes_to_replace", "10", "--unlearn", "wfisher", "--damping", "0"], ["--damping"]),
+    "file as folder": (["--num_indexes_to_replace", "10", "--save_dir", __file__], ["--save_dir"]),
     "negative rate": (["--num_indexes_to_replace", "10", "--unlearn_lr=-1"], ["unlearn_lr"]),
     "rate no number": (["--num_indexes_to_replace", "10", "--unlearn_lr", "nan"], ["unlearn_lr"]),
 }
@@ -485,6 +487,28 @@ def test_alarms_for_a_destroyed_and_an_untouched_model(original, tmp_path, capsy
     assert result(tmp_path / "a", "FT")["warnings"] == ["FT changed no weight"]
     assert forget(original, tmp_path / "b", "--unlearn", "GA", "--unlearn_epochs", 3, "--unlearn_lr", 0.3) == 0
     assert "chance" in capsys.readouterr().err
+
+
+def test_flags_of_training_that_a_method_does_not_read_are_named(original, tmp_path, capsys):
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--lr", 0.5) == 0
+    assert "FT does not read --lr" in capsys.readouterr().err
+    assert forget(original, tmp_path, "--unlearn", "retrain", "--epochs", 1, "--lr", 0.05) == 0
+    assert "does not read" not in capsys.readouterr().err
+
+
+def test_unconverged_influence_and_a_freezing_mask_are_alarms_in_the_result(original, masks, tmp_path):
+    frozen = {name: torch.zeros_like(value) for name, value in torch.load(masks / "with_0.5.pt", weights_only=True).items()}
+    torch.save(frozen, tmp_path / "frozen.pt")
+    words = ["--unlearn", "wfisher", "--samples", 20, "--max_iterations", 1, "--mask_path", tmp_path / "frozen.pt"]
+    assert forget(original, tmp_path, *words) == 0
+    said = " ".join(result(tmp_path, "wfisher")["warnings"])
+    assert all(words in said for words in ("did not converge", "freezes every weight", "changed no weight"))
+
+
+def test_overwriting_run_that_fails_leaves_no_result_of_the_run_before(original, tmp_path):
+    assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1) == 0
+    assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_lr", 1e30, "--unlearn_epochs", 3, "--overwrite") == 1
+    assert not (tmp_path / "GAresult.json").exists()
 
 
 def test_retrain_checkpoint_says_what_it_was_trained_on(original, tmp_path):

@@ -68,8 +68,11 @@ class Iterative(Method):
 class OneShot(Method):
     """A method that edits the weights once, in fp32."""
 
-    def edit(self, model: nn.Module, data: Data) -> dict[str, float]:
-        """Change ``model`` in place; returns what the result should record, such as a solver's residual."""
+    def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
+        """Change ``model`` in place; returns what the result should record, such as a solver's residual.
+
+        An entry "warning" is shown to the user and listed among the result's warnings.
+        """
         raise NotImplementedError
 
 

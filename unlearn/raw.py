@@ -16,5 +16,5 @@ class Raw(OneShot):
     touches = "nothing"
     paper = "baseline"
 
-    def edit(self, model: nn.Module, data: Data) -> dict[str, float]:
+    def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         return {}
