@@ -10,7 +10,7 @@ from pathlib import Path
 from datasets import DATASETS
 from models import MODELS
 from unlearn import METHODS
-from utils import UserError, load_json, require_file
+from utils import UserError, load_json, require_file, warn
 
 # Flags of the reference that nothing here reads: accepted, and named in one warning line when typed.
 UNREAD = (
@@ -42,6 +42,8 @@ def parse_args(argv: list[str], description: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.typed = frozenset(name for name, value in vars(given).items() if value is not unset)
     _check(args)
+    if unread := sorted(args.typed & set(UNREAD)):
+        warn(f"accepted but read by nothing: {', '.join('--' + name for name in unread)}")
     return args
 
 

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from utils import (
     save,
     save_json,
     stream,
+    warn,
 )  # fmt: skip
 
 # Images of each split that the line after an epoch is computed on; the result uses all of them.
@@ -45,11 +45,6 @@ MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
-
-
-def warn(message: str) -> None:
-    """One line on standard error; results list their warnings too."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------------------------- flags to parameters
@@ -137,12 +132,6 @@ def make_method(args: argparse.Namespace) -> Method:
     if ignored := sorted((own | {"lr", "epochs"}) & args.typed - read):
         warn(f"{args.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     return method
-
-
-def warn_unread(args: argparse.Namespace, unread: tuple[str, ...]) -> None:
-    """Name, in one line, the typed flags of the reference that nothing reads."""
-    if typed := sorted(args.typed & set(unread)):
-        warn(f"accepted but read by nothing: {', '.join('--' + name for name in typed)}")
 
 
 def load_data(args: argparse.Namespace) -> ImageSet:

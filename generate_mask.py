@@ -5,16 +5,14 @@ python generate_mask.py --save_dir mask --model_path ORIGINAL --num_indexes_to_r
 
 import sys
 
-from arg_parser import UNREAD, parse_args
-from experiment import make_masks, warn_unread
+from arg_parser import parse_args
+from experiment import make_masks
 from utils import script
 
 
 @script
 def main(argv: list[str]) -> None:
-    args = parse_args(argv, __doc__)
-    warn_unread(args, UNREAD)
-    make_masks(args)
+    make_masks(parse_args(argv, __doc__))
 
 
 if __name__ == "__main__":

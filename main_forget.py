@@ -5,16 +5,14 @@ python main_forget.py --unlearn FT --num_indexes_to_replace 4500 --model_path OR
 
 import sys
 
-from arg_parser import UNREAD, parse_args
-from experiment import unlearn, warn_unread
+from arg_parser import parse_args
+from experiment import unlearn
 from utils import script
 
 
 @script
 def main(argv: list[str]) -> None:
-    args = parse_args(argv, __doc__)
-    warn_unread(args, UNREAD)
-    unlearn(args, "main_forget")
+    unlearn(parse_args(argv, __doc__), "main_forget")
 
 
 if __name__ == "__main__":

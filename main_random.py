@@ -7,16 +7,14 @@ Without --mask_path the method runs unmasked.
 
 import sys
 
-from arg_parser import UNREAD, parse_args
-from experiment import unlearn, warn_unread
+from arg_parser import parse_args
+from experiment import unlearn
 from utils import script
 
 
 @script
 def main(argv: list[str]) -> None:
-    args = parse_args(argv, __doc__)
-    warn_unread(args, UNREAD)
-    unlearn(args, "main_random")
+    unlearn(parse_args(argv, __doc__), "main_random")
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ python main_train.py --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 182
 
 import sys
 
-from arg_parser import UNREAD, parse_args
-from experiment import train, warn_unread
+from arg_parser import parse_args
+from experiment import train
 from utils import script
 
 
 @script
 def main(argv: list[str]) -> None:
-    args = parse_args(argv, __doc__)
-    warn_unread(args, UNREAD)
-    train(args)
+    train(parse_args(argv, __doc__))
 
 
 if __name__ == "__main__":

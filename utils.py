@@ -63,6 +63,11 @@ def script(main: Callable) -> Callable[..., int]:
     return wrapped
 
 
+def warn(message: str) -> None:
+    """One line on standard error."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------------------------------------------- randomness
 
 
@@ -142,12 +147,14 @@ class Stopwatch:
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
     """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever training uses."""
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = conv
 
 
 # --------------------------------------------------------------------------------------------------------- files

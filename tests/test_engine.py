@@ -9,7 +9,7 @@ from conftest import CPU, make_data, make_model
 
 from engine import check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
 from unlearn.base import Step, cross_entropy_steps
-from utils import RunFailed
+from utils import RunFailed, exact_fp32
 
 
 def trace(factor, epochs, steps, lr=0.013):
@@ -141,6 +141,23 @@ def test_stats_are_the_means_over_samples():
     stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model, 0.0, 0.0, 0.0), device=CPU)
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
+
+
+def test_what_is_measured_runs_without_tf32_and_training_gets_it_back():
+    def state():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = state()
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        with pytest.raises(RuntimeError), exact_fp32():
+            assert state() == ("highest", False)
+            raise RuntimeError
+        assert state() == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_predict_is_a_plain_eval_pass_in_order_in_fp32():
