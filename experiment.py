@@ -79,12 +79,24 @@ def read_original(path: Path) -> Original:
     wrapped = content if "state_dict" in content else {}
     split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
     with reading(path, "--model_path", "its record is not main_train's; train the model again, or save its state_dict alone"):
-        if split is not None:
-            make_split(np.arange(2), split["split_seed"])
-            split["data_sha256"][:12], split["dataset"], split["train"].numpy()
-        DATASETS[arguments.get("dataset", "cifar10")], MODELS[arguments.get("arch", "resnet18")]
-        int(arguments.get("input_size", 1)), Path(arguments.get("data", "")), set(arguments.get("typed", ()))
+        _check_record(split, arguments)
     return Original(path, weights, hash_arrays(weights), split, arguments)
+
+
+def _check_record(split: object, arguments: object) -> None:
+    """Raise for what later stages could not use in a checkpoint's record of its data and its flags."""
+    of_flags = {"dataset": str, "data": str, "arch": str, "imagenet_arch": bool, "input_size": int, "typed": list}
+    of_split = {"dataset": str, "data_sha256": str, "split_seed": int, "train": Tensor}
+    parts = [(arguments, {name: kind for name, kind in of_flags.items() if name in arguments})]
+    if split is not None:
+        parts.append((split, of_split))
+    for part, kinds in parts:
+        for name, kind in kinds.items():
+            if not isinstance(part[name], kind):
+                raise TypeError(f"{name} is {part[name]!r}")
+    for name, registry in (("dataset", DATASETS), ("arch", MODELS)):
+        if arguments.get(name, next(iter(registry))) not in registry:
+            raise ValueError(f"{name} is {arguments[name]!r}")
 
 
 def _is_weight(item: tuple) -> bool:
