@@ -1,5 +1,6 @@
 """Seeds, devices, safe and atomic files, content hashes, run records: what every stage needs and no method knows."""
 
+import codecs
 import contextlib
 import functools
 import hashlib
@@ -27,7 +28,8 @@ def _allow_numpy_numbers() -> None:
 
         scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
         torch.serialization.add_safe_globals([scalar])
-    torch.serialization.add_safe_globals([np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}])
+    # A numpy number's bytes travel as encoded text; later versions of torch allow that function by themselves.
+    torch.serialization.add_safe_globals([codecs.encode, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}])
 
 
 _allow_numpy_numbers()
