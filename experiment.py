@@ -237,6 +237,14 @@ def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
     }  # fmt: skip
 
 
+def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[dict, dict]:
+    """Schedule and recipe of a method's run; both empty for a one-shot method."""
+    if not isinstance(method, Iterative):
+        return {}, {}
+    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
+    return schedule, recipe_of(args, schedule, precision)
+
+
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
     """The device and the training precision."""
     device = pick_device(args.device, args.gpu)
@@ -591,24 +599,25 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     if args.dry_run:
         return
+    schedule, recipe = loop_of(args, method, task.precision)
     with lock(folder, name):
         if not args.resume:  # a result must never stand beside the checkpoint of another run
             for part in ("eval_result.pth.tar", "result.json"):
                 files[part].unlink(missing_ok=True)
-        seconds, extra = run_method(args, method, task, mask, files["checkpoint.pth.tar"])
-        report(args, script, method, label, task, mask, seconds, extra, files)
+        seconds, extra = run_method(args, method, task, mask, schedule, recipe, files["checkpoint.pth.tar"])
+        report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 
 
-def run_method(args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, checkpoint: Path) -> tuple[float, dict]:
+def run_method(
+    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict, checkpoint: Path
+) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what a one-shot method reports of itself."""
     model, data = task.model, task.data
-    iterative = isinstance(method, Iterative)
-    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original) if iterative else None
     identity = {
         "method": repr(method), "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
         "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
         "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
-        **(recipe_of(args, schedule, task.precision) if iterative else {}),
+        **recipe,
     }  # fmt: skip
     trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
     common = {
@@ -619,7 +628,7 @@ def run_method(args: argparse.Namespace, method: Method, task: Task, mask: Loade
     state = read_state(checkpoint, identity) if args.resume else None
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
-    if not iterative:
+    if not isinstance(method, Iterative):
         if state is None:
             with clock:
                 method.prepare(model, data)
@@ -672,8 +681,8 @@ class Monitor:
 
 
 def report(
-    args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, seconds: float, extra: dict,
-    files: dict[str, Path],
+    args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, recipe: dict, seconds: float,
+    extra: dict, files: dict[str, Path],
 ) -> None:  # fmt: skip
     """Evaluate the finished model, write its results, print them by name."""
     outputs = {name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()}
@@ -687,10 +696,6 @@ def report(
     warnings = alarms(args, task, mask, extra, metrics)
     for message in warnings:
         warn(message)
-    recipe = {}
-    if isinstance(method, Iterative):
-        schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
-        recipe = recipe_of(args, schedule, task.precision)
     mask_seconds = mask.seconds if mask else 0.0
     result = {
         "schema": 1, "script": script, "method": args.unlearn, "label": label,

@@ -12,6 +12,7 @@ import numpy as np
 from evaluation.entropy import entropy, modified_entropy, softmax
 
 Outputs = tuple[np.ndarray, np.ndarray]
+FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 
 
 def attack_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,11 +66,11 @@ def svc_attack(retain: Outputs, test: Outputs, forget: Outputs, *, how: str = "b
     """
     members, non_members = draw_members(retain[1], test[1], how=how, seed=seed)
     if not len(members) or not len(non_members) or not len(forget[1]):
-        return dict.fromkeys(("correctness", "confidence", "entropy", "m_entropy", "prob"), float("nan"))
+        return dict.fromkeys(FEATURES, float("nan"))
     train_in = attack_features(retain[0][members], retain[1][members])
     train_out = attack_features(test[0][non_members], test[1][non_members])
     audited = attack_features(*forget)
-    return {name: _non_member_share(train_in[name], train_out[name], audited[name]) for name in audited}
+    return {name: _non_member_share(train_in[name], train_out[name], audited[name]) for name in FEATURES}
 
 
 def _non_member_share(members: np.ndarray, non_members: np.ndarray, audited: np.ndarray) -> float:
