@@ -26,6 +26,7 @@ from utils import (
     Stopwatch,
     UserError,
     hash_arrays,
+    keep_freed_memory,
     load,
     load_json,
     lock,
@@ -251,6 +252,8 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_freed_memory()
     return device, pick_precision(args.precision, device)
 
 

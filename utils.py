@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -120,6 +121,20 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
     return name
+
+
+def keep_freed_memory() -> None:
+    """Let glibc hand a freed block to the next tensor instead of giving it back to the kernel.
+
+    Each large tensor on the CPU is otherwise mapped, zeroed page by page and unmapped again: a sixth of an fp32 step of
+    ResNet-18 at batch 256. Freed memory stays with the process. Other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the top of the heap is never given back
 
 
 def synchronize(device: torch.device) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
+from evaluation import membership
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.entropy import entropy, modified_entropy, softmax
-from evaluation.membership import attack_features, draw_members, svc_attack
-
-FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
+from evaluation.membership import FEATURES, attack_features, draw_members, svc_attack
 
 
 def loop_modified_entropy(logits, labels):
@@ -389,3 +389,68 @@ def test_attack_without_a_common_class_is_nan():
     logits = np.eye(4)[[0, 1, 2, 3]]
     got = svc_attack((logits[:2], np.array([0, 1])), (logits[2:], np.array([2, 3])), random_outputs(5))
     assert all(math.isnan(share) for share in got.values())
+
+
+# ------------------------------------------------------------------------- the merged machine of many points
+
+
+@pytest.fixture(scope="module")
+def trained_outputs():
+    """(logits, labels) of retain, test and forget, 3,500 + 3,500 + 2,000, of a network that overfitted 400 digits.
+
+    Each image is also seen shifted by a pixel or two, so that there are enough different points.
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+    moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+
+    def seen(part, count):
+        shifted = np.concatenate([np.roll(images[part], move, (2, 3)) for move in moves])
+        return torch.from_numpy(shifted[:count]), np.tile(labels[part], len(moves))[:count]
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    x, y = torch.from_numpy(images[:400]), torch.from_numpy(labels[:400])
+    for step in range(400):
+        move = moves[step % 9]
+        loss = torch.nn.functional.cross_entropy(model(torch.roll(x, move, (2, 3))), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    parts = {"retain": (slice(0, 400), 3500), "test": (slice(1000, 1797), 3500), "forget": (slice(400, 800), 2000)}
+    with torch.no_grad():
+        return {name: (model(pixels).numpy(), own) for name, (pixels, own) in ((name, seen(*part)) for name, part in parts.items())}
+
+
+@pytest.mark.parametrize(("feature", "coarse_from"), [*((feature, 10**9) for feature in FEATURES), ("prob", 0)])
+def test_merged_machine_agrees_with_scikit_learn_on_all_points(trained_outputs, feature, coarse_from, monkeypatch):
+    monkeypatch.setattr(membership, "COARSE_FROM", coarse_from)
+    inside, outside, audited = (attack_features(*trained_outputs[name])[feature] for name in ("retain", "test", "forget"))
+    points, is_member = np.concatenate([inside, outside]), np.repeat([1, 0], 3500)
+    assert len(points) >= membership.ROUND_FROM
+    wanted = SVC(C=3, gamma="auto", tol=1e-5).fit(points, is_member).decision_function(audited)
+    found = membership._fit(points, is_member, feature)(audited)
+    assert len(np.unique(found > 0)) == 2  # the attack calls some members and some not
+    assert abs(np.mean(found > 0) - np.mean(wanted > 0)) <= 0.0005
+
+
+def test_merging_equal_points_is_the_same_machine(monkeypatch):
+    rng = np.random.default_rng(0)
+    points = rng.choice(np.linspace(0, 1, 11), (300, 2))  # many equal, all on the grid
+    is_member = (points.sum(1) + rng.normal(0, 0.5, 300) > 1).astype(int)
+    monkeypatch.setattr(membership, "ROUND_FROM", 0)
+    audited = rng.random((200, 2))
+    wanted = SVC(C=3, gamma="auto", tol=membership.TOLERANCE).fit(points, is_member).decision_function(audited)
+    np.testing.assert_allclose(membership._fit(points, is_member, "prob")(audited), wanted, atol=5e-3)
+    monkeypatch.setattr(membership, "GRAM_LIMIT", 0)  # libsvm's own kernel
+    np.testing.assert_allclose(membership._fit(points, is_member, "prob")(audited), wanted, atol=5e-3)
+
+
+def test_few_points_are_left_to_scikit_learn_as_they_are():
+    rng = np.random.default_rng(1)
+    points, is_member, audited = rng.random((200, 1)), rng.integers(0, 2, 200), rng.random((50, 1))
+    wanted = SVC(C=3, gamma="auto").fit(points, is_member).decision_function(audited)
+    np.testing.assert_array_equal(membership._fit(points, is_member, "confidence")(audited), wanted)

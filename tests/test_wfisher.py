@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from conftest import TinyNet, make_data, make_model
 from test_saliency import per_sample_gradients, whole
 
+from unlearn.per_sample import per_sample_gradients as gradient_stream
 from unlearn.wfisher import (
     FisherProduct,
     InfluenceUnlearning,
@@ -15,7 +16,6 @@ from unlearn.wfisher import (
     influence_vector,
     one_vector_recursion,
 )
-from unlearn.wfisher import per_sample_gradients as gradient_stream
 
 
 class Batches(list):

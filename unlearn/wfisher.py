@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from datasets.loaders import Data, Loader
 from unlearn.base import OneShot, option
+from unlearn.per_sample import Vector, per_sample_gradients
 from unlearn.saliency import mean_gradient
 from utils import UserError, exact_fp32
-
-Vector = dict[str, Tensor]
 
 # A forward-mode pass through a CIFAR ResNet-18 holds about 20 MB per 32x32 sample: batches of this many pixels
 # (64 such samples) keep it under 2 GB, and larger images come in smaller batches.
@@ -136,14 +135,6 @@ def conjugate_gradients(
         return solution, {"iterations": 0, "residual": 0.0}
     off = axpy(torch.tensor(-1.0), product(solution), v)
     return solution, {"iterations": iterations, "residual": float((dot(off, off) / start).sqrt())}
-
-
-def per_sample_gradients(model: nn.Module, samples: Loader) -> Iterator[Vector]:
-    """The loss gradient of each sample in turn."""
-    parameters = dict(model.named_parameters())
-    for images, labels in samples.batches_of(1):
-        gradient = torch.autograd.grad(F.cross_entropy(model(images), labels), list(parameters.values()))
-        yield dict(zip(parameters, gradient, strict=True))
 
 
 def one_vector_recursion(gradients: Iterator[Vector], v: Vector, count: int) -> Vector:
