@@ -24,3 +24,12 @@ def describe() -> dict:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__, "git": git_revision(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }  # fmt: skip
+
+
+def heading(here: dict) -> str:
+    """What a table was taken on, in one line."""
+    units = ", ".join(here["units"])
+    return (
+        f"{here['time'][:10]}, commit {here['git'][:9]}, {here['processor']} ({units}), {here['cores']} cores, threads {here['threads']}, "
+        f"{here['device']}, torch {here['torch']}:"
+    )

@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe  # noqa: E402
+from benchmarks.hardware import describe, heading  # noqa: E402
 from utils import load_json, save_json  # noqa: E402
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -47,8 +47,9 @@ def main() -> None:
                     metrics = load_json(folder / file, "result")["metrics"]
                     rows.setdefault(f"{task}/{method}/{precision}", []).append([metrics[name] for name in METRICS])
     results = ROOT / "benchmarks" / "results"
-    save_json({"command": "python benchmarks/precision.py", **describe(), "metrics": METRICS, "rows": rows}, results / "precision.json")
-    table = render(rows)
+    here = describe()
+    save_json({"command": "python benchmarks/precision.py", **here, "metrics": METRICS, "rows": rows}, results / "precision.json")
+    table = f"{heading(here)}\n\n{render(rows)}"
     (results / "precision.md").write_text(table)
     print(table)
 

@@ -320,9 +320,11 @@ def story(side: str, quick: bool) -> Side:
     return Side(ours if side == "ours" else straightforward, dict)
 
 
+# In train mode the gradient of a fresh ResNet-18 in fp32 is off fp64's by 0.3 % in the plain layout and by 2.4 % in
+# channels_last, where torch's BatchNorm sums on the CPU are less exact (32 images, measured here): hence their 5 %.
 STAGES = {
-    "train": Stage("training epoch, ResNet-18, 32x32, batch 256, augmented", training, 3.5, ("plain", "ours", "fp32"), warm_up=True),
-    "salun": Stage("SalUn epoch, the same network", salun, 3.5, warm_up=True),
+    "train": Stage("training epoch, ResNet-18, 32x32, batch 256, augmented", training, 3.5, ("plain", "ours", "fp32"), 5e-2, warm_up=True),
+    "salun": Stage("SalUn epoch, the same network", salun, 3.5, tolerance=5e-2, warm_up=True),
     "masks": Stage("ten masks on disk from ready scores, ResNet-18", masks, 10, tolerance=0),
     "attack": Stage("SVC attack, five features, 10,000 + 10,000 + 4,500 points", attack, 10),
     "v": Stage("wfisher's gradient v, ResNet-18, fp32", gradient_v, 1.3),
