@@ -134,7 +134,7 @@ def peak_memory() -> float:
 
 
 def compare(plain: dict, ours: dict, tolerance: float, where: str) -> dict:
-    """The relative differences, each in the l2 norm; larger ones than ``tolerance`` end the run. Percentages may differ by 0.1."""
+    """The relative differences, each in the l2 norm; larger ones than ``tolerance`` end the run. Percentages may differ by 0.05."""
     found = {}
     for name, wanted in plain.items():
         if isinstance(wanted, str):
@@ -142,7 +142,7 @@ def compare(plain: dict, ours: dict, tolerance: float, where: str) -> dict:
             continue
         a, b = (torch.as_tensor(value).double().cpu() for value in (wanted, ours[name]))
         found[name] = float((a - b).abs().max() if name.endswith("%") else (a - b).norm() / a.norm().clamp_min(1e-30))
-        if not found[name] <= (0.1 if name.endswith("%") else tolerance):
+        if not found[name] <= (0.05 if name.endswith("%") else tolerance):
             raise SystemExit(f"{where}: {name} differs by {found[name]:.2e}; nothing was timed")
     return found
 

@@ -156,13 +156,13 @@ def outputs(model: nn.Module, batches: DataLoader) -> tuple[np.ndarray, np.ndarr
     return torch.cat(logits).numpy(), np.concatenate([labels.numpy() for _, labels in batches])
 
 
-def svc_attack(retain: tuple, test: tuple, forget: tuple) -> dict[str, float]:
+def svc_attack(retain: tuple, test: tuple, forget: tuple, tol: float = 1e-3) -> dict[str, float]:
     """Five support-vector machines on all points; the first len(test) of retain against test."""
     count = min(len(retain[1]), len(test[1]))
     inside, outside, audited = (attack_features(*part) for part in ((retain[0][:count], retain[1][:count]), test, forget))
     shares = {}
     for name in inside:
-        machine = SVC(C=3, gamma="auto", kernel="rbf")
+        machine = SVC(C=3, gamma="auto", kernel="rbf", tol=tol)
         machine.fit(np.concatenate([inside[name], outside[name]]), np.repeat([1, 0], [len(inside[name]), len(outside[name])]))
         shares[name] = float(1 - machine.predict(audited[name]).mean())
     return shares
