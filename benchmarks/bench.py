@@ -25,7 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe  # noqa: E402
+from benchmarks.hardware import describe, heading  # noqa: E402
 from benchmarks.stages import BATCH, DEVICE, STAGES, finish, half_mask, network, optimizer_of, prepare  # noqa: E402
 from engine import train_epoch  # noqa: E402
 from unlearn.base import cross_entropy_steps  # noqa: E402
@@ -55,7 +55,13 @@ def main() -> None:
         print(row(folder / f"{name}.json"), flush=True)
     rows = [row(file) for name in [*STAGES, "gate"] if (file := folder / f"{name}.json").exists()]
     table = "\n".join(
-        ["| stage | plain | ours | plain / ours (min to max) | bar | memory, plain / ours |", "|---|---:|---:|---:|---:|---:|", *rows]
+        [
+            heading(describe()),
+            "",
+            "| stage | plain | ours | plain / ours (min to max) | bar | memory, plain / ours |",
+            "|---|---:|---:|---:|---:|---:|",
+            *rows,
+        ]
     )
     (folder / "table.md").write_text(table + "\n")
     print(table)

@@ -11,7 +11,7 @@ from engine import predict
 from evaluation.accuracy import accuracies
 from evaluation.membership import svc_attack
 from unlearn.per_sample import fisher_diagonal
-from unlearn.saliency import saliency_scores, top_masks
+from unlearn.saliency import top_masks
 from unlearn.wfisher import influence_vector
 
 
@@ -32,14 +32,12 @@ def assert_close(found, wanted):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-6)
 
 
-def test_masks_equal_a_sort_of_a_sort(pieces, tmp_path):
-    data, model, _, _ = pieces
-    scores = saliency_scores(model, data.forget.eval_view())
+def test_masks_equal_a_sort_of_a_sort(tmp_path):
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0)).float()  # no ties, which an unstable sort breaks as it likes
+    scores = {"a": order[:100].reshape(10, 10), "b": order[100:]}
     plain.save_masks(scores, tmp_path)
     for ratio, mask in top_masks(scores).items():
         theirs = torch.load(tmp_path / f"with_{ratio}.pt")
-        values = torch.cat([score.flatten() for score in scores.values()])
-        assert len(values.unique()) == len(values)  # no ties, which an unstable sort breaks as it likes
         assert all(torch.equal(mask[name], theirs[name].bool()) for name in mask)
 
 
