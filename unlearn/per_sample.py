@@ -74,7 +74,7 @@ def _add_by_layer(model: nn.Module, layers: dict[str, nn.Module], samples: Loade
         for images, labels in samples:
             calls.clear()
             images = images.contiguous().requires_grad_()
-            F.cross_entropy(model(images), labels, reduction="sum").backward(inputs=[images])
+            torch.autograd.grad(F.cross_entropy(model(images), labels, reduction="sum"), images)  # runs the hooks
             for name, (inputs, version, (gradient,)) in calls.items():
                 assert inputs._version == version, f"the input of {name} was overwritten"
                 prefix = f"{name}." if name else ""
