@@ -5,7 +5,7 @@
     python benchmarks/bench.py --only train,gate --repeats 3
 
 Each side runs in a process of its own, so that memory and settings are its own, and waits while another is timed. First
-both sides compute the same thing (``check``), then each runs once to warm up, then they are timed A B A B. A stage's
+both sides compute the same thing (``check``), which warms them up or is followed by an untimed run, then they are timed A B A B. A stage's
 result goes to results/STAGE.json as soon as it is there; the table of all of them to results/table.md and, without
 --quick, to the README.
 """
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hardware import describe, heading  # noqa: E402
-from benchmarks.stages import BATCH, DEVICE, STAGES, finish, half_mask, network, optimizer_of, prepare  # noqa: E402
+from benchmarks.stages import BATCH, DEVICE, STAGES, half_mask, network, optimizer_of, prepare  # noqa: E402
 from engine import train_epoch  # noqa: E402
 from unlearn.base import cross_entropy_steps  # noqa: E402
 from unlearn.saliency import SaliencyGate  # noqa: E402
-from utils import load_json, pick_precision, save_json  # noqa: E402
+from utils import Stopwatch, load_json, pick_precision, save_json  # noqa: E402
 
 # Billions of multiply-adds of one 32x32 image's forward pass; a training step costs three times as many.
 RESNET18_GMAC = 0.556
@@ -121,12 +121,17 @@ def work(stage: str, side: str, quick: bool) -> None:
             answer = tempfile.mkstemp(suffix=".pt")[1]
             torch.save(made.check(), answer)
         elif line.strip() == "run":
-            started = time.perf_counter()
-            finish(made.run)
-            answer = time.perf_counter() - started
+            answer = timed(made.run)
         else:
             answer = peak_memory()
         print("answer", json.dumps(answer), flush=True)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds until the device has finished."""
+    with Stopwatch(DEVICE) as clock:
+        action()
+    return clock.seconds
 
 
 def peak_memory() -> float:
@@ -164,17 +169,16 @@ def gate(quick: bool) -> dict:
     for size in (BATCH, 32):
         batch = [(torch.rand(size, 3, 32, 32).to(DEVICE, memory_format=torch.channels_last), torch.randint(0, 10, (size,)).to(DEVICE))]
         step = lambda b=batch: train_epoch(model, cross_entropy_steps(model, b), optimizer, device=DEVICE, precision=precision)  # noqa: E731
-        timed = {"step": step, "gate": mask_gate.restore}
-        seconds = {name: [] for name in timed}
+        actions = {"step": step, "gate": mask_gate.restore}
+        seconds = {name: [] for name in actions}
         for turn in range(4 if quick else 8):
-            for name, action in timed.items():
-                started = time.perf_counter()
-                finish(action)
+            for name, action in actions.items():
+                took = timed(action)
                 if turn:
-                    seconds[name].append(time.perf_counter() - started)
-        took = {name: statistics.median(values) for name, values in seconds.items()}
-        shares[size] = 100 * took["gate"] / (took["gate"] + took["step"])
-        reached[size] = 100 * 6 * RESNET18_GMAC * size / took["step"] / rate
+                    seconds[name].append(took)
+        typical = {name: statistics.median(values) for name, values in seconds.items()}
+        shares[size] = 100 * typical["gate"] / (typical["gate"] + typical["step"])
+        reached[size] = 100 * 6 * RESNET18_GMAC * size / typical["step"] / rate
     return {
         "title": "gate's share of a step, ResNet-18", "bar": "under 3 %", "percent": shares, "precision": precision,
         "product_rate_gflops": rate, "percent_of_product_rate": reached,
@@ -184,11 +188,7 @@ def gate(quick: bool) -> dict:
 def product_rate(dtype: torch.dtype) -> float:
     """The best measured rate of a 2048 x 2048 matrix product, GFLOP/s."""
     a, b = (torch.randn(2048, 2048, device=DEVICE, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        finish(lambda: a @ b)
-        best = min(best, time.perf_counter() - started)
+    best = min(timed(lambda: a @ b) for _ in range(10))
     return 2 * 2048**3 / best / 1e9
 
 

@@ -24,13 +24,14 @@ from datasets.splits import choose_forget, make_split
 from engine import make_optimizer, predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import svc_attack
+from experiment import to_numpy
 from models import build_model
 from unlearn.base import cross_entropy_steps
 from unlearn.per_sample import fisher_diagonal
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate, top_masks
 from unlearn.wfisher import influence_vector
-from utils import keep_freed_memory, pick_precision, save, synchronize
+from utils import keep_freed_memory, pick_precision, save
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 256
@@ -198,8 +199,7 @@ def trained_outputs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for name, (pixels, labels, count) in parts.items():
         shifted = np.concatenate([np.roll(pixels, move, (1, 2)) for move in moves])[:count]
         images = DeviceImages(shifted, DEVICE, 0)
-        logits, own = predict(model, Loader(images, np.arange(count), np.tile(labels, len(moves))[:count], 512, name=name))
-        seen[name] = logits.numpy(), own.numpy()
+        seen[name] = to_numpy(predict(model, Loader(images, np.arange(count), np.tile(labels, len(moves))[:count], 512, name=name)))
     return seen
 
 
@@ -252,7 +252,7 @@ def evaluation(side: str, quick: bool) -> Side:
     else:
 
         def run() -> dict:
-            outputs = {name: tuple(part.numpy() for part in predict(model, loader)) for name, loader in data.evaluation.items()}
+            outputs = {name: to_numpy(predict(model, loader)) for name, loader in data.evaluation.items()}
             shares = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how="first")
             return accuracies(outputs) | {"MIA": 100 * shares["confidence"]}
 
@@ -337,12 +337,6 @@ STAGES = {
     "loader": Stage("loader alone, augmented 32x32 images", loading, 4, tolerance=0, warm_up=True),
     "story": Stage("train, retrain, mask, SalUn with evaluation, fashion_mini, ResNet-20s", story, 3, warm_up=True),
 }
-
-
-def finish(work: Callable[[], object]) -> None:
-    """Run and wait for the device."""
-    work()
-    synchronize(DEVICE)
 
 
 def prepare(side: str) -> None:
