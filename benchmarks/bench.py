@@ -25,7 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe, heading  # noqa: E402
+from benchmarks.hardware import describe, hardware_line  # noqa: E402
 from benchmarks.stages import BATCH, DEVICE, STAGES, half_mask, network, optimizer_of, prepare  # noqa: E402
 from engine import train_epoch  # noqa: E402
 from unlearn.base import cross_entropy_steps  # noqa: E402
@@ -53,16 +53,7 @@ def main() -> None:
         found = gate(args.quick) if name == "gate" else race(name, args.quick, repeats)
         save_json({"stage": name, **found, "quick": args.quick, **describe()}, folder / f"{name}.json")
         print(row(folder / f"{name}.json"), flush=True)
-    rows = [row(file) for name in [*STAGES, "gate"] if (file := folder / f"{name}.json").exists()]
-    table = "\n".join(
-        [
-            heading(describe()),
-            "",
-            "| stage | plain | ours | plain / ours (min to max) | bar | memory, plain / ours |",
-            "|---|---:|---:|---:|---:|---:|",
-            *rows,
-        ]
-    )
+    table = tables([file for name in [*STAGES, "gate"] if (file := folder / f"{name}.json").exists()])
     (folder / "table.md").write_text(table + "\n")
     print(table)
     if not args.quick and not args.results:
@@ -70,6 +61,18 @@ def main() -> None:
         before, rest = readme.read_text().split("<!-- bench -->")
         after = rest.split("<!-- /bench -->")[1]
         readme.write_text(f"{before}<!-- bench -->\n{table}\n<!-- /bench -->{after}")
+
+
+def tables(files: list[Path]) -> str:
+    """One table for each machine that the files were taken on; a row names its own date and commit."""
+    machines: dict[str, list[str]] = {}
+    for file in files:
+        machines.setdefault(hardware_line(load_json(file, "result")), []).append(row(file))
+    head = [
+        "| stage | plain | ours | plain / ours (min to max) | bar | memory, plain / ours | taken |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    return "\n\n".join("\n".join([machine, "", *head, *rows]) for machine, rows in machines.items())
 
 
 def race(name: str, quick: bool, repeats: int) -> dict:
@@ -92,7 +95,8 @@ def race(name: str, quick: bool, repeats: int) -> dict:
         for worker in sides.values():
             worker.process.kill()
     ratios = {side: [p / o for p, o in zip(seconds["plain"], seconds[side], strict=True)] for side in sides if side != "plain"}
-    return {"title": stage.title, "bar": stage.bar, "seconds": seconds, "ratios": ratios, "memory_mb": memory, "difference": differences}
+    title = f"{stage.title} (fewer)" if quick else stage.title
+    return {"title": title, "bar": stage.bar, "seconds": seconds, "ratios": ratios, "memory_mb": memory, "difference": differences}
 
 
 class Worker:
@@ -113,10 +117,12 @@ class Worker:
 
 
 def work(stage: str, side: str, quick: bool) -> None:
-    """The worker's end: answer each line of standard input."""
-    prepare(side)
-    made = STAGES[stage].make(side, quick)
+    """The worker's end: answer each line of standard input. A side is made when it is first asked, so that none is made beside another."""
+    made = None
     for line in sys.stdin:
+        if made is None:
+            prepare(side)
+            made = STAGES[stage].make(side, quick)
         if line.strip() == "check":
             answer = tempfile.mkstemp(suffix=".pt")[1]
             torch.save(made.check(), answer)
@@ -195,17 +201,19 @@ def product_rate(dtype: torch.dtype) -> float:
 def row(file: Path) -> str:
     """A stage's line of the table."""
     found = load_json(file, "result")
+    taken = f"{found['time'][:10]}, {found['git'][:9]}"
     if "percent" in found:
         shares = ", ".join(f"batch {size}: {share:.2f} %" for size, share in found["percent"].items())
         reached = ", ".join(f"{share:.0f} %" for share in found["percent_of_product_rate"].values())
-        return f"| {found['title']} | | {shares} | step at {reached} of the matrix-product rate, {found['precision']} | {found['bar']} | |"
+        rate = f"step at {reached} of the matrix-product rate, {found['precision']}"
+        return f"| {found['title']} | | {shares} | {rate} | {found['bar']} | | {taken} |"
     lines = []
     for side, ratios in found["ratios"].items():
         middle = {name: statistics.median(found["seconds"][name]) for name in ("plain", side)}
         ratio = f"**{statistics.median(ratios):.1f}** ({min(ratios):.1f} to {max(ratios):.1f})"
         memory = f"{found['memory_mb']['plain']:.0f} / {found['memory_mb'][side]:.0f} MB"
         title, bar = (found["title"], found["bar"]) if side == "ours" else (f"the same, {side}", 1.3)
-        lines.append(f"| {title} | {middle['plain']:.3g} s | {middle[side]:.3g} s | {ratio} | {bar} | {memory} |")
+        lines.append(f"| {title} | {middle['plain']:.3g} s | {middle[side]:.3g} s | {ratio} | {bar} | {memory} | {taken} |")
     return "\n".join(lines)
 
 

@@ -26,10 +26,7 @@ def describe() -> dict:
     }  # fmt: skip
 
 
-def heading(here: dict) -> str:
+def hardware_line(here: dict) -> str:
     """What a table was taken on, in one line."""
     units = ", ".join(here["units"])
-    return (
-        f"{here['time'][:10]}, commit {here['git'][:9]}, {here['processor']} ({units}), {here['cores']} cores, threads {here['threads']}, "
-        f"{here['device']}, torch {here['torch']}:"
-    )
+    return f"{here['processor']} ({units}), {here['cores']} cores, threads {here['threads']}, {here['device']}, torch {here['torch']}:"

@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe, heading  # noqa: E402
+from benchmarks.hardware import describe, hardware_line  # noqa: E402
 from utils import load_json, save_json  # noqa: E402
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -49,7 +49,7 @@ def main() -> None:
     results = ROOT / "benchmarks" / "results"
     here = describe()
     save_json({"command": "python benchmarks/precision.py", **here, "metrics": METRICS, "rows": rows}, results / "precision.json")
-    table = f"{heading(here)}\n\n{render(rows)}"
+    table = f"{here['time'][:10]}, commit {here['git'][:9]}, {hardware_line(here)}\n\n{render(rows)}"
     (results / "precision.md").write_text(table)
     print(table)
 
