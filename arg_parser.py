@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import DATASETS
 from models import MODELS
-from unlearn import METHODS
+from unlearn import METHODS, flag_of, method_table
 from utils import UserError, load_json, require_file, warn
 
 # Flags of the reference that nothing here reads: accepted, and named in one warning line when typed.
@@ -17,6 +17,14 @@ UNREAD = (
     "data_dir", "num_workers", "train_y_file", "val_y_file", "prune", "pruning_times", "rate", "prune_type", "random_prune",
     "rewind_epoch", "rewind_pth",
 )  # fmt: skip
+
+
+class ListMethods(argparse.Action):
+    """Print the table of methods and stop, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> typing.NoReturn:
+        print(method_table())
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,11 +109,11 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     add("--lr", type=_rate, default=0.1, help="of main_train, and of retrain without --unlearn_lr (default: %(default)s)")
     add("--epochs", type=_count, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
     add("--momentum", type=_rate, default=0.9, help="default: %(default)s")
-    add("--weight_decay", type=_rate, default=5e-4, help="default: %(default)s")
+    add("--weight_decay", type=_rate, default=5e-4, help=f"main_train: %(default)s; {_defaults('weight_decay')}")
     add("--schedule", choices=("multistep", "cosine", "constant"), help="default: multistep for training and retrain, else constant")
     add("--decreasing_lr", type=_milestones, help="epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)")
     add("--warmup", type=_count, default=0, help="epochs of linear warm-up (default: %(default)s)")
-    add("--bn", default="train", choices=("train", "freeze"), help="BatchNorm statistics while training (default: %(default)s)")
+    add("--bn", default="train", choices=("train", "freeze"), help=f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}")
     add("--clip_norm", type=_rate, default=0.0, help="largest gradient norm; 0 does not clip (default: %(default)s)")
 
 
@@ -121,6 +129,7 @@ def _forget_flags(group: argparse._ArgumentGroup) -> None:
 def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
+    add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
     add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
     add("--unlearn_epochs", type=_count, default=10, help=_defaults("unlearn_epochs"))
     add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
@@ -139,9 +148,8 @@ def _method_flags(parser: argparse.ArgumentParser) -> None:
             if field.name in known:
                 continue
             known.add(field.name)
-            flag = "--no-l1-epochs" if field.name == "no_l1_epochs" else f"--{field.name}"
             text = f"{field.metadata['help']} ({_defaults(field.name)})"
-            group.add_argument(flag, dest=field.name, help=text, **_argument_type(hints[field.name]))
+            group.add_argument(flag_of(field.name), dest=field.name, help=text, **_argument_type(hints[field.name]))
 
 
 def _argument_type(hint: type) -> dict:

@@ -1,8 +1,10 @@
 """The one training loop and the one evaluation pass. No other file changes a weight by gradient descent."""
 
+import bisect
 import contextlib
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Steps
+from unlearn.base import Iterative, Step, Steps
 from unlearn.saliency import SaliencyGate
 from utils import RunFailed, Stopwatch, exact_fp32, stream
 
@@ -34,8 +36,8 @@ class Meter:
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
         self.samples = self.steps = 0
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        loss, logits = loss.detach(), logits.detach()
+    def update(self, step: Step) -> None:
+        loss, logits, labels = step.loss.detach(), step.logits.detach(), step.labels
         self.loss += loss * len(labels)
         self.correct += (logits.argmax(1) == labels).sum()
         # where() and not a branch: a branch would have to ask the device.
@@ -55,9 +57,14 @@ class Meter:
         return EpochStats(float(self.loss) / count, 100 * float(self.correct) / count, lr)
 
 
-def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD as one fused kernel over all parameters."""
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, kind: str = "sgd"
+) -> torch.optim.Optimizer:  # fmt: skip
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's."""
+    common = {"lr": lr, "weight_decay": weight_decay, "fused": True}
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, momentum=momentum, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](parameters, **common)
 
 
 def learning_rate_factor(schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = ()) -> Callable[[float], float]:
@@ -81,9 +88,17 @@ def learning_rate_factor(schedule: str, epochs: int, warmup: int = 0, milestones
     return factor
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, factor: Callable[[float], float], steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A scheduler to step once per update, of which ``steps`` make an epoch."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: factor((update + 0.5) / steps))
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, factor: Callable[[float], float], steps: Sequence[int]
+) -> torch.optim.lr_scheduler.LambdaLR:  # fmt: skip
+    """A scheduler to step once per update; ``steps`` says how many updates each epoch takes."""
+    ends = list(itertools.accumulate(steps))
+
+    def at(update: int) -> float:
+        epoch = min(bisect.bisect_right(ends, update), len(ends) - 1)
+        return factor(epoch + (update + 0.5 - ends[epoch] + steps[epoch]) / max(steps[epoch], 1))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, at if any(steps) else lambda update: 1.0)
 
 
 def train_epoch(
@@ -108,7 +123,7 @@ def train_epoch(
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    parameters = list(model.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     meter, updated, lr = Meter(device), None, optimizer.param_groups[0]["lr"]
     with tqdm(total=total, desc=title, unit="step", disable=None, leave=False) as progress:
@@ -131,12 +146,15 @@ def train_epoch(
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimizer.step()
             lr = optimizer.param_groups[0]["lr"]
+            if step.project is not None:
+                with torch.no_grad():
+                    step.project()
             if gate is not None:
                 gate.restore()
             if scheduler is not None:
                 scheduler.step()
             updated = True
-            meter.update(*step)
+            meter.update(step)
             progress.update()
             if meter.steps % print_freq == 0:
                 meter.check()
@@ -156,7 +174,7 @@ def fit(
         torch.manual_seed(stream(data.seed, "layers", epoch))  # dropout and the like draw from the global generator
         with clock:
             stats = train_epoch(
-                model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=method.steps(data),
+                model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=method.steps(data, epoch),
                 title=f"epoch {epoch + 1}/{epochs}", **loop,
             )  # fmt: skip
         check_finite(model)

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
-from datasets.splits import ForgetSplit, Split, check_lineage, choose_forget, make_split, split_record
+from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, make_split, split_record
 from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
@@ -229,11 +229,11 @@ def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) ->
     return {"schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else ()}
 
 
-def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
+def recipe_of(args: argparse.Namespace, method: Iterative, schedule: dict, precision: str) -> dict:
     """What the loop does besides the method: recorded in results, and compared on --resume."""
     return {
-        "batch_size": args.batch_size, "momentum": args.momentum, "weight_decay": args.weight_decay,
-        **schedule, "milestones": list(schedule["milestones"]), "bn": args.bn, "clip_norm": args.clip_norm,
+        "batch_size": args.batch_size, "momentum": args.momentum, "weight_decay": method.weight_decay,
+        **schedule, "milestones": list(schedule["milestones"]), "bn": method.bn, "clip_norm": args.clip_norm,
         "augment": not args.no_aug, "precision": precision,
     }  # fmt: skip
 
@@ -243,7 +243,7 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
     if not isinstance(method, Iterative):
         return {}, {}
     schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
-    return schedule, recipe_of(args, schedule, precision)
+    return schedule, recipe_of(args, method, schedule, precision)
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
@@ -270,13 +270,12 @@ def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device)
 class Trainer:
     """Optimizer, scheduler and the state of a run that --resume continues; shared by training and unlearning."""
 
-    def __init__(
-        self, args: argparse.Namespace, model: nn.Module, epochs: int, lr: float, schedule: dict, steps: int, device: torch.device
-    ):  # fmt: skip
-        self.model, self.epochs = model, epochs
-        self.optimizer = make_optimizer(model, lr, args.momentum, args.weight_decay)
-        self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=epochs, **schedule), max(steps, 1))
-        self.clock = Stopwatch(device)
+    def __init__(self, args: argparse.Namespace, model: nn.Module, method: Iterative, data: Data, schedule: dict, clock: Stopwatch):
+        self.model, self.method, self.epochs, self.clock = model, method, method.unlearn_epochs, clock
+        parameters = [*model.parameters(), *method.extra_parameters()]
+        self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
+        steps = [method.steps(data, epoch) for epoch in range(self.epochs)]
+        self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=self.epochs, **schedule), steps)
         self.start_epoch = 0
 
     def state(self, epoch: int) -> dict:
@@ -284,6 +283,7 @@ class Trainer:
         return {
             "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": torch.get_rng_state(),
+            "method": self.method.state(),
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -291,6 +291,7 @@ class Trainer:
         self.model.load_state_dict(state["state_dict"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.method.load_state(state["method"])
         torch.set_rng_state(state["rng"])
         self.clock.seconds, self.start_epoch = state["seconds"], state["epoch"]
 
@@ -308,6 +309,7 @@ def read_state(path: Path, identity: dict) -> dict:
     return state
 
 
+@dataclasses.dataclass
 class Train(Iterative):
     """Training on the whole training split, as a method of the shared loop."""
 
@@ -336,14 +338,15 @@ def train(args: argparse.Namespace) -> None:
     data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
     schedule = schedule_of(args, args.epochs, from_scratch=True)
-    recipe = recipe_of(args, schedule, precision)
+    method = Train(args.epochs, args.lr, weight_decay=args.weight_decay, bn=args.bn)
+    recipe = recipe_of(args, method, schedule, precision)
     identity = {
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
         "split_seed": args.split_seed, "train_seed": args.train_seed, "epochs": args.epochs, "lr": args.lr, **recipe,
     }  # fmt: skip
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
-    trainer = Trainer(args, model, args.epochs, args.lr, schedule, len(data.train), device)
+    trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
     print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
     if args.dry_run:
         return
@@ -372,8 +375,8 @@ def train(args: argparse.Namespace) -> None:
             save(state, files["0checkpoint.pth.tar"])
 
         fit(
-            model, Train(), data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
-            after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=args.bn == "freeze",
+            model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
+            after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, recipe, precision, trainer.clock.seconds, files)
@@ -614,7 +617,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
 def run_method(
     args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict, checkpoint: Path
 ) -> tuple[float, dict]:  # fmt: skip
-    """Run a method to its end, saving as it goes; returns its seconds and what a one-shot method reports of itself."""
+    """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
     model, data = task.model, task.data
     identity = {
         "method": repr(method), "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
@@ -629,46 +632,50 @@ def run_method(
         "forget": torch.from_numpy(task.chosen.forget), "retain": torch.from_numpy(task.chosen.retain),
     }  # fmt: skip
     state = read_state(checkpoint, identity) if args.resume else None
-    gate = SaliencyGate(model, mask.mask) if mask else None
-    clock = Stopwatch(task.device)
-    if not isinstance(method, Iterative):
-        if state is None:
-            with clock:
-                method.prepare(model, data)
-                extra = method.edit(model, data)
-                if gate:
-                    gate.restore()
-            check_finite(model)
-            save({**common, "state_dict": model.state_dict(), "epoch": 0, "seconds": clock.seconds, "extra": extra}, checkpoint)
-            return clock.seconds, extra
+    if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return state["seconds"], state["extra"]
+    gate = SaliencyGate(model, mask.mask) if mask else None
+    clock = Stopwatch(task.device)
     with clock:
-        method.prepare(model, data)
+        method.prepare(model, data, mask.mask if mask else None)
         if gate:
             gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
-    trainer = Trainer(args, model, method.unlearn_epochs, method.unlearn_lr, schedule, method.steps(data), task.device)
-    trainer.clock = clock
-    if state is not None:
-        with reading(checkpoint, "--resume: checkpoint", RESTART):
-            trainer.restore(state)
+    run_state = {"epoch": 0, "seconds": 0.0}
+    if isinstance(method, Iterative):
+        trainer = Trainer(args, model, method, data, schedule, clock)
+        if state is not None:
+            with reading(checkpoint, "--resume: checkpoint", RESTART):
+                trainer.restore(state)
+        descend(args, task, trainer, gate, lambda run_state: save({**common, **run_state}, checkpoint))
+        run_state = trainer.state(method.unlearn_epochs)
+    with clock:
+        extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
+        if gate:
+            gate.restore()
+    check_finite(model)
+    done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "extra": extra}
+    save({**common, **run_state, **done}, checkpoint)
+    return clock.seconds, extra
+
+
+def descend(args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, keep: Callable[[dict], None]) -> None:
+    """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
+    model, data, method = task.model, task.data, trainer.method
     if args.compile:
         model.compile()
     monitor = Monitor(model, data)
 
     def after_epoch(epoch: int, stats: EpochStats) -> None:
-        print(epoch_line(epoch, method.unlearn_epochs, stats, monitor.line(), clock), flush=True)
-        save({**common, **trainer.state(epoch + 1)}, checkpoint)
+        print(epoch_line(epoch, trainer.epochs, stats, monitor.line(), trainer.clock), flush=True)
+        keep(trainer.state(epoch + 1))
 
     fit(
-        model, method, data, trainer.optimizer, epochs=method.unlearn_epochs, start_epoch=trainer.start_epoch, clock=clock, gate=gate,
-        after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=args.bn == "freeze",
+        model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
+        after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
         clip_norm=args.clip_norm, print_freq=args.print_freq,
     )  # fmt: skip
-    if not method.unlearn_epochs:
-        save({**common, **trainer.state(0)}, checkpoint)
-    return clock.seconds, {}
 
 
 class Monitor:
@@ -725,6 +732,11 @@ def report(
 def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:
     """What a reader must know before trusting the numbers, one line each."""
     found = [extra["warning"]] if "warning" in extra else []
+    meant = METHODS[args.unlearn].scenarios
+    if task.chosen.scenario not in meant:
+        found.append(
+            f"{args.unlearn} was designed to forget {' or '.join(map(SCENARIOS.get, meant))}, not {SCENARIOS[task.chosen.scenario]}"
+        )
     if mask and not mask.density:
         found.append("the mask freezes every weight")
     chance = 100 / task.dataset.num_classes

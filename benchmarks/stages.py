@@ -85,7 +85,7 @@ def pictures(data: Data, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def optimizer_of(model: torch.nn.Module, ours: bool, lr: float = LR) -> torch.optim.SGD:
     if ours:
-        return make_optimizer(model, lr, MOMENTUM, DECAY)
+        return make_optimizer(model.parameters(), lr, MOMENTUM, DECAY)
     return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, weight_decay=DECAY)
 
 
@@ -188,7 +188,7 @@ def trained_outputs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     chosen = choose_forget(split, whole.y_train, count=450, forget_seed=2)
     data = Data(whole, split, chosen, device=DEVICE, batch_size=64, seed=1)
     model = network(True, "resnet20s")
-    optimizer = make_optimizer(model, 0.05, MOMENTUM, DECAY)
+    optimizer = make_optimizer(model.parameters(), 0.05, MOMENTUM, DECAY)
     for epoch in range(6):
         data.set_epoch(epoch)
         train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=DEVICE)

@@ -156,13 +156,14 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:3]:
         raise UserError(f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got {images.dtype} {images.shape}")
-    if images.shape[-1] == 1:
-        images = images.repeat(3, axis=-1)
     if images.shape[1] != images.shape[2] and not input_size:
         raise UserError(f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make them square")
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
-        resized = [Image.fromarray(image).resize((input_size, input_size), Image.Resampling.BILINEAR) for image in images]
-        images = np.stack([np.asarray(image) for image in resized])
+        pages = images[..., 0] if images.shape[-1] == 1 else images  # grey is resized once, not three times
+        resized = [Image.fromarray(page).resize((input_size, input_size), Image.Resampling.BILINEAR) for page in pages]
+        images = np.stack([np.asarray(page) for page in resized]).reshape(-1, input_size, input_size, images.shape[-1])
+    if images.shape[-1] == 1:
+        images = images.repeat(3, axis=-1)
     return np.ascontiguousarray(images)

@@ -8,6 +8,8 @@ import torch
 from utils import UserError, hash_arrays
 
 VALIDATION_SHARE = 0.1
+# What methods are designed to forget, in words.
+SCENARIOS = {"random": "chosen images", "class": "a whole class"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,11 @@ class ForgetSplit:
     forget: np.ndarray
     retain: np.ndarray
     dropped_class: int | None
+
+    @property
+    def scenario(self) -> str:
+        """A key of :data:`SCENARIOS`."""
+        return "random" if self.dropped_class is None else "class"
 
     def sha256(self) -> str:
         """The identity of the forget set: a hash of its sorted indices."""

@@ -9,13 +9,14 @@ from conftest import CPU, make_data, make_model
 
 from engine import check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
 from unlearn.base import Step, cross_entropy_steps
+from unlearn.saliency import SaliencyGate
 from utils import RunFailed, exact_fp32
 
 
 def trace(factor, epochs, steps, lr=0.013):
     """The learning rate of every update, as the scheduler sets it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    scheduler = make_scheduler(optimizer, factor, steps)
+    scheduler = make_scheduler(optimizer, factor, [steps] * epochs)
     rates = []
     for _ in range(epochs * steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -57,6 +58,61 @@ def test_official_bug_warmup_destroys_unlearn_lr():
     assert rates[10:] == pytest.approx([0.013] * 20)
 
 
+def test_schedule_goes_by_epochs_where_they_differ_in_length():
+    """A cosine over epochs of 2, 0 and 4 updates: each update stands at its epoch and its share of it."""
+    factor = learning_rate_factor("cosine", 3)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make_scheduler(optimizer, factor, [2, 0, 4])
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([factor(at) for at in (0.25, 0.75, 2.125, 2.375, 2.625, 2.875)])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_optimizers_equal_torchs_own_loops(kind):
+    plain = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    options = {"momentum": 0.9} if kind == "sgd" else {}
+    models = make_model(), make_model()
+    ours = make_optimizer(models[0].parameters(), 0.01, 0.9, 1e-2, kind)
+    theirs = plain(models[1].parameters(), 0.01, weight_decay=1e-2, foreach=False, **options)
+    for model, optimizer in zip(models, (ours, theirs), strict=True):
+        model.eval()  # in train mode the bias before BatchNorm has a gradient of rounding alone, which Adam blows up
+        for images, labels in make_data().retain:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_follows_the_update_and_the_gate_follows_the_projection():
+    model, data = make_model(), make_data()
+    original = copy.deepcopy(model)
+    mask = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    mask["fc.weight"][0] = True
+    gate = SaliencyGate(model, mask)
+    seen = []
+
+    def zero():
+        assert not torch.is_grad_enabled()
+        seen.append(not torch.equal(model.fc.weight[0], original.fc.weight[0]))
+        for parameter in model.parameters():
+            parameter.zero_()
+
+    def steps():
+        for step in cross_entropy_steps(model, data.forget):
+            yield step._replace(project=zero)
+            assert not model.fc.weight[0].any()
+            assert torch.equal(model.fc.weight[1:], original.fc.weight[1:])
+
+    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=CPU, gate=gate)
+    assert seen == [True]
+    assert torch.equal(model.conv.weight, original.conv.weight)
+
+
 def test_published_milestones_are_91_and_136_of_182():
     factor = learning_rate_factor("multistep", 182, milestones=tuple(share * 182 for share in (91 / 182, 136 / 182)))
     assert [factor(e) for e in (0, 90.99, 91, 135.99, 136, 181)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -73,7 +129,7 @@ def test_non_finite_loss_stops_the_run_and_names_its_first_step(bad, print_freq)
     model = make_model()
     steps = losses_of([1.0, 1.0, 1.0, bad, 1.0, bad], model.fc.bias)
     with pytest.raises(RunFailed, match="step 3 "):
-        train_epoch(model, steps, make_optimizer(model, 0.1, 0.9, 0), device=CPU, print_freq=print_freq)
+        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU, print_freq=print_freq)
 
 
 def test_non_finite_weight_is_found():
@@ -89,14 +145,14 @@ def test_a_single_value_per_channel_fails_in_one_line():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(192), torch.nn.Linear(192, 4))
     steps = cross_entropy_steps(model, make_data(count=1).forget)
     with pytest.raises(RunFailed, match="one image"):
-        train_epoch(model, steps, make_optimizer(model, 0.1, 0, 0), device=CPU)
+        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU)
 
 
 def test_loss_without_gradient_is_refused():
     model = make_model()
     step = Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))
     with pytest.raises(AssertionError, match="gradient"):
-        train_epoch(model, iter_steps(step), make_optimizer(model, 0.1, 0, 0), device=CPU)
+        train_epoch(model, iter_steps(step), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU)
 
 
 def iter_steps(*steps):
@@ -113,7 +169,7 @@ def test_methods_learn_whether_an_update_happened():
             updated = yield Step(F.cross_entropy(logits, torch.arange(4)), logits, torch.arange(4))
             seen.append((updated, not torch.equal(before, model.fc.bias)))
 
-    train_epoch(model, steps(), make_optimizer(model, 0.1, 0.9, 0), device=CPU)
+    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU)
     assert seen == [(True, True), (True, True)]
 
 
@@ -125,7 +181,9 @@ def test_frozen_batchnorm_keeps_its_buffers_bit_for_bit_and_the_default_moves_th
     for freeze in (True, False):
         model, data = make_model(), make_data()
         before = buffers(model)
-        train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model, 0.1, 0.9, 0), device=CPU, freeze_bn=freeze)
+        train_epoch(
+            model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU, freeze_bn=freeze
+        )
         after = buffers(model)
         assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("normalize"))
         assert all(torch.equal(before[name], after[name]) == freeze for name in before if name.startswith("bn"))
@@ -138,7 +196,7 @@ def test_stats_are_the_means_over_samples():
         logits = reference(images)
         total += float(F.cross_entropy(logits, labels, reduction="sum").detach())
         right += int((logits.argmax(1) == labels).sum())
-    stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model, 0.0, 0.0, 0.0), device=CPU)
+    stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.0, 0.0, 0.0), device=CPU)
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from conftest import CPU, make_data, make_image_set, make_model
 from test_saliency import random_mask
 
+from datasets.splits import SCENARIOS
 from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from models import initialise
 from unlearn import METHODS
-from unlearn.base import Iterative, OneShot
+from unlearn.base import Iterative
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
@@ -24,28 +25,35 @@ from unlearn.retrain import Retrain
 from unlearn.saliency import SaliencyGate
 from utils import Stopwatch, stream
 
-SCENARIOS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
+REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
 
 
-def run(method, model, data, gate=None, *, momentum=0.9, weight_decay=5e-4, schedule="constant", freeze_bn=False, epochs=None):
-    """A method from start to end as experiment.py runs it."""
-    method.prepare(model, data)
+def run(method, model, data, mask=None, *, momentum=0.9, schedule="constant", epochs=None):
+    """A method from start to end as experiment.py runs it, with its own optimizer, weight decay and BatchNorm mode."""
+    gate = SaliencyGate(model, mask) if mask else None
+    method.prepare(model, data, mask)
     if gate:
         gate.restore()
-    if isinstance(method, OneShot):
+    if isinstance(method, Iterative):
+        descend(method, model, data, gate, momentum, schedule, epochs)
+        method.finish(model, data)
+    else:
         method.edit(model, data)
-        if gate:
-            gate.restore()
-        return model
-    epochs = epochs or method.unlearn_epochs
-    optimizer = make_optimizer(model, method.unlearn_lr, momentum, weight_decay)
-    milestones = (epochs / 2, epochs * 136 / 182)
-    scheduler = make_scheduler(optimizer, learning_rate_factor(schedule, epochs, milestones=milestones), method.steps(data))
-    fit(
-        model, method, data, optimizer, epochs=epochs, clock=Stopwatch(CPU), gate=gate, scheduler=scheduler, freeze_bn=freeze_bn,
-        after_epoch=lambda epoch, stats: None,
-    )  # fmt: skip
+    if gate:
+        gate.restore()
     return model
+
+
+def descend(method, model, data, gate, momentum, schedule, epochs):
+    epochs = epochs or method.unlearn_epochs
+    parameters = [*model.parameters(), *method.extra_parameters()]
+    optimizer = make_optimizer(parameters, method.unlearn_lr, momentum, method.weight_decay, method.optimizer)
+    factor = learning_rate_factor(schedule, epochs, milestones=(epochs / 2, epochs * 136 / 182))
+    scheduler = make_scheduler(optimizer, factor, [method.steps(data, epoch) for epoch in range(epochs)])
+    fit(
+        model, method, data, optimizer, epochs=epochs, clock=Stopwatch(CPU), gate=gate, scheduler=scheduler,
+        freeze_bn=method.bn == "freeze", after_epoch=lambda epoch, stats: None,
+    )  # fmt: skip
 
 
 def small(name, **fields):
@@ -62,14 +70,14 @@ def same(a, b):
 # -------------------------------------------------------------------------------------------------------- registry
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", REQUESTS)
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("name", METHODS)
 def test_registered_method_runs_freezes_and_changes(name, masked, scenario):
-    data, model = make_data(**SCENARIOS[scenario]), make_model()
+    data, model = make_data(**REQUESTS[scenario]), make_model()
     original = copy.deepcopy(model)
     mask = random_mask(model) if masked else {key: torch.ones_like(p, dtype=torch.bool) for key, p in model.named_parameters()}
-    run(small(name), model, data, SaliencyGate(model, mask) if masked else None)
+    run(small(name), model, data, mask if masked else None)
     ours, theirs = ([(k, v.shape, v.dtype) for k, v in m.state_dict().items()] for m in (model, original))
     assert ours == theirs
     changed = False
@@ -85,7 +93,7 @@ def test_all_true_mask_equals_no_mask_bit_for_bit(name):
     free, gated = make_model(), make_model()
     run(small(name), free, make_data())
     mask = {key: torch.ones_like(p, dtype=torch.bool) for key, p in gated.named_parameters()}
-    run(small(name), gated, make_data(), SaliencyGate(gated, mask))
+    run(small(name), gated, make_data(), mask)
     assert same(free, gated)
 
 
@@ -103,6 +111,9 @@ def test_method_documents_itself(name):
     assert method.__doc__
     assert method.label
     assert method.touches
+    assert method.cost
+    assert set(method.scenarios) <= SCENARIOS.keys()
+    assert method.scenarios
     assert method.paper
     for field in dataclasses.fields(method):
         assert field.metadata["help"]
@@ -115,15 +126,17 @@ def test_method_counts_its_steps(name):
     """Schedules and progress bars rely on the count."""
     data, model = make_data(), make_model().train()
     method = small(name)
-    method.prepare(model, data)
-    assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data)
+    method.prepare(model, data, None)
+    for epoch in range(method.unlearn_epochs):
+        data.set_epoch(epoch)
+        assert sum(1 for _ in method.losses(model, data, epoch)) == method.steps(data, epoch)
 
 
 @pytest.mark.parametrize("fields", [{"order": "mixed"}, {"retain_weight": 0.0}, {"order": "mixed", "retain_weight": 0.0}], ids=str)
 def test_random_label_counts_its_steps_in_every_form(fields):
     data, model = make_data(count=40, batch_size=16), make_model().train()
     method = RandomLabel(**fields)
-    assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data)
+    assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -174,7 +187,8 @@ def test_l1_weights_follow_the_formula(no_l1_epochs):
 
 def test_ascent_climbs_and_finetuning_descends():
     """The sign of one small full-batch step."""
-    for method, split, sign in ((GradientAscent(1, 1e-3), "forget", 1), (FineTune(1, 1e-3), "retain", -1)):
+    plain = {"unlearn_epochs": 1, "unlearn_lr": 1e-3, "weight_decay": 0.0, "bn": "freeze"}
+    for method, split, sign in ((GradientAscent(**plain), "forget", 1), (FineTune(**plain), "retain", -1)):
         data, model = make_data(batch_size=1000, augment=False), make_model()
         images, labels = next(iter(getattr(data, split).eval_view()))
 
@@ -182,7 +196,7 @@ def test_ascent_climbs_and_finetuning_descends():
             return F.cross_entropy(model.eval()(images), labels).item()
 
         before = loss()
-        run(method, model, data, momentum=0.0, weight_decay=0.0, freeze_bn=True)
+        run(method, model, data, momentum=0.0)
         assert sign * (loss() - before) > 0
 
 
@@ -300,8 +314,7 @@ def test_retrain_never_reads_the_forget_set_nor_the_original_weights():
 def test_retrain_under_a_mask_starts_from_the_original_where_frozen():
     model, original = make_model(), make_model()
     mask = random_mask(model)
-    gate = SaliencyGate(model, mask)
-    run(Retrain(unlearn_epochs=1, unlearn_lr=0.0), model, make_data(), gate, weight_decay=0.0)
+    run(Retrain(unlearn_epochs=1, unlearn_lr=0.0, weight_decay=0.0), model, make_data(), mask)
     fresh = make_model()
     torch.manual_seed(stream(make_data().seed, "init"))
     initialise(fresh)

@@ -136,7 +136,7 @@ def descend(model, optimizer, gate, steps=6, **options):
 
 
 OPTIMIZERS = {
-    "sgd": lambda m: make_optimizer(m, 0.1, 0.9, 5e-2),
+    "sgd": lambda m: make_optimizer(m.parameters(), 0.1, 0.9, 5e-2),
     "adam": lambda m: torch.optim.Adam(m.parameters(), 0.01, weight_decay=0.1),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), 0.01, weight_decay=0.1),
 }

@@ -1,5 +1,9 @@
 """METHODS: every ``--unlearn``. One small file a method; what is registered here is tested by the registry."""
 
+import dataclasses
+
+from datasets.splits import SCENARIOS
+from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
@@ -18,3 +22,24 @@ METHODS = {
     "RL": RandomLabel,
     "wfisher": InfluenceUnlearning,
 }
+
+COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
+
+
+def method_table() -> str:
+    """Every method as Markdown: what ``--list_methods`` prints and the README shows."""
+    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    return "\n".join(head + [_row(name, method) for name, method in METHODS.items()])
+
+
+def _row(name: str, method: type[Method]) -> str:
+    shared = {field.name for field in dataclasses.fields(Iterative)}
+    own = [f"`{flag_of(field.name)}`" for field in dataclasses.fields(method) if field.name not in shared]
+    summary = " ".join(method.__doc__.split("\n\n")[0].split())
+    meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
+    return f"| `{name}` | {summary} | {meant} | {method.touches} | {method.cost} | {', '.join(own) or '-'} | {method.paper} |"
+
+
+def flag_of(field: str) -> str:
+    """The flag of a method's field; one keeps the reference's spelling."""
+    return "--no-l1-epochs" if field == "no_l1_epochs" else f"--{field}"

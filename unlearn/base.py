@@ -1,21 +1,27 @@
 """The contract of a method. A method says what is minimised; how a weight changes is engine.py's alone."""
 
 import dataclasses
-from collections.abc import Generator
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
+from unlearn.saliency import Mask
 
 
 class Step(NamedTuple):
-    """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels (b,) it came from."""
+    """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels (b,) it came from.
+
+    ``project`` edits the weights right after the update, such as a proximal step. The gate acts after it, so that a
+    frozen weight stays frozen whatever it does.
+    """
 
     loss: Tensor
     logits: Tensor
     labels: Tensor
+    project: Callable[[], None] | None = None
 
 
 Steps = Generator[Step, Any, None]
@@ -30,18 +36,25 @@ def option(default: object, help: str) -> Any:
 class Method:
     """Fields are the method's flags, and ``repr(method)`` is the whole truth about its hyper-parameters.
 
-    Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask, ``touches`` says
-    which data it reads, ``paper`` where it comes from, ``needs_original`` whether it starts from a trained model.
+    Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask, ``scenarios`` what it
+    was designed to forget ("random" images, a "class"), ``touches`` which data it reads, ``cost`` its price in sample
+    gradients (E epochs, n_f forget and n_r retain images, P parameters), ``paper`` where it comes from,
+    ``needs_original`` whether it starts from a trained model.
     """
 
     label: ClassVar[str]
     masked_label: ClassVar[str | None] = None
+    scenarios: ClassVar[tuple[str, ...]] = ("random", "class")
     touches: ClassVar[str]
+    cost: ClassVar[str]
     paper: ClassVar[str]
     needs_original: ClassVar[bool] = True
 
-    def prepare(self, model: nn.Module, data: Data) -> None:
-        """Once before the run (also before a resumed one), with ``model`` holding the original weights."""
+    def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
+        """Once before the run (also before a resumed one), with ``model`` holding the original weights.
+
+        ``mask`` is {parameter name: bool, True = may change}, or None: the gate enforces it, a method may heed it.
+        """
 
 
 @dataclasses.dataclass
@@ -54,10 +67,28 @@ class Iterative(Method):
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
     unlearn_lr: float = option(0.01, "learning rate of unlearning")
+    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "what the steps descend with")
+    weight_decay: float = option(5e-4, "weight decay")
+    bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")
 
-    def steps(self, data: Data) -> int:
-        """Updates an epoch takes, for the schedule and the progress bar."""
+    def steps(self, data: Data, epoch: int) -> int:
+        """Updates that ``epoch`` takes, for the schedule and the progress bar."""
         return sum(len(getattr(data, split)) for split in self.splits)
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """What is trained beside the model and does not stay, such as a shadow class; made in :meth:`prepare`."""
+        return []
+
+    def state(self) -> dict:
+        """What a resumed run needs of this method besides the model's weights: tensors and plain values."""
+        return {}
+
+    def load_state(self, state: dict) -> None:
+        """Continue from what :meth:`state` gave; called after :meth:`prepare`."""
+
+    def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
+        """After the last epoch: a last edit of ``model``, in fp32; returns what the result should record, as :meth:`OneShot.edit`."""
+        return {}
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns autocast."""

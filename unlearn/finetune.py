@@ -17,6 +17,7 @@ class FineTune(Iterative):
 
     label = "FT"
     touches = "retain"
+    cost = "E n_r"
     paper = "Warnecke et al., NDSS 2023; Golatkar et al., CVPR 2020"
     splits = ("retain",)
 

@@ -19,6 +19,7 @@ class GradientAscent(Iterative):
 
     label = "GA"
     touches = "forget"
+    cost = "E n_f"
     paper = "Graves et al., AAAI 2021; Thudi et al., EuroS&P 2022"
     splits = ("forget",)
 

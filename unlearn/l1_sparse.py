@@ -20,6 +20,7 @@ class L1Sparse(Iterative):
 
     label = "l1-sparse"
     touches = "retain"
+    cost = "E n_r"
     paper = "Jia et al., NeurIPS 2023"
     splits = ("retain",)
 

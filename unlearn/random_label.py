@@ -23,6 +23,7 @@ class RandomLabel(Iterative):
     label = "RL"
     masked_label = "SalUn"
     touches = "forget + retain"
+    cost = "E (n_f + n_r)"
     paper = "Golatkar et al., CVPR 2020; SalUn: Fan et al., ICLR 2024"
     splits = ("forget", "retain")
 
@@ -41,10 +42,10 @@ class RandomLabel(Iterative):
         )  # fmt: skip
         return draw + (draw >= true) if self.exclude_true else draw
 
-    def steps(self, data: Data) -> int:
+    def steps(self, data: Data, epoch: int) -> int:
         if not self.retain_weight:
             return len(data.forget)
-        return len(data.forget.joined(data.retain)) if self.order == "mixed" else super().steps(data)
+        return len(data.forget.joined(data.retain)) if self.order == "mixed" else super().steps(data, epoch)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget.relabelled(self.random_labels(data))

@@ -14,6 +14,7 @@ class Raw(OneShot):
 
     label = "Original"
     touches = "nothing"
+    cost = "0"
     paper = "baseline"
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:

@@ -9,6 +9,7 @@ from torch import nn
 from datasets.loaders import Data
 from models import initialise
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.saliency import Mask
 from utils import stream
 
 
@@ -22,6 +23,7 @@ class Retrain(Iterative):
 
     label = "Retrain"
     touches = "retain"
+    cost = "E n_r"
     paper = "exact unlearning"
     splits = ("retain",)
     needs_original = False
@@ -30,7 +32,7 @@ class Retrain(Iterative):
     unlearn_epochs: int = option(182, "epochs of unlearning")
     unlearn_lr: float = option(0.1, "learning rate of unlearning")
 
-    def prepare(self, model: nn.Module, data: Data) -> None:
+    def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         # Drawn on the CPU, so that a seed means the same network on every device.
         fresh = copy.deepcopy(model).cpu()
         with torch.random.fork_rng(devices=[]):

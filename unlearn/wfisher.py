@@ -34,6 +34,7 @@ class InfluenceUnlearning(OneShot):
 
     label = "IU"
     touches = "forget + retain"
+    cost = "n_f + n_r, then 2 per sample and iteration (about 20)"
     paper = "Izzo et al., AISTATS 2021; WoodFisher: Singh & Alistarh, NeurIPS 2020"
 
     solver: Literal["exact", "one_vector"] = option("exact", "how the inverse Fisher product is computed")
