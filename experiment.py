@@ -229,12 +229,11 @@ def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) ->
     return {"schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else ()}
 
 
-def recipe_of(args: argparse.Namespace, method: Iterative, schedule: dict, precision: str) -> dict:
+def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
     """What the loop does besides the method: recorded in results, and compared on --resume."""
     return {
-        "batch_size": args.batch_size, "momentum": args.momentum, "weight_decay": method.weight_decay,
-        **schedule, "milestones": list(schedule["milestones"]), "bn": method.bn, "clip_norm": args.clip_norm,
-        "augment": not args.no_aug, "precision": precision,
+        "batch_size": args.batch_size, "momentum": args.momentum, **schedule, "milestones": list(schedule["milestones"]),
+        "clip_norm": args.clip_norm, "augment": not args.no_aug, "precision": precision,
     }  # fmt: skip
 
 
@@ -243,7 +242,7 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
     if not isinstance(method, Iterative):
         return {}, {}
     schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
-    return schedule, recipe_of(args, method, schedule, precision)
+    return schedule, recipe_of(args, schedule, precision)
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
@@ -338,11 +337,12 @@ def train(args: argparse.Namespace) -> None:
     data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
     schedule = schedule_of(args, args.epochs, from_scratch=True)
+    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
     method = Train(args.epochs, args.lr, weight_decay=args.weight_decay, bn=args.bn)
-    recipe = recipe_of(args, method, schedule, precision)
+    recipe = recipe_of(args, schedule, precision)
     identity = {
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
-        "split_seed": args.split_seed, "train_seed": args.train_seed, "epochs": args.epochs, "lr": args.lr, **recipe,
+        "split_seed": args.split_seed, "train_seed": args.train_seed, **hyperparameters, **recipe,
     }  # fmt: skip
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
@@ -379,14 +379,14 @@ def train(args: argparse.Namespace) -> None:
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq,
         )  # fmt: skip
-        metrics = train_report(args, model, data, record, recipe, precision, trainer.clock.seconds, files)
+        metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
     print(result_line("original", metrics, trainer.clock.seconds))
 
 
 def train_report(
-    args: argparse.Namespace, model: nn.Module, data: Data, record: dict, recipe: dict, precision: str, seconds: float,
-    files: dict[str, Path],
+    args: argparse.Namespace, model: nn.Module, data: Data, record: dict, hyperparameters: dict, recipe: dict, precision: str,
+    seconds: float, files: dict[str, Path],
 ) -> dict[str, float]:  # fmt: skip
     """Evaluate the best epoch's model and write train_result.json; returns its accuracies in percent."""
     kept = read_original(files["0model_SA_best.pth.tar"])
@@ -395,7 +395,7 @@ def train_report(
     metrics = {"train": percent["train"], "VA": percent["val"], "TA": percent["test"]}
     result = {
         "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
-        "RTE": {"total": seconds}, "hyperparameters": {"lr": args.lr, "epochs": args.epochs}, "recipe": recipe,
+        "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe,
         "data": {
             "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
             "sizes": {name: loader.num_samples for name, loader in data.evaluation.items()},
@@ -620,10 +620,10 @@ def run_method(
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
     model, data = task.model, task.data
     identity = {
-        "method": repr(method), "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
+        "method": method.label, **dataclasses.asdict(method), **recipe,
+        "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
         "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
         "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
-        **recipe,
     }  # fmt: skip
     trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
     common = {

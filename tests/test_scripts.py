@@ -102,9 +102,9 @@ def test_first_command_works_without_save_dir(tmp_path, monkeypatch, capsys):
 def test_retrain_needs_no_model_path_and_takes_epochs_and_lr(tmp_path):
     command = [*SETUP, "--unlearn", "retrain", "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--epochs", 1, "--lr", 0.05]
     assert call(main_forget.main, *command) == 0
-    assert result(tmp_path, "retrain")["hyperparameters"] == {"unlearn_epochs": 1, "unlearn_lr": 0.05}
+    assert {"unlearn_epochs": 1, "unlearn_lr": 0.05}.items() <= result(tmp_path, "retrain")["hyperparameters"].items()
     assert call(main_forget.main, *command, "--unlearn_lr", 0.02, "--overwrite") == 0
-    assert result(tmp_path, "retrain")["hyperparameters"] == {"unlearn_epochs": 1, "unlearn_lr": 0.02}
+    assert {"unlearn_epochs": 1, "unlearn_lr": 0.02}.items() <= result(tmp_path, "retrain")["hyperparameters"].items()
     assert result(tmp_path, "retrain")["recipe"]["schedule"] == "multistep"
 
 
@@ -245,9 +245,7 @@ def test_resume_under_other_flags_names_the_difference(original, tmp_path, capsy
     assert forget(original, tmp_path, "--unlearn", "FT", *EPOCHS) == 0
     capsys.readouterr()
     refused(capsys, forget(original, tmp_path, "--unlearn", "FT", *EPOCHS, "--resume", "--weight_decay", 0), "weight_decay", "0.0005")
-    refused(
-        capsys, forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 3, "--resume"), "unlearn_epochs=2", "unlearn_epochs=3"
-    )
+    refused(capsys, forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 3, "--resume"), "unlearn_epochs 2", "3")
 
 
 # ---------------------------------------------------------------------------------------------- foreign checkpoints
@@ -418,7 +416,7 @@ def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys
 
 def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
     assert forget(original, tmp_path / "out", "--unlearn", "FT", "--dry_run") == 0
-    assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01)" in capsys.readouterr().out
+    assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01, " in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -540,6 +538,13 @@ def with_changes(original, file, **changes):
     return file
 
 
+def unfinish(file):
+    """Make a finished run's checkpoint the one of its last epoch."""
+    state = torch.load(file, weights_only=True)
+    del state["extra"]
+    torch.save(state, file)
+
+
 def test_official_checkpoint_with_numpy_numbers_and_a_counter_loads(original, tmp_path):
     odd = {"best_sa": np.float64(93.5), "top1": [np.float32(1)], "scheduler": {"milestones": Counter([91, 136])}}
     bare = {"state_dict": weights(original), **odd}
@@ -599,6 +604,7 @@ def test_a_damaged_mask_record_is_refused_in_one_line(change, original, masks, t
 def test_resuming_from_a_damaged_checkpoint_is_refused_in_one_line(change, original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1) == 0
     capsys.readouterr()
+    unfinish(tmp_path / "GAcheckpoint.pth.tar")
     with_changes(tmp_path / "GAcheckpoint.pth.tar", tmp_path / "GAcheckpoint.pth.tar", **change)
     refused(capsys, forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1, "--resume"), "--resume", "--overwrite")
 
