@@ -134,3 +134,14 @@ def test_files_are_read_safely_and_devices_are_not_hard_coded():
 def test_embedded_data_is_small():
     assert (ROOT / "datasets/fashion_mini.npz").stat().st_size < 4 * 2**20
     assert "Zalando" in (ROOT / "datasets/fashion_mini.LICENSE").read_text()
+
+
+def test_the_readmes_own_method_runs(model, data):
+    """The example under "Adding your own", executed as it stands there."""
+    source = README.split("### Adding your own")[1].split("```python\n")[1].split("```")[0]
+    space = {"__name__": "example"}
+    exec(compile(source, "example", "exec"), space)
+    method = space["Confusion"]()
+    steps = list(method.losses(model, data, 0))
+    assert len(steps) == method.steps(data, 0)
+    assert all(step.loss.requires_grad for step in steps)
