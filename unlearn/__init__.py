@@ -7,6 +7,7 @@ from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
+from unlearn.proximal import ProximalRandomLabel
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
@@ -20,6 +21,7 @@ METHODS = {
     "FT_l1": L1Sparse,
     "GA": GradientAscent,
     "RL": RandomLabel,
+    "RL_proximal": ProximalRandomLabel,
     "wfisher": InfluenceUnlearning,
 }
 

@@ -1,0 +1,142 @@
+"""What acts on the weights beside the gradient: pulls to the original, soft thresholds, pruning."""
+
+import argparse
+import copy
+import io
+
+import pytest
+import scipy.optimize
+import torch
+from conftest import CPU, make_data, make_model
+from test_methods import run, same
+from test_saliency import random_mask
+
+from engine import fit
+from experiment import Trainer
+from unlearn.proximal import ProximalRandomLabel
+from unlearn.random_label import RandomLabel
+from unlearn.saliency import SaliencyGate
+from utils import Stopwatch, UserError
+
+COSINE = {"schedule": "cosine", "warmup": 0, "milestones": ()}
+
+
+def run_part(method, model, data, mask=None, state=None, until=None):
+    """The epochs up to ``until`` from the start or from ``state``; returns the state as it comes back from a file."""
+    gate = SaliencyGate(model, mask) if mask else None
+    method.prepare(model, data, mask)
+    if gate:
+        gate.restore()
+    trainer = Trainer(argparse.Namespace(momentum=0.9), model, method, data, COSINE, Stopwatch(CPU))
+    if state:
+        trainer.restore(state)
+    until = method.unlearn_epochs if until is None else until
+    fit(
+        model, method, data, trainer.optimizer, epochs=until, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
+        scheduler=trainer.scheduler, after_epoch=lambda epoch, stats: None,
+    )  # fmt: skip
+    file = io.BytesIO()
+    torch.save(trainer.state(until), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def check_resume(make, mask=None, **data):
+    """A run that stops after its first epoch and goes on in new objects ends bit for bit where an uninterrupted one does."""
+    straight, resumed = make_model(), make_model()
+    run_part(make(), straight, make_data(**data), mask)
+    state = run_part(make(), make_model(), make_data(**data), mask, until=1)
+    assert not same(straight, make_model())
+    run_part(make(), resumed, make_data(**data), mask, state)
+    assert same(straight, resumed)
+
+
+def watch(method, look):
+    """``method`` with ``look(epoch)`` called after each of its updates, projection and gate included."""
+    losses = method.losses
+
+    def watched(model, data, epoch):
+        for step in losses(model, data, epoch):
+            yield step
+            look(epoch)
+
+    method.losses = watched
+    return method
+
+
+def flat(named):
+    return torch.cat([value.detach().reshape(-1) for _, value in named])
+
+
+# ------------------------------------------------------------------------------------------------------ SalUn-soft
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("order", ["mixed", "sequential"])
+def test_pinned_weights_are_the_originals_and_their_share_falls_linearly_over_the_run(masked, order):
+    """Weight decay and noise move every weight at every step, so the count of untouched ones is exactly q_t."""
+    data, model = make_data(count=40, batch_size=24), make_model()
+    original, mask = flat(copy.deepcopy(model).named_parameters()), random_mask(model) if masked else None
+    may_change = flat(mask.items()) if masked else torch.ones_like(original, dtype=torch.bool)
+    pinned = []
+    method = ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05, order=order, rho=0.6)
+    watch(method, lambda epoch: pinned.append(int((flat(model.named_parameters()) == original)[may_change].sum())))
+    run(method, model, data, mask)
+    total = 3 * method.steps(data, 0)
+    assert total > 15
+    assert pinned == [int(0.6 * (1 - t / total) * int(may_change.sum())) for t in range(total)]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+def test_the_pull_minimises_its_proximal_objective(masked):
+    """Each coordinate against scipy's minimiser of (w - moved)^2 / 2 + tau |w - original|, tau against torch.kthvalue."""
+    model, original = make_model(), make_model()
+    mask = random_mask(model) if masked else {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    method = ProximalRandomLabel()
+    method.prepare(model, make_data(), mask if masked else None)
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
+        moved, start = flat(model.named_parameters()), flat(original.named_parameters())
+        pinned = int(flat(mask.items()).sum()) // 3
+        tau = float((moved - start).abs()[flat(mask.items())].kthvalue(pinned).values)
+        method.pull(pinned, 0.1)
+    ours = flat(model.named_parameters())
+    where = flat(mask.items()).nonzero()[::5, 0].tolist()
+    assert len(where) > 20
+    for i in where:
+
+        def objective(w, i=i):
+            return 0.5 * (w - float(moved[i])) ** 2 + tau * abs(w - float(start[i]))
+
+        best = scipy.optimize.minimize_scalar(objective, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+        assert float(ours[i]) == pytest.approx(best.x, abs=2e-6)
+
+
+@pytest.mark.parametrize("order", ["mixed", "sequential"])
+def test_without_a_pull_it_is_random_labels_bit_for_bit(order):
+    soft = run(ProximalRandomLabel(unlearn_epochs=2, rho=0.0, order=order), make_model(), make_data())
+    assert same(soft, run(RandomLabel(unlearn_epochs=2, order=order), make_model(), make_data()))
+
+
+def test_weights_that_did_not_move_are_left_alone_by_a_pull_of_length_zero():
+    """More pinned weights than have moved: tau is zero, and rounding must not touch the others."""
+    model = make_model()
+    method = ProximalRandomLabel()
+    method.prepare(model, make_data(), None)
+    with torch.no_grad():
+        model.fc.weight.add_(torch.randn(model.fc.weight.shape, generator=torch.Generator().manual_seed(1)))
+        before = copy.deepcopy(model)
+        method.pull(100, 0.1)
+    assert same(before, model)
+
+
+def test_soft_run_resumes_bit_for_bit():
+    check_resume(lambda: ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05), random_mask(make_model()))
+
+
+@pytest.mark.parametrize("rho", [-0.1, 1.5])
+def test_rho_is_a_share(rho):
+    with pytest.raises(UserError, match="--rho"):
+        ProximalRandomLabel(rho=rho)
