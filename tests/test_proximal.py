@@ -13,6 +13,9 @@ from test_saliency import random_mask
 
 from engine import fit
 from experiment import Trainer
+from unlearn.finetune import FineTune
+from unlearn.gradient_ascent import GradientAscent
+from unlearn.l1_sparse import NEAR_ZERO, L1Ascent, L1Sparse, soft_threshold
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
@@ -140,3 +143,92 @@ def test_soft_run_resumes_bit_for_bit():
 def test_rho_is_a_share(rho):
     with pytest.raises(UserError, match="--rho"):
         ProximalRandomLabel(rho=rho)
+
+
+# -------------------------------------------------------------------------------------------------------------- l1
+
+
+def test_soft_threshold_minimises_its_proximal_objective():
+    """Against scipy's minimiser of (w - v)^2 / 2 + lr alpha |w|, on both sides of the threshold, on it, and at zero."""
+    values = torch.tensor([-2.0, -0.51, -0.5, -0.2, -0.0, 0.0, 1e-9, 0.49, 0.5, 0.500001, 3.0])
+    weights = [values[:4].clone(), values[4:].clone().reshape(1, -1)]
+    soft_threshold(weights, 5.0, 0.1)
+    ours = torch.cat([w.reshape(-1) for w in weights])
+    for v, w in zip(values.tolist(), ours.tolist(), strict=True):
+        best = scipy.optimize.minimize_scalar(lambda x, v=v: 0.5 * (x - v) ** 2 + 0.5 * abs(x), bounds=(-4, 4), method="bounded")
+        assert w == pytest.approx(best.x, abs=1e-5)
+        assert (w == 0) == (abs(v) <= 0.5)
+
+
+@pytest.mark.parametrize("prox", [False, True])
+@pytest.mark.parametrize(("penalised", "plain"), [(L1Sparse, FineTune), (L1Ascent, GradientAscent)])
+def test_without_weight_the_penalty_changes_no_bit(penalised, plain, prox):
+    common = {"unlearn_epochs": 2, "unlearn_lr": 0.01}
+    ours = run(penalised(alpha=0.0, prox=prox, **common), make_model(), make_data())
+    assert same(ours, run(plain(**common), make_model(), make_data()))
+
+
+@pytest.mark.parametrize(("penalised", "plain"), [(L1Sparse, FineTune), (L1Ascent, GradientAscent)])
+def test_prox_is_a_plain_loop_that_thresholds_at_the_rate_of_each_update(penalised, plain):
+    """Written out for SGD under a cosine: plain update, then sign(w) max(|w| - lr alpha_e, 0)."""
+    common = {"unlearn_epochs": 3, "unlearn_lr": 0.05}
+    ours, theirs = make_model(), make_model()
+    run_part(penalised(alpha=0.5, no_l1_epochs=1, prox=True, **common), ours, make_data())
+    rates, data = [], make_data()
+    per_epoch = plain(**common).steps(data, 0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.05)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * 3 * per_epoch)
+    for _ in range(2 * 3 * per_epoch):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates = iter(rates[1::2])  # the schedule's value in the middle of each update
+
+    def threshold(epoch):
+        tau = next(rates) * 0.5 * (1 - epoch / 2) * (epoch < 2)
+        with torch.no_grad():
+            for p in theirs.parameters():
+                p.copy_(p.sign() * (p.abs() - tau).clamp(min=0))
+
+    run_part(watch(plain(**common), threshold), theirs, data)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_l1_ascent_adds_the_penalty_to_the_ascent_loss():
+    data, model = make_data(), make_model().eval()
+    plain = next(GradientAscent().losses(model, data, 0)).loss
+    data.set_epoch(0)
+    l1 = flat(model.named_parameters()).abs().sum()
+    penalised = L1Ascent(alpha=0.01, unlearn_epochs=4)
+    torch.testing.assert_close(next(penalised.losses(model, data, 0)).loss, plain + 0.01 * l1)
+    data.set_epoch(0)
+    torch.testing.assert_close(next(penalised.losses(model, data, 3)).loss, plain + 0.01 * l1 / 4)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+def test_prox_reaches_exact_zeros_the_gradient_does_not_and_frozen_weights_keep_theirs(masked):
+    reports, models = {}, {}
+    for prox in (True, False):
+        models[prox], data = make_model(), make_data()
+        mask = random_mask(models[prox], density=0.3) if masked else None
+        method = L1Sparse(unlearn_epochs=2, alpha=0.5, prox=prox)
+        run_part(method, models[prox], data, mask)
+        reports[prox] = method.finish(models[prox], data)
+    named = [(name, p.detach()) for name, p in models[True].named_parameters()]
+    free = flat(named)[flat(mask.items())] if masked else flat(named)
+    assert reports[True]["sparsity"] == pytest.approx(100 * (free == 0).float().mean().item(), abs=1e-3)
+    assert reports[True]["near_zero"] == pytest.approx(100 * (free.abs() < NEAR_ZERO).float().mean().item(), abs=1e-3)
+    assert 5 < reports[True]["sparsity"] <= reports[True]["near_zero"] < 100
+    assert reports[False]["sparsity"] < 1
+    for (name, ours), original in zip(named, make_model().parameters(), strict=True):
+        assert not masked or torch.equal(ours[~mask[name]], original[~mask[name]])
+
+
+def test_thresholded_run_resumes_bit_for_bit():
+    check_resume(lambda: L1Sparse(unlearn_epochs=3, alpha=0.1, prox=True))
+
+
+def test_a_negative_penalty_is_refused():
+    with pytest.raises(UserError, match="--alpha"):
+        L1Sparse(alpha=-1e-4)

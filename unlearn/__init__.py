@@ -6,7 +6,7 @@ from datasets.splits import SCENARIOS
 from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.l1_sparse import L1Sparse
+from unlearn.l1_sparse import L1Ascent, L1Sparse
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
@@ -20,6 +20,7 @@ METHODS = {
     "FT_prune": L1Sparse,
     "FT_l1": L1Sparse,
     "GA": GradientAscent,
+    "GA_l1": L1Ascent,
     "RL": RandomLabel,
     "RL_proximal": ProximalRandomLabel,
     "wfisher": InfluenceUnlearning,
