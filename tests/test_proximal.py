@@ -3,20 +3,27 @@
 import argparse
 import copy
 import io
+import itertools
 
 import pytest
 import scipy.optimize
 import torch
+import torch.nn.functional as F
 from conftest import CPU, make_data, make_model
 from test_methods import run, same
 from test_saliency import random_mask
+from torch import nn
+from torch.nn.utils import prune
 
+from arg_parser import parse_args
 from engine import fit
-from experiment import Trainer
+from experiment import Trainer, make_method
+from models.normalize import Normalize
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import NEAR_ZERO, L1Ascent, L1Sparse, soft_threshold
 from unlearn.proximal import ProximalRandomLabel
+from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
 from utils import Stopwatch, UserError
@@ -232,3 +239,115 @@ def test_thresholded_run_resumes_bit_for_bit():
 def test_a_negative_penalty_is_refused():
     with pytest.raises(UserError, match="--alpha"):
         L1Sparse(alpha=-1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------- pruning
+
+
+class Deep(nn.Module):
+    """Three convolutions whose weights differ in scale, so that pruning all of them together is not pruning each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        sizes = ((3, 8), (8, 8), (8, 6))
+        self.normalize, self.bn, self.fc = Normalize(), nn.BatchNorm2d(6), nn.Linear(6, 4)
+        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in sizes))
+        for scale, layer in zip((1.0, 0.5, 2.0), self.convs, strict=True):
+            layer.weight.data.mul_(scale)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images):
+        return self.fc(torch.relu(self.bn(self.convs(self.normalize(images)))).mean((2, 3)))
+
+    def flat(self):
+        return torch.cat([layer.weight.detach().reshape(-1) for layer in self.convs])
+
+
+def pruned_by_torch(model, rate, mask=None):
+    """The library's own global pruning on a copy: the copy and, flat, which weights it keeps. Frozen ones are set aside first."""
+    copied = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # the library cannot flatten another
+    layers = [(layer, "weight") for layer in copied.convs]
+    if mask:
+        for index, layer in enumerate(copied.convs):
+            prune.custom_from_mask(layer, "weight", mask[f"convs.{index}.weight"])
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=rate)
+    return copied, torch.cat([layer.weight_mask.reshape(-1) for layer in copied.convs]).bool()
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.95])
+def test_pruned_weights_are_those_of_torchs_global_pruning(rate, masked):
+    model, data = Deep(), make_data()
+    original, mask = model.flat(), random_mask(model) if masked else None
+    free = torch.cat([mask[f"convs.{i}.weight"].reshape(-1) for i in range(3)]) if masked else torch.ones_like(original).bool()
+    kept = pruned_by_torch(model, rate, mask)[1] | ~free
+    method = PrunedAscent(rate=rate)
+    method.prepare(model, data, mask)
+    next(method.losses(model.train(), data, 0))
+    assert torch.equal(model.flat(), torch.where(kept, original, 0))
+    assert int((model.flat() == 0).sum()) == round(rate * int(free.sum()))
+    assert method.finish(model, data) == {"sparsity": pytest.approx(100 * round(rate * int(free.sum())) / int(free.sum()))}
+
+
+def test_pruned_ascent_is_a_plain_loop_over_torchs_pruned_model():
+    """torch's reparametrised copy under torch's SGD: what is kept takes the same steps, what is pruned is zero."""
+    model, data = Deep(), make_data(count=40, batch_size=16)
+    theirs, kept = pruned_by_torch(model, 0.6)
+    run(PrunedAscent(rate=0.6, unlearn_epochs=2, unlearn_lr=0.01), model, data)
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    loader, theirs = make_data(count=40, batch_size=16).forget, theirs.train()
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for images, labels in loader:
+            optimizer.zero_grad()
+            (-F.cross_entropy(theirs(images), labels)).backward()
+            optimizer.step()
+    for layer in theirs.convs:
+        prune.remove(layer, "weight")
+    assert torch.equal(model.flat() != 0, kept)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [GradualAscent, GradualFineTune])
+def test_gradual_pruning_keeps_the_same_part_each_epoch_and_the_rate_holds_once(kind):
+    model, zeros = Deep(), []
+    method = kind(rate=0.9, unlearn_epochs=4, unlearn_lr=1e-3)
+    watch(method, lambda epoch: zeros.append((epoch, model.flat() == 0)))
+    run(method, model, make_data(count=40, batch_size=16))
+    size = len(model.flat())
+    for epoch, zero in zeros:
+        assert int(zero.sum()) == round((1 - 0.1 ** ((epoch + 1) / 4)) * size)
+    assert int(zeros[-1][1].sum()) == round(0.9 * size)
+    assert all(bool((later[1] >= sooner[1]).all()) for sooner, later in itertools.pairwise(zeros))
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(PrunedAscent, GradientAscent), (GradualAscent, GradientAscent), (GradualFineTune, FineTune)])
+def test_pruning_nothing_changes_no_bit(kind, plain):
+    ours, theirs = Deep(), Deep()
+    run(kind(rate=0.0, unlearn_epochs=2, unlearn_lr=0.01), ours, make_data())
+    run(plain(unlearn_epochs=2, unlearn_lr=0.01), theirs, make_data())
+    assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [PrunedAscent, GradualAscent, GradualFineTune])
+def test_pruned_run_resumes_bit_for_bit(kind):
+    check_resume(lambda: kind(unlearn_epochs=3, rate=0.7, unlearn_lr=0.01), random_mask(make_model()), count=40, batch_size=16)
+
+
+def test_ascent_keeps_its_own_epochs_and_rate_under_pruning_and_penalty():
+    for kind in (PrunedAscent, GradualAscent, L1Ascent):
+        assert (kind().unlearn_epochs, kind().unlearn_lr) == (GradientAscent().unlearn_epochs, GradientAscent().unlearn_lr)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_rate_is_a_share_below_one(rate):
+    with pytest.raises(UserError, match="--rate"):
+        GradualFineTune(rate=rate)
+
+
+def test_rate_is_read_and_no_longer_named_as_unread(capsys):
+    assert make_method(parse_args(["--unlearn", "GA_prune", "--rate", "0.5"], "")).rate == 0.5
+    assert make_method(parse_args(["--unlearn", "GA_prune"], "")).rate == 0.95
+    assert not capsys.readouterr().err

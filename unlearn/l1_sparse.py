@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from datasets.loaders import Data
 from unlearn.base import Steps, option
 from unlearn.finetune import FineTune
+from unlearn.flat import flatten, frozen_flat, percent
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.saliency import Mask, percent, weights_that_change
+from unlearn.saliency import Mask
 from utils import UserError
 
 # A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with the defaults.
@@ -49,7 +50,7 @@ class L1Penalty:
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         """Percent of the weights that may change: exact zeros, and those below NEAR_ZERO, the zeros among them."""
-        size = weights_that_change(model.named_parameters(), self.mask).abs()
+        size = flatten(model.parameters())[~frozen_flat(model.named_parameters(), self.mask)].abs()
         return {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from datasets.loaders import Data
 from unlearn.base import Steps, option
+from unlearn.flat import flatten, frozen_flat, split_like
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import Mask, lowest_chosen
 from utils import UserError
@@ -38,10 +39,8 @@ class ProximalRandomLabel(RandomLabel):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         self.weights = list(model.parameters())
-        self.original = torch.cat([weight.detach().reshape(-1) for weight in self.weights])
-        names = [name for name, _ in model.named_parameters()]
-        frozen = [torch.zeros(len(self.original), dtype=torch.bool)] if mask is None else [~mask[name].reshape(-1) for name in names]
-        self.frozen = torch.cat(frozen).to(self.original.device)
+        self.original = flatten(self.weights)
+        self.frozen = frozen_flat(model.named_parameters(), mask)
         self.free = len(self.frozen) - int(self.frozen.sum())
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
@@ -53,11 +52,10 @@ class ProximalRandomLabel(RandomLabel):
 
     def pull(self, pinned: int, lr: float) -> None:
         """The proximal step that returns ``pinned`` weights to the original; its length has nothing to do with ``lr``."""
-        weights = torch.cat([weight.reshape(-1) for weight in self.weights])
+        weights = flatten(self.weights)
         moved = weights - self.original
         distance = moved.abs().masked_fill_(self.frozen, torch.inf)  # what the gate keeps is never among the nearest
         others = len(distance) - pinned + 1
         tau = lowest_chosen(distance, [others])[others]
         weights = torch.where(distance <= tau, self.original, weights - moved.sign() * tau)
-        parts = weights.split([weight.numel() for weight in self.weights])
-        torch._foreach_copy_(self.weights, [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)])
+        torch._foreach_copy_(self.weights, split_like(weights, self.weights))

@@ -89,16 +89,6 @@ def check_mask(mask: object, model: nn.Module, where: str) -> Mask:
     return {name: mask[name].bool() for name in wanted}
 
 
-def weights_that_change(named: Iterable[tuple[str, Tensor]], mask: Mask | None) -> Tensor:
-    """The values, one after the other, of those named weights that ``mask`` lets change (all of them without one)."""
-    return torch.cat([(w if mask is None else w[mask[name].to(w.device)]).detach().reshape(-1) for name, w in named])
-
-
-def percent(found: Tensor) -> float:
-    """Percent of True in a bool tensor; 0 in an empty one. Waits for the device."""
-    return 100 * int(found.sum()) / max(found.numel(), 1)
-
-
 class SaliencyGate:
     """Keeps every frozen weight at its original value, bit for bit, whatever the optimizer did.
 
