@@ -14,7 +14,7 @@ from utils import UserError, load_json, require_file, warn
 
 # Flags of the reference that nothing here reads: accepted, and named in one warning line when typed.
 UNREAD = (
-    "data_dir", "num_workers", "train_y_file", "val_y_file", "prune", "pruning_times", "rate", "prune_type", "random_prune",
+    "data_dir", "num_workers", "train_y_file", "val_y_file", "prune", "pruning_times", "prune_type", "random_prune",
     "rewind_epoch", "rewind_pth",
 )  # fmt: skip
 
@@ -132,6 +132,7 @@ def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
     add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
     add("--unlearn_epochs", type=_count, default=10, help=_defaults("unlearn_epochs"))
+    add("--rate", type=_rate, default=0.95, help=f"share of the convolution weights that are pruned in the end ({_defaults('rate')})")
     add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
     add("--mask_ratio", type=float, help="share of the weights that may change; picks the file in --mask_path")
     members = "members of the attack: drawn class by class, or the reference's first ones (default: %(default)s)"
@@ -168,7 +169,6 @@ def _unread_flags(group: argparse._ArgumentGroup) -> None:
     add("--val_y_file", default="./labels/val_ys.pth", help=argparse.SUPPRESS)
     add("--prune", default="omp", help=argparse.SUPPRESS)
     add("--pruning_times", type=int, default=1, help=argparse.SUPPRESS)
-    add("--rate", type=float, default=0.95, help=argparse.SUPPRESS)
     add("--prune_type", default="rewind_lt", help=argparse.SUPPRESS)
     add("--random_prune", action="store_true", help=argparse.SUPPRESS)
     add("--rewind_epoch", type=int, default=0, help=argparse.SUPPRESS)

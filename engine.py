@@ -148,7 +148,7 @@ def train_epoch(
             lr = optimizer.param_groups[0]["lr"]
             if step.project is not None:
                 with torch.no_grad():
-                    step.project()
+                    step.project(lr)
             if gate is not None:
                 gate.restore()
             if scheduler is not None:

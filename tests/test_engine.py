@@ -96,7 +96,8 @@ def test_projection_follows_the_update_and_the_gate_follows_the_projection():
     gate = SaliencyGate(model, mask)
     seen = []
 
-    def zero():
+    def zero(lr):
+        assert lr == 0.1
         assert not torch.is_grad_enabled()
         seen.append(not torch.equal(model.fc.weight[0], original.fc.weight[0]))
         for parameter in model.parameters():
@@ -111,6 +112,23 @@ def test_projection_follows_the_update_and_the_gate_follows_the_projection():
     train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=CPU, gate=gate)
     assert seen == [True]
     assert torch.equal(model.conv.weight, original.conv.weight)
+
+
+def test_projection_gets_the_learning_rate_of_the_update_before_it():
+    """Under plain SGD without momentum the update is -lr times the gradient, so the step itself tells the rate."""
+    weight, given, made = torch.nn.Parameter(torch.zeros(())), [], []
+
+    def steps():
+        for _ in range(6):
+            before = weight.detach().clone()
+            yield Step(weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), given.append)
+            made.append(float(before - weight.detach()))
+
+    optimizer = make_optimizer([weight], 0.1, 0.0, 0.0)
+    scheduler = make_scheduler(optimizer, learning_rate_factor("cosine", 2), [3, 3])
+    train_epoch(torch.nn.Module(), steps(), optimizer, device=CPU, scheduler=scheduler)
+    assert given == pytest.approx(made, abs=1e-6)
+    assert len(set(given)) == 6
 
 
 def test_published_milestones_are_91_and_136_of_182():

@@ -473,9 +473,9 @@ def test_bad_config_is_refused(text, tmp_path, capsys):
 
 
 def test_flags_that_nothing_reads_are_named_once(original, tmp_path, capsys):
-    assert forget(original, tmp_path, "--unlearn", "raw", "--rate", 0.9, "--prune", "omp", "--alpha", 3) == 0
+    assert forget(original, tmp_path, "--unlearn", "raw", "--pruning_times", 2, "--prune", "omp", "--alpha", 3) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if "--prune" in line and "--rate" in line and "nothing" in line]
+    assert [line for line in lines if "--prune" in line and "--pruning_times" in line and "nothing" in line]
     assert [line for line in lines if "raw does not read --alpha" in line]
 
 

@@ -6,7 +6,9 @@ from datasets.splits import SCENARIOS
 from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.l1_sparse import L1Sparse
+from unlearn.l1_sparse import L1Ascent, L1Sparse
+from unlearn.proximal import ProximalRandomLabel
+from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
@@ -18,8 +20,13 @@ METHODS = {
     "FT": FineTune,
     "FT_prune": L1Sparse,
     "FT_l1": L1Sparse,
+    "FT_prune_bi": GradualFineTune,
     "GA": GradientAscent,
+    "GA_l1": L1Ascent,
+    "GA_prune": PrunedAscent,
+    "GA_prune_bi": GradualAscent,
     "RL": RandomLabel,
+    "RL_proximal": ProximalRandomLabel,
     "wfisher": InfluenceUnlearning,
 }
 

@@ -14,14 +14,14 @@ from unlearn.saliency import Mask
 class Step(NamedTuple):
     """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels (b,) it came from.
 
-    ``project`` edits the weights right after the update, such as a proximal step. The gate acts after it, so that a
-    frozen weight stays frozen whatever it does.
+    ``project``, called with the learning rate of the update, edits the weights right after it, such as a proximal step.
+    The gate acts after it, so that a frozen weight stays frozen whatever it does.
     """
 
     loss: Tensor
     logits: Tensor
     labels: Tensor
-    project: Callable[[], None] | None = None
+    project: Callable[[float], None] | None = None
 
 
 Steps = Generator[Step, Any, None]

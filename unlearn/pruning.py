@@ -1,0 +1,103 @@
+"""Magnitude pruning of the convolutions, before or while a method runs."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.prune import L1Unstructured
+
+from datasets.loaders import Data
+from unlearn.base import Steps, option
+from unlearn.finetune import FineTune
+from unlearn.flat import flatten, frozen_flat, percent, split_like
+from unlearn.gradient_ascent import GradientAscent
+from unlearn.saliency import Mask
+from utils import UserError
+
+
+@dataclasses.dataclass
+class Pruning:
+    """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and after its every update."""
+
+    gradual: ClassVar[bool]
+
+    rate: float = option(0.95, "share of the convolution weights that are pruned in the end")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise UserError(f"--rate {self.rate}: a share from 0 to below 1 is wanted")
+
+    def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
+        super().prepare(model, data, mask)
+        named = {f"{name}.weight": layer.weight for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+        self.weights = list(named.values())
+        self.frozen = frozen_flat(named.items(), mask)
+        self.free = len(self.frozen) - int(self.frozen.sum())
+
+    def share(self, epoch: int) -> float:
+        """Share of the convolution weights that may change which are zero during ``epoch``."""
+        return 1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs) if self.gradual else self.rate
+
+    def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
+        # The smallest include the zeros of earlier epochs: masks nest, and a resumed run finds its own without a record.
+        keep = self.prune(round(self.share(epoch) * self.free))
+        for step in super().losses(model, data, epoch):
+            yield step._replace(project=functools.partial(self.zero, keep))
+
+    @torch.no_grad()
+    def prune(self, count: int) -> list[Tensor]:
+        """Zero the ``count`` smallest weights that may change, of all layers together; returns 1 for each kept weight, else 0."""
+        values = flatten(self.weights).masked_fill_(self.frozen, torch.inf)
+        kept = L1Unstructured(count).compute_mask(values, torch.ones_like(values))
+        keep = [torch.empty_like(weight).copy_(part) for weight, part in zip(self.weights, split_like(kept, self.weights), strict=True)]
+        self.zero(keep)
+        return keep
+
+    def zero(self, keep: list[Tensor], lr: float = 0.0) -> None:
+        """Put what was pruned back to zero, however long the step."""
+        torch._foreach_mul_(self.weights, keep)
+
+    def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
+        return {"sparsity": percent(flatten(self.weights)[~self.frozen] == 0)}
+
+
+@dataclasses.dataclass
+class PrunedAscent(Pruning, GradientAscent):
+    """Prune the smallest convolution weights, then climb the loss on the forget set with what is left.
+
+    ``rate`` of the convolution weights that may change, those of least magnitude over all layers, are zero from before
+    the first step on; default 0.95, the reference's and the paper's. The reference prunes after the ascent, which can undo
+    it, at the rate and over the epochs of training.
+    """
+
+    label = "GA-prune"
+    paper = "Jia et al., NeurIPS 2023"
+    gradual = False
+
+
+@dataclasses.dataclass
+class GradualAscent(Pruning, GradientAscent):
+    """Climb the loss on the forget set while the smallest convolution weights are pruned, some before each epoch.
+
+    The kept share during epoch e = 0, ..., E - 1 is (1 - rate)^((e + 1) / E): each epoch takes the same part of what is
+    left, as iterative magnitude pruning does (Frankle & Carbin, ICLR 2019), and ``rate`` holds for the run as a whole.
+    The reference takes ``rate`` of what is left after every epoch: 0.25 % remain after two.
+    """
+
+    label = "GA-prune-bi"
+    paper = "Jia et al., NeurIPS 2023"
+    gradual = True
+
+
+@dataclasses.dataclass
+class GradualFineTune(Pruning, FineTune):
+    """Fine-tune on the retain set while the smallest convolution weights are pruned, some before each epoch.
+
+    The schedule is GA_prune_bi's, so that each loss of weights has an epoch to be made good.
+    """
+
+    label = "FT-prune-bi"
+    paper = "Jia et al., NeurIPS 2023"
+    gradual = True
