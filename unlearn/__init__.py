@@ -3,13 +3,17 @@
 import dataclasses
 
 from datasets.splits import SCENARIOS
+from unlearn.amnesiac import Amnesiac
+from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
+from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
+from unlearn.scrub import Scrub, ScrubRewind
 from unlearn.wfisher import InfluenceUnlearning
 
 METHODS = {
@@ -21,6 +25,11 @@ METHODS = {
     "GA": GradientAscent,
     "RL": RandomLabel,
     "wfisher": InfluenceUnlearning,
+    "neggrad_plus": NegGradPlus,
+    "scrub": Scrub,
+    "scrub_r": ScrubRewind,
+    "bad_teaching": BadTeaching,
+    "amnesiac": Amnesiac,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
