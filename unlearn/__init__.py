@@ -9,6 +9,7 @@ from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
+from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
@@ -30,6 +31,8 @@ METHODS = {
     "scrub_r": ScrubRewind,
     "bad_teaching": BadTeaching,
     "amnesiac": Amnesiac,
+    "CF_k": FinetuneLastBlocks,
+    "EU_k": RetrainLastBlocks,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
