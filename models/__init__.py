@@ -1,6 +1,7 @@
 """MODELS: every ``--arch``. All take images in [0, 1] and normalise inside, so checkpoints carry their statistics."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -71,3 +72,37 @@ def initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
             module.reset_parameters()
+
+
+def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
+    """Initialise the named modules (all of ``model`` by default) anew, drawn on the CPU: a seed is the same network everywhere."""
+    fresh = copy.deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in modules:
+            initialise(fresh.get_submodule(name))
+    model.load_state_dict(fresh.state_dict())
+
+
+def blocks(model: nn.Module) -> list[list[str]]:
+    """What a classifier is made of, from images to logits: groups of module names, the last one the classifier layer.
+
+    A block is a layer, or a module of layers such as a residual block; an ``nn.Sequential`` is taken apart. A BatchNorm
+    belongs to the block before it, and modules without parameters to none. Relies on the models here registering their
+    modules in the order in which they use them.
+    """
+    groups: list[list[str]] = []
+    for name, module in _leaves(model, ""):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and groups:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def _leaves(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential):
+            yield from _leaves(child, f"{prefix}{name}.")
+        elif any(True for _ in child.parameters()):
+            yield prefix + name, child

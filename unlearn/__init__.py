@@ -3,15 +3,20 @@
 import dataclasses
 
 from datasets.splits import SCENARIOS
+from unlearn.amnesiac import Amnesiac
+from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
+from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
+from unlearn.neggrad_plus import NegGradPlus
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
+from unlearn.scrub import Scrub, ScrubRewind
 from unlearn.wfisher import InfluenceUnlearning
 
 METHODS = {
@@ -28,6 +33,13 @@ METHODS = {
     "RL": RandomLabel,
     "RL_proximal": ProximalRandomLabel,
     "wfisher": InfluenceUnlearning,
+    "neggrad_plus": NegGradPlus,
+    "scrub": Scrub,
+    "scrub_r": ScrubRewind,
+    "bad_teaching": BadTeaching,
+    "amnesiac": Amnesiac,
+    "CF_k": FinetuneLastBlocks,
+    "EU_k": RetrainLastBlocks,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")

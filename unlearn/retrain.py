@@ -1,13 +1,11 @@
 """Train from scratch without the forget set: what every other method is measured against."""
 
-import copy
 import dataclasses
 
-import torch
 from torch import nn
 
 from datasets.loaders import Data
-from models import initialise
+from models import redraw
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
 from unlearn.saliency import Mask
 from utils import stream
@@ -33,12 +31,7 @@ class Retrain(Iterative):
     unlearn_lr: float = option(0.1, "learning rate of unlearning")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        # Drawn on the CPU, so that a seed means the same network on every device.
-        fresh = copy.deepcopy(model).cpu()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(data.seed, "init"))
-            initialise(fresh)
-        model.load_state_dict(fresh.state_dict())
+        redraw(model, stream(data.seed, "init"))
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         return cross_entropy_steps(model, data.retain)

@@ -1,0 +1,396 @@
+"""NegGrad+, SCRUB, bad teaching, amnesiac: losses against scipy and formulas, reductions to FT, GA and RL bit for bit."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from conftest import CPU, TinyNet, make_data, make_model
+from test_methods import first_batch, first_step, run, same
+from test_saliency import random_mask
+
+from datasets.splits import choose_forget
+from engine import fit, make_optimizer, predict
+from models import initialise
+from unlearn.amnesiac import Amnesiac
+from unlearn.bad_teaching import BadTeaching
+from unlearn.finetune import FineTune
+from unlearn.gradient_ascent import GradientAscent
+from unlearn.neggrad_plus import NegGradPlus, cycled
+from unlearn.random_label import RandomLabel
+from unlearn.saliency import SaliencyGate
+from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
+from unlearn.teachers import divergence, frozen_copy
+from utils import RunFailed, Stopwatch, UserError, stream
+
+PLAIN = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "weight_decay": 0.0, "bn": "freeze"}
+
+
+def prepared(method, model, data):
+    method.prepare(model, data, None)
+    return method
+
+
+# --------------------------------------------------------------------------------------------------------- NegGrad+
+
+
+@pytest.mark.parametrize("clip_forget", [True, False])
+def test_neggrad_plus_with_all_weight_on_retain_is_finetuning_bit_for_bit(clip_forget):
+    ours = run(NegGradPlus(**PLAIN, retain_share=1.0, clip_forget=clip_forget), make_model(), make_data())
+    assert same(ours, run(FineTune(**PLAIN), make_model(), make_data()))
+
+
+def test_neggrad_plus_with_no_weight_on_retain_is_ascent_bit_for_bit():
+    ours = run(NegGradPlus(**PLAIN, retain_share=0.0, clip_forget=False), make_model(), make_data(count=40))
+    assert same(ours, run(GradientAscent(**PLAIN), make_model(), make_data(count=40)))
+    assert not same(ours, make_model())
+
+
+@pytest.mark.parametrize(("share", "unread"), [(1.0, "forget"), (0.0, "retain")])
+def test_neggrad_plus_does_not_read_what_has_no_weight(share, unread):
+    data = make_data()
+    setattr(data, unread, None)
+    run(NegGradPlus(**PLAIN, retain_share=share), make_model(), data)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95, 1.0])
+def test_neggrad_plus_counts_its_steps(share):
+    data, model = make_data(count=40, batch_size=16), make_model().eval()
+    method = NegGradPlus(retain_share=share)
+    assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data, 0) == (len(data.retain) if share else len(data.forget))
+
+
+def test_neggrad_plus_loss_is_the_weighted_difference():
+    data, model = make_data(), make_model().eval()
+    (images, labels), (forget_images, forget_labels) = first_batch(data.retain), first_batch(data.forget)
+    retain, forget = F.cross_entropy(model(images), labels), F.cross_entropy(model(forget_images), forget_labels)
+    step = first_step(NegGradPlus(retain_share=0.7, clip_forget=False), data, model)
+    torch.testing.assert_close(step.loss, 0.7 * retain - 0.3 * forget)
+    torch.testing.assert_close(step.labels, labels)
+
+
+def test_clipped_forget_samples_have_the_loss_of_a_guess_and_no_gradient():
+    logits = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    labels = torch.zeros(3, dtype=torch.int64)
+    p = torch.softmax(logits.detach(), 1)
+    assert (-p[:, 0].log() > math.log(4)).tolist() == [False, True, False]
+    loss = NegGradPlus().forget_loss(logits, labels)
+    torch.testing.assert_close(loss, (-p[0, 0].log() + math.log(4) - p[2, 0].log()) / 3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[1].any()
+    torch.testing.assert_close(gradient[[0, 2]], (p - F.one_hot(labels, 4))[[0, 2]] / 3)
+    torch.testing.assert_close(NegGradPlus(clip_forget=False).forget_loss(logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_the_guard_keeps_long_ascent_from_diverging():
+    """Without it the forget loss overflows; with it, momentum carries a sample a little past log K and no further."""
+    fields = PLAIN | {"unlearn_epochs": 20, "retain_share": 0.0}
+    with pytest.raises(RunFailed, match="not finite"):
+        run(NegGradPlus(**fields, clip_forget=False), make_model(), make_data(batch_size=8))
+    data, model = make_data(batch_size=8), make_model()
+    run(NegGradPlus(**fields), model, data)
+    logits, labels = predict(model, data.evaluation["forget"])
+    assert 0.8 * math.log(4) < F.cross_entropy(logits, labels).item() < 2 * math.log(4)
+
+
+def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
+    """Each cycle holds every forget image once; brightness identifies an image of this data set."""
+    data = make_data(augment=False, batch_size=8)
+    batches = cycled(data.forget)
+    cycles = [torch.cat([next(batches)[0].sum((1, 2, 3)) for _ in range(len(data.forget))]) for _ in range(3)]
+    for cycle in cycles[1:]:
+        torch.testing.assert_close(cycle.sort().values, cycles[0].sort().values)
+        assert not torch.equal(cycle, cycles[0])
+    again = torch.cat([batch[0].sum((1, 2, 3)) for batch in make_data(augment=False, batch_size=8).forget])
+    assert torch.equal(again, cycles[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda: NegGradPlus(retain_share=1.1), "--retain_share 1.1"),
+        (lambda: Scrub(temperature=0.0), "--temperature 0.0"),
+        (lambda: BadTeaching(retain_part=0.0), "--retain_part 0.0"),
+    ],
+)
+def test_impossible_values_are_refused(method, message):
+    with pytest.raises(UserError, match=message):
+        method()
+
+
+# --------------------------------------------------------------------------------------------------------- teachers
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_divergence_is_scipys_entropy_of_teacher_and_student(temperature):
+    teacher, student = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)) * 3
+    p, q = (scipy.special.softmax(logits.double().numpy() / temperature, 1) for logits in (teacher, student))
+    ours = divergence(teacher, student, temperature)
+    np.testing.assert_allclose(ours.numpy(), scipy.stats.entropy(p, q, axis=1), rtol=1e-4)
+    log_q = F.log_softmax(student / temperature, 1)
+    torch.testing.assert_close(ours.mean(), F.kl_div(log_q, torch.softmax(teacher / temperature, 1), reduction="batchmean"))
+
+
+def test_divergence_of_bf16_logits_is_computed_in_fp32():
+    teacher, student = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(divergence(teacher, student), divergence(teacher.float(), student.float()))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("make", [Scrub, BadTeaching], ids=lambda make: make.__name__)
+def test_student_moves_and_teachers_do_not(make, gated):
+    model, original = make_model(), make_model()
+    method = make(unlearn_epochs=2)
+    run(method, model, make_data(), random_mask(model) if gated else None)
+    teacher = method.teacher if make is Scrub else method.good
+    assert not same(model, original)
+    assert same(teacher, original)
+    storages = [{p.untyped_storage().data_ptr() for p in net.parameters()} for net in (model, teacher)]
+    assert not storages[0] & storages[1]
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher.training
+
+
+# ------------------------------------------------------------------------------------------------------------ SCRUB
+
+
+def test_scrub_without_climbs_and_distillation_is_finetuning_bit_for_bit():
+    fields = {"unlearn_epochs": 2, "unlearn_lr": 0.05}
+    ours = run(Scrub(**fields, msteps=0, alpha=0.0, gamma=1.0), make_model(), make_data())
+    assert same(ours, run(FineTune(**fields), make_model(), make_data()))
+
+
+def test_scrub_losses_are_the_papers():
+    """Climb on forget, then descend on retain; the teacher's outputs as scipy sees them, in a student that has moved."""
+    data, teacher, model = make_data(batch_size=1000), make_model(), make_model(seed=5).eval()
+    method = prepared(Scrub(gamma=0.8, alpha=0.3, temperature=2.0, msteps=1), teacher, data)
+
+    def distance(images):
+        with torch.no_grad():
+            p, q = (scipy.special.softmax(net.eval()(images).double().numpy() / 2, 1) for net in (teacher, model))
+        return 2**2 * scipy.stats.entropy(p, q, axis=1).mean()
+
+    forget, retain = first_batch(data.forget), first_batch(data.retain)
+    climb, descent = method.losses(model, data, 0)
+    assert climb.loss.item() == pytest.approx(-distance(forget[0]), rel=1e-4)
+    expected = 0.8 * F.cross_entropy(model(retain[0]), retain[1]).item() + 0.3 * distance(retain[0])
+    assert descent.loss.item() == pytest.approx(expected, rel=1e-4)
+    assert torch.equal(climb.labels, forget[1])
+    assert torch.equal(descent.labels, retain[1])
+
+
+def test_scrub_climbs_in_exactly_msteps_epochs():
+    data, model = make_data(count=40, batch_size=16), make_model().eval()
+    method = prepared(Scrub(msteps=2), make_model(seed=1), data)
+    forget, retain = len(data.forget), len(data.retain)
+    for epoch, expected in enumerate([forget + retain, forget + retain, retain, retain]):
+        signs = [step.loss.item() < 0 for step in method.losses(model, data, epoch)]
+        assert len(signs) == expected == method.steps(data, epoch)
+        assert signs == [True] * (expected - retain) + [False] * retain
+
+
+def test_a_climb_leaves_the_teacher_and_alpha_pulls_back_to_it():
+    def distance(method, split):
+        data, model = make_data(augment=False), make_model()
+        run(method, model, data, momentum=0.0)
+        images, _ = next(iter(data.evaluation[split]))
+        with torch.no_grad():
+            return divergence(make_model().eval()(images), model.eval()(images)).mean().item()
+
+    fields = PLAIN | {"bn": "train", "unlearn_epochs": 3, "unlearn_lr": 0.2}
+    assert distance(Scrub(**fields, msteps=3), "forget") > 1.1 * distance(Scrub(**fields, msteps=0), "forget")
+    near, far = (distance(Scrub(**fields, msteps=0, gamma=0.1, alpha=alpha), "retain") for alpha in (10.0, 0.0))
+    assert near < 0.8 * far
+
+
+def test_with_frozen_batchnorm_the_first_climb_stands_still():
+    """The divergence has its minimum, zero, at the original: the trap that the docstring names."""
+    model, data = make_model().eval(), make_data()
+    step = first_step(prepared(Scrub(), model, data), data, model)
+    gradients = torch.autograd.grad(step.loss, list(model.parameters()))
+    assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------- SCRUB+R
+
+
+def rewound(request=None, **fields):
+    """A finished SCRUB+R with its data, model and report."""
+    data, model = make_data(**request or {}), run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1))
+    method = ScrubRewind(**{"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2} | fields)
+    method.prepare(model, data, None)
+    optimizer = make_optimizer(model.parameters(), method.unlearn_lr, 0.9, 0.0)
+    after = []
+    fit(
+        model, method, data, optimizer, epochs=method.unlearn_epochs, clock=Stopwatch(CPU),
+        after_epoch=lambda epoch, stats: after.append(copy.deepcopy(model)),
+    )  # fmt: skip
+    return method, data, model, after, method.finish(model, data)
+
+
+def percent_wrong(model, images, labels):
+    model.eval()
+    with torch.no_grad():
+        return 100 * float(np.mean(model(images).argmax(1).numpy() != labels))
+
+
+@pytest.mark.parametrize("request_", [{"count": 16}, {"count": None, "class_to_forget": 1}], ids=["random", "class"])
+def test_rewinding_takes_the_epoch_closest_to_unseen_images_of_the_same_kind(request_):
+    """Every error counted anew from the arrays of the data set, whichever epoch's model stands for the finished one."""
+    method, data, model, after, _ = rewound(request_)
+    images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
+    labels, forget = data.dataset.y_train, data.chosen.forget
+    val = data.split.val if request_["count"] else data.split.val[labels[data.split.val] == 1]
+    errors = [percent_wrong(net, images[forget], labels[forget]) for net in after]
+    taken = set()
+    for final in after:
+        model.load_state_dict(final.state_dict())
+        report = method.finish(model, data)
+        target = percent_wrong(final, images[val], labels[val])
+        gaps = [abs(e - target) for e in errors]
+        chosen = report["chosen_epoch"] - 1
+        assert gaps[chosen] == pytest.approx(min(gaps))
+        assert all(gap > gaps[chosen] for gap in gaps[chosen + 1 :])
+        assert report["forget_error"] == pytest.approx(errors[chosen])
+        assert report["held_out_error"] == pytest.approx(target)
+        assert same(model, after[chosen])
+        taken.add(chosen)
+    assert len(taken) > 1
+
+
+def test_snapshots_are_the_weights_after_each_epoch_and_not_views():
+    method, _, model, after, _ = rewound()
+    for snapshot, net in zip(method.snapshots, after, strict=True):
+        assert all(torch.equal(snapshot[name], value) for name, value in net.state_dict().items())
+    before = copy.deepcopy(method.snapshots[-1])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(method.snapshots[-1][name], value) for name, value in before.items())
+
+
+def test_rewinding_continues_from_its_state():
+    method, data, model, after, report = rewound()
+    resumed = prepared(ScrubRewind(unlearn_epochs=5), make_model(), data)
+    resumed.load_state(method.state())
+    other = copy.deepcopy(after[-1])
+    assert resumed.finish(other, data) == report
+    assert same(other, model)
+
+
+def test_rewinding_of_no_epoch_changes_nothing():
+    data, model = make_data(), make_model()
+    assert prepared(ScrubRewind(), model, data).finish(model, data) == {}
+    assert same(model, make_model())
+
+
+def test_held_out_images_are_of_the_forgotten_classes_and_missing_ones_are_refused():
+    data = make_data(count=None, class_to_forget=2)
+    assert data.evaluation["val"].num_samples == 12
+    assert validation_of_forgotten(data).labels.tolist() == [2] * 4
+    positions = np.flatnonzero(data.dataset.y_train[data.split.train] % 3 == 0)[:20]
+    data.chosen = choose_forget(data.split, data.dataset.y_train, positions=positions)
+    assert set(validation_of_forgotten(data).labels.tolist()) == {0, 3}
+    object.__setattr__(data.split, "val", data.split.val[:0])
+    with pytest.raises(UserError, match="use scrub"):
+        ScrubRewind().prepare(make_model(), data, None)
+
+
+# ----------------------------------------------------------------------------------------------------- bad teaching
+
+
+def test_bad_teacher_is_a_fresh_network_of_its_own_stream():
+    data, model = make_data(), make_model()
+    method = prepared(BadTeaching(), model, data)
+    fresh = TinyNet().to(memory_format=torch.channels_last)  # a draw fills memory in order, whatever the layout means
+    torch.manual_seed(stream(data.seed, "bad teacher"))
+    initialise(fresh)
+    images, _ = first_batch(data.forget)
+    torch.testing.assert_close(method.bad(images), fresh_outputs(fresh, images))
+    assert not same(method.bad, prepared(BadTeaching(), model, make_data(seed=4)).bad)
+    assert same(method.good, model)
+
+
+def fresh_outputs(net, images):
+    """The network with new weights; normalisation is no weight and stays the model's own."""
+    net.normalize = make_model().normalize
+    return net.eval()(images)
+
+
+def test_bad_teaching_loss_asks_each_sample_its_own_teacher():
+    data, model = make_data(batch_size=1000, count=40), make_model(seed=5).eval()
+    method = prepared(BadTeaching(), make_model(), data)
+    (step,) = method.losses(model, data, 0)
+    data.set_epoch(0)
+    mixed = method._mixed(data)
+    images, marked = next(iter(mixed))
+    with torch.no_grad():
+        probability = [scipy.special.softmax(net(images).double().numpy(), 1) for net in (method.good, method.bad, model)]
+    each = [scipy.stats.entropy(p if label < 0 else b, q) for p, b, q, label in zip(*probability, marked.tolist(), strict=True)]
+    assert step.loss.item() == pytest.approx(np.mean(each), rel=1e-4)
+    assert (marked >= 0).sum() == 40
+    assert (marked < 0).sum() == int(0.3 * data.retain.num_samples)
+    assert torch.equal(step.labels, torch.where(marked < 0, -1 - marked, marked))
+
+
+def test_bad_teaching_uses_one_seeded_part_of_retain():
+    data, method = make_data(augment=False, batch_size=1000), BadTeaching(retain_part=0.3)
+
+    def retained():
+        images, labels = next(iter(method._mixed(data)))
+        return images[labels < 0].sum((1, 2, 3)).sort().values
+
+    first = retained()
+    data.set_epoch(1)
+    assert torch.equal(first, retained())
+    whole = {round(value, 3) for value in next(iter(data.retain.eval_view()))[0].sum((1, 2, 3)).tolist()}
+    assert {round(value, 3) for value in first.tolist()} < whole
+
+
+def test_bad_teaching_approaches_each_teacher_on_its_own_images():
+    data, model = make_data(count=40, augment=False), make_model()
+    images, _ = next(iter(data.evaluation["forget"]))
+    method = BadTeaching(unlearn_epochs=30, unlearn_lr=0.02)
+
+    def distances():
+        with torch.no_grad():
+            logits = model.eval()(images)
+            return [divergence(teacher(images), logits).mean().item() for teacher in (method.bad, method.good)]
+
+    method.prepare(model, data, None)
+    before = distances()
+    run(method, model, data)
+    after = distances()
+    assert after[0] < before[0]
+    assert after[1] > before[1] == 0
+
+
+# --------------------------------------------------------------------------------------------------------- amnesiac
+
+
+def test_amnesiac_is_random_labels_with_other_defaults_bit_for_bit():
+    fields = {"unlearn_epochs": 3, "unlearn_lr": 1e-4, "optimizer": "adam", "weight_decay": 0.0}
+    ours = run(Amnesiac(), make_model(), make_data())
+    assert same(ours, run(RandomLabel(**fields, order="mixed", relabel="once", exclude_true=True), make_model(), make_data()))
+    assert not same(ours, run(RandomLabel(**fields), make_model(), make_data()))
+
+
+def test_amnesiac_never_draws_the_true_label_nor_a_second_time():
+    data = make_data(count=100)
+    first = Amnesiac().random_labels(data)
+    assert not (first == data.forget.labels).any()
+    data.set_epoch(1)
+    assert torch.equal(first, Amnesiac().random_labels(data))
+    assert Amnesiac.masked_label != RandomLabel.masked_label
+
+
+def test_frozen_copy_follows_no_gate():
+    """Under a mask the student's weights live in one flat buffer; the copy must not be a view of it."""
+    model = make_model()
+    gate = SaliencyGate(model, random_mask(model))
+    teacher = frozen_copy(model)
+    gate.flat.add_(1)
+    assert same(teacher, make_model())
