@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets import DATASETS
 from models import MODELS
 from unlearn import METHODS, flag_of, method_table
+from unlearn.scores import SCORES
 from utils import UserError, load_json, require_file, warn
 
 # Flags of the reference that nothing here reads: accepted, and named in one warning line when typed.
@@ -63,6 +64,7 @@ def make_parser(description: str) -> Parser:
     _run_flags(parser.add_argument_group("run"))
     _training_flags(parser.add_argument_group("training"))
     _forget_flags(parser.add_argument_group("who is forgotten"))
+    _mask_flags(parser.add_argument_group("masks (generate_mask.py)"))
     _unlearning_flags(parser.add_argument_group("unlearning"))
     _method_flags(parser)
     _unread_flags(parser.add_argument_group("accepted for the reference's scripts, read by nothing"))
@@ -124,6 +126,15 @@ def _forget_flags(group: argparse._ArgumentGroup) -> None:
     add("--indexes_to_replace", help="positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)")
     add("--split_seed", type=int, default=1, help="which images are validation (default: the original model's, else %(default)s)")
     add("--forget_seed", type=int, help="which images are forgotten (default: --seed)")
+    part = "share of each class's retain images that masks and methods see; evaluation keeps all (default: %(default)s)"
+    add("--retain_fraction", type=_share, default=1.0, help=part)
+
+
+def _mask_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--score", default="saliency", choices=SCORES, help="which weights may change first (default: %(default)s, which is SalUn's)")
+    add("--layers", type=_names, help="--score layers: the ones that go first, such as conv1,layer4,fc")
+    add("--compare", nargs=2, metavar=("A", "B"), help="print how far two mask files agree, and stop")
 
 
 def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
@@ -214,11 +225,28 @@ def _positive(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """One order for each choice of names, and each of them once."""
+    names = {name.strip() for name in text.split(",")}
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    return tuple(sorted(names))
+
+
 def _milestones(text: str) -> tuple[int, ...]:
     return tuple(_count(part) for part in text.split(","))
 
 
-for _type, _name in ((_number, "number"), (_rate, "number"), (_count, "integer"), (_positive, "integer"), (_milestones, "list of epochs")):
+for _type, _name in (
+    (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"),
+    (_milestones, "list of epochs"),
+):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"
 
 
@@ -260,6 +288,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--indexes_to_replace names the images; drop --num_indexes_to_replace and --class_to_replace, or drop it")
     if args.mask_ratio is not None and args.mask_path is None:
         raise UserError("--mask_ratio picks a file in --mask_path FOLDER, which is not given")
+    if args.layers is not None and args.score != "layers":
+        raise UserError(f"--layers {','.join(args.layers)} is of --score layers, this is --score {args.score}; drop one of them")
+    if args.score == "layers" and args.layers is None:
+        raise UserError("--score layers: which ones? add --layers, such as --layers conv1,layer4,fc")
     if args.overwrite and args.resume:
         raise UserError("--overwrite starts anew and --resume goes on; give one of them")
     if args.decreasing_lr and args.schedule in ("cosine", "constant"):

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
-from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, make_split, split_record
+from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, make_split, retain_part, split_record
 from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps
-from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, saliency_scores, top_masks
+from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
+from unlearn.scores import READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
     RunFailed,
     Stopwatch,
@@ -46,6 +47,7 @@ MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
+PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
 # --------------------------------------------------------------------------------------------- flags to parameters
@@ -193,6 +195,13 @@ def choose(args: argparse.Namespace, split: Split, labels: np.ndarray) -> Forget
 
 def forget_seed(args: argparse.Namespace) -> int:
     return args.seed if args.forget_seed is None else args.forget_seed
+
+
+def retain_seed(args: argparse.Namespace, chosen: ForgetSplit) -> int:
+    """The seed of --retain_fraction: one that --seed does not change on a given forget set, so that several seeds see the same part."""
+    if args.forget_seed is None and (chosen.kind == "indexes" or chosen.dropped_class is not None):
+        return args.split_seed  # a list or a whole class is the same forget set under every --seed
+    return forget_seed(args)
 
 
 def check_request(args: argparse.Namespace) -> None:
@@ -444,15 +453,23 @@ class Task:
     data: Data
     model: nn.Module
 
+    def retain_indices(self) -> np.ndarray:
+        """The retain images that methods see: all but for --retain_fraction."""
+        return self.data.retain.indices.cpu().numpy()
+
+    def retain_sha256(self) -> str:
+        return hash_arrays({"retain": self.retain_indices()})
+
     def data_record(self, args: argparse.Namespace) -> dict:
         """The ``data`` entry of a result."""
         chosen = self.chosen
         forget = {"kind": chosen.kind, "count": len(chosen.forget), "sha256": chosen.sha256(), "forget_seed": forget_seed(args)}
         if chosen.kind == "class":
             forget["class"] = args.class_to_replace
+        kept = {"fraction": args.retain_fraction, "count": self.data.retain.num_samples, "sha256": self.retain_sha256()}
         return {
             "dataset": self.dataset.name, "arch": args.arch, "split_seed": self.split.split_seed, "data_sha256": self.data_sha256,
-            "forget": forget, "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
+            "forget": forget, "retain": kept, "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
         }  # fmt: skip
 
 
@@ -470,47 +487,81 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
             assumed = make_split(dataset.y_train, 1)
             record = split_record(dataset.name, data_sha256, assumed, assumed.train)
         check_lineage(record, data_sha256, split, chosen)
+    part = retain_part(chosen, dataset.y_train, args.retain_fraction, retain_seed(args, chosen))
     data = Data(
-        dataset, split, chosen, device=device, batch_size=args.batch_size, seed=stream(args.seed, "unlearn"), augment=not args.no_aug
-    )
+        dataset, split, chosen, device=device, batch_size=args.batch_size, seed=stream(args.seed, "unlearn"), augment=not args.no_aug,
+        retain=part,
+    )  # fmt: skip
     model = new_model(args, dataset, device)
     if original is not None:
         load_weights(model, original, args.arch)
     sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
     print(f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind} {chosen.sha256()[:12]}")
+    if args.retain_fraction < 1:
+        print(f"--retain_fraction {args.retain_fraction}: methods see {len(part)} of the retain images")
     print(f"{args.arch}, {precision} on {device}")
     return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
 
 
 def make_masks(args: argparse.Namespace) -> None:
-    """Step 2: ten nested saliency masks of the forget set, with_0.1.pt to with_1.0.pt."""
+    """Step 2: ten nested masks by --score, with_0.1.pt to with_1.0.pt; with --layers an eleventh of exactly those layers."""
+    if args.compare is not None:
+        return compare_masks(*map(Path, args.compare))
     if args.model_path is None:
-        raise UserError("--model_path is missing: the saliency of which model? give main_train's checkpoint")
+        raise UserError("--model_path is missing: the masks of which model? give main_train's checkpoint")
     original = read_original(args.model_path)
     adopt(args, original)
     check_request(args)
+    if args.layers is not None:
+        check_layers(args.layers, parameter_names(args))
     folder = folder_of(args)
-    files = {ratio: folder / f"with_{ratio}.pt" for ratio in RATIOS}
-    refuse_overwriting(args, [*files.values(), folder / "mask_result.json"])
+    files = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
+    refuse_overwriting(args, [*files, folder / "mask_result.json"])
     task = open_task(args, original)
     if args.dry_run:
         return
     with lock(folder, "mask"):
         clock = Stopwatch(task.device)
         with clock:
-            masks = top_masks(saliency_scores(task.model, task.data.forget.eval_view()))
+            scores = SCORES[args.score](task.model, task.data)
+            masks = top_masks(scores if args.layers is None else listed_first(scores, args.layers))
         print_shares(masks)
-        for ratio, file in files.items():
-            save(masks[ratio], file)
-        result = {
-            "schema": 1, "script": "generate_mask", "method": "saliency", "label": "mask", "metrics": {},
-            "RTE": {"total": clock.seconds, "mask": clock.seconds}, "data": task.data_record(args),
-            "masks": {file.name: {"density": ratio, "sha256": hash_arrays(masks[ratio])} for ratio, file in files.items()},
-            "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": original.sha256},
-        }  # fmt: skip
-        save_json(result, folder / "mask_result.json")
-    print(f"ten masks in {folder}; use them with main_random.py --mask_path {files[0.5]}")
-    print(f"RESULT method=saliency masks={len(files)} RTE={clock.seconds:.1f}")
+        named = {f"with_{ratio}.pt": mask for ratio, mask in masks.items()}
+        if args.layers is not None:
+            named["with_layers.pt"] = layers_mask(task.model, args.layers)
+        for file in files:
+            if file.name in named:
+                save(named[file.name], file)
+            else:
+                file.unlink(missing_ok=True)  # --overwrite leaves nothing of other masks
+        save_json(mask_record(args, task, named, clock.seconds), folder / "mask_result.json")
+    print(f"{len(named)} masks in {folder}; use them with main_random.py --mask_path {folder / 'with_0.5.pt'}")
+    print(f"RESULT method={args.score} masks={len(named)} RTE={clock.seconds:.1f}")
+
+
+def parameter_names(args: argparse.Namespace) -> list[str]:
+    """The names of the architecture's weights, which no data is needed for."""
+    with torch.device("meta"):
+        model = build_model(args.arch, 2, (0.0,) * 3, (1.0,) * 3, imagenet_stem=args.imagenet_arch)
+    return [name for name, _ in model.named_parameters()]
+
+
+def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], seconds: float) -> dict:
+    """mask_result.json: by what score the masks of these files were made, for which original model and which data."""
+    data = task.data_record(args)
+    if args.score not in READ_RETAIN:
+        del data["retain"]  # the masks are the same whatever part of the retain set there is
+    return {
+        "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
+        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
+        "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
+    }  # fmt: skip
+
+
+def density(mask: Mask) -> float:
+    """The share of the weights that may change."""
+    return sum(int(value.sum()) for value in mask.values()) / sum(value.numel() for value in mask.values())
 
 
 def print_shares(masks: dict[float, Mask]) -> None:
@@ -523,18 +574,42 @@ def print_shares(masks: dict[float, Mask]) -> None:
         print(f"{name:{width}} {masks[RATIOS[0]][name].numel():>9}  {shares}")
 
 
+def compare_masks(*files: Path) -> None:
+    """How far two mask files agree, layer by layer and in total, beside what two random masks of their densities would."""
+    a, b = (read_mask(load(file, "--compare"), str(file)) for file in files)
+    shapes = [{name: tuple(value.shape) for name, value in mask.items()} for mask in (a, b)]
+    if shapes[0] != shapes[1]:
+        name = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0]
+        theirs = " and ".join(f"{shape.get(name, 'missing')} in {file}" for shape, file in zip(shapes, files, strict=True))
+        raise UserError(f"--compare: the masks do not fit each other: {name} is {theirs}; give two masks of one architecture")
+    if not sum(value.numel() for value in a.values()):
+        raise UserError(f"--compare {files[0]}: a mask without weights")
+    rows = {name: overlap([a[name]], [b[name]]) for name in a}
+    total = rows["in total"] = overlap(a.values(), (b[name] for name in a))
+    width = max(map(len, rows))
+    print(f"A {files[0]}\nB {files[1]}\n{'':{width}} {'weights':>9} {'% in A':>7} {'% in B':>7} {'Jaccard':>8} {'if random':>10}")
+    for name, row in rows.items():
+        print(f"{name:{width}} {row.weights:>9} {100 * row.share_a:7.1f} {100 * row.share_b:7.1f} {row.jaccard:8.3f} {row.expected:10.3f}")
+    print("Jaccard: weights in both masks over weights in either; nan where both are empty")
+    print(f"RESULT method=compare jaccard={total.jaccard:.4f} expected={total.expected:.4f}")
+
+
 # ------------------------------------------------------------------------------------------------------ unlearning
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedMask:
-    """A mask, where it came from, how dense it is, and what it cost to make (0 where no record says)."""
+    """A mask, where it came from, how dense it is, what it cost to make (0 where no record says) and by what it was scored.
+
+    ``score`` is a key of SCORES, with the layers of a layer mask; None where no record says.
+    """
 
     mask: Mask
     path: Path
     sha256: str
     density: float
     seconds: float
+    score: str | None
 
 
 def mask_file(args: argparse.Namespace) -> Path | None:
@@ -543,7 +618,7 @@ def mask_file(args: argparse.Namespace) -> Path | None:
     if path is None:
         return None
     if path.is_dir():
-        available = sorted(file.stem.removeprefix("with_") for file in path.glob("with_*.pt"))
+        available = sorted(file.stem.removeprefix("with_") for file in path.glob("with_[0-9]*.pt"))
         if args.mask_ratio is None:
             raise UserError(f"--mask_path {path} is a folder; add --mask_ratio (it holds {', '.join(available) or 'no masks'})")
         path = path / f"with_{args.mask_ratio}.pt"
@@ -558,26 +633,46 @@ def mask_file(args: argparse.Namespace) -> Path | None:
 def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
     """Check what a mask file held; its record, if there is one, must name this original model and this forget set."""
     mask = check_mask(content, task.model, str(path))
-    sha256, seconds = hash_arrays(mask), 0.0
+    sha256, seconds, score = hash_arrays(mask), 0.0, None
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
     with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
         belongs = record.get("masks", {}).get(path.name, {}).get("sha256") == sha256
         if belongs:
-            theirs = (str(record["provenance"]["original_sha256"]), str(record["data"]["forget"]["sha256"]))
-            seconds = float(record["RTE"]["mask"])
+            data = record["data"]
+            theirs = {"original model": str(record["provenance"]["original_sha256"]), "forget set": str(data["forget"]["sha256"])}
+            if "retain" in data:
+                theirs["part of the retain set"] = str(data["retain"]["sha256"])
+            seconds, score = float(record["RTE"]["mask"]), recorded_score(record)
     if belongs:
-        ours = (task.original.sha256, task.chosen.sha256())
-        for what, made_for, asked in zip(("original model", "forget set"), theirs, ours, strict=True):
-            if made_for != asked:
+        ours = {
+            "original model": task.original.sha256, "forget set": task.chosen.sha256(), "part of the retain set": task.retain_sha256(),
+        }  # fmt: skip
+        for what, made_for in theirs.items():
+            if made_for != ours[what]:
                 raise UserError(
-                    f"mask {path} belongs to {what} {made_for[:12]}, this run has {asked[:12]}; make its masks with generate_mask.py"
+                    f"mask {path} belongs to {what} {made_for[:12]}, this run has {ours[what][:12]}; make its masks with generate_mask.py"
                 )
     else:
         warn(f"mask {path} has no record of its model and forget set; it is used as it is, and its cost counts as 0")
-    total = sum(value.numel() for value in mask.values())
-    density = sum(int(value.sum()) for value in mask.values()) / total
-    return LoadedMask(mask, path, sha256, density, seconds)
+    return LoadedMask(mask, path, sha256, density(mask), seconds, score)
+
+
+def recorded_score(record: dict) -> str:
+    """The score in a mask's record, with the layers of a layer mask: what sets its runs apart from SalUn's."""
+    score = record.get("score", "saliency")  # records without one were all made by saliency
+    if score not in SCORES:
+        raise ValueError(f"score is {score!r}")
+    return f"{score}:{','.join(record['layers'])}" if score == "layers" else score
+
+
+def label_of(method: Method, mask: LoadedMask | None) -> str:
+    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a random one."""
+    if mask is None:
+        return method.label
+    if mask.score not in (None, "saliency"):
+        return f"{method.label}+{mask.score}-mask"
+    return method.masked_label or f"{method.label}+mask"
 
 
 def unlearn(args: argparse.Namespace, script: str) -> None:
@@ -597,15 +692,19 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     refuse_overwriting(args, list(files.values()))
     if args.resume and not args.dry_run:
         require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
+    if args.unlearn == "retrain" and args.retain_fraction < 1:
+        warn(PARTIAL_RETRAIN)
     task = open_task(args, original)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
         print(f"no --mask_path: {name} runs unmasked")
-    label = (method.masked_label or f"{method.label}+mask") if mask else method.label
+    label = label_of(method, mask)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     if args.dry_run:
         return
     schedule, recipe = loop_of(args, method, task.precision)
+    if args.retain_fraction < 1:
+        recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, name):
         if not args.resume:  # a result must never stand beside the checkpoint of another run
             for part in ("eval_result.pth.tar", "result.json"):
@@ -624,8 +723,9 @@ def run_method(
         "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
         "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
         "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
+        "retain_fraction": args.retain_fraction, "retain": task.retain_sha256(),
     }  # fmt: skip
-    trained_on = task.chosen.retain if not method.needs_original and not mask else task.split.train
+    trained_on = task.retain_indices() if not method.needs_original and not mask else task.split.train
     common = {
         "identity": identity, "arguments": plain_arguments(args),
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
@@ -712,7 +812,7 @@ def report(
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe,
-        "mask": {"path": str(mask.path), "density": mask.density} if mask else None,
+        "mask": {"path": str(mask.path), "density": mask.density, "score": mask.score} if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {
             **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
@@ -732,6 +832,8 @@ def report(
 def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:
     """What a reader must know before trusting the numbers, one line each."""
     found = [extra["warning"]] if "warning" in extra else []
+    if args.unlearn == "retrain" and args.retain_fraction < 1:
+        found.append(PARTIAL_RETRAIN)
     meant = METHODS[args.unlearn].scenarios
     if task.chosen.scenario not in meant:
         found.append(

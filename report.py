@@ -98,7 +98,8 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
 
 
 def _is_retrain(run: dict) -> bool:
-    return run["method"] == "retrain" and not run.get("mask")
+    """What gaps are measured against: all weights, trained on all that is retained."""
+    return run["method"] == "retrain" and not run.get("mask") and "retain_fraction" not in (run.get("recipe") or {})
 
 
 def _row_key(run: dict) -> str:

@@ -138,12 +138,13 @@ class Loader:
 class Data:
     """What methods see: training loaders ``forget`` and ``retain``, the class count, and seeded generators.
 
-    The evaluation views of all four splits are in ``evaluation``; nothing that a method does can change them.
+    The evaluation views of all four splits are in ``evaluation``; nothing that a method does can change them. Where ``retain`` gives
+    the indices of a part of the retain set, methods see that part and evaluation sees all of it.
     """
 
     def __init__(
         self, dataset: ImageSet, split: Split, chosen: ForgetSplit | None, *, device: torch.device, batch_size: int, seed: int,
-        augment: bool = True,
+        augment: bool = True, retain: np.ndarray | None = None,
     ):  # fmt: skip
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
@@ -156,13 +157,17 @@ class Data:
             for name, (images, kept, labels) in judges.items()
         }
         parts = {"train": split.train} if chosen is None else {"forget": chosen.forget, "retain": chosen.retain}
-        for name, indices in parts.items():
-            loader = Loader(
-                train_images, np.sort(indices), dataset.y_train, batch_size, name=name, seed=seed, train=True, crop=augment,
-                flip=augment and dataset.flip,
+        seen = parts if retain is None else parts | {"retain": retain}
+        for name in parts:
+            whole, part = (
+                Loader(
+                    train_images, np.sort(indices), dataset.y_train, batch_size, name=name, seed=seed, train=True, crop=augment,
+                    flip=augment and dataset.flip,
+                )
+                for indices in (parts[name], seen[name])
             )  # fmt: skip
-            setattr(self, name, loader)
-            self.evaluation[name] = loader.eval_view()
+            setattr(self, name, part)
+            self.evaluation[name] = whole.eval_view()
         self.loaders = [getattr(self, name) for name in parts]
         self.epoch = 0
 

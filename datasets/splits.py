@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from utils import UserError, hash_arrays
+from utils import UserError, hash_arrays, stream
 
 VALIDATION_SHARE = 0.1
 # What methods are designed to forget, in words.
@@ -110,6 +110,23 @@ def _checked(positions: np.ndarray, available: int) -> np.ndarray:
     if len(unique) < len(positions):
         raise UserError(f"--indexes_to_replace: {unique[counts > 1][0]} is given twice")
     return positions
+
+
+def retain_part(chosen: ForgetSplit, labels: np.ndarray, fraction: float, forget_seed: int) -> np.ndarray:
+    """The retain images that an owner kept: of each class ``fraction``, rounded, and at least one; indices in order.
+
+    Each class is put in an order drawn by a stream of ``forget_seed`` and cut, so a smaller part lies inside a larger one, and
+    nothing but the forget request and its seed decides.
+
+    Args:
+        labels: (n,) labels of all training images of the data set.
+    """
+    rng = np.random.RandomState(stream(forget_seed, "retain part") % 2**32)
+    kept = []
+    for c in np.unique(labels[chosen.retain]):
+        members = rng.permutation(chosen.retain[labels[chosen.retain] == c])
+        kept.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(kept))
 
 
 def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.ndarray) -> dict:

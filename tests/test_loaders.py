@@ -9,8 +9,8 @@ from conftest import CPU, make_data, make_image_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.loaders import DeviceImages, Loader
-from datasets.splits import make_split
+from datasets.loaders import Data, DeviceImages, Loader
+from datasets.splits import choose_forget, make_split
 from engine import predict
 
 IMAGES = make_image_set(train=96, test=24, side=5)
@@ -119,8 +119,6 @@ def test_batches_are_fp32_channels_last_with_int64_labels():
 
 
 def test_without_a_forget_request_there_is_one_training_split():
-    from datasets.loaders import Data
-
     split = make_split(IMAGES.y_train, 1)
     data = Data(IMAGES, split, None, device=CPU, batch_size=32, seed=0)
     seen, _ = visited(data.train)
@@ -149,6 +147,33 @@ def test_an_empty_validation_split_yields_no_batches():
     assert (val.num_samples, len(val), list(val)) == (0, 0, [])
     logits, labels = predict(torch.nn.Identity(), val)
     assert len(logits) == len(labels) == 0
+
+
+def data_with_part(part):
+    split = make_split(IMAGES.y_train, 1)
+    chosen = choose_forget(split, IMAGES.y_train, count=16, forget_seed=1)
+    return Data(IMAGES, split, chosen, device=CPU, batch_size=32, seed=3, retain=None if part is None else chosen.retain[part])
+
+
+def test_a_part_of_the_retain_set_is_what_methods_see_and_no_change_to_what_is_evaluated():
+    whole, half = data_with_part(None), data_with_part(slice(None, None, 2))
+    assert half.retain.indices.tolist() == sorted(whole.chosen.retain)[::2]
+    seen, labels = visited(half.retain)
+    assert sorted(index for index, *_ in seen) == sorted(whole.chosen.retain)[::2]
+    assert labels == [IMAGES.y_train[index] for index, *_ in seen]
+    assert half.retain.eval_view().num_samples == half.retain.num_samples == len(labels)
+    for name in ("forget", "retain", "val", "test"):
+        assert same(a_pass(whole.evaluation[name]), a_pass(half.evaluation[name])), name
+    assert same(a_pass(whole.forget), a_pass(half.forget))
+
+
+def test_all_of_the_retain_set_is_the_same_data_bit_for_bit():
+    none, all_of_it = data_with_part(None), data_with_part(slice(None))
+    for epoch in range(2):
+        for data in (none, all_of_it):
+            data.set_epoch(epoch)
+        assert same(a_pass(none.retain), a_pass(all_of_it.retain))
+    assert same(a_pass(none.evaluation["retain"]), a_pass(all_of_it.evaluation["retain"]))
 
 
 # ----------------------------------------------------------------------------------------------------- augmentation

@@ -11,6 +11,7 @@ from arg_parser import UNREAD, make_parser, parse_args
 from datasets import DATASETS
 from models import MODELS
 from unlearn import METHODS, method_table
+from unlearn.scores import SCORES
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ def test_readme_tree_names_every_top_level_entry():
     assert all((ROOT / name).exists() for name in named)
 
 
-@pytest.mark.parametrize("registry", [DATASETS, MODELS, METHODS], ids=["datasets", "models", "methods"])
+@pytest.mark.parametrize("registry", [DATASETS, MODELS, METHODS, SCORES], ids=["datasets", "models", "methods", "scores"])
 def test_readme_names_everything_registered(registry):
     assert all(f"`{name}`" in README for name in registry)
 

@@ -16,6 +16,7 @@ import main_random
 import main_train
 import report
 from unlearn import METHODS
+from unlearn.scores import SCORES
 from utils import hash_arrays
 
 SETUP = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "64"]
@@ -528,6 +529,225 @@ def test_npz_data_set_trains_and_unlearns(tmp_path, original):
     assert call(main_forget.main, *own, "--unlearn", "FT", "--unlearn_epochs", 1, *rest) == 0
     own[3] = shutil.copy(tmp_path / "own.npz", tmp_path / "copy.npz")  # the same images under another name are the same data
     assert call(main_forget.main, *own, "--unlearn", "raw", *rest) == 0
+
+
+# ------------------------------------------------------------------------------------------------ masks for ablation
+
+
+def make_masks(original, folder, score, *words):
+    words = [*(["--layers", "layer3,fc"] if score == "layers" else []), *words]
+    return forget(original, folder, "--score", score, *words, main=generate_mask.main)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_writes_ten_masks_like_salun_s_and_a_record(score, original, tmp_path, capsys):
+    assert make_masks(original, tmp_path, score) == 0
+    out = capsys.readouterr().out
+    record = json.loads((tmp_path / "mask_result.json").read_text())
+    files = {f"with_{tenth / 10}.pt" for tenth in range(1, 11)} | ({"with_layers.pt"} if score == "layers" else set())
+    assert {file.name for file in tmp_path.glob("*.pt")} == set(record["masks"]) == files
+    assert (record["method"], record["score"], record["label"]) == (score, score, "mask")
+    assert record["layers"] == (["fc", "layer3"] if score == "layers" else None)
+    assert ("retain" in record["data"]) == (score in ("retain_gradient", "ratio"))
+    assert out.splitlines()[-1].startswith(f"RESULT method={score} masks={len(files)} RTE=")
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("fc.")] == ["100.0"] * 2
+    previous = None
+    for tenth in range(1, 11):
+        mask = torch.load(tmp_path / f"with_{tenth / 10}.pt", weights_only=True)
+        assert all(value.dtype == torch.bool for value in mask.values())
+        assert sum(int(value.sum()) for value in mask.values()) == int(269722 * (tenth / 10))
+        assert previous is None or not any((previous[name] & ~mask[name]).any() for name in mask)
+        assert record["masks"][f"with_{tenth / 10}.pt"]["sha256"] == hash_arrays(mask)
+        previous = mask
+    if score == "layers":
+        exact = torch.load(tmp_path / "with_layers.pt", weights_only=True)
+        assert all(value.dtype == torch.bool and value.all() == value.any() for value in exact.values())
+        assert {name for name in exact if exact[name].all()} == {name for name in exact if name.split(".")[0] in ("layer3", "fc")}
+        assert record["masks"]["with_layers.pt"]["sha256"] == hash_arrays(exact)
+
+
+@pytest.mark.parametrize(
+    ("score", "file", "label"),
+    [
+        ("saliency", "with_0.5.pt", "SalUn"), ("random", "with_0.5.pt", "RL+random-mask"),
+        ("layers", "with_layers.pt", "RL+layers:fc,layer3-mask"),
+    ],
+)  # fmt: skip
+def test_only_a_saliency_mask_or_one_of_unknown_origin_makes_salun(score, file, label, original, tmp_path, capsys):
+    assert make_masks(original, tmp_path / "mask", score) == 0
+    rl = ["--unlearn", "RL", "--unlearn_epochs", 1]
+    assert forget(original, tmp_path, *rl, "--mask_path", tmp_path / "mask" / file, main=main_random.main) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"RESULT method={label} UA=")
+    ours = result(tmp_path, "RL")
+    assert (ours["label"], ours["mask"]["score"]) == (label, label.removeprefix("RL+").removesuffix("-mask").replace("SalUn", "saliency"))
+    mask = torch.load(tmp_path / "mask" / file, weights_only=True)
+    before, after = weights(original), weights(tmp_path / "RLcheckpoint.pth.tar")
+    assert all(torch.equal(after[name][~mask[name]], before[name][~mask[name]]) for name in mask)
+    (tmp_path / "mask" / "mask_result.json").unlink()
+    assert forget(original, tmp_path, *rl, "--mask_path", tmp_path / "mask" / file, "--overwrite", "--dry_run") == 0
+    assert "SalUn: RandomLabel" in capsys.readouterr().out
+
+
+def test_methods_without_a_name_for_masked_runs_say_which_mask(original, masks, tmp_path, capsys):
+    assert make_masks(original, tmp_path / "mask", "magnitude") == 0
+    for folder, label in ((masks, "FT+mask"), (tmp_path / "mask", "FT+magnitude-mask")):
+        assert forget(original, tmp_path, "--unlearn", "FT", "--mask_path", folder, "--mask_ratio", 0.1, "--dry_run") == 0
+        assert f"{label}: FineTune" in capsys.readouterr().out
+
+
+def test_a_mask_record_without_a_score_is_saliency_s_and_one_with_an_unknown_score_is_refused(original, masks, tmp_path, capsys):
+    shutil.copy(masks / "with_0.5.pt", tmp_path)
+    record = json.loads((masks / "mask_result.json").read_text())
+    command = ["--unlearn", "RL", "--dry_run", "--mask_path", tmp_path / "with_0.5.pt"]
+    for changes, code in (({}, 0), ({"score": "magic"}, 2), ({"score": ["random"]}, 2), ({"score": "layers", "layers": None}, 2)):
+        text = json.dumps({name: value for name, value in record.items() if name != "score"} | changes)
+        (tmp_path / "mask_result.json").write_text(text)
+        capsys.readouterr()
+        if code:
+            refused(capsys, forget(original, tmp_path / "out", *command), "mask_result.json", "damaged")
+        else:
+            assert forget(original, tmp_path / "out", *command) == 0
+            assert "SalUn: RandomLabel" in capsys.readouterr().out
+
+
+def test_masks_of_another_score_replace_every_file_of_the_old_ones(original, tmp_path, capsys):
+    assert make_masks(original, tmp_path, "layers") == 0
+    (tmp_path / "with_0.3.pt").unlink()
+    capsys.readouterr()
+    refused(capsys, make_masks(original, tmp_path, "magnitude"), "--overwrite")
+    refused(
+        capsys,
+        forget(original, tmp_path, "--unlearn", "FT", "--mask_path", tmp_path, "--dry_run"),
+        "(it holds 0.1, 0.2, 0.4, ",
+        "0.9, 1.0)",
+    )
+    assert make_masks(original, tmp_path, "magnitude", "--overwrite") == 0
+    assert not (tmp_path / "with_layers.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--score", "layers"], ["--layers"]),
+        (["--layers", "fc"], ["--layers fc", "--score layers", "saliency"]),
+        (["--layers", "fc", "--score", "random"], ["--layers fc", "--score random"]),
+        (["--layers", "fc,", "--score", "layers"], ["fc,"]),
+        (["--layers", "fc,layer", "--score", "layers"], ["'layer'", "conv1, bn1, layer1, layer2, layer3, fc"]),
+        (["--score", "magic"], ["magic", "ratio"]),
+        (["--compare", "a.pt"], ["--compare"]),
+        *((["--retain_fraction", value], ["retain_fraction", value]) for value in ("0", "-0.5", "1.01", "nan", "half")),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_impossible_masks_and_parts_are_refused_before_data_are_read(words, said, original, tmp_path, capsys):
+    setup = ["--dataset", "npz", "--data", tmp_path / "none.npz", "--arch", "resnet20s", "--device", "cpu"]
+    refused(capsys, forget(original, tmp_path / "out", *words, main=generate_mask.main, setup=setup), *said)
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------ comparing masks
+
+
+def test_compare_prints_each_layer_the_total_and_a_line_to_grep(masks, tmp_path, capsys):
+    """Numbers by scikit-learn; B as the reference saves it, in another order of names."""
+    from sklearn.metrics import jaccard_score
+
+    a, b = (torch.load(masks / f"with_{ratio}.pt", weights_only=True) for ratio in (0.3, 0.8))
+    b["fc.bias"] = ~b["fc.bias"]
+    torch.save({f"module.{name}": b[name].long() for name in reversed(b)}, tmp_path / "b.pt")
+    assert call(generate_mask.main, "--compare", masks / "with_0.3.pt", tmp_path / "b.pt") == 0
+    out = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in out if line.split()[0] in a}
+    assert list(rows) == list(a)
+    for name, (weights, in_a, in_b, jaccard, expected) in rows.items():
+        p, q = (float(mask[name].float().mean()) for mask in (a, b))
+        assert (weights, in_a, in_b) == (str(a[name].numel()), f"{100 * p:.1f}", f"{100 * q:.1f}")
+        assert float(jaccard) == pytest.approx(jaccard_score(a[name].reshape(-1), b[name].reshape(-1)), abs=5.1e-4)
+        assert float(expected) == pytest.approx(p * q / (p + q - p * q), abs=5.1e-4)
+    flat_a, flat_b = (torch.cat([mask[name].reshape(-1) for name in a]) for mask in (a, b))
+    p, q = float(flat_a.double().mean()), float(flat_b.double().mean())
+    (total,) = (line for line in out if line.startswith("in total"))
+    assert total.split()[2:5] == ["269722", "30.0", "80.0"]
+    assert out[-1] == f"RESULT method=compare jaccard={jaccard_score(flat_a, flat_b):.4f} expected={p * q / (p + q - p * q):.4f}"
+
+
+def test_masks_that_do_not_fit_each_other_are_refused_in_one_line(masks, tmp_path, capsys):
+    good = torch.load(masks / "with_0.5.pt", weights_only=True)
+    bad = {
+        "shape": (good | {"fc.bias": torch.ones(3, dtype=torch.bool)}, ["fc.bias", "(10,)", "(3,)"]),
+        "missing": ({name: value for name, value in good.items() if name != "fc.weight"}, ["fc.weight", "missing"]),
+        "values": (good | {"fc.bias": torch.full((10,), 2)}, ["fc.bias", "0 and 1"]),
+        "list": ([1, 2], ["dictionary"]),
+    }
+    for name, (content, said) in bad.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        refused(capsys, call(generate_mask.main, "--compare", masks / "with_0.5.pt", tmp_path / f"{name}.pt"), f"{name}.pt", *said)
+    torch.save({}, tmp_path / "empty.pt")
+    refused(capsys, call(generate_mask.main, "--compare", tmp_path / "empty.pt", tmp_path / "empty.pt"), "empty.pt", "without weights")
+    refused(capsys, call(generate_mask.main, "--compare", masks / "with_0.5.pt", tmp_path / "none.pt"), "none.pt")
+
+
+# ------------------------------------------------------------------------------------------- a part of the retain set
+
+
+def test_retain_fraction_changes_what_methods_see_and_not_what_is_evaluated(original, tmp_path, capsys):
+    """Two seeds see one part; fraction 1 is no flag, bit for bit; each fraction has its own row in the report."""
+    ft = ["--unlearn", "FT", "--unlearn_epochs", 1, "--forget_seed", 1]
+    runs = {"none": [], "one": ["--retain_fraction", 1], "a": ["--retain_fraction", 0.25], "b": ["--retain_fraction", 0.25, "--seed", 5]}
+    for folder, words in runs.items():
+        assert forget(original, tmp_path / folder, *ft, *words) == 0
+        assert ("methods see" in capsys.readouterr().out) == (folder in "ab")
+    records = {folder: result(tmp_path / folder, "FT") for folder in runs}
+    kept = {folder: record["data"]["retain"] for folder, record in records.items()}
+    assert kept["none"] == kept["one"]
+    assert (kept["none"]["fraction"], kept["none"]["count"]) == (1.0, 1168)
+    assert kept["a"] == kept["b"]
+    assert kept["a"]["fraction"] == 0.25
+    assert abs(kept["a"]["count"] - 292) <= 10
+    assert len({kept[folder]["sha256"] for folder in runs}) == 2
+    assert all(record["data"]["sizes"]["retain"] == 1168 for record in records.values())
+    saved = {folder: weights(tmp_path / folder / "FTcheckpoint.pth.tar") for folder in runs}
+    assert all(torch.equal(saved["none"][name], saved["one"][name]) for name in saved["none"])
+    assert records["none"]["metrics"] == records["one"]["metrics"]
+    assert any(not torch.equal(saved["none"][name], saved["a"][name]) for name in saved["none"])
+    assert call(report.main, tmp_path, "--format", "json") == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["runs"] for row in table["rows"]} == {"FT": 2, "FT (retain_fraction 0.25)": 2}
+    refused(capsys, forget(original, tmp_path / "a", *ft, "--resume"), "retain_fraction 0.25", "1.0")
+
+
+@pytest.mark.parametrize("request_", [["--class_to_replace", 3], ["--indexes_to_replace", "1,5,9"]], ids=str)
+def test_a_listed_forget_set_has_one_retain_part_under_every_seed(request_, original, tmp_path):
+    for folder, words in (("a", ["--seed", 1]), ("b", ["--seed", 2]), ("c", ["--seed", 1, "--forget_seed", 8])):
+        command = [*SETUP, "--model_path", original, "--unlearn", "raw", "--save_dir", tmp_path / folder, *request_]
+        assert call(main_forget.main, *command, "--retain_fraction", 0.1, *words) == 0
+    a, b, c = (result(tmp_path / folder, "raw")["data"]["retain"]["sha256"] for folder in "abc")
+    assert a == b != c
+
+
+def test_retrain_on_a_part_is_warned_about_and_no_gap_is_measured_to_it(original, tmp_path, capsys):
+    command = ["--unlearn", "retrain", "--unlearn_epochs", 1, "--retain_fraction", 0.1]
+    assert forget(original, tmp_path, *command) == 0
+    assert "no longer" in capsys.readouterr().err
+    assert [message for message in result(tmp_path, "retrain")["warnings"] if "--retain_fraction" in message]
+    saved = torch.load(tmp_path / "retraincheckpoint.pth.tar", weights_only=True)
+    assert len(saved["split"]["train"]) == result(tmp_path, "retrain")["data"]["retain"]["count"] < 0.2 * len(saved["retain"])
+    assert call(report.main, tmp_path) == 0
+    assert "No Retrain result" in capsys.readouterr().out
+
+
+def test_masks_that_read_the_retain_set_belong_to_their_part_of_it(original, tmp_path, capsys):
+    part = ["--retain_fraction", 0.1]
+    for score in ("ratio", "magnitude"):
+        assert make_masks(original, tmp_path / score, score, *part) == 0
+    assert json.loads((tmp_path / "ratio/mask_result.json").read_text())["data"]["retain"]["fraction"] == 0.1
+    for score, words, code in (("ratio", part, 0), ("ratio", [], 2), ("magnitude", [], 0)):
+        command = ["--unlearn", "RL", "--dry_run", "--mask_path", tmp_path / score / "with_0.5.pt"]
+        capsys.readouterr()
+        if code:
+            refused(capsys, forget(original, tmp_path / "out", *command, *words), "part of the retain set")
+        else:
+            assert forget(original, tmp_path / "out", *command, *words) == 0
 
 
 # ------------------------------------------------------------------------------------------------------ odd files

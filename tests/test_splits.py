@@ -1,5 +1,6 @@
 """Who is held out, forgotten and retained: against the reference's draw written anew, and every request that is refused."""
 
+import itertools
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import make_image_set
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import Split, check_lineage, choose_forget, make_split, split_record
+from datasets.splits import Split, check_lineage, choose_forget, make_split, retain_part, split_record
 from utils import UserError
 
 SEEDS = [0, 1, 2, 17, 2**32 - 1]
@@ -191,6 +192,58 @@ def test_an_impossible_request_is_refused_with_its_value(request_, facts):
 def test_the_largest_possible_request_is_granted():
     labels = labels_of((60, 60))
     assert len(choose_forget(make_split(labels, 1), labels, count=107).retain) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- retain part
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(2, 45), min_size=2, max_size=6), fraction=st.floats(1e-6, 1), forget_seed=st.integers(0, 2**32 - 1),
+    share=st.floats(0.01, 0.95),
+)  # fmt: skip
+def test_a_retain_part_has_the_fraction_of_every_class_within_one_image_and_at_least_one(sizes, fraction, forget_seed, share):
+    labels = labels_of(sizes)
+    split = make_split(labels, 1)
+    chosen = choose_forget(split, labels, count=max(1, int(share * len(split.train))), forget_seed=forget_seed)
+    part = retain_part(chosen, labels, fraction, forget_seed)
+    assert set(part) <= set(chosen.retain)
+    assert np.all(np.diff(part) > 0)
+    assert part.dtype == np.int64
+    for c in range(len(sizes)):
+        available, kept = np.sum(labels[chosen.retain] == c), np.sum(labels[part] == c)
+        assert abs(kept - fraction * available) <= 1
+        assert bool(kept) == bool(available)
+
+
+def test_a_smaller_retain_part_lies_inside_a_larger_one_and_all_of_it_is_the_retain_set():
+    labels = labels_of((60, 9, 33))
+    chosen = choose_forget(make_split(labels, 1), labels, count=20)
+    parts = [set(retain_part(chosen, labels, fraction, 2)) for fraction in (0.01, 0.1, 0.25, 0.5, 0.75, 0.99)]
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(parts))
+    assert [len(part) for part in parts] == sorted({len(part) for part in parts})
+    np.testing.assert_array_equal(retain_part(chosen, labels, 1.0, 2), chosen.retain)
+
+
+def test_a_retain_part_is_drawn_evenly_by_its_seed_alone():
+    """Each of 36 images in 300 draws of a quarter: 75 times, standard deviation 7.5."""
+    labels = labels_of((20, 20))
+    chosen = choose_forget(make_split(labels, 1), labels, positions=np.array([0]))
+    drawn = np.zeros(len(labels))
+    for seed in range(300):
+        np.random.seed(seed % 2)
+        part = retain_part(chosen, labels, 0.25, seed)
+        np.testing.assert_array_equal(part, retain_part(chosen, labels, 0.25, seed))
+        drawn[part] += 1
+    counts = drawn[chosen.retain]
+    assert np.all((counts > 40) & (counts < 110)), counts
+    assert not drawn[chosen.forget].any()
+
+
+def test_a_dropped_class_has_no_retain_part():
+    labels = labels_of((30, 30, 30))
+    chosen = choose_forget(make_split(labels, 1), labels, class_to_forget=1)
+    assert np.bincount(labels[retain_part(chosen, labels, 1 / 27, 2)]).tolist() == [1, 0, 1]
 
 
 # -------------------------------------------------------------------------------------------------------- lineage

@@ -1,6 +1,8 @@
 """From the forget set's gradient to scores, from scores to nested masks, from a mask to the gate that keeps it."""
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +28,14 @@ def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
             F.cross_entropy(model(images), labels, reduction="sum").backward()
     gradient = {name: parameter.grad / batches.num_samples for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    if not torch.isfinite(torch.stack(torch._foreach_norm(list(gradient.values())))).all():
-        raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
+    check_finite_gradient(list(gradient.values()))
     return gradient
+
+
+def check_finite_gradient(values: list[Tensor]) -> None:
+    """Raise :class:`RunFailed` if one of ``values`` is not finite. Waits for the device once."""
+    if not torch.isfinite(torch.stack(torch._foreach_norm(values))).all():
+        raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
 
 
 def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
@@ -66,15 +73,33 @@ def lowest_chosen(values: Tensor, counts: Iterable[int]) -> dict[int, Tensor]:
     return {count: ordered[position] for count, position in positions.items()}  # views: no word from the device
 
 
-def check_mask(mask: object, model: nn.Module, where: str) -> Mask:
-    """``mask`` as bool tensors for exactly the parameters of ``model``; the reference's 0/1 integers are converted.
+def read_mask(content: object, where: str) -> Mask:
+    """What a mask file held, as bool tensors; the reference's 0/1 integers are converted.
+
+    Raises:
+        UserError: not a mask.
+    """
+    if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
+        raise UserError(f"mask {where} is no dictionary of tensors")
+    mask = {name.removeprefix("module."): value for name, value in content.items()}
+    for name, value in mask.items():
+        if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
+            raise UserError(f"mask {where}: {name} holds values other than 0 and 1")
+    return {name: value.bool() for name, value in mask.items()}
+
+
+def _is_named_tensor(item: tuple) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def check_mask(content: object, model: nn.Module, where: str) -> Mask:
+    """:func:`read_mask` for exactly the parameters of ``model``.
 
     Raises:
         UserError: not a mask, or one of another architecture, with the first difference named.
     """
-    if not isinstance(mask, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in mask.items()):
-        raise UserError(f"mask {where} is no dictionary of tensors")
-    mask = {name.removeprefix("module."): value for name, value in mask.items()}
+    mask = read_mask(content, where)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: tuple(value.shape) for name, value in mask.items()}
     if wanted != found:
@@ -83,10 +108,32 @@ def check_mask(mask: object, model: nn.Module, where: str) -> Mask:
             f"mask {where} does not fit the model: {name} is {found.get(name, 'missing')} in the mask and "
             f"{wanted.get(name, 'missing')} in the model; make it with the same --arch and --dataset"
         )
-    for name, value in mask.items():
-        if value.dtype != torch.bool and not bool(((value == 0) | (value == 1)).all()):
-            raise UserError(f"mask {where}: {name} holds values other than 0 and 1")
-    return {name: mask[name].bool() for name in wanted}
+    return {name: mask[name] for name in wanted}
+
+
+class Overlap(NamedTuple):
+    """How much two masks agree on some weights: their count, each mask's share of them, and two values of :func:`overlap`."""
+
+    weights: int
+    share_a: float
+    share_b: float
+    jaccard: float
+    expected: float
+
+
+def overlap(a: Iterable[Tensor], b: Iterable[Tensor]) -> Overlap:
+    """Compare two masks on the tensors ``a`` and ``b`` (bool, of equal shapes) taken together.
+
+    ``jaccard`` is |a and b| / |a or b|. ``expected`` is what two random masks of these densities have on average: where each weight
+    is let go with probability p by one and, independently, q by the other, one in their union is in both with probability
+    p q / (p + q - p q). Both are NaN where neither mask lets a weight go.
+    """
+    pairs = [(x.numel(), *map(int, (x.sum(), y.sum(), (x & y).sum()))) for x, y in zip(a, b, strict=True)]
+    weights, in_a, in_b, in_both = map(sum, zip(*pairs, strict=True))
+    if not in_a + in_b:
+        return Overlap(weights, 0.0, 0.0, math.nan, math.nan)
+    p, q = in_a / weights, in_b / weights
+    return Overlap(weights, p, q, in_both / (in_a + in_b - in_both), p * q / (p + q - p * q))
 
 
 class SaliencyGate:
