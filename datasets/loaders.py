@@ -106,6 +106,10 @@ class Loader:
         """The same images in order, neither shuffled nor augmented."""
         return self._with(train=False)
 
+    def unaugmented(self) -> "Loader":
+        """The same images, shuffled the same way, neither cropped nor flipped."""
+        return self._with(crop=False, flip=False)
+
     def relabelled(self, labels: torch.Tensor) -> "Loader":
         """The same images under other labels, (num_samples,) in this loader's order."""
         return self._with(labels=labels)

@@ -146,6 +146,10 @@ def test_soft_run_resumes_bit_for_bit():
     check_resume(lambda: ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05), random_mask(make_model()))
 
 
+def test_soft_run_under_a_mask_is_not_named_as_salun_with_its_hard_mask():
+    assert ProximalRandomLabel.masked_label != RandomLabel.masked_label
+
+
 @pytest.mark.parametrize("rho", [-0.1, 1.5])
 def test_rho_is_a_share(rho):
     with pytest.raises(UserError, match="--rho"):

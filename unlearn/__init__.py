@@ -6,6 +6,8 @@ from datasets.splits import SCENARIOS
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Iterative, Method
+from unlearn.boundary_expanding import BoundaryExpanding
+from unlearn.boundary_shrink import BoundaryShrink
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
@@ -32,6 +34,8 @@ METHODS = {
     "GA_prune_bi": GradualAscent,
     "RL": RandomLabel,
     "RL_proximal": ProximalRandomLabel,
+    "boundary_shrink": BoundaryShrink,
+    "boundary_expanding": BoundaryExpanding,
     "wfisher": InfluenceUnlearning,
     "neggrad_plus": NegGradPlus,
     "scrub": Scrub,

@@ -28,6 +28,7 @@ class ProximalRandomLabel(RandomLabel):
     """
 
     label = "SalUn-soft"
+    masked_label = None
     paper = "Fan et al., ICLR 2024"
 
     order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")
