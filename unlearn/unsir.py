@@ -25,7 +25,8 @@ class Unsir(Iterative):
 
     Defaults are the authors' notebook's: Adam at 0.02, then 0.01, one epoch each; 40 steps at 0.1 and decay 0.1; 20 noise
     batches; 1,000 of each class's 5,000 images. The notebook adds only the first three images of each noise batch (it
-    counts channels), and learns the noise in train mode; we add whole batches and learn it in eval mode.
+    counts channels), and learns the noise in train mode; we add whole batches and learn it in eval mode. Its model was trained
+    by Adam at 0.01: one trained by SGD, or with few images to repair it, needs far lower rates (the SSD authors take 1e-4 for both).
     """
 
     label = "UNSIR"
