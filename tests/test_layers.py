@@ -2,16 +2,21 @@
 
 import copy
 
+import numpy as np
 import pytest
+import scipy.special
 import torch
+import torch.nn.functional as F
 from conftest import CLASSES, make_data, make_image_set, make_model
 from test_methods import run, same
 from test_saliency import random_mask
+from torch import nn
 
 from models import blocks, build_model, redraw
 from unlearn.finetune import FineTune
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.retrain import Retrain
+from unlearn.unsir import Unsir
 from utils import UserError, stream
 
 
@@ -162,3 +167,129 @@ def test_more_blocks_than_there_are_is_refused_with_the_range(original, make):
     make(k=10).prepare(model, few(), None)
     with pytest.raises(UserError, match="--k 11: allowed 0 to 10"):
         make(k=11).prepare(model, few(), None)
+
+
+# ------------------------------------------------------------------------------------------------------------ UNSIR
+
+
+def class_data(**changes):
+    return make_data(**{"count": None, "class_to_forget": 1, "augment": False} | changes)
+
+
+def prepared(method, model, data):
+    method.prepare(model, data, None)
+    return method
+
+
+def taught():
+    """A model that knows the classes, so that noise can be wrong about one."""
+    return run(FineTune(unlearn_epochs=6, unlearn_lr=0.1), make_model(), make_data(count=1))
+
+
+def error_of(model, images, label):
+    with torch.no_grad():
+        return F.cross_entropy(model.eval()(images), torch.full((len(images),), label)).item()
+
+
+def test_noise_raises_the_originals_error_over_the_noise_it_started_from_and_over_random_noise_of_its_size():
+    data, model = class_data(), taught()
+    untouched, learnt = (prepared(Unsir(noise_steps=steps), model, data).noise for steps in (0, 40))
+    mean, std = data.dataset.mean[0], data.dataset.std[0]
+    shorter = (untouched - mean) * (learnt - mean).norm() / (untouched - mean).norm() + mean
+    assert (learnt - mean).norm() < (untouched - mean).norm()
+    assert abs(((untouched - mean) / std).std().item() - 1) < 0.05
+    assert error_of(model, learnt, 1) > 2 * error_of(model, shorter, 1)
+    free = prepared(Unsir(noise_decay=0.0), model, data).noise
+    assert error_of(model, free, 1) > 2 * error_of(model, untouched, 1)
+
+
+def test_noise_of_a_linear_model_satisfies_the_stationarity_of_its_loss():
+    """-CE + d ||N||^2 is stationary where 2 d N = W^T (p - onehot), written out in numpy."""
+    torch.manual_seed(0)
+    linear = nn.Linear(3 * 8 * 8, CLASSES)
+    model, data = nn.Sequential(nn.Flatten(), linear), class_data(batch_size=4)
+    mean, std = data.dataset.mean[0], data.dataset.std[0]
+    noise = prepared(Unsir(noise_steps=1000, noise_lr=0.01, noise_decay=0.05), model, data).noise
+    x, w = noise.flatten(1).double().numpy(), linear.weight.detach().double().numpy()
+    p = scipy.special.softmax(x @ w.T + linear.bias.detach().double().numpy(), 1)
+    normalised = (x - mean) / std
+    np.testing.assert_allclose(2 * 0.05 * normalised, std * (p - np.eye(CLASSES)[1]) @ w, atol=1e-4)
+    assert np.abs(normalised).max() > 0.05
+
+
+def test_noise_only_reads_the_original():
+    model = make_model()
+    before, random = copy.deepcopy(model), torch.get_rng_state()
+    method = prepared(Unsir(), model, class_data())
+    assert same(model, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not method.noise.requires_grad
+
+
+@pytest.mark.parametrize("scenario", ["class", "random"])
+def test_noise_is_labelled_by_the_classes_of_the_forget_set(scenario):
+    data = class_data() if scenario == "class" else make_data(count=16, batch_size=2)
+    method = prepared(Unsir(noise_steps=1), make_model(), data)
+    assert set(method.labels.tolist()) == set(data.forget.labels.tolist())
+    assert len(method.noise) == len(method.labels) == (32 if scenario == "class" else 4)
+
+
+def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others_repair():
+    """With 5 noise batches of 10 images and 54 retain images, a batch of 10 holds about as many of either."""
+    data, model = class_data(batch_size=10), make_model().eval()
+    method = prepared(Unsir(noise_steps=1, noise_batches=5, retain_fraction=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
+    seen = []
+    hook = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    impairing, *repairing = (list(method.losses(model, data, epoch)) for epoch in range(3))
+    hook.remove()
+    images, labels = torch.cat(seen[: len(impairing)]), torch.cat([step.labels for step in impairing])
+    assert all(len(step.labels) == 10 for step in impairing[:-1])
+    assert (labels != 1).sum() == int(0.5 * data.retain.num_samples) == 54
+    noise = images[labels == 1]
+    assert abs(len(noise) - 50) <= 10
+    # Each image of the noise in turn, again and again.
+    torch.testing.assert_close(noise, method.noise[torch.arange(len(noise)) % 10], rtol=0, atol=0)
+    retained = {round(value, 3) for value in next(iter(data.retain.batches_of(1000).eval_view()))[0].sum((1, 2, 3)).tolist()}
+    assert {round(value, 3) for value in images[labels != 1].sum((1, 2, 3)).tolist()} <= retained
+    for steps in repairing:
+        assert sorted(torch.cat([step.labels for step in steps]).tolist()) == sorted(labels[labels != 1].tolist())
+
+
+def test_impairing_loss_is_the_cross_entropy_of_both():
+    data, model = class_data(), make_model().eval()
+    method = prepared(Unsir(noise_steps=1), model, data)
+    step = next(method.losses(model, data, 0))
+    torch.testing.assert_close(step.loss, F.cross_entropy(step.logits, step.labels))
+
+
+def test_impairing_without_noise_is_finetuning_on_the_part_bit_for_bit():
+    fields = {"unlearn_epochs": 1, "unlearn_lr": 0.05, "weight_decay": 0.0, "optimizer": "sgd"}
+    ours = run(Unsir(**fields, noise_batches=0, retain_fraction=1.0), make_model(), class_data())
+    assert same(ours, run(FineTune(**fields), make_model(), class_data()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_repairing_takes_its_own_learning_rate(optimizer):
+    """A run of repair at 0.05 scaled to 0.01 equals fine-tuning at 0.01."""
+    fields = {"unlearn_epochs": 2, "weight_decay": 0.01, "optimizer": optimizer, "bn": "freeze"}
+    repair = {"impair_epochs": 0, "retain_fraction": 1.0, "repair_lr": 0.01}
+    plain = run(FineTune(**fields, unlearn_lr=0.01), make_model(), class_data())
+    ours = run(Unsir(**fields, **repair, unlearn_lr=0.05), make_model(), class_data())
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert same(run(Unsir(**fields, **repair, unlearn_lr=0.01), make_model(), class_data()), plain)
+    assert same(run(Unsir(**fields, **repair, unlearn_lr=0.0), make_model(), class_data()), make_model())
+
+
+def test_impairing_teaches_the_noise_as_the_class():
+    data, model = class_data(), taught()
+    method = Unsir(unlearn_epochs=1, noise_decay=0.01)
+    before = error_of(model, prepared(method, model, data).noise, 1)
+    run(method, model, data)
+    assert before > 3 > 0.3 > error_of(model, method.noise, 1)
+
+
+def test_unsir_refuses_an_empty_part():
+    with pytest.raises(UserError, match="--retain_fraction 0"):
+        Unsir(retain_fraction=0)

@@ -19,6 +19,7 @@ from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
 METHODS = {
@@ -44,6 +45,7 @@ METHODS = {
     "amnesiac": Amnesiac,
     "CF_k": FinetuneLastBlocks,
     "EU_k": RetrainLastBlocks,
+    "unsir": Unsir,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
