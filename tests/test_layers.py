@@ -238,7 +238,7 @@ def test_noise_is_labelled_by_the_classes_of_the_forget_set(scenario):
 def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others_repair():
     """With 5 noise batches of 10 images and 54 retain images, a batch of 10 holds about as many of either."""
     data, model = class_data(batch_size=10), make_model().eval()
-    method = prepared(Unsir(noise_steps=1, noise_batches=5, retain_fraction=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
+    method = prepared(Unsir(noise_steps=1, noise_batches=5, retain_part=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
     seen = []
     hook = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     impairing, *repairing = (list(method.losses(model, data, epoch)) for epoch in range(3))
@@ -265,7 +265,7 @@ def test_impairing_loss_is_the_cross_entropy_of_both():
 
 def test_impairing_without_noise_is_finetuning_on_the_part_bit_for_bit():
     fields = {"unlearn_epochs": 1, "unlearn_lr": 0.05, "weight_decay": 0.0, "optimizer": "sgd"}
-    ours = run(Unsir(**fields, noise_batches=0, retain_fraction=1.0), make_model(), class_data())
+    ours = run(Unsir(**fields, noise_batches=0, retain_part=1.0), make_model(), class_data())
     assert same(ours, run(FineTune(**fields), make_model(), class_data()))
 
 
@@ -273,7 +273,7 @@ def test_impairing_without_noise_is_finetuning_on_the_part_bit_for_bit():
 def test_repairing_takes_its_own_learning_rate(optimizer):
     """A run of repair at 0.05 scaled to 0.01 equals fine-tuning at 0.01."""
     fields = {"unlearn_epochs": 2, "weight_decay": 0.01, "optimizer": optimizer, "bn": "freeze"}
-    repair = {"impair_epochs": 0, "retain_fraction": 1.0, "repair_lr": 0.01}
+    repair = {"impair_epochs": 0, "retain_part": 1.0, "repair_lr": 0.01}
     plain = run(FineTune(**fields, unlearn_lr=0.01), make_model(), class_data())
     ours = run(Unsir(**fields, **repair, unlearn_lr=0.05), make_model(), class_data())
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
@@ -291,5 +291,5 @@ def test_impairing_teaches_the_noise_as_the_class():
 
 
 def test_unsir_refuses_an_empty_part():
-    with pytest.raises(UserError, match="--retain_fraction 0"):
-        Unsir(retain_fraction=0)
+    with pytest.raises(UserError, match="--retain_part 0"):
+        Unsir(retain_part=0)

@@ -40,7 +40,7 @@ SETTINGS = {
     "FT_prune": TEN | {"unlearn_lr": 0.01, "alpha": 1e-3},  # 67, 95
     "scrub_r": TEN | {"unlearn_lr": 0.1, "msteps": 5},  # 63, 94: the held-out error to rewind to is low
     "CF_k": TEN | {"unlearn_lr": 0.01, "k": 0},  # 60, 95
-    "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_fraction": 1.0},  # 60, 91
+    "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_part": 1.0},  # 60, 91
 }  # fmt: skip
 NOT_APPLICABLE = {
     "unsir": "made to forget a whole class: its noise would overwrite every class that a mistake is in",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.bad_teaching import check_fraction, fraction_of
+from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Step, Steps, cross_entropy_steps, option
 from unlearn.saliency import Mask
 from utils import exact_fp32, generator
@@ -40,7 +40,7 @@ class Unsir(Iterative):
     unlearn_lr: float = option(0.02, "learning rate of unlearning")
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
-    retain_fraction: float = option(0.2, "fraction of the retain images that is used, drawn once")
+    retain_part: float = option(0.2, "fraction of the retain images that is used, drawn once")
     impair_epochs: int = option(1, "first epochs that train on noise; the others repair")
     repair_lr: float = option(0.01, "learning rate of the epochs that repair")
     noise_steps: int = option(40, "steps that learn the noise")
@@ -49,7 +49,7 @@ class Unsir(Iterative):
     noise_batches: int = option(20, "how often an impairing epoch shows the batch of noise")
 
     def __post_init__(self) -> None:
-        check_fraction(self.retain_fraction)
+        check_part(self.retain_part)
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         classes = data.forget.labels.unique()
@@ -77,7 +77,7 @@ class Unsir(Iterative):
         return len(self._impairing(data) if epoch < self.impair_epochs else self._retain(data))
 
     def _retain(self, data: Data) -> Loader:
-        return fraction_of(data.retain, self.retain_fraction)
+        return part_of(data.retain, self.retain_part)
 
     def _impairing(self, data: Data) -> Loader:
         """The retain part in batches so small that the noise fills each of them up, in the epoch's proportion of both."""
