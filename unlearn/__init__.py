@@ -5,11 +5,14 @@ import dataclasses
 from datasets.splits import SCENARIOS
 from unlearn.base import Iterative, Method
 from unlearn.finetune import FineTune
+from unlearn.fisher import FisherForgetting
+from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
+from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
 from unlearn.wfisher import InfluenceUnlearning
 
 METHODS = {
@@ -21,6 +24,10 @@ METHODS = {
     "GA": GradientAscent,
     "RL": RandomLabel,
     "wfisher": InfluenceUnlearning,
+    "fisher": FisherForgetting,
+    "fisher_new": FisherScrubbing,
+    "ssd": SelectiveSynapticDampening,
+    "lfssd": LabelFreeDampening,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")

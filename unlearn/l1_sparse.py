@@ -24,7 +24,7 @@ class L1Sparse(Iterative):
     paper = "Jia et al., NeurIPS 2023"
     splits = ("retain",)
 
-    alpha: float = option(5e-4, "weight of the penalty or of the step")
+    alpha: float = option(5e-4, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
     no_l1_epochs: int = option(0, "last epochs without the l1 penalty")
 
     def penalty(self, epoch: int) -> float:
