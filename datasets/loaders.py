@@ -125,9 +125,18 @@ class Loader:
         """A seeded draw of at most ``count`` images, the same at every epoch, in index order."""
         if count >= self.num_samples:
             return self
-        drawn = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)))
-        keep = drawn[:count].sort().values.to(self.images.device)
-        return self._with(indices=self.indices[keep], labels=self.labels[keep], name=f"{self.name}/{purpose}")
+        return self._chosen(self._permutation(purpose)[:count].sort().values, purpose)
+
+    def shuffled(self, purpose: str) -> "Loader":
+        """The same images in a seeded order, the same at every epoch; an ``eval_view()`` keeps it."""
+        return self._chosen(self._permutation(purpose), purpose)
+
+    def _permutation(self, purpose: str) -> torch.Tensor:
+        return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)))
+
+    def _chosen(self, positions: torch.Tensor, purpose: str) -> "Loader":
+        positions = positions.to(self.images.device)
+        return self._with(indices=self.indices[positions], labels=self.labels[positions], name=f"{self.name}/{purpose}")
 
     def batches_of(self, batch_size: int) -> "Loader":
         """The same split in batches of another size."""

@@ -391,6 +391,26 @@ def test_a_joined_split_draws_apart_from_its_parts():
     assert torch.cat([y for _, y in twenty]).tolist() != torch.cat([y for _, y in plain]).tolist()
 
 
+def test_a_shuffled_split_is_a_seeded_order_that_does_not_change_with_the_epoch():
+    """Every image once under its label; an evaluation view keeps the order, which a data set sorted by class needs."""
+    loader = make_loader(60)
+    shuffled = loader.eval_view().shuffled("importance")
+    order = shuffled.indices.tolist()
+    assert sorted(order) == loader.indices.tolist() != order
+    assert torch.equal(shuffled.labels, torch.tensor(IMAGES.y_train[order]))
+    seen = torch.cat([images for images, _ in shuffled])
+    in_order = torch.cat([images for images, _ in loader.eval_view()])
+    assert torch.equal(seen, in_order[torch.searchsorted(loader.indices, shuffled.indices)])
+    loader.set_epoch(5)
+    assert loader.shuffled("importance").indices.tolist() == order
+    for other in (
+        make_loader(60, seed=4).shuffled("importance"),
+        loader.shuffled("members"),
+        make_loader(60, name="forget").shuffled("importance"),
+    ):
+        assert other.indices.tolist() != order
+
+
 def test_a_subset_is_a_seeded_draw_that_does_not_change_with_the_epoch():
     loader = make_loader(60)
     subset = loader.subset(12, "members")

@@ -2,29 +2,43 @@
 
 import pytest
 import torch
-from conftest import CPU, make_data, make_image_set
+from conftest import CPU, TinyNet, make_data, make_image_set
 from test_saliency import per_sample_gradients as dense_gradients
 from test_saliency import whole
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from models import MODELS, build_model
+from models.vgg import VGG
 from unlearn import per_sample
-from unlearn.per_sample import fisher_diagonal, per_sample_gradients
+from unlearn.per_sample import fisher_diagonal, mean_gradient_sizes, per_sample_gradients, samples_at_once, true_fisher_diagonal
+from utils import RunFailed
 
 
-def by_loop(model, samples):
-    """(1/N) sum_i g_i^2, one backward pass per sample in fp64."""
+def by_loop(model, samples, parts=lambda logits, label: [(1.0, nn.functional.cross_entropy(logits, label))], power=2):
+    """(1/N) sum_i sum_k w_ik |g_ik|^power, one backward pass per sample and (weight, loss) in fp64."""
     wide = model.double()
     samples = [(images.double(), labels) for images, labels in samples.batches_of(1)]
     total = {name: torch.zeros_like(p) for name, p in wide.named_parameters()}
     for images, labels in samples:
-        wide.zero_grad()
-        nn.functional.cross_entropy(wide(images), labels).backward()
-        for name, p in wide.named_parameters():
-            total[name] += p.grad**2 / len(samples)
+        for weight, loss in parts(wide(images), labels):
+            wide.zero_grad()
+            loss.backward(retain_graph=True)
+            for name, p in wide.named_parameters():
+                total[name] += weight * p.grad.abs() ** power / len(samples)
     wide.zero_grad(set_to_none=True)
     model.float()
     return total
+
+
+def each_label(logits, label):
+    """The parts of the true Fisher diagonal: every label's loss, weighed by its probability."""
+    p = logits.softmax(1)[0]
+    return [(p[y].item(), -p[y].log()) for y in range(len(p))]
+
+
+def squared_length(logits, label):
+    return [(1.0, logits.square().sum())]
 
 
 def assert_same(found, wanted):
@@ -52,6 +66,39 @@ def test_fisher_diagonal_equals_the_loop_for_every_architecture(arch, either_way
     torch.manual_seed(0)
     model = build_model(arch, 4, (0.4,) * 3, (0.2,) * 3, image_size=side).eval()
     assert_same(fisher_diagonal(model, samples), by_loop(model, samples))
+
+
+def residual():
+    """ResNet's two kinds of block, narrow: in-place ReLUs, strides, convolutions on the shortcut."""
+    down = nn.Sequential(nn.Conv2d(8, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    widen = nn.Sequential(nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8))
+    blocks = [Bottleneck(4, 2, downsample=widen), BasicBlock(8, 8, stride=2, downsample=down), BasicBlock(8, 8)]
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def vgg():
+    """VGG's layers, narrow: biased convolutions, pools, a classifier of two layers."""
+    layers = []
+    for channels_in, channels in ((3, 4), (4, 6)):
+        layers += [nn.Conv2d(channels_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    return VGG(nn.Sequential(*layers), 2, nn.Sequential(nn.Linear(24, 5), nn.ReLU(inplace=True), nn.Linear(5, 4)))
+
+
+@pytest.fixture(params=[residual, vgg])
+def narrow(request):
+    """A narrow network of each family, with BatchNorm statistics that are not the initial ones."""
+    torch.manual_seed(0)
+    model = request.param().train()
+    model(torch.rand(16, 3, 8, 8))
+    return model.eval()
+
+
+def test_other_losses_and_sizes_equal_the_loop(narrow, data, either_way):
+    samples = data.forget.eval_view().batches_of(5)
+    assert_same(fisher_diagonal(narrow, samples), by_loop(narrow, samples))
+    assert_same(true_fisher_diagonal(narrow, samples), by_loop(narrow, samples, each_label))
+    found = mean_gradient_sizes(narrow, samples, lambda logits, labels: [logits.square().sum()], torch.abs)
+    assert_same(found, by_loop(narrow, samples, squared_length, power=1))
 
 
 def test_fisher_diagonal_equals_torch_func(model, data):
@@ -107,6 +154,7 @@ def test_fisher_diagonal_of_unusual_layers(kind, data, either_way):
     model(torch.rand(2, 3, 8, 8))  # gives the lazy layer its shape
     samples = data.forget.eval_view()
     assert_same(fisher_diagonal(model, samples), by_loop(model, samples))
+    assert_same(true_fisher_diagonal(model, samples), by_loop(model, samples, each_label))
 
 
 def test_a_layer_that_is_used_twice_is_refused(data):
@@ -114,6 +162,22 @@ def test_a_layer_that_is_used_twice_is_refused(data):
     model = nn.Sequential(layer, layer, nn.Flatten(), nn.Linear(3 * 64, 4)).eval()
     with pytest.raises(AssertionError, match="used twice"):
         fisher_diagonal(model, data.forget.eval_view())
+
+
+@pytest.mark.parametrize("kind", [TinyNet, Odd])
+def test_a_gradient_that_is_not_finite_is_reported(kind, data):
+    model = kind().eval()
+    model(torch.rand(2, 3, 8, 8))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(RunFailed, match="not finite"):
+        fisher_diagonal(model, data.forget.eval_view())
+
+
+@pytest.mark.parametrize(("side", "wanted"), [(32, 64), (8, 1024), (50, 26), (300, 1)])
+def test_large_images_come_in_small_batches(side, wanted):
+    samples = make_data(make_image_set(train=8, test=4, side=side), count=2).retain
+    assert samples_at_once(samples) == wanted
 
 
 def test_per_sample_gradients_average_to_the_gradient_of_the_mean(model, data):

@@ -43,6 +43,10 @@ SETTINGS = {
     "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_part": 1.0},  # 60, 91
 }  # fmt: skip
 NOT_APPLICABLE = {
+    "FT_prune_bi": "prunes convolutions",
+    "GA_prune": "prunes convolutions",
+    "GA_prune_bi": "prunes convolutions",
+    "ssd": "made to forget a whole class: memorised mistakes are all that the forget set's gradient is made of",
     "unsir": "made to forget a whole class: its noise would overwrite every class that a mistake is in",
 }
 # These must restore nearly all; the others must not do harm.

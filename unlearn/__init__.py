@@ -9,6 +9,8 @@ from unlearn.base import Iterative, Method
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
 from unlearn.finetune import FineTune
+from unlearn.fisher import FisherForgetting
+from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
@@ -19,6 +21,7 @@ from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
@@ -46,6 +49,10 @@ METHODS = {
     "CF_k": FinetuneLastBlocks,
     "EU_k": RetrainLastBlocks,
     "unsir": Unsir,
+    "fisher": FisherForgetting,
+    "fisher_new": FisherScrubbing,
+    "ssd": SelectiveSynapticDampening,
+    "lfssd": LabelFreeDampening,
 }
 
 COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")

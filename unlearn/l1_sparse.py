@@ -22,7 +22,7 @@ NEAR_ZERO = 1e-4
 class L1Penalty:
     """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse the weights became."""
 
-    alpha: float = option(5e-4, "weight of the penalty or of the step")
+    alpha: float = option(5e-4, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
     no_l1_epochs: int = option(0, "last epochs without the l1 penalty")
     prox: bool = option(False, "threshold the weights, to exact zeros, instead of adding the penalty's sub-gradient")
 

@@ -1,16 +1,21 @@
 """Gradients sample by sample, and the sum of their squares without ever holding one row per sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+from tqdm import tqdm
 
 from datasets.loaders import Loader
-from utils import exact_fp32
+from utils import RunFailed, exact_fp32
 
 Vector = dict[str, Tensor]
+# Logits (b, k) and labels (b,) to scalars, each a sum over the samples.
+Losses = Callable[[Tensor, Tensor], Sequence[Tensor]]
+# torch.square or torch.abs: of a product it is the product of the factors' sizes, which a linear layer makes use of.
+Size = Callable[[Tensor], Tensor]
 
 # On the CPU, a weight gradient at this many output positions or fewer is faster as one thin matrix product.
 FEW_POSITIONS = 16
@@ -27,35 +32,107 @@ def per_sample_gradients(model: nn.Module, samples: Loader) -> Iterator[Vector]:
         yield dict(zip(parameters, gradient, strict=True))
 
 
-def fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
-    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of sample i's cross-entropy.
+def own_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """The loss of the empirical Fisher matrix: the cross-entropy of each sample's own label."""
+    return [F.cross_entropy(logits, labels, reduction="sum")]
 
-    fp32, eval mode. One backward pass a batch gives each layer's inputs and output gradients; from these the weight
-    gradients of the samples are formed layer by layer, squared, added and dropped (Goodfellow, Efficient per-example
-    gradient computations, 2015, for the linear layer). Memory holds one batch's activations, never a row per sample.
-    A model with parameters outside of Conv2d, Linear and BatchNorm2d takes one backward pass per sample instead.
+
+def every_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """The losses of the true Fisher matrix: label y's cross-entropy times sqrt(p(y|x)), held constant, which the square undoes."""
+    log_p = logits.log_softmax(1)
+    return (-log_p * (log_p.detach() / 2).exp()).sum(0).unbind()
+
+
+def fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
+    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of sample i's cross-entropy."""
+    return mean_gradient_sizes(model, samples, own_label)
+
+
+def true_fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
+    """The diagonal of the Fisher matrix, (1/N) sum_i sum_y p(y|x_i) (gradient of -log p(y|x_i))^2: no label is read.
+
+    One backward pass per class and batch.
+    """
+    return mean_gradient_sizes(model, samples, every_label)
+
+
+def mean_gradient_sizes(model: nn.Module, samples: Loader, losses: Losses, size: Size = torch.square) -> Vector:
+    """(1/N) sum_i sum_k size(gradient of sample i's part of loss k), in the shapes of the parameters.
+
+    fp32, eval mode. One backward pass a batch and loss gives each layer's inputs and output gradients; from these the
+    weight gradients of the samples are formed layer by layer, measured, added and dropped (Goodfellow, Efficient
+    per-example gradient computations, 2015, for the linear layer). Memory holds one batch's activations, never a row
+    per sample. A model with parameters outside of Conv2d, Linear and BatchNorm2d takes one backward pass per sample.
+
+    Raises:
+        RunFailed: a gradient was not finite, or too large for its square.
     """
     model.eval()
     layers = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
-    squares = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in model.named_parameters()}
+    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in model.named_parameters()}
     with exact_fp32():
         if all(map(_is_known, layers.values())):
-            _add_by_layer(model, layers, samples, squares)
+            _add_by_layer(model, layers, samples, losses, size, sums)
         else:
-            for gradient in per_sample_gradients(model, samples):
-                torch._foreach_addcmul_(list(squares.values()), list(gradient.values()), list(gradient.values()))
-    torch._foreach_div_(list(squares.values()), samples.num_samples)
-    return squares
+            _add_by_batch(model, samples.batches_of(1), losses, size, sums)
+    return _mean(sums, samples.num_samples)
+
+
+def mean_batch_gradient_sizes(model: nn.Module, batches: Loader, losses: Losses, size: Size = torch.square) -> Vector:
+    """As :func:`mean_gradient_sizes`, with the mean gradient of each batch of the loader in the place of a sample's.
+
+    A batch counts by its size, so that a last small one, whose mean is noisier, does not stand out. Batches of one
+    are samples, and take the faster way.
+    """
+    if batches.batch_size == 1:
+        return mean_gradient_sizes(model, batches.batches_of(samples_at_once(batches)), losses, size)
+    model.eval()
+    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in model.named_parameters()}
+    with exact_fp32():
+        _add_by_batch(model, batches, losses, size, sums)
+    return _mean(sums, batches.num_samples)
+
+
+def samples_at_once(samples: Loader) -> int:
+    """The batch size for passes that keep every activation: 64 images of 32x32, fewer larger ones."""
+    return max(1, 64 * 32**2 // samples.images.side**2)
+
+
+def _mean(sums: Vector, count: int) -> Vector:
+    torch._foreach_div_(list(sums.values()), count)
+    if not bool(torch.isfinite(torch.stack([value.max() for value in sums.values()])).all()):
+        raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
+    return sums
+
+
+def _with_progress(batches: Loader) -> Iterable[tuple[Tensor, Tensor]]:
+    return tqdm(batches, desc="gradients", unit="batch", disable=None, leave=False)
+
+
+def _add_by_batch(model: nn.Module, batches: Loader, losses: Losses, size: Size, sums: Vector) -> None:
+    """Add the size of every batch's mean gradient to ``sums``, once for each of its samples."""
+    parameters = list(model.parameters())
+    for images, labels in _with_progress(batches):
+        for loss, is_last in _marked_last(losses(model(images), labels)):
+            means = torch._foreach_div(torch.autograd.grad(loss, parameters, retain_graph=not is_last), len(labels))
+            torch._foreach_add_(list(sums.values()), [size(mean) for mean in means], alpha=len(labels))
+
+
+def _marked_last(losses: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
+    """The losses share a forward pass, whose graph goes with the last of them."""
+    return [(loss, number == len(losses)) for number, loss in enumerate(losses, 1)]
 
 
 def _is_known(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return False
-    return type(module) in SQUARES
+    return type(module) in SIZES
 
 
-def _add_by_layer(model: nn.Module, layers: dict[str, nn.Module], samples: Loader, squares: Vector) -> None:
-    """Add every sample's squared gradient to ``squares``, from one backward pass a batch."""
+def _add_by_layer(
+    model: nn.Module, layers: dict[str, nn.Module], samples: Loader, losses: Losses, size: Size, sums: Vector
+) -> None:  # fmt: skip
+    """Add the size of every sample's gradients to ``sums``, from one backward pass a batch and loss."""
     calls: dict[str, tuple[Tensor, int, list[Tensor]]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -67,19 +144,24 @@ def _add_by_layer(model: nn.Module, layers: dict[str, nn.Module], samples: Loade
 
         return after_forward
 
+    def add(name: str, inputs: Tensor, gradient: Tensor) -> None:
+        prefix = f"{name}." if name else ""
+        for parameter, value in SIZES[type(layers[name])](layers[name], inputs, gradient, size):
+            sums[prefix + parameter] += value
+
     handles = [module.register_forward_hook(watch(name)) for name, module in layers.items()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.requires_grad_(False)  # of the pass, only the gradients of outputs are needed
-        for images, labels in samples:
+        for images, labels in _with_progress(samples):
             calls.clear()
             images = images.contiguous().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(model(images), labels, reduction="sum"), images)  # runs the hooks
-            for name, (inputs, version, (gradient,)) in calls.items():
-                assert inputs._version == version, f"the input of {name} was overwritten"
-                prefix = f"{name}." if name else ""
-                for parameter, value in SQUARES[type(layers[name])](layers[name], inputs, gradient):
-                    squares[prefix + parameter] += value
+            for loss, is_last in _marked_last(losses(model(images), labels)):
+                torch.autograd.grad(loss, images, retain_graph=not is_last)  # runs the hooks
+                for name, (inputs, version, gradient) in calls.items():
+                    assert inputs._version == version, f"the input of {name} was overwritten"
+                    add(name, inputs, gradient.pop())
+                    assert not gradient, f"{name} got two gradients in one pass"
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
@@ -87,16 +169,17 @@ def _add_by_layer(model: nn.Module, layers: dict[str, nn.Module], samples: Loade
             handle.remove()
 
 
-Squares = Iterator[tuple[str, Tensor]]
+Sizes = Iterator[tuple[str, Tensor]]
 
 
-def _conv_squares(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -> Squares:
+def _conv_sizes(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
     total = torch.zeros_like(layer.weight, memory_format=torch.contiguous_format)
     for one in _conv_weight_gradients(layer, inputs, gradient):
-        total.addcmul_(one, one)
+        # A product that is added at once saves the writing and reading of the largest tensor here.
+        total.addcmul_(one, one) if size is torch.square else total.add_(size(one))
     yield "weight", total
     if layer.bias is not None:
-        yield "bias", gradient.sum((2, 3)).square().sum(0)
+        yield "bias", size(gradient.sum((2, 3))).sum(0)
 
 
 def _conv_weight_gradients(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -> Iterator[Tensor]:
@@ -113,18 +196,18 @@ def _conv_weight_gradients(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -
         yield from (g.flatten(2) @ patches.transpose(1, 2)).view(-1, *shape)
 
 
-def _linear_squares(layer: nn.Linear, inputs: Tensor, gradient: Tensor) -> Squares:
-    assert inputs.ndim == 2, "a linear layer over positions needs their sum before the square"
-    yield "weight", gradient.square().T @ inputs.square()
+def _linear_sizes(layer: nn.Linear, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
+    assert inputs.ndim == 2, "a linear layer over positions needs their sum before the size"
+    yield "weight", size(gradient).T @ size(inputs)
     if layer.bias is not None:
-        yield "bias", gradient.square().sum(0)
+        yield "bias", size(gradient).sum(0)
 
 
-def _batch_norm_squares(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor) -> Squares:
+def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
     mean, scale = layer.running_mean[:, None, None], torch.rsqrt(layer.running_var + layer.eps)[:, None, None]
-    yield "weight", (gradient * ((inputs - mean) * scale)).sum((2, 3)).square().sum(0)
-    yield "bias", gradient.sum((2, 3)).square().sum(0)
+    yield "weight", size((gradient * ((inputs - mean) * scale)).sum((2, 3))).sum(0)
+    yield "bias", size(gradient.sum((2, 3))).sum(0)
 
 
-# How a layer's parameters get the sum over samples of their squared gradients, from its inputs and output gradients.
-SQUARES = {nn.Conv2d: _conv_squares, nn.Linear: _linear_squares, nn.BatchNorm2d: _batch_norm_squares}
+# How a layer's parameters get the sum over samples of their gradients' sizes, from its inputs and output gradients.
+SIZES = {nn.Conv2d: _conv_sizes, nn.Linear: _linear_sizes, nn.BatchNorm2d: _batch_norm_sizes}

@@ -108,4 +108,4 @@ class Unsir(Iterative):
         undone = 1 - self.repair_lr / self.unlearn_lr if self.unlearn_lr else 0.0
         for step in cross_entropy_steps(model, self._retain(data)):
             torch._foreach_copy_(before, weights)
-            yield step._replace(project=lambda: torch._foreach_lerp_(weights, before, undone))
+            yield step._replace(project=lambda lr: torch._foreach_lerp_(weights, before, undone))
