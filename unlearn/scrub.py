@@ -87,7 +87,7 @@ class ScrubRewind(Scrub):
         self.snapshots.append({name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()})
 
     def state(self) -> dict:
-        return {"snapshots": []}
+        return {"snapshots": self.snapshots}
 
     def load_state(self, state: dict) -> None:
         self.snapshots = state["snapshots"]
