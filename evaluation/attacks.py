@@ -198,17 +198,16 @@ def threshold_attack(
     with probability 1 - ``alpha`` or more (SD at most sqrt(1/n1 + 1/n2) / 4), and NAME_threshold_tpr and _fpr, each
     with its Clopper-Pearson _low and _high. NAME_class_threshold_... for ``per_class``. O(n log n), and O(n) per class.
     """
-    found, false = (
-        (_finite(scores) >= limits).mean()
-        for scores, limits in ((side[0], _thresholds(fit_members, fit_others, side[1], per_class)) for side in (members, others))
-    )
     name = f"{name}_class_threshold" if per_class else f"{name}_threshold"
     n1, n2 = len(members[0]), len(others[0])
-    results = {f"{name}_balanced_accuracy": float(found + 1 - false) / 2}
-    results |= _null_bounds(f"{name}_balanced_accuracy", np.sqrt(1 / n1 + 1 / n2) / 4, alpha)
-    for end, rate, n in (("tpr", found, n1), ("fpr", false, n2)):
-        low, high = clopper_pearson(np.rint(rate * n), n, alpha=alpha)
-        results |= {f"{name}_{end}": float(rate), f"{name}_{end}_low": float(low), f"{name}_{end}_high": float(high)}
+    found, false = (
+        int(np.sum(_finite(scores) >= _thresholds(fit_members, fit_others, labels, per_class))) for scores, labels in (members, others)
+    )
+    results = {f"{name}_balanced_accuracy": (found / n1 + 1 - false / n2) / 2}
+    results |= _null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
+    for end, count, n in (("tpr", found, n1), ("fpr", false, n2)):
+        low, high = clopper_pearson(count, n, alpha=alpha)
+        results |= {f"{name}_{end}": count / n, f"{name}_{end}_low": float(low), f"{name}_{end}_high": float(high)}
     return results
 
 
@@ -244,7 +243,7 @@ def lr_loss_attack(forget_losses: np.ndarray, other_losses: np.ndarray, *, seed:
     losses = np.concatenate([side if len(side) == n else rng.permutation(side)[:n] for side in sides])
     splits = StratifiedShuffleSplit(10, random_state=seed)
     accuracy = cross_val_score(LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy").mean()
-    sd = np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n)))
+    sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
     return {"lr_loss_accuracy": float(accuracy), **_null_bounds("lr_loss_accuracy", sd, alpha)}
 
 
