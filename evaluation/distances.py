@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from evaluation.entropy import softmax
+from evaluation.entropy import FLOOR, softmax
 
 LN2 = math.log(2)
 
@@ -103,8 +103,7 @@ def rf_jsd(unlearned: np.ndarray, forget_labels: np.ndarray, original: np.ndarra
     if not len(classes):
         raise ValueError("forget and test have no class in common")
     on_forget, on_test = _class_means(unlearned, forget_labels, classes), _class_means(original, test_labels, classes)
-    with np.errstate(divide="ignore"):  # a mean of exactly 0 has -inf as its logarithm, and adds 0
-        return float(_js(np.log(on_forget), np.log(on_test)).mean())
+    return float(_js(*(np.log(np.maximum(p, FLOOR)) for p in (on_forget, on_test))).mean())
 
 
 def tow(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
