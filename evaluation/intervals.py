@@ -1,0 +1,49 @@
+"""How sure a number is: exact intervals for rates, resampled ones for means over seeds."""
+
+import numpy as np
+
+
+def clopper_pearson(
+    successes: int | np.ndarray, trials: int | np.ndarray, level: float = 0.95
+) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``, within [0, 1].
+
+    Covers the true rate in at least ``level`` of all experiments, whatever the rate and the number of trials: also for
+    TPR at a small FPR, where a handful of samples decides. The ends are Beta quantiles, low the (1 - level) / 2 quantile of
+    Beta(s, t - s + 1), 0 at s = 0, and high the (1 + level) / 2 quantile of Beta(s + 1, t - s), 1 at s = t. (Clopper &
+    Pearson, Biometrika 1934.) Arrays are treated entry by entry.
+    """
+    from scipy.special import betaincinv
+
+    successes, trials = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
+    _check_level(level)
+    if not ((trials > 0) & (successes >= 0) & (successes <= trials)).all():
+        raise ValueError("a rate needs at least one trial and between 0 and all of them as successes")
+    tail, failures = (1 - level) / 2, trials - successes
+    # The inverse is asked for harmless parameters where the end is fixed, since 0 is none of a Beta distribution.
+    low = np.where(successes > 0, betaincinv(np.maximum(successes, 1), failures + 1, tail), 0.0)
+    high = np.where(failures > 0, betaincinv(successes + 1, np.maximum(failures, 1), 1 - tail), 1.0)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | None:
+    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value.
+
+    ``draws`` times n values are drawn with replacement; the ends are quantiles of their means. Independent of the order
+    of ``values``. For few seeds it is too narrow, at n = 5 about 85 % coverage instead of 95 %: it shows spread and is
+    no test. Cost O(draws n). (Efron & Tibshirani 1993, chapter 13.)
+    """
+    values = np.sort(np.asarray(values, np.float64))
+    _check_level(level)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError("a mean needs at least one value, and finite ones")
+    if len(values) == 1:
+        return None
+    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be within (0, 1), not {level}")
