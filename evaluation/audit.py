@@ -191,7 +191,7 @@ def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = 
             var_u = var_r = (free[0] * var_u + free[1] * var_r) / sum(free)
         with np.errstate(divide="ignore", invalid="ignore"):  # models that all agree: a variance of 0
             kl = (np.log(var_r / var_u) + (var_u + shift) / var_r - 1) / 2
-        kl = np.where((var_u == 0) | (var_r == 0), np.inf, kl)
+        kl = np.where(var_r == 0, np.inf, kl)
         return np.where((var_u == var_r) & (shift == 0), 0, np.maximum(kl, 0))
 
     return _in_blocks(of_block, unlearned, retrained)

@@ -146,9 +146,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-    """KL(p || q) per row from log-probabilities (n, k); never below 0, where rounding would put equal rows."""
-    p = np.exp(log_p)
-    return np.maximum((p * np.where(p > 0, log_p - log_q, 0)).sum(1), 0)
+    """KL(p || q) per row from finite log-probabilities (n, k); never below 0, where rounding would put equal rows."""
+    return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(1), 0)
 
 
 def _js(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
