@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from evaluation.intervals import clopper_pearson
+
 Scored = tuple[np.ndarray, np.ndarray]  # scores (n,), labels (n,)
 FPRS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_0.1": 0.001}
 # What a model that never saw the forget set scores, by the end of a result's name: a number, or the end of the name of the
@@ -94,30 +96,14 @@ def tpr_at_fpr(
     few, many = (int(binom.ppf(q, draws, fpr)) for q in (alpha / 4, 1 - alpha / 4))
     allowed = (int(fpr * n2 + 1e-9), -(-few * n2 // draws) - 1, many * n2 // draws)  # 0.29 * 100 is below 29
     rate, rate_low, rate_high = (_hits_within(hits, alarms, count) / n1 for count in allowed)
-    low, _ = clopper_pearson(rate_low * trials, trials, alpha=alpha / 2)
-    _, high = clopper_pearson(rate_high * trials, trials, alpha=alpha / 2)
-    return rate, float(low), float(high)
+    low, _ = clopper_pearson(rate_low * trials, trials, 1 - alpha / 2)
+    _, high = clopper_pearson(rate_high * trials, trials, 1 - alpha / 2)
+    return rate, low, high
 
 
 def _hits_within(hits: np.ndarray, alarms: np.ndarray, count: int) -> int:
     """Most true positives with at most ``count`` false ones; none where not even an impossible threshold is allowed."""
     return 0 if count < 0 else int(hits[np.searchsorted(alarms, count, side="right") - 1])
-
-
-def clopper_pearson(successes: np.ndarray | float, trials: np.ndarray | float, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Exact bounds of a probability from ``successes`` in ``trials``, arrays or numbers: at least 1 - ``alpha`` of the time both hold.
-
-    Quantiles of Beta(k, n - k + 1) at alpha / 2 and Beta(k + 1, n - k) at 1 - alpha / 2; 0 for k = 0, 1 for k = n
-    (Clopper & Pearson, Biometrika 1934).
-    """
-    from scipy.special import betaincinv
-
-    k, n = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
-    if not (n > 0).all() or not ((k >= 0) & (k <= n)).all():
-        raise ValueError(f"Bounds of a probability need 0 <= successes <= trials and trials > 0; got {successes} in {trials}.")
-    low = np.where(k > 0, betaincinv(np.maximum(k, 1e-9), n - k + 1, alpha / 2), 0)
-    high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1e-9), 1 - alpha / 2), 1)
-    return low, high
 
 
 def roc_summary(
@@ -206,8 +192,8 @@ def threshold_attack(
     results = {f"{name}_balanced_accuracy": (found / n1 + 1 - false / n2) / 2}
     results |= _null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
     for end, count, n in (("tpr", found, n1), ("fpr", false, n2)):
-        low, high = clopper_pearson(count, n, alpha=alpha)
-        results |= {f"{name}_{end}": count / n, f"{name}_{end}_low": float(low), f"{name}_{end}_high": float(high)}
+        low, high = clopper_pearson(count, n, 1 - alpha)
+        results |= {f"{name}_{end}": count / n, f"{name}_{end}_low": low, f"{name}_{end}_high": high}
     return results
 
 

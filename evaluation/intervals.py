@@ -4,7 +4,7 @@ import numpy as np
 
 
 def clopper_pearson(
-    successes: int | np.ndarray, trials: int | np.ndarray, level: float = 0.95
+    successes: float | np.ndarray, trials: float | np.ndarray, level: float = 0.95
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
     """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``, within [0, 1].
 
@@ -21,8 +21,8 @@ def clopper_pearson(
         raise ValueError("a rate needs at least one trial and between 0 and all of them as successes")
     tail, failures = (1 - level) / 2, trials - successes
     # The inverse is asked for harmless parameters where the end is fixed, since 0 is none of a Beta distribution.
-    low = np.where(successes > 0, betaincinv(np.maximum(successes, 1), failures + 1, tail), 0.0)
-    high = np.where(failures > 0, betaincinv(successes + 1, np.maximum(failures, 1), 1 - tail), 1.0)
+    low = np.where(successes > 0, betaincinv(np.maximum(successes, 1e-9), failures + 1, tail), 0.0)
+    high = np.where(failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0)
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 

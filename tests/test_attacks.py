@@ -16,7 +16,6 @@ from evaluation.attacks import (
     auc,
     auc_null_sd,
     best_threshold,
-    clopper_pearson,
     ideals,
     lr_entropy_attack,
     lr_loss_attack,
@@ -25,6 +24,7 @@ from evaluation.attacks import (
     threshold_attack,
     tpr_at_fpr,
 )
+from evaluation.intervals import clopper_pearson
 from evaluation.membership import attack_features
 from evaluation.scores import MEMBER_SIGN, margin, member_scores, sample_scores
 
@@ -220,21 +220,6 @@ def test_scores_that_cannot_be_ranked_are_an_error(bad):
 
 
 # ------------------------------------------------------------------------------------------------------- intervals
-
-
-@pytest.mark.parametrize("alpha", [0.05, 0.001])
-def test_clopper_pearson_equals_scipy(alpha):
-    for k, n in [(0, 1), (1, 1), (0, 30), (3, 30), (30, 30), (4, 4500), (4499, 4500)]:
-        expected = scipy.stats.binomtest(k, n).proportion_ci(1 - alpha, method="exact")
-        np.testing.assert_allclose(clopper_pearson(k, n, alpha=alpha), expected, rtol=1e-9, atol=1e-12)
-    low, high = clopper_pearson(np.array([0, 3]), np.array([30, 30]))
-    assert low.shape == high.shape == (2,)
-
-
-@pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 3), (4, 3)])
-def test_clopper_pearson_of_no_trials_is_an_error(k, n):
-    with pytest.raises(ValueError, match="trials"):
-        clopper_pearson(k, n)
 
 
 def test_null_sd_is_the_one_of_all_permutations():
