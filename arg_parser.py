@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import tomllib
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import DATASETS
@@ -56,6 +58,31 @@ def parse_args(argv: list[str], description: str) -> argparse.Namespace:
     return args
 
 
+def evaluation_parser(description: str, suites: Sequence[str]) -> Parser:
+    """The parser of evaluate.py: what was trained, and on what, its checkpoints say themselves."""
+    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--models", nargs="+", required=True, metavar="PATTERN", help="checkpoints of unlearned models")
+    add("--retrain", nargs="+", default=[], metavar="PATTERN", help="Retrain's checkpoints; two or more give noise floors")
+    add("--original", type=Path, help="the original model: the row that forgot nothing")
+    add("--suite", default="basic", choices=suites, help="default: %(default)s")
+    add("--save_dir", type=Path, help="where audit.json goes (default: the first model's folder)")
+    add("--data", help="folder or file of the data set (default: as recorded)")
+    add("--batch_size", type=_positive, default=256, help="default: %(default)s")
+    add("--relearn_steps", type=_positive, default=16, help="updates of the relearn curves (default: %(default)s)")
+    add("--relearn_lr", type=_rate, default=0.01, help="default: %(default)s")
+    add("--relearn_seeds", type=_positive, default=3, help="orders that a relearn curve is averaged over (default: %(default)s)")
+    add(
+        "--shadows",
+        type=_positive,
+        default=16,
+        help="--suite full: shadow models of U-LiRA's pool, trained as --original was (default: %(default)s)",
+    )
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
+    add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    return parser
+
+
 def make_parser(description: str) -> Parser:
     """The parser of all scripts; defaults are the reference's unless the help says how they are derived."""
     parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,6 +129,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training; auto: bf16 where it has hardware units")
     add("--compile", action="store_true", help="compile the model for training")
+    add("--tensorboard", action="store_true", help="write each epoch's curve for TensorBoard too (pip install tensorboard)")
     add("--print_freq", type=_positive, default=50, help="steps between checks for a non-finite loss (default: %(default)s)")
 
 
@@ -124,6 +152,8 @@ def _forget_flags(group: argparse._ArgumentGroup) -> None:
     add("--num_indexes_to_replace", type=_positive, help="how many images are forgotten (default: a whole class)")
     add("--class_to_replace", type=int, default=-1, help="forget images of this class only (default: -1, of all)")
     add("--indexes_to_replace", help="positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)")
+    left_out = "positions in the training split that no model of this study sees, neither to train nor to forget: 1,5,9 or @FILE"
+    add("--leave_out", help=f"{left_out}; other positions count what is left (default: the original model's)")
     add("--split_seed", type=int, default=1, help="which images are validation (default: the original model's, else %(default)s)")
     add("--forget_seed", type=int, help="which images are forgotten (default: --seed)")
     part = "share of each class's retain images that masks and methods see; evaluation keeps all (default: %(default)s)"
@@ -260,23 +290,33 @@ def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
             values = tomllib.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"--config {path} is not readable TOML: {error}") from None
+    return _words(parser, values, f"--config {path}")
+
+
+def flags_of(arguments: dict, without: set[str]) -> list[str]:
+    """The words that a checkpoint's run was started with, by its record of the flags that were typed, but for some."""
+    return _words(make_parser(""), {name: arguments[name] for name in sorted({*arguments["typed"]} - without)}, "checkpoint")
+
+
+def _words(parser: argparse.ArgumentParser, values: dict[str, object], origin: str) -> list[str]:
+    """The words of a command line that give flags these values."""
     flags = {action.dest: action for action in parser._actions}
     words = []
     for name, value in values.items():
         action = flags.get(name)
         if action is None or name in ("config", "help") or isinstance(value, dict | None):
-            raise UserError(f"--config {path}: {name} is no flag")
+            raise UserError(f"{origin}: {name} is no flag")
         if isinstance(value, bool):
-            words += _switch(action, value, path, name)
+            words += _switch(action, value, origin, name)
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         words.append(f"{action.option_strings[0]}={text}")
     return words
 
 
-def _switch(action: argparse.Action, value: bool, path: Path, name: str) -> list[str]:
+def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> list[str]:
     if action.nargs != 0:
-        raise UserError(f"--config {path}: {name} takes a value, not {json.dumps(value)}")
+        raise UserError(f"{origin}: {name} takes a value, not {json.dumps(value)}")
     if value:
         return [action.option_strings[0]]
     return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction) else []
@@ -296,6 +336,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--overwrite starts anew and --resume goes on; give one of them")
     if args.decreasing_lr and args.schedule in ("cosine", "constant"):
         raise UserError(f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop one of them")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs an extra: pip install tensorboard")
     known = DATASETS[args.dataset]
     if args.num_classes and known.num_classes and args.num_classes != known.num_classes and "dataset" in args.typed:
         raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {known.num_classes}; drop the flag, it is derived")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
-from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, make_split, retain_part, split_record
+from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
 from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
@@ -38,6 +39,7 @@ from utils import (
     require_file,
     save,
     save_json,
+    save_text,
     stream,
     warn,
 )  # fmt: skip
@@ -109,7 +111,7 @@ def _is_weight(item: tuple) -> bool:
 
 def adopt(args: argparse.Namespace, original: Original) -> None:
     """Take over, where nothing was typed, what the original model was trained with."""
-    of_model = ("dataset", "data", "arch", "imagenet_arch", "input_size")
+    of_model = ("dataset", "data", "arch", "imagenet_arch", "input_size", "leave_out")
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]
@@ -160,14 +162,14 @@ def load_data(args: argparse.Namespace) -> ImageSet:
     return dataset
 
 
-def read_positions(text: str) -> np.ndarray:
+def read_positions(text: str, flag: str = "--indexes_to_replace") -> np.ndarray:
     """The integers of ``1,5,9`` or of ``@FILE`` with .npy, .json (a list) or .txt (separated by commas or white space)."""
     try:
         if not text.startswith("@"):
             values = [int(part) for part in text.split(",")]
         else:
             path = Path(text[1:])
-            require_file(path, "--indexes_to_replace")
+            require_file(path, flag)
             if path.suffix == ".npy":
                 values = np.load(path, allow_pickle=False)
             elif path.suffix == ".json":
@@ -176,10 +178,16 @@ def read_positions(text: str) -> np.ndarray:
                 values = [int(part) for part in path.read_text().replace(",", " ").split()]
         positions = np.asarray(values)
     except (OSError, ValueError, EOFError, RecursionError) as error:
-        raise UserError(f"--indexes_to_replace {text}: {error}") from None
+        raise UserError(f"{flag} {text}: {error}") from None
     if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
-        raise UserError(f"--indexes_to_replace {text}: a non-empty list of integers is wanted")
+        raise UserError(f"{flag} {text}: a non-empty list of integers is wanted")
     return positions.astype(np.int64)
+
+
+def split_of(args: argparse.Namespace, labels: np.ndarray) -> Split:
+    """The split of --split_seed, without the training images of --leave_out."""
+    split = make_split(labels, args.split_seed)
+    return split if args.leave_out is None else leave_out(split, read_positions(args.leave_out, "--leave_out"))
 
 
 def choose(args: argparse.Namespace, split: Split, labels: np.ndarray) -> ForgetSplit:
@@ -206,8 +214,9 @@ def retain_seed(args: argparse.Namespace, chosen: ForgetSplit) -> int:
 
 def check_request(args: argparse.Namespace) -> None:
     """Refuse, before data or models, what the flags alone show to be impossible."""
-    if args.indexes_to_replace is not None:
-        read_positions(args.indexes_to_replace)
+    for flag in ("indexes_to_replace", "leave_out"):
+        if getattr(args, flag) is not None:
+            read_positions(getattr(args, flag), f"--{flag}")
     classes = DATASETS[args.dataset].num_classes
     if args.class_to_replace < -1 or (classes and args.class_to_replace >= classes):
         raise UserError(f"--class_to_replace {args.class_to_replace}: allowed -1 (all)" + (f" to {classes - 1}" if classes else " and up"))
@@ -333,7 +342,7 @@ def train(args: argparse.Namespace) -> None:
         raise UserError("--epochs 0 trains nothing; give at least 1")
     device, precision = set_up(args)
     folder = folder_of(args)
-    files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json")}
+    files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json", "0curve.jsonl")}
     refuse_overwriting(args, list(files.values()))
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
@@ -341,7 +350,7 @@ def train(args: argparse.Namespace) -> None:
         require_file(resumed, "--resume: checkpoint")
         require_file(best_so_far, "--resume: best model so far")
     dataset = load_data(args)
-    split = make_split(dataset.y_train, args.split_seed)
+    split = split_of(args, dataset.y_train)
     seed = stream(args.train_seed, "train")
     data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
@@ -351,7 +360,8 @@ def train(args: argparse.Namespace) -> None:
     recipe = recipe_of(args, schedule, precision)
     identity = {
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
-        "split_seed": args.split_seed, "train_seed": args.train_seed, **hyperparameters, **recipe,
+        "split_seed": args.split_seed, "train": hash_arrays({"train": split.train}), "train_seed": args.train_seed,
+        **hyperparameters, **recipe,
     }  # fmt: skip
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
@@ -370,12 +380,13 @@ def train(args: argparse.Namespace) -> None:
                 save(load(best_so_far, "--resume: best model so far"), files["0model_SA_best.pth.tar"])
         if args.compile:
             model.compile()
-        arguments = plain_arguments(args)
+        arguments, curve = plain_arguments(args), Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
 
         def after_epoch(epoch: int, stats: EpochStats) -> None:
             nonlocal best
             val = accuracy(*to_numpy(predict(model, data.evaluation["val"])))
             print(epoch_line(epoch, args.epochs, stats, f"train {stats.accuracy:.2f}  val {val:.2f}  ", trainer.clock), flush=True)
+            curve.add(epoch, stats, {"val": val}, trainer.clock.seconds)
             is_best, best = not val <= best, max(val, best)
             state = {**trainer.state(epoch + 1), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
             # The best model first: a kill between the two writes repeats this epoch and writes both again.
@@ -477,7 +488,7 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     """Load data and model for a forget request and assert that they belong together."""
     device, precision = set_up(args)
     dataset = load_data(args)
-    split = make_split(dataset.y_train, args.split_seed)
+    split = split_of(args, dataset.y_train)
     chosen = choose(args, split, dataset.y_train)
     data_sha256 = dataset.sha256()
     if original is not None:
@@ -688,7 +699,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         adopt(args, original)
     check_request(args)
     folder, name = folder_of(args), args.unlearn
-    files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json")}
+    files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")}
     refuse_overwriting(args, list(files.values()))
     if args.resume and not args.dry_run:
         require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
@@ -707,17 +718,18 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, name):
         if not args.resume:  # a result must never stand beside the checkpoint of another run
-            for part in ("eval_result.pth.tar", "result.json"):
+            for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
                 files[part].unlink(missing_ok=True)
-        seconds, extra = run_method(args, method, task, mask, schedule, recipe, files["checkpoint.pth.tar"])
+        seconds, extra = run_method(args, method, label, task, mask, schedule, recipe, files)
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 
 
 def run_method(
-    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict, checkpoint: Path
+    args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict,
+    files: dict[str, Path],
 ) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
-    model, data = task.model, task.data
+    model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
     identity = {
         "method": method.label, **dataclasses.asdict(method), **recipe,
         "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
@@ -727,7 +739,7 @@ def run_method(
     }  # fmt: skip
     trained_on = task.retain_indices() if not method.needs_original and not mask else task.split.train
     common = {
-        "identity": identity, "arguments": plain_arguments(args),
+        "label": label, "identity": identity, "arguments": plain_arguments(args),
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget), "retain": torch.from_numpy(task.chosen.retain),
     }  # fmt: skip
@@ -748,7 +760,8 @@ def run_method(
         if state is not None:
             with reading(checkpoint, "--resume: checkpoint", RESTART):
                 trainer.restore(state)
-        descend(args, task, trainer, gate, lambda run_state: save({**common, **run_state}, checkpoint))
+        curve = Curve(files["curve.jsonl"], trainer.start_epoch, args.tensorboard)
+        descend(args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint))
         run_state = trainer.state(method.unlearn_epochs)
     with clock:
         extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
@@ -760,7 +773,9 @@ def run_method(
     return clock.seconds, extra
 
 
-def descend(args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, keep: Callable[[dict], None]) -> None:
+def descend(
+    args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, curve: "Curve", keep: Callable[[dict], None]
+) -> None:  # fmt: skip
     """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
     model, data, method = task.model, task.data, trainer.method
     if args.compile:
@@ -768,7 +783,10 @@ def descend(args: argparse.Namespace, task: Task, trainer: Trainer, gate: Salien
     monitor = Monitor(model, data)
 
     def after_epoch(epoch: int, stats: EpochStats) -> None:
-        print(epoch_line(epoch, trainer.epochs, stats, monitor.line(), trainer.clock), flush=True)
+        seen = monitor.accuracies()
+        shown = "".join(f"{name} {value:.1f}  " for name, value in seen.items()) + f"(up to {MONITORED} each)  "
+        print(epoch_line(epoch, trainer.epochs, stats, shown, trainer.clock), flush=True)
+        curve.add(epoch, stats, seen, trainer.clock.seconds)
         keep(trainer.state(epoch + 1))
 
     fit(
@@ -785,9 +803,34 @@ class Monitor:
         self.model = model
         self.samples = {name: data.evaluation[name].subset(MONITORED, "monitor") for name in ("forget", "retain", "val")}
 
-    def line(self) -> str:
-        percent = {name: accuracy(*to_numpy(predict(self.model, loader))) for name, loader in self.samples.items()}
-        return "".join(f"{name} {value:.1f}  " for name, value in percent.items()) + f"(up to {MONITORED} each)  "
+    def accuracies(self) -> dict[str, float]:
+        """In percent; NaN for an empty split."""
+        return {name: accuracy(*to_numpy(predict(self.model, loader))) for name, loader in self.samples.items()}
+
+
+class Curve:
+    """A run's training curve: one line of JSON per epoch beside its checkpoint, and with --tensorboard an event file."""
+
+    def __init__(self, file: Path, start_epoch: int, tensorboard: bool):
+        kept = file.read_text().splitlines()[:start_epoch] if start_epoch and file.is_file() else []
+        self.file, self.lines = file, kept
+        self.writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # an extra
+
+            self.writer = SummaryWriter(file.with_suffix(""))
+
+    def add(self, epoch: int, stats: EpochStats, seen: dict[str, float], seconds: float) -> None:
+        """The epoch's loss, accuracies in percent, learning rate and seconds so far."""
+        found = {"loss": stats.loss, "accuracy": stats.accuracy, "lr": stats.lr, "seconds": seconds}
+        found |= {name: value for name, value in seen.items() if math.isfinite(value)}  # an empty split has no accuracy
+        self.lines.append(json.dumps({"epoch": epoch + 1, **found}))
+        # Whole, like every file: a kill between two lines leaves the shorter curve.
+        save_text("\n".join(self.lines) + "\n", self.file)
+        if self.writer is not None:
+            for name, value in found.items():
+                self.writer.add_scalar(name, value, epoch + 1)
+            self.writer.flush()
 
 
 def report(

@@ -198,9 +198,24 @@ def save(obj: object, path: Path) -> None:
     _write(Path(path), lambda temporary: torch.save(obj, temporary))
 
 
+def save_text(text: str, path: Path) -> None:
+    """A text file, atomically."""
+    _write(Path(path), lambda temporary: temporary.write_text(text))
+
+
 def save_json(obj: object, path: Path) -> None:
     """Indented JSON, atomically."""
-    _write(Path(path), lambda temporary: temporary.write_text(json.dumps(obj, indent=1) + "\n"))
+    save_text(json.dumps(obj, indent=1) + "\n", path)
+
+
+def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """``numpy.savez``, atomically."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # a name would get a suffix of numpy's own
+            np.savez(file, **arrays)
+
+    _write(Path(path), write)
 
 
 def load(path: Path, what: str) -> object:

@@ -138,6 +138,16 @@ class Loader:
         positions = positions.to(self.images.device)
         return self._with(indices=self.indices[positions], labels=self.labels[positions], name=f"{self.name}/{purpose}")
 
+    def seeded(self, seed: int) -> "Loader":
+        """The same images in other orders, crops and flips."""
+        return self._with(seed=seed)
+
+    def over(self, indices: np.ndarray, labels: np.ndarray, name: str) -> "Loader":
+        """Other images of the same set, by ``indices`` (m,) into it and ``labels`` (n,) of all of it, in batches like these."""
+        device = self.images.device
+        chosen = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(device)
+        return self._with(indices=torch.from_numpy(np.ascontiguousarray(indices)).to(device), labels=chosen, name=name)
+
     def batches_of(self, batch_size: int) -> "Loader":
         """The same split in batches of another size."""
         return self._with(batch_size=batch_size)

@@ -57,6 +57,18 @@ def make_split(labels: np.ndarray, split_seed: int) -> Split:
     return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
 
 
+def leave_out(split: Split, positions: np.ndarray) -> Split:
+    """The split without the training images at ``positions`` (m,) in ``split.train``; they belong to nothing then.
+
+    Raises:
+        UserError: a position out of range or twice, or nothing left.
+    """
+    train = np.delete(split.train, _checked(positions, len(split.train), "--leave_out"))
+    if not len(train):
+        raise UserError(f"--leave_out names all {len(split.train)} training images; leave some")
+    return dataclasses.replace(split, train=train)
+
+
 def choose_forget(
     split: Split, labels: np.ndarray, *, count: int | None = None, class_to_forget: int = -1,
     positions: np.ndarray | None = None, forget_seed: int = 2,
@@ -74,7 +86,7 @@ def choose_forget(
         UserError: more than there are, an unknown class, a position out of range or twice, nothing left to retain.
     """
     if positions is not None:
-        kind, forget = "indexes", split.train[_checked(positions, len(split.train))]
+        kind, forget = "indexes", split.train[_checked(positions, len(split.train), "--indexes_to_replace")]
     else:
         kind = "random" if class_to_forget == -1 else "class"
         forget = _draw(split, labels, count, class_to_forget, forget_seed)
@@ -101,14 +113,14 @@ def _draw(split: Split, labels: np.ndarray, count: int | None, class_to_forget: 
     return np.random.RandomState((forget_seed - 1) % 2**32).choice(candidates, count, replace=False)
 
 
-def _checked(positions: np.ndarray, available: int) -> np.ndarray:
+def _checked(positions: np.ndarray, available: int, flag: str) -> np.ndarray:
     outside = positions[(positions < 0) | (positions >= available)]
     if len(outside):
         allowed = f"allowed 0 to {available - 1} (positions in the training split)"
-        raise UserError(f"--indexes_to_replace: {outside[0]} is out of range, {allowed}")
+        raise UserError(f"{flag}: {outside[0]} is out of range, {allowed}")
     unique, counts = np.unique(positions, return_counts=True)
     if len(unique) < len(positions):
-        raise UserError(f"--indexes_to_replace: {unique[counts > 1][0]} is given twice")
+        raise UserError(f"{flag}: {unique[counts > 1][0]} is given twice")
     return positions
 
 

@@ -5,18 +5,21 @@ It learns to tell retain (members) from test (non-members) and is then asked abo
 neither high nor low is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
 import torch
 
 from evaluation.entropy import entropy, modified_entropy, softmax
+from evaluation.scores import margin
 
 Outputs = tuple[np.ndarray, np.ndarray]
 # The side of the grid cells in which many points of a feature become one; checked against all points in tests and benchmarks.
 GRIDS = {"correctness": 1e-3, "confidence": 1e-3, "entropy": 1e-3, "m_entropy": 2e-3, "prob": 5e-3}
 FEATURES = tuple(GRIDS)
+GRIDS["margin"] = 1e-3  # of :func:`svc_margin_attack`, in standard deviations
+MIN_SD = 1e-12  # of the margins, where all are equal
 CROWD = 20  # distinct points of one column that may share a cell: confidences crowd at 1, where the margin may run through them
 ROUND_FROM = 5_000  # fewer points are left as they are
 COARSE_FROM, COARSE_GRID, NEAR_MARGIN = 8_000, 0.1, 0.4
@@ -65,32 +68,58 @@ def draw_members(
 
 
 def svc_attack(retain: Outputs, test: Outputs, forget: Outputs, *, how: str = "balanced", seed: int = 0) -> dict[str, float]:
-    """The fraction of ``forget`` that the attack calls non-member, in [0, 1], for each of the five features.
+    """:func:`svc_shares` of the forget set alone."""
+    return svc_shares(retain, test, {"forget": forget}, how=how, seed=seed)["forget"]
+
+
+def svc_shares(
+    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], *, how: str = "balanced", seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """The fraction of each audited split that the attack calls non-member, in [0, 1], for each of the five features.
 
     scikit-learn's SVC with C = 3, gamma = 1 / number of features, RBF kernel, unscaled features, as published. From
     5,000 points on, close ones are merged and the machine is solved to a tighter tolerance (see :func:`_fit`): the
     shares stay within 0.05 points of those of all points once both are converged.
-    An empty or unbalanceable training set gives NaN.
+    An empty or unbalanceable training set, or an empty split, gives NaN.
 
     Args:
-        retain, test, forget: (logits (n, k), labels (n,)) of un-augmented splits.
+        retain, test, audited: (logits (n, k), labels (n,)) of un-augmented splits.
         how, seed: see :func:`draw_members`.
     """
-    members, non_members = draw_members(retain[1], test[1], how=how, seed=seed)
-    if not len(members) or not len(non_members) or not len(forget[1]):
-        return dict.fromkeys(FEATURES, float("nan"))
-    train_in = attack_features(retain[0][members], retain[1][members])
-    train_out = attack_features(test[0][non_members], test[1][non_members])
-    audited = attack_features(*forget)
+    return _shares(attack_features, retain, test, audited, draw_members(retain[1], test[1], how=how, seed=seed))
+
+
+def svc_margin_attack(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], *, seed: int = 0) -> dict[str, float]:
+    """The same fractions by the same machine on one feature that does not crowd at 1: the standardised margin.
+
+    Mean and standard deviation are those of the attack's training points. See :func:`evaluation.scores.margin`.
+    """
+    draw = draw_members(retain[1], test[1], seed=seed)
+    sides = zip((retain, test), draw, strict=True)
+    known = np.concatenate([margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)] or [[0.0]])
+    center, sd = known.mean(), max(known.std(), MIN_SD)
+    shares = _shares(lambda *outputs: {"margin": (margin(*outputs)[:, None] - center) / sd}, retain, test, audited, draw)
+    return {name: share["margin"] for name, share in shares.items()}
+
+
+def _shares(
+    features: Callable[..., dict[str, np.ndarray]], retain: Outputs, test: Outputs, audited: Mapping[str, Outputs],
+    draw: tuple[np.ndarray, np.ndarray],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    members, non_members = draw
+    usable = len(members) and len(non_members)
+    seen = {name: features(*outputs) for name, outputs in audited.items() if len(outputs[1])} if usable else {}
+    shares = {name: dict.fromkeys(next(iter(seen.values()), FEATURES), float("nan")) for name in audited}
+    if not seen:
+        return shares
+    inside, outside = features(retain[0][members], retain[1][members]), features(test[0][non_members], test[1][non_members])
+    is_member = np.repeat([1, 0], [len(members), len(non_members)])
     # One after the other: side by side, their matrix products took a third longer on two cores.
-    return {name: _non_member_share(name, train_in[name], train_out[name], audited[name]) for name in FEATURES}
-
-
-def _non_member_share(feature: str, members: np.ndarray, non_members: np.ndarray, audited: np.ndarray) -> float:
-    points = np.concatenate([members, non_members])
-    is_member = np.concatenate([np.ones(len(members), np.int64), np.zeros(len(non_members), np.int64)])
-    decide = _fit(points, is_member, feature)
-    return float(1 - np.mean(decide(audited) > 0))
+    for feature in inside:
+        decide = _fit(np.concatenate([inside[feature], outside[feature]]), is_member, feature)
+        for name, of_split in seen.items():
+            shares[name][feature] = float(1 - np.mean(decide(of_split[feature]) > 0))
+    return shares
 
 
 def _fit(points: np.ndarray, is_member: np.ndarray, feature: str) -> Callable[[np.ndarray], np.ndarray]:

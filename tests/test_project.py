@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from arg_parser import UNREAD, make_parser, parse_args
+from arg_parser import UNREAD, evaluation_parser, make_parser, parse_args
 from datasets import DATASETS
+from evaluate import SUITES
+from evaluation.definitions import definition_table
 from models import MODELS
 from unlearn import METHODS, method_table
 from unlearn.scores import SCORES
@@ -37,17 +39,29 @@ def test_documented_command_parses(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.toml").write_text("seed = 1\n")
     assert (ROOT / command[0]).is_file()
-    parse_args(command[1:], "")
+    if command[0] == "evaluate.py":
+        evaluation_parser("", SUITES).parse_args(command[1:])
+    else:
+        parse_args(command[1:], "")
 
 
 def test_documentation_has_every_script_and_the_contract_recipes():
     scripts = {command[0] for command in DOCUMENTED}
-    assert scripts == {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py", "report.py"}
+    assert scripts == {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py", "evaluate.py", "report.py"}
     assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c}
 
 
 def test_readme_method_table_is_the_registry():
     assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in README
+
+
+def test_readme_metric_table_is_the_registry():
+    assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in README
+
+
+def test_every_flag_of_evaluate_is_read():
+    flags = {action.dest for action in evaluation_parser("", ())._actions} - {"help"}
+    assert flags <= set(re.findall(r"args\.(\w+)", (ROOT / "evaluate.py").read_text()))
 
 
 def test_readme_tree_names_every_top_level_entry():

@@ -1,0 +1,183 @@
+"""Audit saved models: every metric and attack, from logits that are computed once and kept beside the models.
+
+    python evaluate.py --models 'runs/c10/*checkpoint.pth.tar' --retrain 'runs/retrain*/retraincheckpoint.pth.tar' \
+        --original runs/c10/0model_SA_best.pth.tar --suite standard
+
+Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
+Retrain models (other --seed, same --forget_seed) give every metric its noise floor. Suites: basic needs no other model;
+standard adds what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains
+shadow models as the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
+"""
+
+import argparse
+import math
+import sys
+
+import numpy as np
+
+from arg_parser import evaluation_parser
+from auditing import Request, Saved, expand, read_saved
+from evaluation.definitions import define, describe
+from evaluation.relearn import relearn_ratio, steps_to_reach
+from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
+from evaluation.suites import basic, class_accuracies, curves, folded, standard
+from shadows import Pool
+from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, warn
+
+SUITES = ("basic", "standard", "full")
+# Points of accuracy below the original's at which it counts as relearned.
+RELEARNED = 1.0
+
+
+@script
+def main(argv: list[str]) -> None:
+    audit(evaluation_parser(__doc__, SUITES).parse_args(argv))
+
+
+def audit(args: argparse.Namespace) -> None:
+    """Outputs of every model, then the suite, then audit.json and one line for each row."""
+    saved = find(args)
+    if args.suite != "basic" and not any(each.role == "retrain" for each in saved):
+        raise UserError(f"--suite {args.suite} compares with Retrain; give --retrain PATTERN, or take --suite basic")
+    if args.suite == "full" and args.original is None:
+        raise UserError("--suite full trains shadow models as the original was trained; give --original")
+    request = Request(saved[0], data=args.data, device=pick_device(args.device, args.gpu), batch_size=args.batch_size)
+    for each in saved:
+        request.check(each)
+    folder = args.save_dir or saved[0].path.parent
+    with lock(folder, "audit"):
+        found = evaluate(args, request, saved)
+        save_json(found, folder / "audit.json")
+    for row in found["rows"]:
+        print(line_of(row))
+    for message in found["warnings"]:
+        warn(message)
+    print(f"RESULT audit={folder / 'audit.json'} suite={args.suite} models={len(saved)} rows={len(found['rows'])}")
+
+
+def find(args: argparse.Namespace) -> list[Saved]:
+    """The checkpoints: those of --models first, each file once; Retrain's and the original's also if --models names them too."""
+    roles = dict.fromkeys(expand(args.models, "--models"), "models")
+    roles |= dict.fromkeys(expand(args.retrain, "--retrain"), "retrain")
+    if args.original is not None:
+        roles[args.original] = "original"
+    saved = [read_saved(path, role) for path, role in roles.items()]
+    originals = [each for each in saved if each.role == "models" and each.forget is None]
+    for each in originals:
+        print(f"{each.path} forgot nothing and is left out; --original takes such a model")
+    saved = [each for each in saved if each not in originals]
+    saved.sort(key=lambda each: ("models", "retrain", "original").index(each.role))
+    if not saved or saved[0].role != "models":
+        raise UserError(f"--models {' '.join(args.models)} names no unlearned model; main_forget.py and main_random.py write them")
+    if twice := len(saved) - len({(each.role, each.sha256) for each in saved}):
+        warn(f"{twice} of the {len(saved)} checkpoints hold weights that another one holds too: copies count as runs of their own")
+    return saved
+
+
+def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> dict:
+    """All that audit.json holds."""
+    first = request.first.arguments
+    seed = stream(first["seed"] if first["forget_seed"] is None else first["forget_seed"], "attack") % 2**32  # as in result.json
+    outputs = [request.outputs(each) for each in saved]
+    found = [basic(splits, seed=seed) for splits in outputs]
+    extra: list[dict] = [{} for _ in saved]
+    if args.suite != "basic":
+        retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
+        references = [[j for j in retrain if saved[j].sha256 != each.sha256] for each in saved]
+        additions = [standard(outputs[i], found[i], [outputs[j] for j in of], [found[j] for j in of]) for i, of in enumerate(references)]
+        found = [one | more for one, more in zip(found, additions, strict=True)]
+        extra = [{"roc": curves(outputs[i], [outputs[j] for j in of])["roc"]} if of else {} for i, of in enumerate(references)]
+        for i, more in enumerate(relearn_all(args, request, saved)):
+            found[i] |= more.pop("metrics")
+            extra[i] |= more
+    models, judged = [], []
+    for i, each in enumerate(saved):
+        metrics, intervals, chance = folded(found[i])
+        judged.append(Judged(each.label, each.role, each.key, each.seed, outputs[i], metrics, chance))
+        models.append({
+            "label": each.label, "role": each.role, "path": str(each.path), "weights_sha256": each.sha256, "seed": each.seed,
+            "hyperparameters": each.hyperparameters, "metrics": metrics, "intervals": intervals, "chance": chance,
+            "per_class": class_accuracies(outputs[i], request.dataset.classes), "curves": curves(outputs[i], []) | extra[i],
+        })  # fmt: skip
+    rows, floors = make_rows(judged)
+    pool = make_pool(args, request, saved, seed) if args.suite == "full" else None
+    for position, row in enumerate(rows):
+        group = [judged[i] for i in row["models"]]
+        if row["role"] == "models" and args.suite != "basic":
+            row["mean"] |= distribution_gaps(group, [each for each in judged if each.role == "retrain"], audit=args.suite == "full")
+            if pool is not None:
+                metrics, intervals, row["chance"] = folded(pool.audit(saved[row["models"][0]]))
+                row["mean"] |= metrics
+                row["ci"] |= intervals
+        row["warnings"] = row_alarms(row, judged, request.dataset.num_classes)
+        for i in row["models"]:
+            models[i]["row"] = position
+    names = sorted({name for row in rows for name in row["mean"]})
+    return finite({
+        "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
+        "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
+        "warnings": audit_alarms(judged), "provenance": provenance(request.device, "fp32", {"seed": seed}),
+    })  # fmt: skip
+
+
+def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved], seed: int) -> Pool | None:
+    """The shadow models, and what they say of each image's memorisation, in memorisation.npz; None for a whole class."""
+    if request.chosen.dropped_class is not None:
+        warn("a whole class cannot be in half of the shadows: --suite full goes without U-LiRA here")
+        return None
+    original = next(each for each in saved if each.role == "original")
+    folder = args.save_dir or saved[0].path.parent
+    pool = Pool(request, original, folder / "shadows", shadows=args.shadows, seed=seed, data=args.data or original.arguments["data"])
+    save_arrays(pool.memorisation(), folder / "memorisation.npz")
+    return pool
+
+
+def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) -> list[dict]:
+    """For each model its relearn curve, and the steps that it takes back to the original's accuracy, beside Retrain's."""
+    settings = {"steps": args.relearn_steps, "lr": args.relearn_lr, "seeds": args.relearn_seeds}
+    arrays = [request.relearn(each, **settings) for each in saved]
+    original = [each["accuracy"][0, 0] for each, model in zip(arrays, saved, strict=True) if model.role == "original"]
+    steps = [mean_steps(each, original[0] - RELEARNED) if original else math.nan for each in arrays]
+    theirs = float(np.mean([n for n, each in zip(steps, saved, strict=True) if each.role == "retrain"]))
+    found = []
+    for each, n in zip(arrays, steps, strict=True):
+        metrics = {"relearn_steps": n} if original else {}
+        if original and 0 < theirs < math.inf:
+            metrics["relearn_ratio"] = relearn_ratio(n, theirs)
+        spread = each["accuracy"].std(0, ddof=1) if args.relearn_seeds > 1 else np.zeros(len(each["steps"]))
+        curve = {
+            "steps": each["steps"].tolist(), "accuracy": each["accuracy"].mean(0).tolist(), "sd": spread.tolist(),
+            "never_seen": each["never_seen"].mean(0).tolist(),
+        }  # fmt: skip
+        found.append({"metrics": metrics, "relearn": curve})
+    return found
+
+
+def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:
+    """Mean over seeds of the steps to ``target``; infinite where one seed does not get there."""
+    return float(np.mean([steps_to_reach(arrays["steps"], row, target) for row in arrays["accuracy"]]))
+
+
+def finite(value: object) -> object:
+    """The same nested value with None for every number that is not finite: JSON has no others."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def line_of(row: dict) -> str:
+    """A row for the terminal; report.py has them all."""
+    shown = {"UA": "UA", "RA": "RA", "TA": "TA", "svc_confidence_tnr": "MIA", "loss_auc": "AUC", "rmia_auc": "RMIA", "js_forget": "JS"}
+    cells = [
+        f"{short} {row['mean'][name]:.{2 if define(name).unit == 'percent' else 3}f}"
+        for name, short in shown.items()
+        if name in row["mean"]
+    ]
+    gap = [f"Avg. Gap {row['gap_of_means']:.2f}"] if "gap_of_means" in row else []
+    return "  ".join([f"{row['label']} ({len(row['models'])})", *cells, *gap, *(f"[{text}]" for text in row["warnings"])])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

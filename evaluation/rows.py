@@ -1,0 +1,206 @@
+"""Models -> rows: one per configuration, averaged over its seeds, with gaps to Retrain, noise floors and alarms."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.audit import epsilon, final_score, forgetting_quality, gaussian_kl, gaussian_kl_floor, klom, simulated_floor
+from evaluation.gaps import gap_floor, gap_of_means, inside_noise, mean_paired_gap, noise_band, noise_floor
+from evaluation.intervals import bootstrap_mean
+from evaluation.scores import margin
+from evaluation.suites import Splits, held_out
+
+# What "Avg. Gap" is taken over: the four numbers of the SalUn paper's tables.
+FRONT_PAGE = ("UA", "RA", "TA", "svc_confidence_tnr")
+FEWEST_FOR_EPSILON = 3  # models a side
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A model and what the suites say of it.
+
+    ``role`` is models, retrain or original; ``key`` is the same for all seeds of one configuration. ``chance`` holds the intervals
+    in which chance puts an attack's number.
+    """
+
+    label: str
+    role: str
+    key: str
+    seed: int
+    splits: Splits
+    metrics: Mapping[str, float]
+    chance: Mapping[str, Sequence[float]]
+
+
+def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows in the order of their first model, and the floors: what Retrain's own seeds differ by, {} with fewer than two.
+
+    A row: label, role, models (positions), mean, sd, ci, gap, inside_noise, gap_of_means, mean_paired_gap; see
+    :mod:`evaluation.gaps`. A metric that a model lacks, or that is not finite, is left out of its row.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for position, model in enumerate(models):
+        groups.setdefault((model.role, model.key), []).append(position)
+    retrain = [model for model in models if model.role == "retrain"]
+    return [_row(positions, models, retrain) for positions in groups.values()], _floors(retrain)
+
+
+def _row(positions: list[int], models: Sequence[Judged], retrain: list[Judged]) -> dict[str, Any]:
+    group = [models[position] for position in positions]
+    values, theirs = _columns(group), _columns(retrain)
+    both = [name for name in values if name in theirs]
+    row = {
+        "label": group[0].label, "role": group[0].role, "models": positions,
+        "mean": {name: float(np.mean(column)) for name, column in values.items()},
+        "sd": {name: float(np.std(column, ddof=1)) if len(group) > 1 else None for name, column in values.items()},
+        "ci": {name: bootstrap_mean(column) for name, column in values.items()},
+        "gap": {name: float(np.mean(values[name]) - np.mean(theirs[name])) for name in both},
+        "inside_noise": {name: inside_noise(values[name], theirs[name]) for name in both} if len(retrain) > 1 else {},
+    }  # fmt: skip
+    front = [name for name in FRONT_PAGE if name in both]
+    if len(front) == len(FRONT_PAGE):
+        row["gap_of_means"] = gap_of_means({name: values[name] for name in front}, {name: theirs[name] for name in front})
+        row["mean_paired_gap"] = _paired(group, retrain)
+    return row
+
+
+def _columns(group: Sequence[Judged]) -> dict[str, np.ndarray]:
+    """The values (models,) of every metric that all models of a group have, finite ones only."""
+    columns = {name: np.array([model.metrics.get(name, np.nan) for model in group]) for name in (group[0].metrics if group else ())}
+    return {name: column for name, column in columns.items() if np.isfinite(column).all()}
+
+
+def _paired(group: Sequence[Judged], retrain: Sequence[Judged]) -> float | None:
+    """The mean gap between models and Retrain models of equal seeds; None where no seed has both."""
+    partners = {model.seed: model for model in retrain}
+    pairs = [(model, partners[model.seed]) for model in group if model.seed in partners]
+    if not pairs:
+        return None
+    sides = ({name: [pair[side].metrics[name] for pair in pairs] for name in FRONT_PAGE} for side in (0, 1))
+    return mean_paired_gap(*sides)
+
+
+def _floors(retrain: list[Judged]) -> dict[str, float]:
+    """The expected difference of two Retrain runs, metric by metric, and what gap Retrain has to itself."""
+    if len(retrain) < 2:
+        return {}
+    columns = _columns(retrain)
+    floors = {name: noise_floor(column) for name, column in columns.items()}
+    front = {name: columns[name] for name in FRONT_PAGE if name in columns}
+    if len(front) == len(FRONT_PAGE):
+        floors |= {"gap_of_means": gap_floor(front, 1, len(retrain)), "mean_paired_gap": gap_floor(front, 1, 1)}
+    return floors
+
+
+def margins(models: Sequence[Judged], split: str) -> np.ndarray:
+    """Margins (models, n) of forget or held_out."""
+    outputs = [held_out(model.splits) if split == "held_out" else model.splits[split] for model in models]
+    return np.stack([margin(*each) for each in outputs])
+
+
+def distribution_gaps(group: Sequence[Judged], retrain: Sequence[Judged], *, audit: bool = False) -> dict[str, float]:
+    """How differently margins of a row's models and of Retrain models are distributed, sample by sample; each with its floor.
+
+    The Gaussian divergence needs two models a side and five in all, else nothing is found. ``audit`` adds KLOM and, from three
+    models a side on, the challenge's epsilon and F. All of them are biased upwards with few models: read each beside NAME_floor.
+    """
+    sides = len(group), len(retrain)
+    if min(sides) < 2 or sum(sides) < 5:
+        return {}
+    found = {"gaussian_kl_floor": gaussian_kl_floor(*sides)}
+    for split in ("forget", "held_out"):
+        ours, theirs = margins(group, split), margins(retrain, split)
+        if not ours.shape[1]:
+            continue
+        found |= _spread(f"gaussian_kl_{split}", gaussian_kl(ours, theirs))
+        if audit:
+            found |= _spread(f"klom_{split}", klom(ours, theirs))
+    if audit:
+        found["klom_floor"] = simulated_floor(klom, *sides)
+        if min(sides) >= FEWEST_FOR_EPSILON:
+            found |= _challenge(group, retrain)
+    return found
+
+
+def _spread(name: str, values: np.ndarray) -> dict[str, float]:
+    """Mean, median and 95th percentile over samples: the mean alone hides the few that leak."""
+    return {name: float(values.mean()), f"{name}_median": float(np.median(values)), f"{name}_p95": float(np.quantile(values, 0.95))}
+
+
+def _challenge(group: Sequence[Judged], retrain: Sequence[Judged]) -> dict[str, float]:
+    sides = len(group), len(retrain)
+    most = max(sides)
+    epsilons = epsilon(margins(group, "forget"), margins(retrain, "forget"))
+    quality = forgetting_quality(epsilons, most)
+    utility = ({name: float(np.mean([model.metrics[name] for model in side])) for name in ("RA", "TA")} for side in (group, retrain))
+    floor = simulated_floor(lambda ours, theirs: np.array([forgetting_quality(epsilon(ours, theirs), most)]), *sides)
+    return {
+        **_spread("epsilon", epsilons), "epsilon_floor": simulated_floor(epsilon, *sides),
+        "forgetting_quality": quality, "forgetting_quality_floor": floor, "challenge_score": final_score(quality, *utility),
+    }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- alarms
+
+
+def row_alarms(row: Mapping[str, Any], models: Sequence[Judged], num_classes: int) -> list[str]:
+    """What a reader must know before trusting a row, one line each."""
+    group = [models[position] for position in row["models"]]
+    original = next((model for model in models if model.role == "original"), None)
+    retrain = [model for model in models if model.role == "retrain"]
+    found = []
+    if row["role"] == "models" and original is not None and any(_same_outputs(model, original) for model in group):
+        found.append("no-op: some run has exactly the original's outputs on the forget set")
+    mean, chance = row["mean"], 100 / num_classes
+    if min(mean["RA"], mean["TA"]) < 2 * chance:
+        found.append(f"collapse: RA {mean['RA']:.1f}, TA {mean['TA']:.1f} with chance at {chance:.1f}; the model is destroyed")
+    if row["role"] == "models":
+        found += _forget_alarms(row, group, retrain)
+    return found
+
+
+def _same_outputs(model: Judged, original: Judged) -> bool:
+    return np.array_equal(model.splits["forget"][0], original.splits["forget"][0])
+
+
+def _forget_alarms(row: Mapping[str, Any], group: Sequence[Judged], retrain: Sequence[Judged]) -> list[str]:
+    """Forget images that stand out among unseen ones: too well known still, or conspicuously wrong."""
+    if "loss_auc" not in row["mean"]:
+        return []
+    area = row["mean"]["loss_auc"]
+    low, high = np.mean([model.chance["loss_auc"] for model in group], axis=0)
+    allowance = [0.0, 0.0]
+    if retrain:
+        # Retrain is the yardstick where there is one: its own areas may lie off 0.5 for the images at hand.
+        areas = np.array([model.metrics["loss_auc"] for model in retrain])
+        band = noise_band(areas, len(group)) if len(areas) > 1 else 0.0
+        allowance = [min(areas.mean() - band - 0.5, 0), max(areas.mean() + band - 0.5, 0)]
+    if area < low + allowance[0]:
+        return [f"over-forgetting: losses on forget stand out as too high (AUC {area:.3f}, chance {low:.3f} to {high:.3f})"]
+    if area > high + allowance[1]:
+        return [f"under-forgetting: losses on forget stand out as too low (AUC {area:.3f}, chance {low:.3f} to {high:.3f})"]
+    return []
+
+
+def audit_alarms(models: Sequence[Judged]) -> list[str]:
+    """What concerns all rows: no Retrain, or attacks that find nothing even where there is all to be found."""
+    retrain = [model for model in models if model.role == "retrain"]
+    found = []
+    if not retrain:
+        found.append("no Retrain model: how close a method came is not known; give --retrain")
+    elif len(retrain) == 1:
+        found.append(
+            "one Retrain model: no noise floor, so no difference can be called real; make another with --seed and the same --forget_seed"
+        )
+    judged = [model for model in models if model.role == "original"] or [model for model in models if model.role == "models"]
+    if judged and all(_at_chance(model) for model in judged):
+        who = "the original" if judged[0].role == "original" else "any model"
+        found.append(f"every attack is at chance on {who}: these attacks have no power here, and passing them proves nothing")
+    return found
+
+
+def _at_chance(model: Judged) -> bool:
+    areas = [name for name in model.chance if name.endswith("_auc")]
+    return all(model.chance[name][0] <= model.metrics[name] <= model.chance[name][1] for name in areas)

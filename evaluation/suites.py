@@ -1,0 +1,190 @@
+"""What ``evaluate.py`` says of one model: every metric by name, from the logits of its splits and those of Retrain models.
+
+Splits are ``{name: (logits (n, k), labels (n,))}`` with forget, retain, val and test and, where a class was forgotten, its
+test images as ``test_forgotten``. No function here needs a model, a device or a file.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evaluation.accuracy import accuracies, accuracy
+from evaluation.attacks import lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack
+from evaluation.distances import distances, tow, tow_mia
+from evaluation.intervals import clopper_pearson
+from evaluation.membership import svc_margin_attack, svc_shares
+from evaluation.references import lira_offline, rmia_offline_ratio, rmia_scores
+from evaluation.scores import member_scores, sample_scores
+
+Outputs = tuple[np.ndarray, np.ndarray]
+Splits = Mapping[str, Outputs]
+
+# The accuracies that the field reports, and the split that each is a share of.
+ACCURACIES = {"UA": "forget", "RA": "retain", "TA": "test", "VA": "val"}
+# One score for each order of samples: the loss, the confidence and the margin rank samples alike.
+RANKED_BY = ("loss", "entropy", "m_entropy")
+COMPARED_ON = ("forget", "retain", "test")
+FEWEST = 10  # held-out samples that an attack needs to be judged on
+ROC_POINTS, BINS = 200, 30
+
+
+def held_out(splits: Splits) -> Outputs:
+    """What forget is compared with: images that no model was trained on, of the classes that were forgotten.
+
+    The forgotten class's test images where a whole class was forgotten, else the validation images of the forget set's
+    classes; test is kept to teach the attacks.
+    """
+    if "test_forgotten" in splits:
+        return splits["test_forgotten"]
+    logits, labels = splits["val"]
+    same = np.isin(labels, splits["forget"][1])
+    return logits[same], labels[same]
+
+
+def can_attack(splits: Splits) -> bool:
+    """Whether there are samples enough on every side."""
+    parts = [held_out(splits), *(splits[name] for name in ("forget", "retain", "test"))]
+    return all(len(labels) >= FEWEST for _, labels in parts) and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
+
+
+def basic(splits: Splits, *, seed: int = 0) -> dict[str, float]:
+    """Accuracies, losses and the attacks that need no other model; names are those of :mod:`evaluation.definitions`.
+
+    NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it; see :func:`folded`.
+    Cost: O(n log n) in the samples, but for the support-vector machines, which see at most 2 n_test points.
+    """
+    return _accuracies(splits) | _losses(splits) | (_attacks(splits, seed) if can_attack(splits) else {})
+
+
+def _accuracies(splits: Splits) -> dict[str, float]:
+    found = accuracies(splits)
+    for name, split in ACCURACIES.items():
+        low, high = _rate_bounds(splits[split])
+        found |= {f"{name}_low": 100 - high, f"{name}_high": 100 - low} if name == "UA" else {f"{name}_low": low, f"{name}_high": high}
+    if "test_forgotten" in splits:
+        low, high = _rate_bounds(splits["test_forgotten"])
+        mine = accuracy(*splits["test_forgotten"])
+        found |= {"forgotten_class_accuracy": mine, "forgotten_class_accuracy_low": low, "forgotten_class_accuracy_high": high}
+    return found
+
+
+def _rate_bounds(outputs: Outputs) -> tuple[float, float]:
+    """Clopper-Pearson bounds of an accuracy in percent; all of [0, 100] for an empty split."""
+    if not len(outputs[1]):
+        return 0.0, 100.0
+    low, high = clopper_pearson(np.sum(outputs[0].argmax(1) == outputs[1]), len(outputs[1]))
+    return 100 * low, 100 * high
+
+
+def _losses(splits: Splits) -> dict[str, float]:
+    return {f"loss_{name}": float(sample_scores(*outputs)["loss"].mean()) for name, outputs in splits.items() if len(outputs[1])}
+
+
+def _attacks(splits: Splits, seed: int) -> dict[str, float]:
+    unseen = held_out(splits)
+    audited = {"tnr": splits["forget"], "tnr_held_out": unseen}
+    found = {}
+    for end, shares in svc_shares(splits["retain"], splits["test"], audited, seed=seed).items():
+        found |= {f"svc_{feature}_{end}": 100 * share for feature, share in shares.items()}
+    for end, share in svc_margin_attack(splits["retain"], splits["test"], audited, seed=seed).items():
+        found[f"svc_margin_{end}"] = 100 * share
+    four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": unseen}
+    scores = {name: member_scores(*outputs) for name, outputs in four.items()}
+    same_classes = np.isin(splits["test"][1], splits["forget"][1])  # none of them in test where a whole class is forgotten
+    unseen_losses = -(scores["test"]["loss"][same_classes] if same_classes.sum() >= FEWEST else scores["held_out"]["loss"])
+    found |= lr_loss_attack(-scores["forget"]["loss"], unseen_losses, seed=seed)
+    found |= lr_entropy_attack(*(-scores[name]["entropy"] for name in four))
+    for name in RANKED_BY:
+        scored = [(scores[split][name], labels) for split, (_, labels) in four.items()]
+        found |= roc_summary(name, scores["forget"][name], scores["held_out"][name])
+        found |= threshold_attack(name, *scored) | threshold_attack(name, *scored, per_class=True)
+    return found
+
+
+def standard(
+    splits: Splits, mine: Mapping[str, float], references: Sequence[Splits], theirs: Sequence[Mapping[str, float]]
+) -> dict[str, float]:  # fmt: skip
+    """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that use them as references.
+
+    ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what :func:`basic` found.
+    Distances and ToW are means over them, so that for a Retrain model these are the floors that other models' values are
+    read against. RMIA needs one reference, LiRA two.
+    """
+    if not references:
+        return {}
+    found = {}
+    for split in COMPARED_ON:
+        pairs = [distances(splits[split][0], other[split][0]) for other in references]
+        found |= {f"{name}_{split}": float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]}
+    found["tow"] = float(np.mean([tow(mine, other) for other in theirs]))
+    if can_attack(splits):
+        mine, *theirs = ({**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs))
+        found["tow_mia"] = float(np.mean([tow_mia(mine, other) for other in theirs]))
+        for name, (members, others) in reference_scores(splits, references).items():
+            found |= roc_summary(name, members, others)
+    return found
+
+
+def reference_scores(splits: Splits, references: Sequence[Splits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population of RMIA is test."""
+    mine, *theirs = (
+        {name: sample_scores(*part) for name, part in (("forget", each["forget"]), ("held_out", held_out(each)), ("test", each["test"]))}
+        for each in (splits, *references)
+    )
+
+    def stacked(split: str, score: str) -> np.ndarray:
+        return np.stack([other[split][score] for other in theirs])
+
+    ratios = {split: rmia_offline_ratio(scores["log_probability"], stacked(split, "log_probability")) for split, scores in mine.items()}
+    found = {"rmia": tuple(rmia_scores(ratios[split], ratios["test"]) for split in ("forget", "held_out"))}
+    if len(references) > 1:
+        found["lira"] = tuple(lira_offline(mine[split]["margin"], stacked(split, "margin")) for split in ("forget", "held_out"))
+    return found
+
+
+def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Accuracy in percent of each class that a split has images of, by name."""
+    return {
+        name: {classes[c]: accuracy(logits[labels == c], labels[labels == c]) for c in np.unique(labels)}
+        for name, (logits, labels) in splits.items()
+    }
+
+
+def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
+    """What the report draws: histograms of loss and confidence, and the ROC of the loss and of the attacks by reference."""
+    if not can_attack(splits):
+        return {}
+    parts = {"forget": sample_scores(*splits["forget"]), "held_out": sample_scores(*held_out(splits))}
+    # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
+    tops = {"loss": max(float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)), 1e-6), "confidence": 1.0}
+    histograms = {name: _histogram({split: part[name] for split, part in parts.items()}, top) for name, top in tops.items()}
+    pairs = {"loss": (-parts["forget"]["loss"], -parts["held_out"]["loss"])}
+    pairs |= reference_scores(splits, references) if references else {}
+    return {"histograms": histograms, "roc": {name: _thinned_roc(*pair) for name, pair in pairs.items()}}
+
+
+def _histogram(sides: Mapping[str, np.ndarray], top: float) -> dict[str, list[float]]:
+    """Shares of each side in equal bins of [0, top]; what is above is in the last one."""
+    edges = np.linspace(0, top, BINS + 1)
+    shares = {name: np.histogram(np.minimum(values, top), edges)[0] / len(values) for name, values in sides.items()}
+    return {"edges": edges.tolist(), **{name: share.tolist() for name, share in shares.items()}}
+
+
+def _thinned_roc(members: np.ndarray, others: np.ndarray) -> dict[str, list[float]]:
+    """At most 200 points of the ROC, evenly spread over the logarithm of the false positive rate, both ends kept."""
+    _, hits, alarms = roc(members, others)
+    wanted = np.unique(np.concatenate([[0], np.geomspace(1, alarms[-1], ROC_POINTS - 2).round(), [alarms[-1]]]))
+    at = np.unique(np.append(np.searchsorted(alarms, wanted, side="right") - 1, len(alarms) - 1))
+    return {"fpr": (alarms[at] / alarms[-1]).tolist(), "tpr": (hits[at] / hits[-1]).tolist()}
+
+
+def folded(found: Mapping[str, float]) -> tuple[dict[str, float], dict[str, list[float]], dict[str, list[float]]]:
+    """Metrics, their 95 % intervals and the intervals of chance, from names that end with _low, _high, _null_low, _null_high."""
+    chance = {name.removesuffix("_null_low"): [found[name], found[name[:-3] + "high"]] for name in found if name.endswith("_null_low")}
+    bounds = {
+        name.removesuffix("_low"): [found[name], found[name[:-3] + "high"]]
+        for name in found
+        if name.endswith("_low") and not name.endswith("_null_low")
+    }
+    metrics = {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
+    return metrics, bounds, chance

@@ -1,0 +1,231 @@
+"""evaluate.py from checkpoints to audit.json, on the smallest real data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import auditing
+import evaluate
+import main_forget
+import main_random
+import main_train
+from evaluation.definitions import define
+from shadows import draw_pool
+
+SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
+FORGET = ["--num_indexes_to_replace", "60", "--forget_seed", "2", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
+
+
+def run(main, *argv):
+    assert main([str(word) for word in argv]) == 0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """An original, three Retrains, two FT runs and a GA run of one forget set; two runs of a forgotten class."""
+    root = tmp_path_factory.mktemp("runs")
+    original = root / "0model_SA_best.pth.tar"
+    run(main_train.main, *SMALL, "--epochs", 3, "--save_dir", root)
+    for seed in (2, 3, 4):
+        run(main_forget.main, *SMALL, *FORGET, "--unlearn", "retrain", "--epochs", 3, "--seed", seed, "--save_dir", root / f"seed{seed}")
+    for seed in (2, 3):
+        FT = ["--unlearn", "FT", "--unlearn_epochs", 1, "--seed", seed, "--save_dir", root / f"seed{seed}"]
+        run(main_forget.main, *FORGET, "--model_path", original, *FT)
+    run(main_forget.main, *FORGET, "--model_path", original, "--unlearn", "raw", "--save_dir", root / "seed2")
+    a_class = ["--class_to_replace", 3, "--device", "cpu", "--batch_size", 128]
+    run(main_forget.main, *a_class, "--model_path", original, "--unlearn", "FT", "--unlearn_epochs", 1, "--save_dir", root / "class")
+    run(main_forget.main, *SMALL, *a_class, "--unlearn", "retrain", "--epochs", 2, "--save_dir", root / "class")
+    return root
+
+
+def audit(runs, tmp_path, *argv, models="seed*/FTcheckpoint.pth.tar", retrain="seed*/retraincheckpoint.pth.tar"):
+    words = ["--models", str(runs / models), "--save_dir", tmp_path, "--device", "cpu", *argv]
+    if retrain:
+        words += ["--retrain", str(runs / retrain), "--original", runs / "0model_SA_best.pth.tar"]
+    run(evaluate.main, *words)
+    return json.loads((tmp_path / "audit.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.fixture(scope="module")
+def standard(runs, tmp_path_factory):
+    return audit(runs, tmp_path_factory.mktemp("audit"), "--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 2)
+
+
+def test_metrics_from_cached_logits_are_those_of_the_run_itself(runs, standard):
+    """Bit for bit what main_forget measured on the live model, with the same members of the attack."""
+    for model in standard["models"]:
+        if model["role"] == "original":
+            continue
+        result = json.loads(Path(model["path"].replace("checkpoint.pth.tar", "result.json")).read_text())
+        assert model["weights_sha256"] == result["provenance"]["unlearned_sha256"]
+        for name in ("UA", "RA", "TA", "VA"):
+            assert model["metrics"][name] == result["metrics"][name]
+        for feature, share in result["metrics"]["SVC_MIA"].items():
+            assert model["metrics"][f"svc_{feature}_tnr"] == pytest.approx(share, abs=1e-9)
+
+
+def test_rows_are_configurations_over_seeds(standard):
+    assert [(row["label"], row["role"], len(row["models"])) for row in standard["rows"]] == [
+        ("FT", "models", 2), ("Retrain", "retrain", 3), ("Original", "original", 1),
+    ]  # fmt: skip
+    for row in standard["rows"]:
+        mine = [standard["models"][i]["metrics"]["UA"] for i in row["models"]]
+        assert row["mean"]["UA"] == pytest.approx(np.mean(mine))
+        assert all(standard["models"][i]["row"] == standard["rows"].index(row) for i in row["models"])
+
+
+def test_retrain_is_at_no_distance_from_itself_on_average_and_has_floors(standard):
+    retrain = next(row for row in standard["rows"] if row["role"] == "retrain")
+    assert retrain["gap_of_means"] == 0
+    assert all(retrain["inside_noise"].values())
+    assert standard["floors"]["UA"] > 0
+    assert standard["floors"]["mean_paired_gap"] > 0
+
+
+def test_every_metric_of_a_standard_audit_is_defined(standard):
+    for row in standard["rows"]:
+        for name in row["mean"]:
+            assert standard["metrics"][name]["text"] == define(name).text
+
+
+def test_the_original_needs_no_steps_to_know_again_what_it_knows(standard):
+    original = next(row for row in standard["rows"] if row["role"] == "original")
+    assert original["mean"]["relearn_steps"] == 0
+    for model in standard["models"]:
+        curve = model["curves"]["relearn"]
+        assert curve["steps"] == [0, 1, 2]
+        assert len(curve["accuracy"]) == len(curve["sd"]) == len(curve["never_seen"]) == 3
+        assert curve["accuracy"][0] == pytest.approx(100 - model["metrics"]["UA"])
+
+
+def test_a_second_audit_asks_no_model(runs, standard, tmp_path, monkeypatch):
+    """Everything comes from the cache, and to the same numbers."""
+    for name in ("predict", "train_epoch", "build_model"):
+        monkeypatch.setattr(auditing, name, lambda *args, **kwargs: pytest.fail("a model was run"))
+    again = audit(runs, tmp_path, "--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 2)
+    assert again["models"] == standard["models"]
+    assert again["rows"] == standard["rows"]
+
+
+def test_a_damaged_cache_file_is_made_again(runs, standard, tmp_path, capsys):
+    file = sorted((runs / "seed2" / "logits").glob("forget-*.npz"))[0]
+    whole = file.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", b"no zip at all"):
+        file.write_bytes(damage)
+        again = audit(runs, tmp_path)
+        assert f"{file} is damaged" in capsys.readouterr().err
+        metrics = standard["models"][0]["metrics"]
+        assert again["models"][0]["metrics"] == {name: metrics[name] for name in again["models"][0]["metrics"]}
+        with np.load(file) as arrays:
+            assert arrays["logits"].dtype == np.float32
+
+
+def test_a_forgotten_class_has_a_split_of_its_own(runs, tmp_path):
+    found = audit(runs, tmp_path, models="class/FTcheckpoint.pth.tar", retrain="class/retraincheckpoint.pth.tar")
+    assert found["data"]["scenario"] == "class"
+    assert found["data"]["sizes"]["test_forgotten"] > 10
+    retrain = next(row for row in found["rows"] if row["role"] == "retrain")
+    assert retrain["mean"]["forgotten_class_accuracy"] == 0
+    assert retrain["mean"]["UA"] == 100
+    assert "one Retrain model" in found["warnings"][0]
+
+
+def test_alarms(runs, tmp_path):
+    """Doing nothing is named as that; no Retrain is said to be missing; a destroyed model is called destroyed."""
+    found = audit(runs, tmp_path, models="seed2/rawcheckpoint.pth.tar")
+    assert "no-op" in found["rows"][0]["warnings"][0]
+    found = audit(runs, tmp_path, retrain=None)
+    assert "no Retrain" in found["warnings"][0]
+    broken = runs / "broken" / "FTcheckpoint.pth.tar"
+    broken.parent.mkdir(exist_ok=True)
+    content = torch.load(runs / "seed2" / "FTcheckpoint.pth.tar", weights_only=True)
+    last = list(content["state_dict"])[-2:]
+    assert content["state_dict"][last[1]].shape == (10,)
+    content["state_dict"] |= {name: torch.zeros_like(content["state_dict"][name]) for name in last}  # one answer for all images
+    torch.save(content, broken)
+    found = audit(runs, tmp_path, models="broken/FTcheckpoint.pth.tar")
+    assert any("collapse" in warning for warning in found["rows"][0]["warnings"])
+    shutil.rmtree(broken.parent)
+
+
+def test_a_pattern_that_also_names_the_original_leaves_it_out(runs, tmp_path, capsys):
+    for name in ("0checkpoint.pth.tar", "FTcheckpoint.pth.tar"):
+        shutil.copy(runs / ("" if name[0] == "0" else "seed2") / name, tmp_path / name)
+    run(evaluate.main, "--models", tmp_path / "*checkpoint.pth.tar", "--device", "cpu")
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert [row["label"] for row in found["rows"]] == ["FT"]
+    assert "0checkpoint.pth.tar forgot nothing and is left out" in capsys.readouterr().out
+
+
+def refused(capsys, *argv):
+    assert evaluate.main([str(word) for word in argv]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
+    ft, original = runs / "seed2/FTcheckpoint.pth.tar", runs / "0model_SA_best.pth.tar"
+    assert "no such file" in refused(capsys, "--models", tmp_path / "none*")
+    assert "forgot other images" in refused(capsys, "--models", ft, "--retrain", runs / "class/retraincheckpoint.pth.tar")
+    assert "it is no Retrain" in refused(capsys, "--models", ft, "--retrain", runs / "seed3/FTcheckpoint.pth.tar")
+    assert "names no unlearned model" in refused(capsys, "--models", original)
+    assert "give --retrain" in refused(capsys, "--models", ft, "--suite", "standard")
+    assert "give --original" in refused(capsys, "--models", ft, "--retrain", runs / "seed2/retraincheckpoint.pth.tar", "--suite", "full")
+    (tmp_path / "x.pth.tar").write_bytes(b"nothing")
+    assert "not a readable torch file" in refused(capsys, "--models", tmp_path / "x.pth.tar")
+    torch.save({"state_dict": {}}, tmp_path / "y.pth.tar")
+    assert "is damaged" in refused(capsys, "--models", tmp_path / "y.pth.tar")
+    content = torch.load(ft, weights_only=True)
+    content["split"]["train"] = torch.cat([content["split"]["train"], content["split"]["val"][:5]])
+    torch.save(content, tmp_path / "z.pth.tar")
+    assert "5 of" in refused(capsys, "--models", tmp_path / "z.pth.tar")
+
+
+def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
+    """Six shadows; SalUn as the audited method, so that masks are made for each shadow too. A second call makes nothing anew."""
+    mask = runs / "mask"
+    if not mask.exists():
+        import generate_mask
+
+        run(generate_mask.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", "--save_dir", mask)
+        salun = ["--unlearn", "RL", "--unlearn_epochs", 1, "--unlearn_lr", 0.001, "--mask_path", mask / "with_0.5.pt"]
+        run(main_random.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", *salun, "--save_dir", runs / "salun")
+    argv = ["--suite", "full", "--shadows", 6, "--relearn_steps", 1, "--relearn_seeds", 1]
+    found = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    row = found["rows"][0]
+    assert row["label"] == "SalUn"
+    assert 0 <= row["mean"]["ulira_auc"] <= 1
+    assert row["mean"]["ulira_TA"] > 0
+    with np.load(tmp_path / "memorisation.npz") as arrays:
+        assert len(arrays["indices"]) == 120
+        assert np.isin(np.load(sorted((tmp_path / "shadows").glob("in00-*.npy"))[0]), np.arange(2000)).all()
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shadows").rglob("*.pth.tar")}
+    assert len([file for file in made if file.name == "RLcheckpoint.pth.tar"]) == 6
+    again = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    assert again["rows"] == found["rows"]
+    assert {file: file.stat().st_mtime_ns for file in made} == made
+    for shadow in range(6):  # a shadow was trained on no image that it leaves out, and forgot only what it was trained on
+        train = next((tmp_path / "shadows").glob(f"shadow{shadow:02d}/train-*/0checkpoint.pth.tar"))
+        forgot = next((tmp_path / "shadows").glob(f"shadow{shadow:02d}/RL-*/RLcheckpoint.pth.tar"))
+        trained_on = torch.load(train, weights_only=True)["split"]["train"].numpy()
+        content = torch.load(forgot, weights_only=True)
+        assert np.isin(content["forget"].numpy(), trained_on).all()
+        assert len(content["forget"]) == 60
+        assert set(content["forget"].tolist()) | set(content["retain"].tolist()) == set(trained_on.tolist())
+
+
+def test_a_pool_holds_the_forget_set_and_as_many_others_of_its_classes(runs):
+    saved = auditing.read_saved(runs / "seed2/FTcheckpoint.pth.tar", "models")
+    request = auditing.Request(saved, data=None, device=torch.device("cpu"), batch_size=128)
+    indices, member = draw_pool(request, 8, seed=1)
+    labels = request.dataset.y_train
+    assert np.isin(saved.forget, indices).all()
+    rest = np.setdiff1d(indices, saved.forget)
+    np.testing.assert_array_equal(np.bincount(labels[rest], minlength=10), np.bincount(labels[saved.forget], minlength=10))
+    assert (member.sum(0) == 4).all()  # each image in half of the shadows
+    assert (member.sum(1) == 60).all()  # each shadow forgets half of the pool

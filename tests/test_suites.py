@@ -1,0 +1,315 @@
+"""Suites, rows and cache on made-up outputs: against scikit-learn, at chance, on a model that knows its members, under symmetries."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from evaluation import suites
+from evaluation.accuracy import accuracies
+from evaluation.cache import cached
+from evaluation.definitions import DEFINITIONS, define, definition_table
+from evaluation.membership import svc_attack, svc_shares
+from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
+from evaluation.scores import margin
+from evaluation.suites import basic, class_accuracies, curves, folded, held_out, standard
+
+SIZES = {"forget": 120, "retain": 400, "val": 120, "test": 300}
+CLASSES = 4
+
+
+def noise(rng, count):
+    """Outputs that know nothing: logits that do not depend on the labels."""
+    return rng.normal(0, 2, (count, CLASSES)), np.arange(count) % CLASSES
+
+
+def outputs(seed=0, knows=()):
+    """Splits of a model that is certain of the labels of the splits in ``knows`` and guesses the others."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, count in SIZES.items():
+        logits, labels = noise(rng, count)
+        if name in knows:
+            logits[np.arange(count), labels] += 30
+        found[name] = logits, labels
+    return found
+
+
+def test_attacks_know_nothing_of_a_model_that_knows_nothing():
+    """Every AUC and balanced accuracy within the interval that chance has in all but one of a thousand draws."""
+    for seed in range(3):
+        found = basic(outputs(seed))
+        for name, value in found.items():
+            low, high = found.get(f"{name}_null_low"), found.get(f"{name}_null_high")
+            if low is not None:
+                reach = (high - low) / 2 * 3.29 / 1.96
+                assert abs(value - 0.5) <= reach, name
+
+
+def test_attacks_know_all_of_a_model_that_knows_its_members_by_heart():
+    found = basic(outputs(knows=("forget", "retain")))
+    assert found["loss_auc"] == found["m_entropy_auc"] == found["entropy_auc"] == 1
+    assert found["loss_threshold_balanced_accuracy"] > 0.97
+    assert found["loss_tpr_at_fpr_0.1"] == 1
+    assert found["svc_margin_tnr"] < 3
+    assert found["svc_margin_tnr_held_out"] > 97
+    assert found["lr_loss_accuracy"] > 0.85  # one smooth threshold, and a guess in four is right
+    assert found["lr_entropy_member_rate"] > 0.97
+
+
+def test_retrain_passes_its_own_audit():
+    """Models that know retain and nothing else: forget is to them what val is, and RMIA and LiRA by others of them see nothing."""
+    models = [outputs(seed, knows=("retain",)) for seed in range(4)]
+    metrics = [folded(basic(splits))[0] for splits in models]
+    found = standard(models[0], metrics[0], models[1:], metrics[1:])
+    for name in ("rmia_auc", "lira_auc"):
+        reach = (found[f"{name}_null_high"] - found[f"{name}_null_low"]) / 2
+        assert abs(found[name] - 0.5) <= reach * 3.29 / 1.96
+    assert found["js_forget"] > 0
+
+
+def test_basic_equals_scikit_learn_and_the_functions_of_a_run():
+    splits = outputs(3, knows=("retain",))
+    found, intervals, chance = folded(basic(splits, seed=5))
+    assert {name: found[name] for name in ("UA", "RA", "TA", "VA")} == accuracies(splits)
+    for name, split in (("RA", "retain"), ("TA", "test")):
+        logits, labels = splits[split]
+        assert found[name] == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)))
+        assert intervals[name][0] <= found[name] <= intervals[name][1]
+    assert intervals["UA"][0] <= found["UA"] <= intervals["UA"][1]
+    wanted = svc_attack(splits["retain"], splits["test"], splits["forget"], seed=5)
+    assert {name: found[f"svc_{name}_tnr"] for name in wanted} == {name: 100 * share for name, share in wanted.items()}
+    losses = [-np.log(_softmax(splits[name][0])[np.arange(SIZES[name]), splits[name][1]]) for name in ("forget", "val")]
+    truth = np.repeat([1, 0], [120, 120])
+    assert found["loss_auc"] == pytest.approx(roc_auc_score(truth, -np.concatenate(losses)))
+    assert found["loss_forget"] == pytest.approx(losses[0].mean())
+    assert chance["loss_auc"][0] < 0.5 < chance["loss_auc"][1]
+
+
+def _softmax(logits):
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def test_svc_of_several_splits_is_that_of_each():
+    splits = outputs(1, knows=("retain",))
+    parts = {"a": splits["forget"], "b": splits["val"], "none": (np.zeros((0, CLASSES)), np.zeros(0, np.int64))}
+    found = svc_shares(splits["retain"], splits["test"], parts, seed=2)
+    for name in ("a", "b"):
+        assert found[name] == svc_attack(splits["retain"], splits["test"], parts[name], seed=2)
+    assert all(np.isnan(list(found["none"].values())))
+
+
+def test_held_out_is_of_the_forgotten_classes():
+    splits = outputs()
+    splits["forget"] = splits["forget"][0], np.full(120, 2)
+    logits, labels = held_out(splits)
+    assert len(labels) == 30
+    assert (labels == 2).all()
+    np.testing.assert_array_equal(logits, splits["val"][0][splits["val"][1] == 2])
+    splits["test_forgotten"] = splits["test"][0][:50], np.full(50, 2)
+    assert len(held_out(splits)[1]) == 50
+    assert "forgotten_class_accuracy" in basic(splits)
+
+
+def test_too_few_images_to_attack_leave_the_accuracies():
+    splits = outputs()
+    splits["val"] = splits["val"][0][:5], splits["val"][1][:5]
+    assert "loss_auc" not in basic(splits)
+    assert "UA" in basic(splits)
+    assert curves(splits, []) == {}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_metrics_depend_on_no_order_no_shift_and_no_name_of_classes(seed):
+    """But for the support-vector machines, whose members are drawn by position."""
+    rng = np.random.default_rng(seed)
+    splits = outputs(seed % 50, knows=("retain",))
+    names = rng.permutation(CLASSES)
+    moved = {}
+    for name, (logits, labels) in splits.items():
+        order = rng.permutation(len(labels))
+        shifted = logits[order] + rng.normal(0, 5, (len(labels), 1))
+        moved[name] = shifted[:, np.argsort(names)], names[labels[order]]
+    before, after = basic(splits), basic(moved)
+    for name, value in before.items():
+        if not name.startswith("svc_"):
+            assert after[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_class_accuracies_are_those_of_each_class():
+    splits = outputs(2)
+    found = class_accuracies(splits, ("a", "b", "c", "d"))
+    logits, labels = splits["test"]
+    assert found["test"]["c"] == pytest.approx(100 * np.mean(logits[labels == 2].argmax(1) == 2))
+    assert set(found) == set(SIZES)
+
+
+def test_a_model_is_at_no_distance_from_itself():
+    splits = outputs(4)
+    metrics = folded(basic(splits))[0]
+    found = standard(splits, metrics, [splits], [metrics])
+    assert found["tow"] == found["tow_mia"] == 1
+    for name in ("js", "activation_distance", "disagreement"):
+        assert [found[f"{name}_{split}"] for split in suites.COMPARED_ON] == pytest.approx([0, 0, 0], abs=1e-15)
+    assert "lira_auc" not in found  # one reference has no spread
+    assert standard(splits, metrics, [], []) == {}
+
+
+def test_curves_add_up():
+    found = curves(outputs(1, knows=("retain",)), [outputs(2, knows=("retain",))])
+    for histogram in found["histograms"].values():
+        assert len(histogram["edges"]) == suites.BINS + 1
+        assert sum(histogram["forget"]) == pytest.approx(1)
+        assert sum(histogram["held_out"]) == pytest.approx(1)
+    for line in found["roc"].values():
+        assert line["fpr"][0] == 0
+        assert (line["fpr"][-1], line["tpr"][-1]) == (1, 1)
+        assert (np.diff(line["fpr"]) >= 0).all()
+        assert (np.diff(line["tpr"]) >= 0).all()
+        assert len(line["fpr"]) <= suites.ROC_POINTS + 1
+    assert set(found["roc"]) == {"loss", "rmia"}
+
+
+def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_name():
+    models = [outputs(seed, knows=("retain",)) for seed in range(3)]
+    for splits in models:
+        splits["test_forgotten"] = splits["val"]
+    metrics = [folded(basic(splits))[0] for splits in models]
+    names = {*metrics[0], *folded(standard(models[0], metrics[0], models[1:], metrics[1:]))[0]}
+    judged = [_judged(i, splits, metrics[i]) for i, splits in enumerate(models)]
+    others = [_judged(i, splits, metrics[i], "retrain") for i, splits in enumerate(models)]
+    names |= {*distribution_gaps(judged, others, audit=True), "gap_of_means", "mean_paired_gap", "relearn_steps", "relearn_ratio"}
+    names |= {"ulira_auc", "ulira_worst_1_percent_auc", "ulira_worst_1_percent_auc_floor", "ulira_sample_auc_median", "ulira_TA"}
+    used = set()
+    for name in names:
+        used.add(id(define(name)))
+    assert not [pattern for pattern, definition in DEFINITIONS.items() if id(definition) not in used]
+    with pytest.raises(KeyError):
+        define("no such metric")
+    assert all(f"| `{pattern.split('|')[0]}`" in definition_table() for pattern in DEFINITIONS)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def _judged(seed, splits, metrics, role="models", label="FT", chance=None):
+    return Judged(label, role, label + role, seed, splits, metrics, chance or {"loss_auc": [0.45, 0.55]})
+
+
+def _front(ua, ra=100.0, ta=90.0, mia=10.0, **more):
+    return {"UA": ua, "RA": ra, "TA": ta, "svc_confidence_tnr": mia, **more}
+
+
+def test_rows_by_hand():
+    """Two runs against two Retrains, on numbers whose gaps are counted on fingers."""
+    splits = outputs()
+    ours = [_judged(2, splits, _front(3.0)), _judged(3, splits, _front(5.0))]
+    retrain = [_judged(3, splits, _front(6.0), "retrain", "Retrain"), _judged(2, splits, _front(8.0, mia=14.0), "retrain", "Retrain")]
+    rows, floors = make_rows([*ours, *retrain])
+    assert [row["models"] for row in rows] == [[0, 1], [2, 3]]
+    first = rows[0]
+    assert first["gap"] == {"UA": -3.0, "RA": 0.0, "TA": 0.0, "svc_confidence_tnr": -2.0}
+    assert first["gap_of_means"] == pytest.approx(5 / 4)
+    assert first["mean_paired_gap"] == pytest.approx(((8 - 3) + (6 - 5) + (14 - 10)) / 8)  # seed 2 with seed 2
+    assert first["sd"]["UA"] == pytest.approx(2**0.5)
+    assert first["ci"]["UA"] == (3.0, 5.0)
+    assert floors["UA"] == 2.0
+    assert first["inside_noise"] == {"UA": True, "RA": True, "TA": True, "svc_confidence_tnr": True}
+
+
+def test_rows_leave_out_what_is_not_a_number():
+    splits = outputs()
+    rows, floors = make_rows([_judged(2, splits, _front(1.0, odd=float("nan"), none=float("inf")))])
+    assert set(rows[0]["mean"]) == set(_front(1.0))
+    assert floors == rows[0]["gap"] == rows[0]["inside_noise"] == {}
+    assert "gap_of_means" not in rows[0]
+
+
+def test_alarms_of_rows_by_hand():
+    splits, other = outputs(), outputs(1)
+    original = _judged(0, splits, _front(1.0, loss_auc=0.6), "original", "Original")
+    retrain = [_judged(i, other, _front(9.0, loss_auc=0.5 + 0.001 * i), "retrain", "Retrain") for i in range(3)]
+
+    def of(metrics, splits=other):
+        models = [_judged(2, splits, metrics), *retrain, original]
+        return row_alarms(make_rows(models)[0][0], models, CLASSES)
+
+    assert of(_front(9.0, loss_auc=0.5)) == []
+    assert "no-op" in of(_front(1.0, loss_auc=0.5), splits)[0]
+    assert "collapse" in of(_front(70.0, ra=40.0, loss_auc=0.5))[0]
+    assert "over-forgetting" in of(_front(30.0, loss_auc=0.3))[0]
+    assert "under-forgetting" in of(_front(1.0, loss_auc=0.7))[0]
+
+
+def test_alarms_of_an_audit():
+    splits = outputs()
+    powerless = _judged(0, splits, _front(1.0, loss_auc=0.5), "original", "Original")
+    ours = _judged(2, splits, _front(1.0, loss_auc=0.7))
+    retrain = [_judged(i, splits, _front(9.0, loss_auc=0.5), "retrain") for i in range(2)]
+    assert "no Retrain" in audit_alarms([ours])[0]
+    assert "one Retrain" in audit_alarms([ours, retrain[0]])[0]
+    assert audit_alarms([ours, *retrain]) == []
+    assert "every attack is at chance on the original" in audit_alarms([ours, *retrain, powerless])[0]
+
+
+def test_distribution_gaps_of_one_distribution_are_at_their_floors():
+    """20 models a side of one Gaussian; and far above them where one side is shifted."""
+    rng = np.random.default_rng(0)
+
+    def models(shift):
+        found = []
+        for seed in range(20):
+            splits = {name: (rng.normal(0, 1, (count, 2)), np.zeros(count, np.int64)) for name, count in SIZES.items()}
+            splits["forget"][0][:, 0] += shift
+            found.append(_judged(seed, splits, {"RA": 100.0, "TA": 90.0}))
+        return found
+
+    retrain, same, other = models(0), models(0), models(4)
+    found = distribution_gaps(same, retrain, audit=True)
+    assert found["gaussian_kl_forget"] == pytest.approx(found["gaussian_kl_floor"], rel=0.3)
+    assert found["klom_forget"] == pytest.approx(found["klom_floor"], rel=0.1)
+    assert found["epsilon"] == pytest.approx(found["epsilon_floor"], rel=0.15)
+    assert found["forgetting_quality"] == pytest.approx(found["forgetting_quality_floor"], rel=0.3)
+    shifted = distribution_gaps(other, retrain, audit=True)
+    assert shifted["gaussian_kl_forget"] > 10 * found["gaussian_kl_forget"]
+    assert shifted["epsilon"] > 2 * found["epsilon"]
+    assert margin(*same[0].splits["forget"]).shape == (120,)
+    assert distribution_gaps(same[:2], retrain[:2]) == {}
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_cache_keeps_what_was_made_from_the_same(tmp_path, capsys):
+    made = []
+
+    def compute():
+        made.append(1)
+        return {"x": np.arange(3.0) + len(made)}
+
+    def get(**made_from):
+        return cached(tmp_path, "part", made_from, {"x": (3,)}, compute)["x"][0]
+
+    assert get(weights="a", lr=0.1) == get(lr=0.1, weights="a") == 1
+    assert get(weights="b", lr=0.1) == 2
+    assert get(weights="a", lr=0.2) == 3
+    assert cached(tmp_path, "other", {"weights": "a", "lr": 0.1}, {"x": (3,)}, compute)["x"][0] == 4
+    assert len(list(tmp_path.iterdir())) == 4
+    assert cached(tmp_path, "part", {"weights": "a", "lr": 0.1}, {"x": (4,)}, compute)["x"][0] == 5
+    assert "holds x of shape (3,)" in capsys.readouterr().err
+
+
+def test_cache_refuses_objects(tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return pytest.fail, ("executed",)
+
+    cached(tmp_path, "part", {}, {"x": (1,)}, lambda: {"x": np.zeros(1)})
+    file = next(tmp_path.iterdir())
+    with open(file, "wb") as out:
+        np.savez(out, x=np.array([Bomb()], dtype=object))
+    assert cached(tmp_path, "part", {}, {"x": (1,)}, lambda: {"x": np.ones(1)})["x"][0] == 1
+    assert "damaged" in capsys.readouterr().err
