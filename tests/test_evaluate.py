@@ -229,3 +229,21 @@ def test_a_pool_holds_the_forget_set_and_as_many_others_of_its_classes(runs):
     np.testing.assert_array_equal(np.bincount(labels[rest], minlength=10), np.bincount(labels[saved.forget], minlength=10))
     assert (member.sum(0) == 4).all()  # each image in half of the shadows
     assert (member.sum(1) == 60).all()  # each shadow forgets half of the pool
+
+
+def test_an_original_without_some_images_hands_that_on(runs, tmp_path, capsys):
+    """What is left out by training is left out of every later step; typing another choice is refused by the record."""
+    original = tmp_path / "0model_SA_best.pth.tar"
+    run(main_train.main, *SMALL, "--epochs", 1, "--leave_out", "0,5,9", "--save_dir", tmp_path)
+    trained = torch.load(original, weights_only=True)["split"]["train"]
+    whole = torch.load(runs / "0model_SA_best.pth.tar", weights_only=True)["split"]["train"]
+    assert np.setdiff1d(whole, trained).tolist() == whole[[0, 5, 9]].tolist()
+    run(main_forget.main, *FORGET, "--model_path", original, "--unlearn", "raw", "--save_dir", tmp_path)
+    content = torch.load(tmp_path / "rawcheckpoint.pth.tar", weights_only=True)
+    assert sorted(content["forget"].tolist() + content["retain"].tolist()) == trained.tolist()
+    capsys.readouterr()
+    other = [*FORGET, "--model_path", str(original), "--unlearn", "raw", "--save_dir", str(tmp_path), "--overwrite", "--leave_out", "1"]
+    assert main_forget.main(other) == 2
+    assert "never saw" in capsys.readouterr().err
+    assert main_train.main([*SMALL, "--epochs", "1", "--leave_out", "5", "--resume", "--save_dir", str(tmp_path)]) == 2
+    assert "was made with train" in capsys.readouterr().err

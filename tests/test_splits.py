@@ -10,7 +10,7 @@ from conftest import make_image_set
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import Split, check_lineage, choose_forget, make_split, retain_part, split_record
+from datasets.splits import Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
 from utils import UserError
 
 SEEDS = [0, 1, 2, 17, 2**32 - 1]
@@ -355,3 +355,30 @@ def test_a_split_is_frozen():
     split = Split(1, np.arange(3), np.arange(3, 5))
     with pytest.raises(AttributeError):
         split.train = np.arange(5)
+
+
+# ----------------------------------------------------------------------------------------------------------- leaving out
+
+
+def test_left_out_images_belong_to_nothing():
+    labels = labels_of((50, 50, 50))
+    whole = make_split(labels, 1)
+    split = leave_out(whole, np.array([0, 7, 3]))
+    gone = whole.train[[0, 3, 7]]
+    assert not np.isin(gone, split.train).any()
+    assert sorted([*split.train, *gone]) == whole.train.tolist()
+    np.testing.assert_array_equal(split.val, whole.val)
+    chosen = choose_forget(split, labels, count=len(split.train) - 1, forget_seed=3)
+    assert not np.isin(gone, np.concatenate([chosen.forget, chosen.retain])).any()
+    listed = choose_forget(split, labels, positions=np.array([0]))
+    assert listed.forget.tolist() == [split.train[0]]  # positions count what is left
+
+
+@pytest.mark.parametrize(
+    ("positions", "said"), [([135], "out of range"), ([-1], "out of range"), ([3, 3], "twice"), (range(135), "names all")]
+)
+def test_what_cannot_be_left_out_is_refused(positions, said):
+    split = make_split(labels_of((50, 50, 50)), 1)
+    assert len(split.train) == 135
+    with pytest.raises(UserError, match=f"--leave_out.*{said}"):
+        leave_out(split, np.array(positions))
