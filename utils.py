@@ -203,6 +203,16 @@ def save_json(obj: object, path: Path) -> None:
     _write(Path(path), lambda temporary: temporary.write_text(json.dumps(obj, indent=1) + "\n"))
 
 
+def save_text(text: str, path: Path) -> None:
+    """``text`` as UTF-8, atomically; ends of lines stay as they are."""
+    save_bytes(text.encode(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """A file of exactly these bytes, atomically."""
+    _write(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
 def load(path: Path, what: str) -> object:
     """Read a torch file on the CPU with ``weights_only=True``.
 
