@@ -9,15 +9,18 @@ from reporting.tables import METRICS, Scenario
 HEADER = ["method", *METRICS, "Avg. Gap", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
 GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better."
-BEST = "Bold: the lowest Avg. Gap among methods whose runs gave no warning."
 
 
-def noise_legend(floor: dict, mark: str) -> str:
-    """What the row of the floor and the mark beside a gap say."""
-    return (
-        f"{AGAIN}: the gaps to expect of {floor['runs']} more Retrain runs. {mark}: a gap that Retrain's own seeds explain "
-        "(95 % band); beside Avg. Gap, all four are."
-    )
+def legend(table: dict, mark: str, *, bold: bool = False) -> list[str]:
+    """What the row of the floor, the mark beside a gap and, where it is used, bold type say; nothing about what the table lacks."""
+    lines = []
+    if table["floor"]:
+        lines.append(f"{AGAIN}: the gaps to expect of {table['floor']['runs']} more Retrain runs.")
+    if any(row[f"{metric}_inside_noise"] for row in table["rows"] for metric in METRICS):
+        lines.append(f"{mark}: a gap that Retrain's own seeds explain (95 % band); beside Avg. Gap, all four are.")
+    if bold and any(row["is_best"] for row in table["rows"]):
+        lines.append("Bold: the lowest Avg. Gap among methods whose runs gave no warning.")
+    return lines
 
 
 def cells(row: dict, mark: str = "~") -> list[str]:
@@ -55,8 +58,7 @@ def as_text(scenarios: list[Scenario]) -> str:
         parts.append(table["title"])
         for first, *rest in zip(*columns, strict=True):
             parts.append("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]))
-        legend = [noise_legend(table["floor"], "~")] if table["floor"] else []
-        parts += [GAPS, *legend, *table["notes"], ""]
+        parts += [GAPS, *legend(table, "~"), *table["notes"], ""]
     return "\n".join(parts).rstrip()
 
 
@@ -73,8 +75,7 @@ def as_markdown(scenarios: list[Scenario]) -> str:
     for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
         parts += [f"**{table['title']}**", "", _markdown_line(HEADER), "|---" + "|---:" * (len(HEADER) - 1) + "|"]
         parts += [_markdown_line(line) for line in lines_of(table, r"\~")]
-        legend = [noise_legend(table["floor"], r"\~")] if table["floor"] else []
-        parts += ["", *(f"{note}\n" for note in [*legend, *table["notes"]])]
+        parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
     return "\n".join(parts).rstrip()
 
 
@@ -125,8 +126,8 @@ def _latex_table(table: dict) -> str:
         lines.insert(1, _latex_line(floor_cells(floor), False))
     if retrain:
         lines.insert(2 if floor else 1, r"\midrule")
-    legend = [GAPS] * retrain + [noise_legend(floor, "~")] * bool(floor) + [BEST] * any(row["is_best"] for row in table["rows"])
-    caption = " ".join(latex(part) for part in [table["title"] + ".", *legend]).replace(LATEX["~"], r"$\sim$")
+    words = [table["title"] + ".", *([GAPS] if retrain else []), *legend(table, "~", bold=True)]
+    caption = latex(" ".join(words)).replace(LATEX["~"], r"$\sim$")
     return "\n".join(
         [
             r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}", r"\toprule",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reporting.audits import named_rows
-from reporting.formats import AGAIN, BEST, noise_legend
+from reporting.formats import AGAIN, legend
 from reporting.plots import Plot, as_svg, plots_of
 from reporting.tables import METRICS, Scenario
 
@@ -131,7 +131,7 @@ def _results(table: dict) -> Html:
         )
     body = [_result_row(row, floor) for row in rows if not row["is_retrain"]]
     caption = "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's name to sort by it."
-    marks = [noise_legend(floor, "Green and ~")] * bool(floor) + [BEST] * any(row["is_best"] for row in rows)
+    marks = legend(table, "Green and ~", bold=True)
     marks += ["⚠: a run of this row gave a warning, repeated below."] * any(row["warnings"] for row in rows)
     notes = [tag("li", note) for note in table["notes"]]
     return Html(

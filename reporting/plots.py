@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from reporting.audits import named_rows
-from reporting.tables import METRICS, Scenario
+from reporting.tables import METRICS, Scenario, told_apart
 from utils import UserError
 
 INK = "#010203"  # black to the eye, and no other part of a figure has it
@@ -116,7 +116,7 @@ def table_plots(table: dict) -> list[Plot]:
         Plot(
             "gaps", "Gaps to Retrain",
             f"Each dot is a method's mean minus Retrain's, in percentage points; the line is one standard deviation over seeds. {noise}"
-            "Nothing is the target: a dot to the right forgets or knows more than Retrain, a dot to the left less. "
+            "The line at 0 is the target: right of it a value is above Retrain's, left of it below. "
             f"Sorted by Avg. Gap.{' Beyond one point the axes are logarithmic.' if _is_wide(others) else ''}",
             f"Signed gaps to Retrain of {len(others)} methods in UA, RA, TA and MIA; the numbers are in the table of {about}",
             partial(gap_figure, others),
@@ -400,7 +400,8 @@ def epoch_figure(rows: Sequence[tuple[str, list[list[dict]]]], columns: dict[str
                 panel.plot(
                     *zip(*known, strict=True) if known else ([], []), color=colour, linewidth=1, marker="." if len(known) == 1 else ""
                 )
-    _common_axes(panels)
+    last = max(epoch["epoch"] for _, runs in rows for run in runs for epoch in run)
+    _common_axes(panels, x_ticks=range(0, int(last) + 1, max(1, round(last / 4))))
     return figure
 
 
@@ -416,7 +417,8 @@ def mask_layers(groups: dict[str, list[dict]]) -> list[tuple[str, float, dict[st
                 found.append(([name], mask["density"], mask["layers"]))
             elif name not in users:
                 users.append(name)
-    return [(", ".join(users), density, layers) for users, density, layers in found]
+    names = told_apart([", ".join(users) for users, _, _ in found])
+    return [(name, density, layers) for name, (_, density, layers) in zip(names, found, strict=True)]
 
 
 def mask_figure(masks: Sequence[tuple[str, float, dict[str, float]]]) -> Any:
