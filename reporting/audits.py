@@ -159,6 +159,8 @@ def _interval(value: list | None) -> list[float] | None:
 def _number(value: object) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{value!r:.40} is no number")
+    if isinstance(value, int) and abs(value) > 2**1023:  # JSON can hold it, a float cannot
+        raise ValueError("a number is too large")
     return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -87,15 +87,16 @@ def _read(file: Path) -> dict | None:
         _check_optional(result)
     except KeyError as error:
         raise UserError(f"result {file} lacks {error}; run its method again with --overwrite, or move the file away") from None
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"result {file} is damaged: {error}; run its method again with --overwrite, or move the file away") from None
     return result
 
 
 def _check_optional(result: dict) -> None:
     """The entries that only the page shows, where they are there: kinds that it can show."""
-    if not isinstance(result["provenance"].get("command", []), list):
-        raise TypeError("the command is no list")
+    origin = result["provenance"]
+    if not isinstance(origin.get("command", []), list) or not isinstance(origin.get("unlearned_sha256", ""), str):
+        raise TypeError("the command is no list, or the hash of the weights no text")
     for name, share in ((result.get("mask") or {}).get("layers") or {}).items():
         if not 0 <= share <= 1:
             raise ValueError(f"layer {name} of the mask has a density of {share}")

@@ -10,6 +10,7 @@ import pytest
 from arg_parser import UNREAD, make_parser, parse_args
 from datasets import DATASETS
 from models import MODELS
+from report import make_parser as make_report_parser
 from unlearn import METHODS, method_table
 from unlearn.scores import SCORES
 from utils import UserError
@@ -38,6 +39,11 @@ def test_documented_command_parses(command, tmp_path, monkeypatch):
     (tmp_path / "run.toml").write_text("seed = 1\n")
     assert (ROOT / command[0]).is_file()
     parse_args(command[1:], "")
+
+
+@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] == "report.py"], ids=" ".join)
+def test_documented_report_parses(command):
+    assert make_report_parser().parse_args(command[1:]).dirs
 
 
 def test_documentation_has_every_script_and_the_contract_recipes():
