@@ -11,7 +11,7 @@ from reporting.tables import AUDIT, Scenario, find, scenario_of, told_apart
 from utils import UserError, load_json, reading
 
 REMEDY = "run evaluate.py again, or move the file away"
-NUMBERS = ("mean", "sd", "gap")  # of a row, by metric
+AVERAGES = ("gap_of_means", "mean_paired_gap")  # of a row over its metrics; they are shown as metrics of their own
 
 
 def read_audits(folders: Sequence[Path]) -> list[dict]:
@@ -19,8 +19,8 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
 
     Returns:
         Dictionaries with "data", "metrics" {name: {"unit", "good", "text"}}, "rows", "floors" {metric: number},
-        "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "gap", "inside_noise",
-        "gap_of_means", "mean_paired_gap", "warnings"}, its models {"weights_sha256", "seed", "curves"}.
+        "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "gap", "inside_noise", "warnings"},
+        its models {"weights_sha256", "seed", "curves"}.
 
     Raises:
         UserError: one line that names the damaged file.
@@ -111,14 +111,15 @@ def _model(model: dict) -> dict:
 
 
 def _row(row: dict, models: list[dict]) -> dict:
+    averages = {name: row[name] for name in AVERAGES if row.get(name) is not None}
     return {
         "label": _text(row["label"]),
         "role": _text(row["role"]),
         "models": _each(row["models"], lambda index: models[_index(index)]),
-        **{name: _by_name(row.get(name, {}), _number) for name in NUMBERS},
+        "mean": _by_name({**row.get("mean", {}), **averages}, _number),
+        **{name: _by_name(row.get(name, {}), _number) for name in ("sd", "gap")},
         "ci": _by_name(row.get("ci", {}), _interval),
         "inside_noise": _by_name(row.get("inside_noise", {}), _flag),
-        **{name: _number(row.get(name)) for name in ("gap_of_means", "mean_paired_gap")},
         "warnings": _each(row.get("warnings", []), _text),
     }
 

@@ -40,6 +40,10 @@ GROUPS = {
     "Relearning": r"relearn",
 }  # a metric belongs to the last kind whose pattern its name holds
 OTHER = "Further metrics"
+AVERAGES = {
+    "gap_of_means": "mean over metrics of the absolute gap between means: Avg. Gap; lower is better",
+    "mean_paired_gap": "mean over metrics and seeds of the absolute gap, seed by seed; lower is better, never below the gap of means",
+}
 TARGETS = {"retrain": "target: Retrain's value", "floor": "target: as low as between two Retrain runs", "high": "higher is better"}
 
 
@@ -231,7 +235,7 @@ def _group(metric: str) -> str:
 def _definition(audit: dict, metric: str) -> str:
     entry = audit["metrics"].get(metric)
     if entry is None:
-        return "not described by this audit"
+        return AVERAGES.get(metric, "not described by this audit")
     good = entry["good"]
     target = TARGETS.get(good, good) if isinstance(good, str) else f"target: {good:g}" if good is not None else ""
     return f"{entry['text']} ({', '.join(word for word in (entry['unit'], target) if word)})"

@@ -143,7 +143,7 @@ def gap_figure(rows: Sequence[dict]) -> Any:
                 panel.barh(place, 2 * row[f"{metric}_band"], left=-row[f"{metric}_band"], height=0.8, color=GREY, alpha=0.3, linewidth=0)
             deviation = row[f"{metric}_std"] or 0
             panel.plot([gap - deviation, gap + deviation], [place, place], color=BLUE, linewidth=1)
-            panel.plot(gap, place, "o", markersize=5, color=BLUE, markerfacecolor="none" if inside else BLUE)
+            panel.plot(gap, place, "o", markersize=5, color=BLUE, markerfacecolor="none" if inside else BLUE, clip_on=False)
         panel.axvline(0, color=INK, linewidth=0.7)
         if wide:
             panel.set_xscale("symlog", linthresh=1, linscale=0.6)

@@ -130,6 +130,7 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
         "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of 3 more Retrain runs.",
         "Green and ~: a gap that Retrain&#x27;s own seeds explain", "Bold: the lowest Avg. Gap", "Two Retrain runs differ by",
         "python main_forget.py --unlearn RL", "cpu: test", "python evaluate.py", ": it fell", "few images",
+        "gap_of_means", "Averages over metrics",
         "area under the ROC curve of the loss (probability, target: 0.5)",
         "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
     ):  # fmt: skip
