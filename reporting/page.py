@@ -33,11 +33,14 @@ INTRODUCTION = (
     "Below each mean stands the signed gap to Retrain. A method that is no closer than Original, which did nothing, has not unlearned."
 )
 GROUPS = {
-    "Accuracy": r"^[A-Z]A(_.*)?$|acc",
-    "Membership attacks": r"svc|mia|auc|tpr|lira|attack|advantage|lr_|_member",
-    "Distances to Retrain": r"js|kl|distance|disagree|cka|zrf|l2|cos|churn|weights",
-    "Averages over metrics": r"gap|tow",
-    "Relearning": r"relearn",
+    "Accuracy and loss": r"^[A-Z]A(_|$)|accuracy|^loss_",
+    "Classic attacks: support-vector machine and logistic regression": r"^(svc|lr)_",
+    "Threshold attacks on the loss": r"^loss_(auc|tpr|threshold|class)",
+    "Threshold attacks on the entropies": r"^(m_)?entropy_",
+    "Attacks with reference models": r"^(rmia|u?lira|u_lira)_",
+    "Distances to Retrain": r"^(activation|js|kl|gaussian_kl|klom|disagreement|epsilon|forgetting_quality)",
+    "Averages over metrics": r"^(gap_of|mean_paired|tow)",
+    "Relearning": r"^relearn",
 }  # a metric belongs to the last kind whose pattern its name holds
 OTHER = "Further metrics"
 AVERAGES = {
@@ -184,7 +187,8 @@ def _value(number: float | None) -> str | None:
 
 
 def _header(name: str, kind: str, text: str | None, order: str = "none") -> Html:
-    return tag("th", tag("button", name, type="button", title=text), scope="col", aria_sort=order, data_kind=kind)
+    words = Html("_<wbr>".join(escape(word) for word in name.split("_")))  # a long name may be broken there
+    return tag("th", tag("button", words, type="button", title=text), scope="col", aria_sort=order, data_kind=kind)
 
 
 def _table(caption: str, header: list[Html], fixed: list[Html], body: list[Html]) -> Html:
@@ -237,7 +241,7 @@ def _definition(audit: dict, metric: str) -> str:
     if entry is None:
         return AVERAGES.get(metric, "not described by this audit")
     good = entry["good"]
-    target = TARGETS.get(good, good) if isinstance(good, str) else f"target: {good:g}" if good is not None else ""
+    target = TARGETS.get(good) or (f"target: {good:g}" if isinstance(good, float) else good and f"target: {good}")
     return f"{entry['text']} ({', '.join(word for word in (entry['unit'], target) if word)})"
 
 

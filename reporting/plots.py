@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from reporting.audits import named_rows
 from reporting.tables import METRICS, Scenario, told_apart
 from utils import UserError
@@ -252,7 +254,7 @@ def audit_plots(audit: dict, groups: dict[str, list[dict]]) -> list[Plot]:
     retrain = [model["curves"] for row in known.values() if row["role"] == "retrain" for model in row["models"]]
     found = []
     for kind, words in (("loss", "Loss"), ("confidence", "Confidence")):
-        panels = [(name, _mean_histograms(histograms)) for name, mine in rows if (histograms := _with(mine, "histograms", kind))]
+        panels = [(name, histograms) for name, mine in rows if (histograms := _with(mine, "histograms", kind))]
         if panels:
             found.append(
                 Plot(
@@ -260,7 +262,7 @@ def audit_plots(audit: dict, groups: dict[str, list[dict]]) -> list[Plot]:
                     f"Shares of the forget set (blue) and of held-out images (orange) by {kind}, on a logarithmic axis, mean over seeds. "
                     "Where the two lines part, forgotten images can be told from unseen ones. Compare with Retrain's panel.",
                     f"{words} histograms of forget set and held-out images, one panel for each of {len(panels)} rows",
-                    partial(histogram_figure, panels, kind),
+                    partial(histogram_figure, _mean_histograms(panels), kind),
                 )
             )  # fmt: skip
     for kind in sorted({kind for _, mine in rows for curves in mine for kind in curves["roc"]}):
@@ -292,24 +294,35 @@ def _with(curves: Sequence[dict], group: str, kind: str) -> list[dict]:
     return [mine[group][kind] for mine in curves if kind in mine[group]]
 
 
-def _mean_histograms(histograms: Sequence[dict]) -> list[dict]:
-    """The mean over seeds; all of them where their edges differ."""
-    first = histograms[0]
-    if any(histogram["edges"] != first["edges"] for histogram in histograms):
-        return list(histograms)
-    shares = {
-        name: [sum(bins) / len(histograms) for bins in zip(*(h[name] for h in histograms), strict=True)] for name in ("forget", "held_out")
-    }
-    return [{"edges": first["edges"], **shares}]
+def _mean_histograms(rows: Sequence[tuple[str, list[dict]]]) -> list[tuple[str, dict]]:
+    """Each row's mean over seeds, all in the same bins: where those differ, in as many equal ones over the whole range.
+
+    Within a bin the images are taken to lie evenly when they move to other bins.
+    """
+    histograms = [histogram for _, mine in rows for histogram in mine]
+    edges = histograms[0]["edges"]
+    if any(histogram["edges"] != edges for histogram in histograms):
+        least, most = min(h["edges"][0] for h in histograms), max(h["edges"][-1] for h in histograms)
+        edges = np.linspace(least, most, max(len(h["edges"]) for h in histograms)).tolist()
+    return [
+        (name, {"edges": edges, **{what: np.mean([_rebinned(h, what, edges) for h in mine], axis=0) for what in ("forget", "held_out")}})
+        for name, mine in rows
+    ]
 
 
-def histogram_figure(rows: Sequence[tuple[str, list[dict]]], kind: str) -> Any:
+def _rebinned(histogram: dict, what: str, edges: list[float]) -> np.ndarray:
+    if histogram["edges"] == edges:
+        return np.array(histogram[what])
+    below = np.concatenate([[0], np.cumsum(histogram[what])])
+    return np.diff(np.interp(edges, histogram["edges"], below))
+
+
+def histogram_figure(rows: Sequence[tuple[str, dict]], kind: str) -> Any:
     """A panel per row: shares by ``kind``, forget set and held-out images."""
     figure, panels = _grid(rows, [("forget set", BLUE, "-"), ("held out", ORANGE, "-")], kind, "share")
-    for (_, histograms), panel in zip(rows, panels, strict=True):
-        for histogram in histograms:
-            panel.stairs(histogram["held_out"], histogram["edges"], color=ORANGE, alpha=0.85, linewidth=1)
-            panel.stairs(histogram["forget"], histogram["edges"], color=BLUE, alpha=0.85, linewidth=1)
+    for (_, histogram), panel in zip(rows, panels, strict=True):
+        panel.stairs(histogram["held_out"], histogram["edges"], color=ORANGE, alpha=0.85, linewidth=1)
+        panel.stairs(histogram["forget"], histogram["edges"], color=BLUE, alpha=0.85, linewidth=1)
         panel.set_yscale("log")
     _common_axes(panels, y_ticks=POWERS)
     return figure

@@ -17,7 +17,7 @@ import report
 from reporting.page import Html, escape, tag
 
 ROOT = Path(__file__).parent.parent
-VOID = {"meta"}
+VOID = {"meta", "wbr"}
 
 
 @pytest.fixture(scope="module")

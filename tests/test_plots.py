@@ -232,6 +232,23 @@ def test_histograms_are_means_over_seeds(tmp_path):
     assert held_out == pytest.approx([0.25, 0.25, 0.5])
 
 
+def test_histograms_in_other_bins_are_brought_into_the_same_ones(tmp_path):
+    """One seed reaches from 0 to 6 in three bins: all panels then have three from 0 to 6, and shares still sum to 1.
+
+    The other seeds' shares 0.5, 0.25, 0.25 over 0, 0.5, 1, 2 all fall into the first of them.
+    """
+    results = everything(tmp_path)
+    content = audit(*results)
+    content["models"][0]["curves"] = {"histograms": {"loss": {"edges": [0, 2, 4, 6], "forget": [0.25, 0.25, 0.5], "held_out": [0, 0, 1]}}}
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    for panel, first in zip(
+        figure_of(read(tmp_path), "loss-histograms").axes, ([2.25 / 3, 0.25 / 3, 0.5 / 3], [1, 0, 0], [1, 0, 0]), strict=True
+    ):
+        values, edges, _ = panel.patches[1].get_data()
+        assert edges.tolist() == [0, 2, 4, 6]
+        assert values.tolist() == pytest.approx(first)
+
+
 def test_roc_is_logarithmic_and_has_retrain_in_every_panel(tmp_path):
     everything(tmp_path)
     panels = figure_of(read(tmp_path), "roc-loss").axes
