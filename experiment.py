@@ -622,6 +622,11 @@ class LoadedMask:
     seconds: float
     score: str | None
 
+    def record(self) -> dict:
+        """What a result says of its mask; densities in [0, 1], also by layer."""
+        layers = {name: density({name: value}) for name, value in self.mask.items()}
+        return {"path": str(self.path), "density": self.density, "score": self.score, "layers": layers}
+
 
 def mask_file(args: argparse.Namespace) -> Path | None:
     """The file that --mask_path and --mask_ratio name."""
@@ -855,7 +860,7 @@ def report(
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe,
-        "mask": {"path": str(mask.path), "density": mask.density, "score": mask.score} if mask else None,
+        "mask": mask.record() if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {
             **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),

@@ -198,11 +198,6 @@ def save(obj: object, path: Path) -> None:
     _write(Path(path), lambda temporary: torch.save(obj, temporary))
 
 
-def save_text(text: str, path: Path) -> None:
-    """A text file, atomically."""
-    _write(Path(path), lambda temporary: temporary.write_text(text))
-
-
 def save_json(obj: object, path: Path) -> None:
     """Indented JSON, atomically."""
     save_text(json.dumps(obj, indent=1) + "\n", path)
@@ -216,6 +211,16 @@ def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
             np.savez(file, **arrays)
 
     _write(Path(path), write)
+
+
+def save_text(text: str, path: Path) -> None:
+    """``text`` as UTF-8, atomically; ends of lines stay as they are."""
+    save_bytes(text.encode(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """A file of exactly these bytes, atomically."""
+    _write(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def load(path: Path, what: str) -> object:

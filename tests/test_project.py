@@ -12,6 +12,7 @@ from datasets import DATASETS
 from evaluate import SUITES
 from evaluation.definitions import definition_table
 from models import MODELS
+from report import make_parser as make_report_parser
 from unlearn import METHODS, method_table
 from unlearn.scores import SCORES
 from utils import UserError
@@ -43,6 +44,11 @@ def test_documented_command_parses(command, tmp_path, monkeypatch):
         evaluation_parser("", SUITES).parse_args(command[1:])
     else:
         parse_args(command[1:], "")
+
+
+@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] == "report.py"], ids=" ".join)
+def test_documented_report_parses(command):
+    assert make_report_parser().parse_args(command[1:]).dirs
 
 
 def test_documentation_has_every_script_and_the_contract_recipes():

@@ -8,52 +8,14 @@ import statistics
 
 import numpy as np
 import pytest
+from records import result, runs, write
 
 import report
+from reporting.tables import by_scenario, collect
 
 METRICS = ("UA", "RA", "TA", "MIA")
 RETRAIN = [(5.2, 100.0, 94.1, 13.1), (5.6, 99.9, 94.5, 12.2), (4.9, 100.0, 93.8, 13.6)]
 SALUN = [(2.9, 99.6, 94.0, 14.4), (7.8, 99.8, 93.6, 11.0), (5.0, 99.2, 94.2, 15.9)]
-
-
-def result(method="FT", label=None, values=(5.0, 99.0, 93.0, 12.0), *, seed=1, rte=(0.0, 60.0), lr=0.01, mask=None, **changes):
-    """One result file's content, with every key that a run writes."""
-    kind, count, forget, dataset = (changes.get(name, usual) for name, usual in DEFAULTS.items())
-    chosen = {"kind": kind, "count": count, "sha256": forget, "forget_seed": 1}
-    if kind == "class":
-        chosen["class"] = changes["forgotten_class"]
-    metrics = dict(zip(METRICS, values, strict=True)) | {"VA": 93.5}
-    attack = dict.fromkeys(("correctness", "confidence", "entropy", "m_entropy", "prob"), values[3])
-    return {
-        "schema": 1, "script": "main_forget", "method": method, "label": label or method,
-        "metrics": {**metrics, "SVC_MIA": attack},
-        "RTE": {"total": sum(rte), "mask": rte[0], "unlearn": rte[1]},
-        "hyperparameters": {"unlearn_lr": lr, "unlearn_epochs": 10},
-        "recipe": {"batch_size": 256, "schedule": "constant", "milestones": [], "precision": "fp32"},
-        "mask": {"path": "mask/with_0.5.pt", "density": mask} if mask else None,
-        "attack": {"members": "balanced"}, "details": {}, "warnings": changes.get("warnings", []),
-        "data": {
-            "dataset": dataset, "arch": "resnet18", "split_seed": 1, "data_sha256": "d" * 64, "forget": chosen,
-            "sizes": {"forget": count, "retain": 45000 - count, "val": 5000, "test": 10000},
-        },
-        "provenance": {"command": ["main_forget.py"], "git": "abc", "precision": "fp32", "seed": seed, "forget_seed": 1},
-    }  # fmt: skip
-
-
-DEFAULTS = {"kind": "random", "count": 4500, "forget": "f" * 64, "dataset": "cifar10"}
-
-
-def write(folder, *results):
-    """Each result in a folder of its own, as runs with several seeds are laid out."""
-    for result in results:
-        own = folder / f"run{len(list(folder.iterdir()))}"
-        own.mkdir()
-        (own / f"{result['method']}result.json").write_text(json.dumps(result))
-    return folder
-
-
-def runs(method, label, values, **changes):
-    return [result(method, label, numbers, seed=seed, **changes) for seed, numbers in enumerate(values, 1)]
 
 
 def run(capsys, *argv):
@@ -289,27 +251,28 @@ def test_a_masked_retrain_is_not_the_reference(tmp_path, capsys):
 # -------------------------------------------------------------------------------------------------------- formats
 
 
-def expected_cells():
-    """The printed cells of the SalUn row, formatted here."""
+def expected_cells(mark="~"):
+    """The printed cells of the SalUn row, formatted here; 4.303 is the two-sided 95 % quantile of Student's t with 2 degrees of freedom."""
     cells = ["SalUn"]
     for column, reference in zip(zip(*SALUN, strict=True), zip(*RETRAIN, strict=True), strict=True):
         gap = statistics.mean(column) - statistics.mean(reference)
-        cells.append(f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f} ({gap:+.2f})")
+        inside = abs(gap) <= 4.303 * statistics.stdev(reference) * (2 / 3) ** 0.5
+        cells.append(f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f} ({gap:+.2f}){mark if inside else ''}")
     gap = np.abs(np.mean(SALUN, 0) - np.mean(RETRAIN, 0)).mean()
     return [*cells, f"{gap:.2f}", "160.0±0.0", "3"]
 
 
 def test_markdown_has_one_line_per_method(folder, capsys):
-    """A header, a rule, and four rows of as many cells; the Retrain row has no gap in brackets."""
+    """A header, a rule, four rows and the noise floor, of as many cells; the Retrain row has no gap in brackets."""
     lines = [line for line in run(capsys, folder, "--format", "markdown").splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert len(cells) == 2 + 4
+    assert len(cells) == 2 + 5
     assert {len(row) for row in cells} == {8}
     assert cells[0][:6] == ["method", *METRICS, "Avg. Gap"]
     assert all(set(cell) <= set("-:") for cell in cells[1])
     assert cells[2][0] == "Retrain"
     assert not any("(" in cell for cell in cells[2])
-    assert expected_cells() in cells
+    assert expected_cells(r"\~") in cells
 
 
 def test_text_is_the_default_and_aligned(folder, capsys):
@@ -319,7 +282,7 @@ def test_text_is_the_default_and_aligned(folder, capsys):
     assert "cifar10" in lines[0]
     assert "4500" in lines[0]
     assert lines[1].split("  ")[0] == "method"
-    assert len({len(line) for line in lines[1:6]}) == 1
+    assert len({len(line) for line in lines[1:7]}) == 1
     (salun,) = (line for line in lines if line.startswith("SalUn"))
     assert [cell.strip() for cell in salun.split("  ") if cell] == expected_cells()
 
@@ -454,7 +417,7 @@ def test_odd_entries_are_refused_by_file(tmp_path, capsys, change):
 def test_runs_on_other_images_stand_in_another_table(tmp_path):
     other = result(seed=2)
     other["data"]["data_sha256"] = "e" * 64
-    assert len(report.by_scenario(report.collect([write(tmp_path, result(), other)]))) == 2
+    assert len(by_scenario(collect([write(tmp_path, result(), other)]))) == 2
 
 
 def test_several_runs_without_an_attack_have_a_row(tmp_path, capsys):

@@ -136,6 +136,8 @@ def test_result_has_the_contract_form_and_agrees_with_the_reference_dictionary(o
     assert record["data"]["forget"]["count"] == 130
     assert record["data"]["sizes"] == {"val": 140, "test": 359, "forget": 130, "retain": 1168}
     assert len(record["provenance"]["original_sha256"]) == len(record["provenance"]["mask_sha256"]) == 64
+    mask = torch.load(masks / "with_0.5.pt", weights_only=True)
+    assert record["mask"]["layers"] == pytest.approx({name: float(value.double().mean()) for name, value in mask.items()})
     shown = " ".join(f"{name}={metrics[name]:.2f}" for name in ("UA", "RA", "TA", "MIA"))
     assert line == f"RESULT method=SalUn {shown} RTE={record['RTE']['total']:.1f}"
 

@@ -1,0 +1,158 @@
+"""Tables as text: for a terminal, for Markdown, for LaTeX, and as CSV and JSON for other programs."""
+
+import csv
+import io
+import json
+
+from reporting.tables import METRICS, Scenario
+
+HEADER = ["method", *METRICS, "Avg. Gap", "RTE (s)", "runs"]
+AGAIN = "Retrain again"  # the row of the noise floor
+GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better."
+
+
+def legend(table: dict, mark: str, *, bold: bool = False) -> list[str]:
+    """What the row of the floor, the mark beside a gap and, where it is used, bold type say; nothing about what the table lacks."""
+    lines = []
+    if table["floor"]:
+        lines.append(f"{AGAIN}: the gaps to expect of {table['floor']['runs']} more Retrain runs.")
+    if any(row[f"{metric}_inside_noise"] for row in table["rows"] for metric in METRICS):
+        lines.append(f"{mark}: a gap that Retrain's own seeds explain (95 % band); beside Avg. Gap, all four are.")
+    if bold and any(row["is_best"] for row in table["rows"]):
+        lines.append("Bold: the lowest Avg. Gap among methods whose runs gave no warning.")
+    return lines
+
+
+def cells(row: dict, mark: str = "~") -> list[str]:
+    """One row as printed: ``mean±sd (gap)``, with ``mark`` after a gap inside Retrain's noise."""
+    out = [row["name"]]
+    for metric in METRICS:
+        spread = "" if row[f"{metric}_std"] is None else f"±{row[f'{metric}_std']:.2f}"
+        gap = row[f"{metric}_gap"]
+        beside = "" if gap is None or row["is_retrain"] else f" ({gap:+.2f}){mark if row[f'{metric}_inside_noise'] else ''}"
+        out.append(f"{row[metric]:.2f}{spread}{beside}")
+    out.append("-" if row["avg_gap"] is None else f"{row['avg_gap']:.2f}{mark if row['inside_noise'] else ''}")
+    spread = "" if row["RTE_std"] is None else f"±{row['RTE_std']:.1f}"
+    return [*out, f"{row['RTE']:.1f}{spread}", str(row["runs"])]
+
+
+def floor_cells(floor: dict) -> list[str]:
+    """The row of the noise floor, for the columns of :func:`cells`."""
+    return [AGAIN, *(f"(±{floor[metric]:.2f})" for metric in METRICS), f"{floor['avg_gap']:.2f}", "-", str(floor["runs"])]
+
+
+def lines_of(table: dict, mark: str = "~") -> list[list[str]]:
+    """The printed rows: Retrain, what Retrain's other seeds score where that is known, the methods."""
+    lines = [cells(row, mark) for row in table["rows"]]
+    if table["floor"]:
+        lines.insert(1, floor_cells(table["floor"]))
+    return lines
+
+
+def as_text(scenarios: list[Scenario]) -> str:
+    """Aligned columns for a terminal."""
+    parts = []
+    for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
+        columns = [_room_for_marks(column) for column in zip(HEADER, *lines_of(table), strict=True)]
+        widths = [max(map(len, column)) for column in columns]
+        parts.append(table["title"])
+        for first, *rest in zip(*columns, strict=True):
+            parts.append("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]))
+        parts += [GAPS, *legend(table, "~"), *table["notes"], ""]
+    return "\n".join(parts).rstrip()
+
+
+def _room_for_marks(column: tuple[str, ...]) -> list[str]:
+    """Where a cell of a column ends in a mark, a space in its place after the others, so that their digits stand in line."""
+    if not any(cell.endswith("~") for cell in column):
+        return list(column)
+    return [cell if cell.endswith("~") else cell + " " for cell in column]
+
+
+def as_markdown(scenarios: list[Scenario]) -> str:
+    """One Markdown table per scenario."""
+    parts = []
+    for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
+        parts += [f"**{table['title']}**", "", _markdown_line(HEADER), "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+        parts += [_markdown_line(line) for line in lines_of(table, r"\~")]
+        parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
+    return "\n".join(parts).rstrip()
+
+
+def _markdown_line(line: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
+
+
+def as_csv(scenarios: list[Scenario]) -> str:
+    """Every number of every row, one line each."""
+    out = io.StringIO()
+    tables = [scenario.table for scenario in scenarios if scenario.table["rows"]]
+    writer = csv.DictWriter(out, ["scenario", *tables[0]["rows"][0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"scenario": table["title"], **row} for table in tables for row in table["rows"])
+    return out.getvalue().rstrip()
+
+
+def as_json(scenarios: list[Scenario]) -> str:
+    """The tables as they are, and beside each the rows and definitions of the audits that belong to it."""
+    tables = []
+    for scenario in scenarios:
+        audits = [{name: value for name, value in audit.items() if name != "data"} for audit in scenario.audits]
+        for audit in audits:
+            audit["rows"] = [{**row, "models": [model["weights_sha256"] for model in row["models"]]} for row in audit["rows"]]
+        tables.append({**scenario.table, "audits": audits})
+    return json.dumps(tables, indent=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- LaTeX
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "\n": " ", "\r": " ",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+}  # fmt: skip
+MARK = r"\textsuperscript{$\sim$}"
+
+
+def as_latex(scenarios: list[Scenario]) -> str:
+    r"""One table environment per scenario, for ``\usepackage{booktabs}``; its caption explains the marks."""
+    return "% \\usepackage{booktabs}\n\n" + "\n\n".join(_latex_table(scenario.table) for scenario in scenarios if scenario.table["rows"])
+
+
+def _latex_table(table: dict) -> str:
+    floor = table["floor"]
+    retrain = table["rows"][0]["is_retrain"]
+    lines = [_latex_line(cells(row), row["is_best"]) for row in table["rows"]]
+    if floor:
+        lines.insert(1, _latex_line(floor_cells(floor), False))
+    if retrain:
+        lines.insert(2 if floor else 1, r"\midrule")
+    words = [table["title"] + ".", *([GAPS] if retrain else []), *legend(table, "~", bold=True)]
+    caption = latex(" ".join(words)).replace(LATEX["~"], r"$\sim$")
+    return "\n".join(
+        [
+            r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}", r"\toprule",
+            " & ".join(map(latex, HEADER)) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+            *(f"% {' '.join(note.split())}" for note in table["notes"]),
+        ]
+    )  # fmt: skip
+
+
+def _latex_line(line: list[str], best: bool) -> str:
+    """One row; signs become minus signs, marks superscripts, and the best row's name and Avg. Gap bold."""
+    name, *numbers = line
+    out = [latex(name)]
+    for cell in numbers:
+        text = latex(cell.removesuffix("~")).replace("(-", "($-$").replace("(+", "($+$")
+        out.append(text + (MARK if cell.endswith("~") else ""))
+    if best:
+        gap = HEADER.index("Avg. Gap")
+        out[0], out[gap] = rf"\textbf{{{out[0]}}}", rf"\textbf{{{out[gap]}}}"
+    return " & ".join(out) + r" \\"
+
+
+def latex(text: str) -> str:
+    """``text`` with every character that LaTeX would read as a command made plain."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+FORMATS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv, "json": as_json}

@@ -1,0 +1,316 @@
+"""The page: one HTML file with tables, plots and the origin of every row, readable from disk without a network.
+
+Whatever comes from a file is escaped as it enters the markup: plain strings by :func:`tag`, and only :class:`Html` is let
+through. A content security policy allows the page's own script by its hash and nothing else.
+"""
+
+import base64
+import hashlib
+import html
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from reporting.audits import named_rows
+from reporting.formats import AGAIN, legend
+from reporting.plots import Plot, as_svg, plots_of
+from reporting.tables import METRICS, Scenario
+
+HERE = Path(__file__).parent
+TEXTS = {
+    "UA": "100 - accuracy on the forget set, in percent",
+    "RA": "accuracy on the retain set, in percent",
+    "TA": "accuracy on the test set, in percent",
+    "MIA": "share of the forget set that a weak membership attack calls non-member, in percent",
+    "Avg. Gap": "mean absolute gap to Retrain over UA, RA, TA and MIA, in percentage points; lower is better",
+    "RTE (s)": "seconds of unlearning, the mask included, data loading and evaluation excluded",
+    "runs": "how many seeds the row averages over",
+}
+INTRODUCTION = (
+    "Retrain is the target, not 0 and not 100: it never saw the forget set. A method has unlearned as far as its numbers are Retrain's. "
+    "Below each mean stands the signed gap to Retrain. A method that is no closer than Original, which did nothing, has not unlearned."
+)
+GROUPS = {
+    "Accuracy and loss": r"^[A-Z]A(_|$)|accuracy|^loss_",
+    "Classic attacks: support-vector machine and logistic regression": r"^(svc|lr)_",
+    "Threshold attacks on the loss": r"^loss_(auc|tpr|threshold|class)",
+    "Threshold attacks on the entropies": r"^(m_)?entropy_",
+    "Attacks with reference models": r"^(rmia|u?lira|u_lira)_",
+    "Distances to Retrain": r"^(activation|js|kl|gaussian_kl|klom|disagreement|epsilon|forgetting_quality)",
+    "Averages over metrics": r"^(gap_of|mean_paired|tow)",
+    "Relearning": r"^relearn",
+}  # a metric belongs to the last kind whose pattern its name holds
+OTHER = "Further metrics"
+AVERAGES = {
+    "gap_of_means": "mean over metrics of the absolute gap between means: Avg. Gap; lower is better",
+    "mean_paired_gap": "mean over metrics and seeds of the absolute gap, seed by seed; lower is better, never below the gap of means",
+}
+TARGETS = {"retrain": "target: Retrain's value", "floor": "target: as low as between two Retrain runs", "high": "higher is better"}
+
+
+class Html(str):
+    """Finished markup, which :func:`tag` does not escape again."""
+
+
+def tag(name: str, *content: str | None, **attributes: object) -> Html:
+    """``<name attributes>content</name>``; None is left out, ``class_`` is class, ``data_value`` is data-value."""
+    names = {key: key.rstrip("_").replace("_", "-") for key in attributes}
+    words = "".join(f' {names[key]}="{escape(str(value))}"' for key, value in attributes.items() if value is not None)
+    return Html(f"<{name}{words}>{''.join(markup(part) for part in content if part is not None)}</{name}>")
+
+
+def markup(part: str) -> Html:
+    """Finished markup as it is, other text escaped."""
+    return part if isinstance(part, Html) else Html(escape(part))
+
+
+def escape(text: str) -> str:
+    """Text for markup and attributes: the five characters that HTML reads, and those that no page may hold."""
+    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text))
+
+
+def page(scenarios: Sequence[Scenario]) -> str:
+    """The whole file. The same inputs give the same text."""
+    plots = [plots_of(scenario) for scenario in scenarios]
+    sections = [_section(f"s{i}", scenario, mine) for i, (scenario, mine) in enumerate(zip(scenarios, plots, strict=True), 1)]
+    script, style = Html((HERE / "page.js").read_text()), Html((HERE / "page.css").read_text())
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # The plots carry style attributes, which no hash covers: styles cannot run anything.
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    head = tag(
+        "head",
+        Html('<meta charset="utf-8">'), Html(f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        tag("title", "How close to Retrain?"), tag("style", style),
+    )  # fmt: skip
+    contents = tag(
+        "nav", tag("ul", *(_entry(scenario, parts) for scenario, parts in zip(scenarios, sections, strict=True))), aria_label="Contents"
+    )
+    main = tag("main", *(part for parts in sections for _, _, part in parts))
+    body = tag("body", tag("header", tag("h1", "How close to Retrain?"), tag("p", INTRODUCTION), contents), main, tag("script", script))
+    return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
+
+
+def _entry(scenario: Scenario, parts: list[tuple[str, str, Html]]) -> Html:
+    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts[1:]]
+    return tag("li", tag("a", scenario.table["title"], href=f"#{parts[0][0]}"), tag("ul", *links))
+
+
+def _section(anchor: str, scenario: Scenario, plots: list[Plot]) -> list[tuple[str, str, Html]]:
+    """The parts of one scenario: (anchor, title, markup) each, the first one with the scenario's heading."""
+    table = scenario.table
+    parts = [(anchor, table["title"], Html(tag("h2", table["title"], id=anchor) + (_results(table) if table["rows"] else _no_results())))]
+    parts += [(f"{anchor}-{plot.name}", plot.title, _figure(f"{anchor}-{plot.name}", plot)) for plot in plots[:2]]
+    for number, audit in enumerate(scenario.audits, 1):
+        parts.append((f"{anchor}-audit-{number}", "Audit", _audit(f"{anchor}-audit-{number}", audit, scenario.groups)))
+    parts += [(f"{anchor}-{plot.name}", plot.title, _figure(f"{anchor}-{plot.name}", plot)) for plot in plots[2:]]
+    if scenario.groups:
+        parts.append((f"{anchor}-origin", "Commands and hardware", _origin(f"{anchor}-origin", scenario.groups)))
+    return parts
+
+
+def _no_results() -> Html:
+    return tag("p", "An audit of models whose result files are not below the given folders.")
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def _results(table: dict) -> Html:
+    """The table of the four metrics with its legend and notes."""
+    floor, rows = table["floor"], table["rows"]
+    header = [_header("method", "text", None)]
+    header += [_header(name, "number", TEXTS[name], "ascending" if name == "Avg. Gap" else "none") for name in list(TEXTS)]
+    fixed = [_result_row(row, floor) for row in rows if row["is_retrain"]]
+    if floor:
+        numbers = [tag("td", f"±{floor[metric]:.2f}") for metric in METRICS]
+        fixed.append(
+            tag(
+                "tr",
+                tag("th", AGAIN, scope="row"),
+                *numbers,
+                tag("td", f"{floor['avg_gap']:.2f}"),
+                tag("td", "-"),
+                tag("td", str(floor["runs"])),
+            )
+        )
+    body = [_result_row(row, floor) for row in rows if not row["is_retrain"]]
+    caption = "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's name to sort by it."
+    marks = legend(table, "Green and ~", bold=True)
+    marks += ["⚠: a run of this row gave a warning, repeated below."] * any(row["warnings"] for row in rows)
+    notes = [tag("li", note) for note in table["notes"]]
+    return Html(
+        _table(caption, header, fixed, body)
+        + tag("p", " ".join(marks), class_="note")
+        + (tag("ul", *notes, class_="note") if notes else "")
+    )
+
+
+def _result_row(row: dict, floor: dict | None) -> Html:
+    cells = [_metric_cell(row, metric, floor) for metric in METRICS]
+    average = "-" if row["avg_gap"] is None else f"{row['avg_gap']:.2f}{' ~' if row['inside_noise'] else ''}"
+    kinds = ["best"] * row["is_best"] + ["warned"] * bool(row["warnings"])
+    return tag(
+        "tr",
+        tag("th", row["name"], scope="row", data_value=row["name"]), *cells,
+        tag("td", average, class_="average noise" if row["inside_noise"] else "average", data_value=_value(row["avg_gap"])),
+        tag("td", f"{row['RTE']:.1f}", _deviation(row["RTE_std"], 1), data_value=_value(row["RTE"])),
+        tag("td", str(row["runs"]), data_value=row["runs"]), class_=" ".join(kinds) or None,
+    )  # fmt: skip
+
+
+def _metric_cell(row: dict, metric: str, floor: dict | None) -> Html:
+    gap, inside = row[f"{metric}_gap"], row[f"{metric}_inside_noise"]
+    below = None if gap is None or row["is_retrain"] else tag("span", f"({gap:+.2f}){' ~' if inside else ''}", class_="gap")
+    why = []
+    if row[f"{metric}_low"] is not None:
+        ends = f"{row[f'{metric}_low']:.2f} to {row[f'{metric}_high']:.2f}"
+        why.append(f"95 % bootstrap interval of the mean over {row['runs']} seeds: {ends}.")
+    if inside is not None:
+        where, band = "inside" if inside else "outside", row[f"{metric}_band"]
+        why.append(f"The gap is {where} Retrain's noise: seeds alone explain up to ±{band:.2f} (from {floor['runs']} Retrain runs).")
+    return tag(
+        "td", f"{row[metric]:.2f}", _deviation(row[f"{metric}_std"], 2), below,
+        class_="noise" if inside else None, title=" ".join(why) or None, data_value=_value(row[metric]),
+    )  # fmt: skip
+
+
+def _deviation(deviation: float | None, digits: int) -> Html | None:
+    return None if deviation is None else tag("span", f" ±{deviation:.{digits}f}", class_="sd")
+
+
+def _value(number: float | None) -> str | None:
+    """What a column is sorted by; nothing for an unknown number, which stays last."""
+    return None if number is None or not math.isfinite(number) else repr(number)
+
+
+def _header(name: str, kind: str, text: str | None, order: str = "none") -> Html:
+    words = Html("_<wbr>".join(escape(word) for word in name.split("_")))  # a long name may be broken there
+    return tag("th", tag("button", words, type="button", title=text), scope="col", aria_sort=order, data_kind=kind)
+
+
+def _table(caption: str, header: list[Html], fixed: list[Html], body: list[Html]) -> Html:
+    """A sortable table in a box of its own that scrolls sideways; the rows of ``fixed`` stay on top."""
+    above = tag("tbody", *fixed, class_="fixed") if fixed else None
+    table = tag(
+        "table", tag("caption", tag("span", caption)), tag("thead", tag("tr", *header)), above, tag("tbody", *body), class_="sortable"
+    )
+    return tag("div", table, class_="box", tabindex="0", role="region", aria_label=caption)
+
+
+# ---------------------------------------------------------------------------------------------------------- audits
+
+
+def _audit(anchor: str, audit: dict, groups: dict[str, list[dict]]) -> Html:
+    """The audit's metrics in a table per kind of metric, what each means, and where the audit comes from."""
+    rows = named_rows(audit, groups)
+    present = [metric for metric in _metrics_of(audit) if any(row["mean"].get(metric) is not None for row in audit["rows"])]
+    kinds = {title: [metric for metric in present if _group(metric) == title] for title in [*GROUPS, OTHER]}
+    parts = [
+        tag("h3", "Audit", id=anchor),
+        tag(
+            "p",
+            "What evaluate.py measured on the saved models: means over seeds, below them the gap to Retrain. Green and ~: a gap that "
+            "Retrain's own seeds explain. Pointing at a column's name says what it means, and so does the list below the tables.",
+        ),
+    ]
+    tables = [(title, _audit_table(title, metrics, audit, rows)) for title, metrics in kinds.items() if metrics]
+    parts += [tag("details", tag("summary", title), table, open="" if i == 0 else None) for i, (title, table) in enumerate(tables)]
+    warnings = [*audit["warnings"], *(f"{name}: {line}" for name, row in rows.items() for line in row["warnings"])]
+    if warnings:
+        parts.append(tag("ul", *(tag("li", line) for line in warnings), class_="note"))
+    definitions = [item for metric in present for item in (tag("dt", metric), tag("dd", _definition(audit, metric)))]
+    parts.append(tag("details", tag("summary", "What each metric means"), tag("dl", *definitions)))
+    parts.append(tag("details", tag("summary", "Where this audit comes from"), _run_origin(audit["provenance"])))
+    return Html("".join(parts))
+
+
+def _metrics_of(audit: dict) -> list[str]:
+    """Defined metrics in their order, then those that only the rows have."""
+    return list(dict.fromkeys([*audit["metrics"], *(metric for row in audit["rows"] for metric in row["mean"])]))
+
+
+def _group(metric: str) -> str:
+    return next((title for title, pattern in reversed(GROUPS.items()) if re.search(pattern, metric)), OTHER)
+
+
+def _definition(audit: dict, metric: str) -> str:
+    entry = audit["metrics"].get(metric)
+    if entry is None:
+        return AVERAGES.get(metric, "not described by this audit")
+    good = entry["good"]
+    target = TARGETS.get(good) or (f"target: {good:g}" if isinstance(good, float) else good and f"target: {good}")
+    return f"{entry['text']} ({', '.join(word for word in (entry['unit'], target) if word)})"
+
+
+def _audit_table(title: str, metrics: list[str], audit: dict, rows: dict[str, dict]) -> Html:
+    header = [_header("method", "text", None), *(_header(metric, "number", _definition(audit, metric)) for metric in metrics)]
+    digits = {metric: 2 if audit["metrics"].get(metric, {}).get("unit") == "percent" else 3 for metric in metrics}
+    fixed = [_audit_row(name, row, digits) for name, row in rows.items() if row["role"] == "retrain"]
+    floors = {metric: audit["floors"].get(metric) for metric in metrics}
+    if any(floor is not None for floor in floors.values()):
+        numbers = [tag("td", "-" if floor is None else f"±{_fixed(floor, digits[metric])}") for metric, floor in floors.items()]
+        fixed.append(tag("tr", tag("th", "Two Retrain runs differ by", scope="row"), *numbers))
+    body = [_audit_row(name, row, digits) for name, row in rows.items() if row["role"] != "retrain"]
+    return _table(title, header, fixed, body)
+
+
+def _audit_row(name: str, row: dict, digits: dict[str, int]) -> Html:
+    return tag(
+        "tr", tag("th", name, scope="row", data_value=name), *(_audit_cell(row, metric, places) for metric, places in digits.items())
+    )
+
+
+def _audit_cell(row: dict, metric: str, digits: int) -> Html:
+    mean, deviation, gap, ends = (row[kind].get(metric) for kind in ("mean", "sd", "gap", "ci"))
+    if mean is None:
+        return tag("td", "-")
+    is_retrain = row["role"] == "retrain"
+    inside = bool(row["inside_noise"].get(metric)) and not is_retrain
+    spread = None if deviation is None else tag("span", f" ±{_fixed(deviation, digits)}", class_="sd")
+    below = None if gap is None or is_retrain else tag("span", f"({_fixed(gap, digits, '+')}){' ~' if inside else ''}", class_="gap")
+    why = (
+        None if ends is None else f"95 % bootstrap interval of the mean over seeds: {_fixed(ends[0], digits)} to {_fixed(ends[1], digits)}"
+    )
+    return tag("td", _fixed(mean, digits), spread, below, class_="noise" if inside else None, title=why, data_value=_value(mean))
+
+
+def _fixed(number: float, digits: int, sign: str = "") -> str:
+    """``digits`` after the point, unless that would show a small number as nothing."""
+    return f"{number:{sign}.{digits}f}" if abs(number) < 1e-12 or abs(number) >= 0.5 * 10**-digits else f"{number:{sign}.1e}"
+
+
+# ------------------------------------------------------------------------------------------------- plots and origin
+
+
+def _figure(anchor: str, plot: Plot) -> Html:
+    drawing = tag("div", Html(as_svg(plot.figure(), anchor)), role="img", aria_label=plot.alt)
+    box = tag("div", drawing, class_="box", tabindex="0", role="region", aria_label=plot.title)
+    return Html(tag("h3", plot.title, id=anchor) + tag("figure", tag("figcaption", plot.read), box))
+
+
+def _origin(anchor: str, groups: dict[str, list[dict]]) -> Html:
+    """The command, machine and versions of every run, folded up by row; what all share is said first."""
+    everywhere = [_facts(run["provenance"]) for runs in groups.values() for run in runs]
+    shared = ", ".join(fact for fact in everywhere[0] if all(fact in facts for facts in everywhere))
+    rows = [
+        tag(
+            "details", tag("summary", f"{name} ({len(runs)} run{'s' * (len(runs) > 1)})"), *(_run_origin(run["provenance"]) for run in runs)
+        )
+        for name, runs in groups.items()
+    ]
+    words = "What made each row, run by run." + (f" The same in all runs: {shared}." if shared else "")
+    return Html(tag("h3", "Commands and hardware", id=anchor) + tag("p", words) + tag("div", *rows, class_="origins"))
+
+
+def _run_origin(provenance: dict) -> Html:
+    command = provenance.get("command")
+    words = shlex.join(["python", *map(str, command)]) if isinstance(command, list) and command else "no command recorded"
+    return Html(tag("pre", words) + tag("p", ", ".join(_facts(provenance)), class_="note"))
+
+
+def _facts(provenance: dict) -> list[str]:
+    names = ("seed", "forget_seed", "device", "threads", "precision", "torch", "python", "git", "time")
+    return [f"{name} {provenance[name]}" for name in names if provenance.get(name) not in (None, "")]

@@ -1,0 +1,230 @@
+"""The noise of Retrain's seeds in the tables, and the tables in LaTeX, Markdown, CSV and JSON: read back and recomputed here."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+from records import METRICS, audit, result, runs, write
+from scipy.stats import t
+
+import report
+from reporting.formats import LATEX, as_latex, latex
+from reporting.tables import collect, scenarios
+
+RETRAIN = [(5.0, 100.0, 94.0, 13.0), (6.0, 99.9, 94.5, 12.0), (4.0, 100.0, 93.5, 15.0)]
+NEAR = [(5.5, 99.9, 94.1, 13.5), (5.2, 99.9, 94.3, 12.5)]  # both seeds within what Retrain's seeds explain
+FAR = [(0.5, 99.9, 80.0, 2.0), (0.7, 100.0, 81.0, 3.0)]  # RA alone is inside
+
+
+def printed(capsys, folder, style):
+    assert report.main([str(folder), "--format", style]) == 0
+    return capsys.readouterr().out
+
+
+def rows_of(capsys, folder):
+    (table,) = json.loads(printed(capsys, folder, "json"))
+    return {row["name"]: row for row in table["rows"]}, table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three Retrain, a method inside the noise, one outside, one that warns and is the closest, and doing nothing."""
+    return write(
+        tmp_path, *runs("retrain", "Retrain", RETRAIN), *runs("RL", "SalUn", NEAR, mask=0.5), *runs("GA", "GA", FAR),
+        result("FT", "FT", (5.0, 99.96, 94.0, 13.3), warnings=["it fell"]), result("raw", "Original", (5.0, 99.96, 94.0, 13.3)),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- noise
+
+
+def test_floor_is_the_mean_difference_of_two_retrain_runs_shrunk_by_their_number(folder, capsys):
+    """By all pairs, for 3 against 3 runs: the mean of 3 scatters 1 / sqrt(3) as much as one."""
+    _, table = rows_of(capsys, folder)
+    for index, metric in enumerate(METRICS):
+        pairs = [abs(a[index] - b[index]) for a, b in itertools.combinations(RETRAIN, 2)]
+        assert table["floor"][metric] == pytest.approx(statistics.mean(pairs) / math.sqrt(3))
+    assert table["floor"]["avg_gap"] == pytest.approx(statistics.mean(table["floor"][metric] for metric in METRICS))
+    assert table["floor"]["runs"] == 3
+
+
+def test_band_is_students_and_marks_the_gaps_inside(folder, capsys):
+    rows, _ = rows_of(capsys, folder)
+    for name, values in (("SalUn", NEAR), ("GA", FAR), ("FT", [(5.0, 99.96, 94.0, 13.3)])):
+        for index, metric in enumerate(METRICS):
+            retrain = [run[index] for run in RETRAIN]
+            band = t.ppf(0.975, 2) * statistics.stdev(retrain) * math.sqrt(1 / len(values) + 1 / 3)
+            gap = statistics.mean(run[index] for run in values) - statistics.mean(retrain)
+            assert rows[name][f"{metric}_band"] == pytest.approx(band)
+            assert rows[name][f"{metric}_inside_noise"] == (abs(gap) <= band)
+    assert [rows["GA"][f"{metric}_inside_noise"] for metric in METRICS] == [False, True, False, False]
+    assert (rows["SalUn"]["inside_noise"], rows["GA"]["inside_noise"], rows["Retrain"]["inside_noise"]) == (True, False, None)
+
+
+def test_each_row_has_the_floor_of_its_own_number_of_runs(folder, capsys):
+    rows, table = rows_of(capsys, folder)
+    for name, count in (("FT", 1), ("GA", 2), ("Retrain", 3)):
+        assert rows[name]["avg_gap_floor"] == pytest.approx(table["floor"]["avg_gap"] * math.sqrt((1 / count + 1 / 3) / 2 * 3))
+
+
+def test_one_retrain_run_has_no_floor(tmp_path, capsys):
+    write(tmp_path, result("retrain", "Retrain"), result("FT"))
+    rows, table = rows_of(capsys, tmp_path)
+    assert table["floor"] is None
+    assert all(rows["FT"][f"{metric}_{what}"] is None for metric in METRICS for what in ("band", "inside_noise"))
+    for style in ("text", "markdown", "latex"):
+        assert "again" not in printed(capsys, tmp_path, style)
+
+
+def test_runs_without_an_attack_leave_the_rest_of_the_table_whole(tmp_path, capsys):
+    """MIA is not a number in one Retrain: no floor, no mark on MIA, the other columns marked."""
+    write(tmp_path, *runs("retrain", "Retrain", [*RETRAIN[:2], (4.0, 100.0, 93.5, math.nan)]), *runs("RL", "SalUn", NEAR))
+    rows, table = rows_of(capsys, tmp_path)
+    assert table["floor"] is None
+    assert [rows["SalUn"][f"{metric}_inside_noise"] for metric in METRICS] == [True, True, True, None]
+    for style in ("text", "markdown", "latex", "csv"):
+        assert "SalUn" in printed(capsys, tmp_path, style)
+
+
+def test_bootstrap_interval_lies_around_the_mean_and_within_the_values(folder, capsys):
+    """Of three values the 95 % interval of means reaches from the least to the largest one; a single run has none."""
+    rows, _ = rows_of(capsys, folder)
+    for index, metric in enumerate(METRICS):
+        values = [run[index] for run in RETRAIN]
+        assert [rows["Retrain"][f"{metric}_low"], rows["Retrain"][f"{metric}_high"]] == pytest.approx([min(values), max(values)])
+        assert rows["FT"][f"{metric}_low"] is rows["FT"][f"{metric}_high"] is None
+
+
+def test_text_says_what_retrain_scores_again_and_marks_what_is_inside(folder, capsys):
+    lines = printed(capsys, folder, "text").splitlines()
+    header, retrain, again, *_ = lines[1:]
+    assert retrain.startswith("Retrain ")
+    assert again.startswith("Retrain again ")
+    assert re.findall(r"±(\d+\.\d\d)", again) == ["0.77", "0.04", "0.38", "1.15"]
+    assert len({len(line) for line in (header, retrain, again)}) == 1
+    by_name = {line.split("  ")[0].strip(): line for line in lines[2:8]}
+    assert by_name["SalUn"].count("~") == 5  # four gaps, and Avg. Gap since all four are inside
+    assert re.findall(r"\(([-+][\d.]+)\)~", by_name["GA"]) == ["-0.02"]
+
+
+# ----------------------------------------------------------------------------------------------------------- best
+
+
+def test_best_is_the_closest_method_without_a_warning(folder, capsys):
+    """FT is closer but warns; Original did nothing."""
+    rows, _ = rows_of(capsys, folder)
+    assert [name for name, row in rows.items() if row["is_best"]] == ["SalUn"]
+    assert rows["FT"]["avg_gap"] < rows["SalUn"]["avg_gap"]
+    assert rows["FT"]["warnings"] == 1
+
+
+def test_without_retrain_nothing_is_best(tmp_path, capsys):
+    rows, _ = rows_of(capsys, write(tmp_path, result("FT")))
+    assert not rows["FT"]["is_best"]
+
+
+# ---------------------------------------------------------------------------------------------------------- LaTeX
+
+
+def plain(cell):
+    """A LaTeX cell as the text it shows."""
+    cell = re.sub(r"\\textbf\{(.*)\}$", r"\1", cell.strip())
+    cell = cell.replace(r"\textsuperscript{$\sim$}", "~").replace("$-$", "-").replace("$+$", "+").replace(r"$\pm$", "±")
+    for character, command in LATEX.items():
+        cell = cell.replace(command, character) if len(command) > 1 and character != "±" else cell
+    return cell
+
+
+def latex_rows(text):
+    body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    lines = [line for line in body.strip().splitlines() if not line.startswith(r"\midrule")]
+    assert all(line.endswith(r" \\") for line in lines)
+    return [line.removesuffix(r" \\").split(" & ") for line in lines]
+
+
+def test_latex_rows_are_those_of_the_text(folder, capsys):
+    text = printed(capsys, folder, "text").splitlines()
+    shown = [[cell.strip() for cell in re.split(r" {2,}", line.strip())] for line in text[1:8]]
+    rows = latex_rows(printed(capsys, folder, "latex"))
+    assert [[plain(cell) for cell in row] for row in rows] == shown
+
+
+def test_latex_marks_the_best_in_bold_and_explains_every_mark(folder, capsys):
+    out = printed(capsys, folder, "latex")
+    bold = [row for row in latex_rows(out) if r"\textbf" in " ".join(row)]
+    assert [(row[0], row[5].startswith(r"\textbf{")) for row in bold] == [(r"\textbf{SalUn}", True)]
+    assert [out.count(rf"\{part}") for part in ("toprule", "midrule", "bottomrule")] == [1, 2, 1]
+    caption = re.search(r"\\caption\{(.*)\}", out)[1]
+    assert "Bold: " in caption
+    assert r"$\sim$: a gap that" in caption
+    assert "Retrain again: " in caption
+    assert "FT: it fell" in out.splitlines()[-1]
+    for opened, closed in (("begin{table}", "end{table}"), ("begin{tabular}", "end{tabular}"), ("{", "}")):
+        assert out.count(opened) == out.count(closed)
+
+
+def test_latex_of_a_hostile_label_has_no_command_of_its_own(tmp_path):
+    label = "\\input{/etc/passwd} & 50% $x_1^2$ #{}~ <b> |\n\\end{document}"
+    (table,) = (as_latex(scenarios(collect([write(tmp_path, result("FT", label))]), [])),)
+    assert not re.search(r"\\(input|end\{document)", table)
+    (row,) = latex_rows(table)[1:]
+    assert len(row) == 8
+    assert "%" not in re.sub(r"\\%", "", row[0])
+    assert plain(row[0]).replace("\n", " ") == plain(latex(label))
+
+
+# ------------------------------------------------------------------------------------------- Markdown, CSV and JSON
+
+
+def test_markdown_keeps_its_columns_whatever_a_label_holds(tmp_path, capsys):
+    write(tmp_path, result("retrain", "Retrain"), result("FT", "a|b"))
+    lines = [line for line in printed(capsys, tmp_path, "markdown").splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
+
+
+def test_csv_and_json_hold_the_same_numbers(folder, capsys):
+    rows, _ = rows_of(capsys, folder)
+    for line in csv.DictReader(io.StringIO(printed(capsys, folder, "csv"))):
+        row = rows[line["name"]]
+        assert set(line) == {"scenario", *row}
+        for name, value in row.items():
+            assert line[name] == ("" if value is None else str(value))
+
+
+def test_json_has_the_audits_beside_their_table(tmp_path, capsys):
+    results = [*runs("retrain", "Retrain", RETRAIN), *runs("FT", "FT", NEAR)]
+    write(tmp_path, *results)
+    (tmp_path / "audit.json").write_text(json.dumps(audit(*results)))
+    _, table = rows_of(capsys, tmp_path)
+    (found,) = table["audits"]
+    assert [row["mean"]["loss_auc"] for row in found["rows"]] == [0.5, 0.51]
+    assert found["rows"][1]["models"] == [result["provenance"]["unlearned_sha256"] for result in results[3:]]
+    assert found["metrics"]["loss_auc"]["good"] == 0.5
+
+
+def test_two_rows_that_no_setting_tells_apart_have_names_of_their_own(tmp_path, capsys):
+    """The second one lacks a setting that the first has, which shows in the first one's name only."""
+    other = result("FT")
+    del other["hyperparameters"]["unlearn_epochs"], other["hyperparameters"]["unlearn_lr"]
+    third = result("FT")
+    third["hyperparameters"] = {"other": None}
+    rows, _ = rows_of(capsys, write(tmp_path, result("FT"), other, third))
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_marks_agree_with_a_direct_computation(tmp_path, capsys, seed):
+    """Random runs: every mark in the text against numpy."""
+    rng = np.random.default_rng(seed)
+    retrain, method = rng.normal(50, 1, (4, 4)), rng.normal(50.5, 1, (3, 4))
+    write(tmp_path, *runs("retrain", "Retrain", retrain.tolist()), *runs("FT", "FT", method.tolist()))
+    line = next(line for line in printed(capsys, tmp_path, "text").splitlines() if line.startswith("FT"))
+    band = t.ppf(0.975, 3) * retrain.std(0, ddof=1) * np.sqrt(1 / 3 + 1 / 4)
+    inside = np.abs(method.mean(0) - retrain.mean(0)) <= band
+    assert [mark == "~" for mark in re.findall(r"\([-+.\d]+\)(.)", line)] == inside.tolist()

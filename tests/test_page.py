@@ -1,0 +1,257 @@
+"""The report's page: well-formed, escaped, the same bytes each time; and in a real browser, where one is installed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, DRIVER, browser
+from records import audit, result, write
+from test_plots import HOSTILE, everything
+
+import report
+from reporting.page import Html, escape, tag
+
+ROOT = Path(__file__).parent.parent
+VOID = {"meta", "wbr"}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of everything a report can show, with a row whose name tries to become markup."""
+    folder = tmp_path_factory.mktemp("page")
+    results = everything(folder, HOSTILE)
+    content = audit(*results, warnings=[HOSTILE])
+    content["metrics"][HOSTILE] = {"unit": HOSTILE, "good": HOSTILE, "text": HOSTILE}
+    for row in content["rows"]:
+        row["mean"] = {**row["mean"], HOSTILE: 0.25}
+    content["provenance"]["command"] = ["evaluate.py", HOSTILE]
+    (folder / "audit.json").write_text(json.dumps(content))
+    assert report.main([str(folder), "--html", str(folder / "page.html")]) == 0
+    return folder / "page.html"
+
+
+class Reader(HTMLParser):
+    """Every element in order, with the text of headers and cells; complains about elements that are not closed in turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.elements, self.text = [], [], {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        assert len(attributes) == len(dict(attributes)), f"twice the same attribute in {tag}"
+        if tag not in VOID:
+            self.stack.append((tag, len(self.elements) - 1))
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, index in self.stack:
+            self.text[index] = self.text.get(index, "") + data
+
+    def all(self, tag):
+        return [(attributes, self.text.get(i, "")) for i, (name, attributes) in enumerate(self.elements) if name == tag]
+
+
+# --------------------------------------------------------------------------------------------------------- markup
+
+
+def test_page_is_wellformed_with_unique_names_and_links_that_lead_somewhere(page):
+    reader = Reader(page.read_text())
+    assert reader.stack == []
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = [attributes["href"] for attributes, _ in reader.all("a")]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_page_asks_for_nothing_and_allows_only_its_own_script(page):
+    text = page.read_text()
+    reader = Reader(text)
+    loads = {
+        name: value
+        for _, attributes in reader.elements
+        for name, value in attributes.items()
+        if name in ("src", "srcset", "data", "action")
+    }
+    assert loads == {}
+    assert not re.search(r"@import|url\((?!#)", text)
+    (script,) = reader.all("script")
+    assert script[1] == (ROOT / "reporting/page.js").read_text()
+    policy = next(attributes["content"] for attributes, _ in reader.all("meta") if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
+
+
+def test_hostile_names_are_shown_as_text(page):
+    reader = Reader(page.read_text())
+    shown = HOSTILE.replace("\x07", "\ufffd")
+    assert len(reader.all("script")) == 1
+    assert any(shown in text for _, text in reader.all("th"))
+    assert any(shown in text for _, text in reader.all("button"))
+    assert any(shown in text for _, text in reader.all("dd"))
+    assert any(shown in (attributes.get("title") or "") for attributes, _ in reader.all("button"))
+    assert not re.search(r"<script>alert|\x07", page.read_text())
+
+
+def test_tables_say_what_they_are_to_those_who_do_not_see_them(page):
+    reader = Reader(page.read_text())
+    assert len(reader.all("table")) == len(reader.all("caption")) > 2
+    headers = reader.all("th")
+    assert {attributes["scope"] for attributes, _ in headers} == {"col", "row"}
+    assert all(attributes["aria-sort"] in ("none", "ascending") for attributes, _ in headers if attributes["scope"] == "col")
+    assert len(reader.all("button")) == sum(attributes["scope"] == "col" for attributes, _ in headers)
+    plots = [attributes for attributes, _ in reader.all("div") if attributes.get("role") == "img"]
+    assert len(plots) == len(reader.all("svg")) == 10
+    assert all(attributes["aria-label"] for attributes in plots)
+
+
+def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
+    reader = Reader(page.read_text())
+    marked = {attributes["class"]: text for attributes, text in reader.all("tr") if "class" in attributes}
+    assert set(marked) == {"best", "warned"}
+    assert marked["best"].startswith("SalUn")
+    assert marked["warned"].startswith("</script>")
+    text = page.read_text()
+    for words in (
+        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of 3 more Retrain runs.",
+        "Green and ~: a gap that Retrain&#x27;s own seeds explain", "Bold: the lowest Avg. Gap", "Two Retrain runs differ by",
+        "python main_forget.py --unlearn RL", "cpu: test", "python evaluate.py", ": it fell", "few images",
+        "gap_of_means", "Averages over metrics",
+        "area under the ROC curve of the loss (probability, target: 0.5)",
+        "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_results_alone_make_a_page(tmp_path):
+    """One row, no Retrain, no audit: the table, the note and the command."""
+    write(tmp_path, result("FT"))
+    assert report.main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert Reader(text).all("svg") == []
+    for words in ("No Retrain result", "python main_forget.py --unlearn FT", "93.00"):
+        assert words in text
+
+
+def test_the_table_is_printed_beside_the_page(tmp_path, capsys):
+    write(tmp_path, result("FT"))
+    assert report.main([str(tmp_path), "--format", "csv", "--html", str(tmp_path / "page.html")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("scenario,name,")
+    assert captured.err == f"wrote {tmp_path / 'page.html'}\n"
+
+
+def test_another_process_writes_the_same_bytes(page):
+    """With another order of sets, in the same folder."""
+    again = page.with_name("again.html")
+    words = [sys.executable, "report.py", str(page.parent), "--html", str(again)]
+    subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True)
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_only_finished_markup_passes_unescaped():
+    assert tag("p", "<b>", Html("<i></i>"), title='"<') == '<p title="&quot;&lt;">&lt;b&gt;<i></i></p>'
+    assert escape("a\x00\x1b\u2028b") == "a\ufffd\ufffd\ufffdb"
+
+
+# -------------------------------------------------------------------------------------------------------- browser
+
+
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)"
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+def methods(chromium):
+    """The names in the first table's last body, as they stand now."""
+    script = "return [...[...document.querySelector('table.sortable').tBodies].pop().rows].map((row) => row.cells[0].textContent)"
+    return chromium.run(script)
+
+
+@pytest.fixture(scope="module")
+def sortable(tmp_path_factory):
+    """A page with six methods whose orders by name, UA and Avg. Gap differ; one has no MIA and so no Avg. Gap."""
+    folder = tmp_path_factory.mktemp("sortable")
+    values = {"b": 9.0, "A": 30.0, "c": 100.0, "f": 5.5, "e": 7.0}
+    rows = [result("FT", name, (ua, 99.0, 93.0, 12.0)) for name, ua in values.items()]
+    write(folder, result("retrain", "Retrain"), *rows, result("FT", "d", (6.0, 99.0, 93.0, float("nan"))))
+    assert report.main([str(folder), "--html", str(folder / "page.html")]) == 0
+    return folder / "page.html"
+
+
+@needs_browser
+def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, sortable):
+    """Numbers by size, not as text; names as a reader would; unknown numbers last in both orders; Retrain stays on top."""
+    chromium.open(sortable)
+    chromium.size(1200, 900)
+    orders = {1: ("Abcdef", "fedcbA"), 2: ("fdebAc", "cAbedf"), 5: (".{5}d", ".{5}d")}
+    for place, (up, down) in orders.items():
+        header = f"table.sortable thead th:nth-child({place})"
+        for expected, state in ((up, "ascending"), (down, "descending")):
+            chromium.click(f"{header} button")
+            assert chromium.run("return document.querySelector(arguments[0]).ariaSort", header) == state
+            assert re.fullmatch(expected, "".join(methods(chromium)))
+        assert chromium.run("return document.querySelectorAll('table.sortable th[aria-sort$=scending]').length") == 1
+    assert chromium.run("return document.querySelector('table.sortable tbody').textContent").startswith("Retrain")
+    assert chromium.console() == []
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_page_opens_without_a_complaint_and_fits(chromium, page, scheme, width):
+    """No error, no violation of the policy, no sideways scrolling of the page, and letters that stand out from their ground."""
+    chromium.scheme(scheme)
+    chromium.size(width, 800)
+    chromium.open(page)
+    assert chromium.console() == []
+    assert chromium.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert chromium.run("return document.querySelectorAll('svg').length") == 10
+    colours = chromium.run(
+        """
+        const of = (css, name) => getComputedStyle(document.querySelector(css))[name];
+        return [of("body", "backgroundColor"), of("body", "color"), of("svg text", "fill"), of("figcaption", "color"), of("a", "color")];
+        """
+    )
+    ground, *letters = [luminance(colour) for colour in colours]
+    assert (ground < 0.2) == (scheme == "dark")
+    assert letters[0] == pytest.approx(letters[1])  # a plot is drawn in the colour of the text
+    for letter in letters:
+        assert (max(letter, ground) + 0.05) / (min(letter, ground) + 0.05) >= 4.5
+
+
+def luminance(colour):
+    """Relative luminance of ``rgb(r, g, b)`` (WCAG 2)."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@needs_browser
+def test_a_script_that_slipped_through_would_not_run(chromium, page, tmp_path):
+    """The policy behind the escaping: markup put into the file by hand stays dead, and the console says so."""
+    broken = tmp_path / "broken.html"
+    broken.write_text(page.read_text().replace("</main>", "<script>document.title = 'run'</script></main>"))
+    chromium.open(broken)
+    assert chromium.run("return document.title") != "run"
+    assert any("Content Security Policy" in line for line in chromium.console())
