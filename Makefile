@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench clean
 
-demo: .venv/run
+demo: .venv/report
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
 
 test: .venv/dev
@@ -21,6 +21,10 @@ bench: .venv/run
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/report: requirements-report.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
 	touch $@
 
 .venv/dev: requirements-dev.txt requirements-report.txt .venv/run
