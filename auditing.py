@@ -114,6 +114,8 @@ class Request:
             raise UserError(f"{flag} forgot other images than {self.first.path}; evaluate them apart")
         if saved.role == "retrain" and len(seen := np.intersect1d(trained, self.first.forget)):
             raise UserError(f"{flag} was trained on {len(seen)} of the {len(self.first.forget)} forgotten images; it is no Retrain")
+        if saved.role == "original" and len(unseen := np.setdiff1d(self.first.forget, trained)):
+            raise UserError(f"{flag} never saw {len(unseen)} of the {len(self.first.forget)} forgotten images; it is not their original")
         if leaked := len(np.intersect1d(trained, self.split.val)):
             raise UserError(f"{flag} was trained on {leaked} of {len(self.split.val)} validation images; use models of one --split_seed")
 

@@ -141,7 +141,7 @@ def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) 
     theirs = float(np.mean([n for n, each in zip(steps, saved, strict=True) if each.role == "retrain"]))
     found = []
     for each, n in zip(arrays, steps, strict=True):
-        metrics = {"relearn_steps": n} if original else {}
+        metrics = {"relearn_accuracy": float(each["accuracy"][:, -1].mean())} | ({"relearn_steps": n} if original else {})
         if original and 0 < theirs < math.inf:
             metrics["relearn_ratio"] = relearn_ratio(n, theirs)
         spread = each["accuracy"].std(0, ddof=1) if args.relearn_seeds > 1 else np.zeros(len(each["steps"]))

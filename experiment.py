@@ -292,7 +292,8 @@ class Trainer:
         parameters = [*model.parameters(), *method.extra_parameters()]
         self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
         steps = [method.steps(data, epoch) for epoch in range(self.epochs)]
-        self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=self.epochs, **schedule), steps)
+        factor = learning_rate_factor(epochs=self.epochs, **schedule)
+        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate(int(progress)), steps)
         self.start_epoch = 0
 
     def state(self, epoch: int) -> dict:

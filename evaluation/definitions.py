@@ -140,13 +140,20 @@ DEFINITIONS: dict[str, Definition] = {
     "disagreement_*": Definition(
         "share of images on which model and Retrain predict different classes", _SHARE, "0 to 1", FLOOR, "a Retrain model"
     ),
+    "relearn_accuracy": Definition(
+        "accuracy on forget at the end of its relearn curve",
+        _PERCENT,
+        "0 to 100",
+        RETRAIN,
+        "relearn_steps x (relearn_seeds + 1) batches a model",
+        "Golatkar et al., CVPR 2020; Tarun et al., TNNLS 2023",
+    ),
     "relearn_steps": Definition(
-        "updates on forget until its accuracy is within a point of the original's",
+        "updates on forget until its accuracy is within a point of the original's; left out where the curve is too short",
         "updates",
         "0 to infinity",
         RETRAIN,
-        "relearn_steps x relearn_seeds x 2 batches a model",
-        "Golatkar et al., CVPR 2020; Tarun et al., TNNLS 2023",
+        "none beyond it",
     ),
     "relearn_ratio": Definition(
         "relearn_steps over Retrain's; below 1 something was left behind", "ratio", "0 to infinity", 1.0, "none beyond it"

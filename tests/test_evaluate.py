@@ -100,6 +100,7 @@ def test_the_original_needs_no_steps_to_know_again_what_it_knows(standard):
         assert curve["steps"] == [0, 1, 2]
         assert len(curve["accuracy"]) == len(curve["sd"]) == len(curve["never_seen"]) == 3
         assert curve["accuracy"][0] == pytest.approx(100 - model["metrics"]["UA"])
+        assert curve["accuracy"][-1] == pytest.approx(model["metrics"]["relearn_accuracy"])
 
 
 def test_a_second_audit_asks_no_model(runs, standard, tmp_path, monkeypatch):
@@ -173,6 +174,8 @@ def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     assert "no such file" in refused(capsys, "--models", tmp_path / "none*")
     assert "forgot other images" in refused(capsys, "--models", ft, "--retrain", runs / "class/retraincheckpoint.pth.tar")
     assert "it is no Retrain" in refused(capsys, "--models", ft, "--retrain", runs / "seed3/FTcheckpoint.pth.tar")
+    retrained = runs / "seed2/retraincheckpoint.pth.tar"
+    assert "never saw 60 of the 60" in refused(capsys, "--models", ft, "--original", retrained)
     assert "names no unlearned model" in refused(capsys, "--models", original)
     assert "give --retrain" in refused(capsys, "--models", ft, "--suite", "standard")
     assert "give --original" in refused(capsys, "--models", ft, "--retrain", runs / "seed2/retraincheckpoint.pth.tar", "--suite", "full")

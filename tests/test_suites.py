@@ -207,7 +207,14 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
     names = {*metrics[0], *folded(standard(models[0], metrics[0], models[1:], metrics[1:]))[0]}
     judged = [_judged(i, splits, metrics[i]) for i, splits in enumerate(models)]
     others = [_judged(i, splits, metrics[i], "retrain") for i, splits in enumerate(models)]
-    names |= {*distribution_gaps(judged, others, audit=True), "gap_of_means", "mean_paired_gap", "relearn_steps", "relearn_ratio"}
+    names |= {
+        *distribution_gaps(judged, others, audit=True),
+        "gap_of_means",
+        "mean_paired_gap",
+        "relearn_steps",
+        "relearn_ratio",
+        "relearn_accuracy",
+    }
     names |= {"ulira_auc", "ulira_worst_1_percent_auc", "ulira_worst_1_percent_auc_floor", "ulira_sample_auc_median", "ulira_TA"}
     used = set()
     for name in names:

@@ -75,6 +75,10 @@ class Iterative(Method):
         """Updates that ``epoch`` takes, for the schedule and the progress bar."""
         return sum(len(getattr(data, split)) for split in self.splits)
 
+    def rate(self, epoch: int) -> float:
+        """A factor on the learning rate in ``epoch``, on top of the schedule."""
+        return 1.0
+
     def extra_parameters(self) -> list[nn.Parameter]:
         """What is trained beside the model and does not stay, such as a shadow class; made in :meth:`prepare`."""
         return []

@@ -85,13 +85,13 @@ class Unsir(Iterative):
         share = retain.num_samples / (retain.num_samples + self.noise_batches * size)
         return retain.batches_of(max(1, round(share * size)))
 
-    def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        if epoch < self.impair_epochs:
-            yield from self._impair(model, data)
-            return
-        yield from self._repair(model, data)
+    def rate(self, epoch: int) -> float:
+        return self.repair_lr / self.unlearn_lr if self.unlearn_lr and epoch >= self.impair_epochs else 1.0
 
-    def _impair(self, model: nn.Module, data: Data) -> Steps:
+    def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
+        if epoch >= self.impair_epochs:
+            yield from cross_entropy_steps(model, self._retain(data))
+            return
         batches, position = self._impairing(data), 0
         room = data.retain.batch_size - batches.batch_size
         for images, labels in batches:
@@ -100,12 +100,3 @@ class Unsir(Iterative):
             images, labels = torch.cat([images, self.noise[chosen]]), torch.cat([labels, self.labels[chosen]])
             logits = model(images)
             yield Step(F.cross_entropy(logits, labels), logits, labels)
-
-    def _repair(self, model: nn.Module, data: Data) -> Steps:
-        """Every optimizer's update is linear in its learning rate, so that taking part of it is taking a lower rate."""
-        weights = [parameter.detach() for parameter in model.parameters()]
-        before = [torch.empty_like(weight) for weight in weights]
-        undone = 1 - self.repair_lr / self.unlearn_lr if self.unlearn_lr else 0.0
-        for step in cross_entropy_steps(model, self._retain(data)):
-            torch._foreach_copy_(before, weights)
-            yield step._replace(project=lambda lr: torch._foreach_lerp_(weights, before, undone))
