@@ -15,7 +15,7 @@ from pathlib import Path
 from arg_parser import Parser
 from reporting.audits import read_audits, with_curves
 from reporting.formats import FORMATS
-from reporting.tables import collect, scenarios
+from reporting.tables import Scenario, collect, scenarios
 from utils import UserError, save_bytes, save_text, script
 
 
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> None:
 
         plots.require()
     found = scenarios(collect(args.dirs), read_audits(args.dirs))
+    for scenario in found:
+        check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:
         found = [with_curves(scenario) for scenario in found]
     text = FORMATS[args.format](found)
@@ -52,7 +54,19 @@ def make_parser() -> Parser:
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one page with tables and plots, readable without a network")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write each plot as a file of its own")
     parser.add_argument("--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png")
+    mixed = "average rows over several forget sets; without it such results are refused"
+    parser.add_argument("--mixed", action="store_true", help=mixed)
     return parser
+
+
+def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
+    """Refuse a table whose rows forgot different images: their gap to Retrain would be one of the images, too."""
+    sets = {run["data"]["forget"]["sha256"] for runs in scenario.groups.values() for run in runs}
+    if len(sets) > 1 and not mixed:
+        raise UserError(
+            f"{scenario.table['title']}: {len(sets)} different forget sets; give the folders of one, or --mixed to average over them "
+            "(a run without --forget_seed draws its own)"
+        )
 
 
 def check(html: Path | None, folder: Path | None, kind: str | None) -> None:
