@@ -30,8 +30,8 @@ def tables(capsys, *argv):
     return json.loads(run(capsys, *argv, "--format", "json"))
 
 
-def only_table(capsys, folder):
-    (table,) = tables(capsys, folder)
+def only_table(capsys, folder, *argv):
+    (table,) = tables(capsys, folder, *argv)
     return {row["name"]: row for row in table["rows"]}, table
 
 
@@ -113,7 +113,7 @@ def test_gap_of_means_never_exceeds_the_mean_paired_gap(tmp_path, capsys, seed):
 def test_runs_without_a_partner_have_no_paired_gap(tmp_path, capsys, partner):
     """A partner has the same seed and the same forget set."""
     write(tmp_path, result("retrain", "Retrain", RETRAIN[0], **partner), result("GA", "GA", SALUN[0]))
-    rows, _ = only_table(capsys, tmp_path)
+    rows, _ = only_table(capsys, tmp_path, "--mixed")
     assert rows["GA"]["mean_paired_gap"] is None
     assert rows["GA"]["avg_gap"] == pytest.approx(np.abs(np.subtract(SALUN[0], RETRAIN[0])).mean())
 
@@ -219,11 +219,12 @@ def test_without_retrain_the_rest_is_printed_and_the_lack_named(tmp_path, capsys
     assert all(row[gap] is None for row in rows.values() for gap in gaps)
 
 
-def test_different_forget_sets_are_mentioned(tmp_path, capsys):
+def test_different_forget_sets_are_refused_and_with_mixed_averaged_and_mentioned(tmp_path, capsys):
     write(tmp_path, result("retrain", "Retrain", forget="a" * 64), result("FT", forget="a" * 64))
     assert "forget sets" not in run(capsys, tmp_path)
     write(tmp_path, result("GA", forget="b" * 64))
-    assert "2 forget sets" in run(capsys, tmp_path)
+    assert "2 different forget sets" in refused(capsys, tmp_path)
+    assert "2 forget sets" in run(capsys, tmp_path, "--mixed")
 
 
 def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):
