@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, make_split, retain_part, split_record
-from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
+from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch
@@ -26,6 +27,7 @@ from utils import (
     RunFailed,
     Stopwatch,
     UserError,
+    device_rng,
     hash_arrays,
     keep_freed_memory,
     load,
@@ -38,6 +40,7 @@ from utils import (
     require_file,
     save,
     save_json,
+    set_device_rng,
     stream,
     warn,
 )  # fmt: skip
@@ -47,6 +50,7 @@ MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
+OTHER_FLAGS = "use the same flags or --overwrite"
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
@@ -169,16 +173,17 @@ def read_positions(text: str) -> np.ndarray:
             path = Path(text[1:])
             require_file(path, "--indexes_to_replace")
             if path.suffix == ".npy":
+                check_npy(path)
                 values = np.load(path, allow_pickle=False)
             elif path.suffix == ".json":
                 values = json.loads(path.read_text())
             else:
                 values = [int(part) for part in path.read_text().replace(",", " ").split()]
         positions = np.asarray(values)
-    except (OSError, ValueError, EOFError, RecursionError) as error:
-        raise UserError(f"--indexes_to_replace {text}: {error}") from None
+    except (OSError, ValueError, EOFError, RecursionError, OverflowError) as error:
+        raise UserError(f"--indexes_to_replace {text[:60]}: {error}") from None
     if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
-        raise UserError(f"--indexes_to_replace {text}: a non-empty list of integers is wanted")
+        raise UserError(f"--indexes_to_replace {text[:60]}: a non-empty list of integers is wanted")
     return positions.astype(np.int64)
 
 
@@ -223,10 +228,10 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
-    parent = next(path for path in files[0].absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
-    existing = [file for file in files if file.exists()]
+    existing = [file for file in files if os.path.exists(file)]
     if existing and not (args.overwrite or args.resume):
         raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
 
@@ -284,28 +289,41 @@ class Trainer:
         self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
         steps = [method.steps(data, epoch) for epoch in range(self.epochs)]
         self.scheduler = make_scheduler(self.optimizer, learning_rate_factor(epochs=self.epochs, **schedule), steps)
-        self.start_epoch = 0
+        self.start_epoch, self.begun = 0, None
 
-    def state(self, epoch: int) -> dict:
-        """What a checkpoint needs for the next epoch to be the one that would have come."""
+    def state(self, epoch: int, meter: dict | None = None) -> dict:
+        """What a checkpoint needs for the next step to be the one that would have come.
+
+        ``meter`` is :meth:`engine.Meter.state` where ``epoch`` has begun; None where it has not.
+        """
         return {
             "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": torch.get_rng_state(),
-            "method": self.method.state(),
+            "device_rng": device_rng(self.clock.device), "method": self.method.state(), "meter": meter,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        """Continue from what :meth:`state` gave."""
+        """Continue from what :meth:`state` gave; raises what odd contents raise."""
         self.model.load_state_dict(state["state_dict"], strict=True)
+        check_finite(self.model)
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():
+            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
+                raise ValueError("the optimizer's state does not fit the weights")
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state(state["method"])
         torch.set_rng_state(state["rng"])
-        self.clock.seconds, self.start_epoch = state["seconds"], state["epoch"]
+        set_device_rng(self.clock.device, state.get("device_rng"))
+        self.clock.seconds, self.start_epoch, self.begun = state["seconds"], state["epoch"], state.get("meter")
+        if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
+            raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
 
 
 def read_state(path: Path, identity: dict) -> dict:
-    """A checkpoint to resume from; one that was made under other flags is refused with the difference named."""
+    """A checkpoint to resume from; one that was made under other flags is refused with the difference named.
+
+    ``identity`` may be what the flags alone tell, to refuse before data are read; the whole of it is compared later.
+    """
     state = load(path, "--resume: checkpoint")
     kinds = {"state_dict": dict, "epoch": int, "identity": dict, "seconds": float}
     if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
@@ -313,8 +331,17 @@ def read_state(path: Path, identity: dict) -> dict:
     for name, value in identity.items():
         theirs = state["identity"].get(name)
         if theirs != value:
-            raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; use the same flags or --overwrite")
+            raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; {OTHER_FLAGS}")
     return state
+
+
+def recorded(path: Path, name: str, sha256: str) -> dict | None:
+    """The result that a finished run wrote about the weights of this hash; None where it did not come to that, or it is damaged."""
+    try:
+        result = load_json(path, "result")
+        return result if result["provenance"][name] == sha256 and result["metrics"] and result["RTE"] else None
+    except (UserError, LookupError, TypeError):
+        return None
 
 
 @dataclasses.dataclass
@@ -337,40 +364,56 @@ def train(args: argparse.Namespace) -> None:
     refuse_overwriting(args, list(files.values()))
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
+    schedule = schedule_of(args, args.epochs, from_scratch=True)
+    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
+    recipe = recipe_of(args, schedule, precision)
+    identity = {
+        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": args.dataset, "split_seed": args.split_seed,
+        "train_seed": args.train_seed, **hyperparameters, **recipe,
+    }  # fmt: skip
     if args.resume:
-        require_file(resumed, "--resume: checkpoint")
-        require_file(best_so_far, "--resume: best model so far")
+        read_state(resumed, identity)
     dataset = load_data(args)
     split = make_split(dataset.y_train, args.split_seed)
     seed = stream(args.train_seed, "train")
     data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
-    schedule = schedule_of(args, args.epochs, from_scratch=True)
-    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
     method = Train(args.epochs, args.lr, weight_decay=args.weight_decay, bn=args.bn)
-    recipe = recipe_of(args, schedule, precision)
-    identity = {
-        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
-        "split_seed": args.split_seed, "train_seed": args.train_seed, **hyperparameters, **recipe,
-    }  # fmt: skip
+    identity["data_sha256"] = record["data_sha256"]
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
     print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
+    check_batch_norm(model, method, data)
     if args.dry_run:
         return
-    with lock(folder, "0"):
+    with lock(folder, "0", files.values()):
+        refuse_overwriting(args, list(files.values()))  # another run may have finished since
         best = -1.0
         if args.resume:
             state = read_state(resumed, identity)
             with reading(resumed, "--resume: checkpoint", RESTART):
                 trainer.restore(state)
-                best = state["best_sa"]
-            if best_so_far != files["0model_SA_best.pth.tar"]:
-                save(load(best_so_far, "--resume: best model so far"), files["0model_SA_best.pth.tar"])
+                best = float(state["best_sa"])
+            if trainer.start_epoch:
+                kept = read_state(best_so_far, identity)
+                if best_so_far != files["0model_SA_best.pth.tar"]:
+                    save(kept, files["0model_SA_best.pth.tar"])
+            if trainer.start_epoch == args.epochs and (
+                done := recorded(files["train_result.json"], "original_sha256", hash_arrays(kept["state_dict"]))
+            ):
+                print(f"finished already; {files['train_result.json']} says")
+                print(result_line("original", done["metrics"], trainer.clock.seconds))
+                return
+        else:  # a result must never stand beside the checkpoint of another run
+            files["train_result.json"].unlink(missing_ok=True)
         if args.compile:
             model.compile()
         arguments = plain_arguments(args)
+
+        def keep(epoch: int, meter: dict) -> None:
+            state = {**trainer.state(epoch, meter), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
+            save(state, files["0checkpoint.pth.tar"])
 
         def after_epoch(epoch: int, stats: EpochStats) -> None:
             nonlocal best
@@ -386,7 +429,7 @@ def train(args: argparse.Namespace) -> None:
         fit(
             model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
-            clip_norm=args.clip_norm, print_freq=args.print_freq,
+            clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
@@ -407,6 +450,7 @@ def train_report(
         "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe,
         "data": {
             "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
+            "test_sha256": data.dataset.test_sha256(), "train_sha256": hash_arrays({"train": record["train"]}),
             "sizes": {name: loader.num_samples for name, loader in data.evaluation.items()},
         },
         "provenance": {**provenance(data.device, precision, {"train_seed": args.train_seed}), "original_sha256": kept.sha256},
@@ -469,6 +513,7 @@ class Task:
         kept = {"fraction": args.retain_fraction, "count": self.data.retain.num_samples, "sha256": self.retain_sha256()}
         return {
             "dataset": self.dataset.name, "arch": args.arch, "split_seed": self.split.split_seed, "data_sha256": self.data_sha256,
+            "test_sha256": self.dataset.test_sha256(),
             "forget": forget, "retain": kept, "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
         }  # fmt: skip
 
@@ -516,11 +561,17 @@ def make_masks(args: argparse.Namespace) -> None:
         check_layers(args.layers, parameter_names(args))
     folder = folder_of(args)
     files = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
-    refuse_overwriting(args, [*files, folder / "mask_result.json"])
+    record_file = folder / "mask_result.json"
+    refuse_overwriting(args, [*files, record_file])
     task = open_task(args, original)
     if args.dry_run:
         return
-    with lock(folder, "mask"):
+    with lock(folder, "mask", [*files, record_file]):
+        refuse_overwriting(args, [*files, record_file])  # another run may have finished since
+        if args.resume and (done := finished_masks(args, task, record_file)):
+            print(f"finished already; {record_file} says")
+            print(f"RESULT method={args.score} masks={len(done['masks'])} RTE={done['RTE']['total']:.1f}")
+            return
         clock = Stopwatch(task.device)
         with clock:
             scores = SCORES[args.score](task.model, task.data)
@@ -534,7 +585,7 @@ def make_masks(args: argparse.Namespace) -> None:
                 save(named[file.name], file)
             else:
                 file.unlink(missing_ok=True)  # --overwrite leaves nothing of other masks
-        save_json(mask_record(args, task, named, clock.seconds), folder / "mask_result.json")
+        save_json(mask_record(args, task, named, clock.seconds), record_file)
     print(f"{len(named)} masks in {folder}; use them with main_random.py --mask_path {folder / 'with_0.5.pt'}")
     print(f"RESULT method={args.score} masks={len(named)} RTE={clock.seconds:.1f}")
 
@@ -553,10 +604,41 @@ def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], se
         del data["retain"]  # the masks are the same whatever part of the retain set there is
     return {
         "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
-        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "batch_size": args.batch_size, "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
         "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
         "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
     }  # fmt: skip
+
+
+def finished_masks(args: argparse.Namespace, task: Task, record_file: Path) -> dict | None:
+    """The record of --resume's folder where all of its masks are there; None where they are still to be made.
+
+    Raises:
+        UserError: the record is damaged, or of masks that this command does not make; the first difference is named.
+    """
+    if not record_file.is_file():
+        return None
+    record = load_json(record_file, "--resume: mask record")
+    with reading(record_file, "--resume: mask record", RESTART):
+        theirs, ours = (mask_identity(made) for made in (record, mask_record(args, task, {}, 0.0)))
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise UserError(f"--resume: {record_file} was made with {name} {theirs[name]}, this command says {value}; {OTHER_FLAGS}")
+        found = {name: record_file.with_name(name) for name in record["masks"]}
+        whole = all(
+            path.is_file() and hash_arrays(read_mask(load(path, "--resume: mask"), str(path))) == record["masks"][name]["sha256"]
+            for name, path in found.items()
+        )
+        return record if whole and float(record["RTE"]["total"]) >= 0 else None
+
+
+def mask_identity(record: dict) -> dict:
+    """What of a mask's record decides about the masks."""
+    data, made = record["data"], record["provenance"]
+    identity = {"score": record["score"], "layers": list(record["layers"] or []), "original": made["original_sha256"], "arch": data["arch"]}
+    identity |= {"data_sha256": data["data_sha256"], "forget": data["forget"]["sha256"], "retain": data.get("retain", {}).get("sha256")}
+    drawn = {"random": {"seed": made["seed"]}, "ratio": {"batch_size": record.get("batch_size")}}
+    return identity | drawn.get(record["score"], {})
 
 
 def density(mask: Mask) -> float:
@@ -637,13 +719,16 @@ def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
     with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
-        belongs = record.get("masks", {}).get(path.name, {}).get("sha256") == sha256
+        named = record.get("masks", {}).get(path.name, {}).get("sha256")
+        belongs = named == sha256
         if belongs:
             data = record["data"]
             theirs = {"original model": str(record["provenance"]["original_sha256"]), "forget set": str(data["forget"]["sha256"])}
             if "retain" in data:
                 theirs["part of the retain set"] = str(data["retain"]["sha256"])
             seconds, score = float(record["RTE"]["mask"]), recorded_score(record)
+    if not belongs and named is not None:
+        raise UserError(f"mask {path} is not the one that {record_file} describes; make the masks again with generate_mask.py --overwrite")
     if belongs:
         ours = {
             "original model": task.original.sha256, "forget set": task.chosen.sha256(), "part of the retain set": task.retain_sha256(),
@@ -691,7 +776,9 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json")}
     refuse_overwriting(args, list(files.values()))
     if args.resume and not args.dry_run:
-        require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
+        read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
+    if args.save_every_steps:
+        warn("--save_every_steps is main_train's; unlearning saves after each epoch")
     if args.unlearn == "retrain" and args.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
     task = open_task(args, original)
@@ -705,25 +792,34 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     schedule, recipe = loop_of(args, method, task.precision)
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
-    with lock(folder, name):
-        if not args.resume:  # a result must never stand beside the checkpoint of another run
-            for part in ("eval_result.pth.tar", "result.json"):
-                files[part].unlink(missing_ok=True)
-        seconds, extra = run_method(args, method, task, mask, schedule, recipe, files["checkpoint.pth.tar"])
+    with lock(folder, name, files.values()):
+        refuse_overwriting(args, list(files.values()))  # another run may have finished since
+        seconds, extra = run_method(args, method, task, mask, schedule, files)
+        done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict())) if args.resume else None
+        if done and files["eval_result.pth.tar"].is_file() and done.get("attack") == {"members": args.mia_members}:
+            print(f"finished already; {files['result.json']} says")
+            print_result(done, files["result.json"])
+            return
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 
 
+def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
+    """What of a run's identity is known before data are read."""
+    _, recipe = loop_of(args, method, pick_precision(args.precision, pick_device(args.device, args.gpu)))
+    return {
+        "method": method.label, **dataclasses.asdict(method), **recipe, "seed": args.seed, "original": original.sha256 if original else "",
+        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "split_seed": args.split_seed, "retain_fraction": args.retain_fraction,
+    }  # fmt: skip
+
+
 def run_method(
-    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict, checkpoint: Path
+    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, schedule: dict, files: dict[str, Path]
 ) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
-    model, data = task.model, task.data
-    identity = {
-        "method": method.label, **dataclasses.asdict(method), **recipe,
-        "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
-        "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
-        "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
-        "retain_fraction": args.retain_fraction, "retain": task.retain_sha256(),
+    model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
+    identity = identity_of_flags(args, method, task.original) | {
+        "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "mask": mask.sha256 if mask else "",
+        "retain": task.retain_sha256(),
     }  # fmt: skip
     trained_on = task.retain_indices() if not method.needs_original and not mask else task.split.train
     common = {
@@ -735,15 +831,20 @@ def run_method(
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
-            return state["seconds"], state["extra"]
+            check_finite(model)
+            return state["seconds"], dict(state["extra"])
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
         method.prepare(model, data, mask.mask if mask else None)
         if gate:
             gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+    if not args.resume:  # a result must never stand beside the checkpoint of another run
+        for part in ("eval_result.pth.tar", "result.json"):
+            files[part].unlink(missing_ok=True)
     run_state = {"epoch": 0, "seconds": 0.0}
     if isinstance(method, Iterative):
+        check_batch_norm(model, method, data)
         trainer = Trainer(args, model, method, data, schedule, clock)
         if state is not None:
             with reading(checkpoint, "--resume: checkpoint", RESTART):
@@ -823,10 +924,16 @@ def report(
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     save({"accuracy": percent, "SVC_MIA_forget_efficacy": attack}, files["eval_result.pth.tar"])
     save_json(result, files["result.json"])
+    print_result(result, files["result.json"])
+
+
+def print_result(result: dict, file: Path) -> None:
+    """A result's metrics by name; null in a file is a number that is none."""
+    metrics = {name: np.nan if value is None else value for name, value in result["metrics"].items()}
     meaning = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
     print("  ".join(f"{name} {metrics[name]:.2f} ({words})" for name, words in meaning.items()))
-    print(f"compare with Retrain, not with 100: python report.py {files['result.json'].parent}")
-    print(result_line(label, {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, mask_seconds + seconds))
+    print(f"compare with Retrain, not with 100: python report.py {file.parent}")
+    print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 
 
 def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from claims import check_npz, memory
 from utils import UserError, require_file
 
 Arrays = dict[str, np.ndarray]
@@ -78,6 +79,7 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
         data = found[0]
     require_file(data, "--dataset npz: --data")
     try:
+        check_npz(data)
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in (*SPLITS, "classes")}
     except Exception as error:  # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user
@@ -158,6 +160,8 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
         raise UserError(f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got {images.dtype} {images.shape}")
     if images.shape[1] != images.shape[2] and not input_size:
         raise UserError(f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make them square")
+    if input_size and len(images) * input_size**2 * 3 > memory():
+        raise UserError(f"{what}: {len(images)} images resized by --input_size {input_size} do not fit into this machine's memory")
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
