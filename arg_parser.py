@@ -80,7 +80,7 @@ def _data_flags(group: argparse._ArgumentGroup) -> None:
     add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
     add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
     add("--no-aug", dest="no_aug", action="store_true", help="train without random crops and flips")
-    add("--workers", type=_count, default=4, help="processes that decode a folder of images (default: %(default)s)")
+    add("--workers", type=_workers, default=4, help="processes that decode a folder of images (default: %(default)s)")
 
 
 def _model_flags(group: argparse._ArgumentGroup) -> None:
@@ -234,6 +234,12 @@ def _epochs(text: str) -> int:
     return value
 
 
+def _workers(text: str) -> int:
+    if (value := _count(text)) > 256:
+        raise argparse.ArgumentTypeError(f"{text} is more than 256")
+    return value
+
+
 def _share(text: str) -> float:
     if not 0 < (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
@@ -254,6 +260,7 @@ def _milestones(text: str) -> tuple[int, ...]:
 
 for _type, _name in (
     (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"), (_epochs, "integer"),
+    (_workers, "integer"),
     (_milestones, "list of epochs"),
 ):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"

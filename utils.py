@@ -65,8 +65,7 @@ def script(main: Callable) -> Callable[..., int]:
             with _stopped_by_signals():
                 with contextlib.suppress(AttributeError, ValueError):
                     sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
-                main(sys.argv[1:] if argv is None else argv)
-                sys.stdout.flush()
+                _run(main, sys.argv[1:] if argv is None else argv)
         except UserError as error:
             return _end(name, f"error: {error}", 2)
         except RunFailed as error:
@@ -84,6 +83,16 @@ def script(main: Callable) -> Callable[..., int]:
         return 0
 
     return wrapped
+
+
+def _run(main: Callable, argv: list[str]) -> None:
+    """``main(argv)``, with its last words written out: a closed pipe is then found here and not at the interpreter's end."""
+    try:
+        main(argv)
+    except SystemExit:  # --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _end(name: str, message: str, code: int) -> int:

@@ -1,6 +1,5 @@
 """Files that lie: hostile pickles, claims of terabytes, and bytes that were changed at random; each put where a script reads it."""
 
-import collections
 import contextlib
 import io
 import json
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from faults.cases import FEW, SCRIPTS, SETUP, Child
 
-from utils import UserError, load
+from utils import load
 
 Place = tuple[str, list[str]]  # a script and its flags
 
@@ -199,7 +198,8 @@ def payloads(trap: Path) -> dict[str, object]:
     return {
         "os.system": Call(os.system, f"touch {trap}"), "subprocess": Call(subprocess.call, ["touch", str(trap)]),
         "exec": Call(exec, f"open({str(trap)!r}, 'w')"), "eval": Call(eval, f"open({str(trap)!r}, 'w')"),
-        "open": Call(open, str(trap), "w"), "Path.touch": Call(Path.touch, trap), "partial": Call(functools.partial(os.system, str(trap))),
+        "open": Call(open, str(trap), "w"), "Path.touch": Call(Path.touch, trap),
+        "partial": Call(functools.partial(os.system, f"touch {trap}")),
         "numpy": Call(np.save, str(trap), 1), "in a list": [1, {"x": Call(os.system, f"touch {trap}")}],
         "torch.load": Call(torch.load, str(trap)), "torch.save": Call(torch.save, 1, str(trap)),
     }  # fmt: skip
@@ -255,8 +255,7 @@ def greedy_files() -> dict[str, Callable[[Path], None]]:
         "npz, packed": lambda file: _npz(file, 2 * 10**9, zipfile.ZIP_DEFLATED),
         "deep json": lambda file: file.write_text("[" * 200_000),
         "long number": lambda file: file.write_text("9" * 100_000),
-        "many counters": lambda file: torch.save({"x": collections.Counter(a=many)}, file),
-    }  # fmt: skip
+            }  # fmt: skip
 
 
 def _header(handle: io.IOBase, count: int) -> None:
@@ -273,12 +272,12 @@ def _npz(file: Path, count: int, compression: int = zipfile.ZIP_STORED) -> None:
 
 
 def _packed(file: Path) -> None:
-    """A torch file whose tensor is 600 MB of zeros, deflated."""
+    """A torch file whose tensor is 60 MB of zeros, deflated."""
     whole = io.BytesIO()
     torch.save({"fc.weight": torch.zeros(10)}, whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
-            target.writestr(name, bytes(600 * 2**20) if name.endswith("data/0") else source.read(name))
+            target.writestr(name, bytes(60 * 2**20) if name.endswith("data/0") else source.read(name))
 
 
 def _patched(file: Path, content: dict, old: bool) -> None:
@@ -307,12 +306,3 @@ def hostile_trial(folder: Path, name: str, kind: str, write: Callable[[Path], No
         complaints.append("it was executed")
     megabytes = child.usage.ru_maxrss // 1024
     return {"case": name, "kind": kind, "seed": 0, "code": code, "megabytes": megabytes, "complaints": complaints, "ok": not complaints}
-
-
-def intact(file: Path) -> bool:
-    """Whether a torch file can be read."""
-    try:
-        load(file, "file")
-    except UserError:
-        return False
-    return True

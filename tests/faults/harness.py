@@ -1,13 +1,15 @@
 """The long fault trials, resumable: each one appends a line to runs/faults/KIND.jsonl, and what has its line is not repeated.
 
-    python tests/faults/harness.py KIND [--seed 1] [--count N]
+    python tests/faults/harness.py KIND[=COUNT]... [--seed 1]
     python tests/faults/harness.py table      # the numbers of README.md
 
-Kinds: kills, processes, disk, crowd, lines, corruption, hostile.
+Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, hostile. The lines of a seed are one run of hypothesis, which is
+not resumed but repeated.
 """
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from faults import kills
+from faults import files, kills, lines
 from faults.cases import commands, make_world
 
 RUNS = ROOT / "runs" / "faults"
@@ -80,21 +82,55 @@ def run_crowd(world: Path, seed: int, count: int) -> None:
         note("crowd", kills.crowd_trial(world, case, number, *undisturbed(world, case)))
 
 
-KINDS = {"kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12)}
+def run_lines(world: Path, seed: int, count: int) -> None:
+    lines.line_trials(files.make_files(world), seed, count, lambda found: note("lines", found))
+
+
+def run_real_lines(world: Path, seed: int, count: int) -> None:
+    lines.line_trials(files.make_files(world), seed, count, lambda found: note("real_lines", found), real=True)
+
+
+def run_corruption(world: Path, seed: int, count: int) -> None:
+    folder = files.make_files(world)
+    for case, number in rounds("corruption", seed, count, list(files.places(folder))):
+        note("corruption", files.corruption_trial(folder, case, number))
+
+
+def run_hostile(world: Path, seed: int, count: int) -> None:
+    """Every hostile and greedy file in every place; the first ``count`` of them in an order drawn by the seed."""
+    folder, trap = files.make_files(world), world / "executed"
+    kinds = files.hostile_files(trap) | {f"greedy: {name}": write for name, write in files.greedy_files().items()}
+    every = [(case, kind) for case in files.places(folder) for kind in kinds]
+    random.Random(seed).shuffle(every)
+    done = {(found["case"], found["kind"]) for found in read("hostile")}
+    for case, kind in every[:count]:
+        if (case, kind) not in done:
+            note("hostile", files.hostile_trial(folder, case, kind, kinds[kind], trap, world / "hostile.log"))
+
+
+KINDS = {
+    "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
+    "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "hostile": (run_hostile, 400),
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=[*KINDS, "table"])
+    parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT]", help="or: table")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, help="trials (default: as many as the table shows)")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "faults", help="where trials are noted (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    global RUNS
+    RUNS = args.runs
     RUNS.mkdir(parents=True, exist_ok=True)
-    if args.kind == "table":
+    if args.kinds == ["table"]:
         return print(table())
-    trials, count = KINDS[args.kind]
-    trials(make_world(RUNS / "world"), args.seed, args.count or count)
+    for kind in args.kinds:
+        name, _, count = kind.partition("=")
+        trials, usual = KINDS[name]
+        trials(make_world(RUNS / "world"), args.seed, int(count or usual))
+    sys.exit(any(not found["ok"] for kind in KINDS for found in read(kind)))
 
 
 def table() -> str:
