@@ -159,13 +159,17 @@ def generator(device: torch.device | str, seed: int, *names: object) -> torch.Ge
 
 def device_rng(device: torch.device) -> torch.Tensor | None:
     """The state of an accelerator's own generator, which dropout there draws from; None for the CPU."""
-    return None if device.type == "cpu" else getattr(torch, device.type).get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
 
 
 def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
-    """Continue from what :func:`device_rng` gave; a state of another kind of device is left alone."""
-    if state is not None and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(state)
+    """Continue from what :func:`device_rng` gave; without a state (saved on the CPU) the generator is left alone."""
+    if state is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    if state is not None and device.type == "mps":
+        torch.mps.set_rng_state(state)
 
 
 # ------------------------------------------------------------------------------------------------------- devices
