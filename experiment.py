@@ -50,6 +50,7 @@ MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
+MEANING = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
 OTHER_FLAGS = "use the same flags or --overwrite"
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
@@ -81,13 +82,19 @@ def read_original(path: Path) -> Original:
     if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
         raise UserError(f"--model_path {path} holds no state dictionary")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    if bad := [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]:
-        raise UserError(f"--model_path {path}: {bad[0]} holds values that are not finite; train the model again")
+    if bad := not_finite(weights):
+        raise UserError(f"--model_path {path}: {bad} holds values that are not finite; train the model again")
     wrapped = content if "state_dict" in content else {}
     split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
     with reading(path, "--model_path", "its record is not main_train's; train the model again, or save its state_dict alone"):
         _check_record(split, arguments)
     return Original(path, weights, hash_arrays(weights), split, arguments)
+
+
+def not_finite(weights: Mapping) -> str | None:
+    """The name of the first tensor with a value that is not finite."""
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point())
+    return next((name for name, value in tensors if not torch.isfinite(value if value.element_size() > 1 else value.float()).all()), None)
 
 
 def _check_record(split: object, arguments: object) -> None:
@@ -305,7 +312,6 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Continue from what :meth:`state` gave; raises what odd contents raise."""
         self.model.load_state_dict(state["state_dict"], strict=True)
-        check_finite(self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, kept in self.optimizer.state.items():
             if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
@@ -327,7 +333,9 @@ def read_state(path: Path, identity: dict) -> dict:
     state = load(path, "--resume: checkpoint")
     kinds = {"state_dict": dict, "epoch": int, "identity": dict, "seconds": float}
     if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise UserError(f"--resume: {path} is no checkpoint of this script; start anew with --overwrite")
+        raise UserError(f"--resume: {path} is no checkpoint of this script; {RESTART}")
+    if bad := not_finite(state["state_dict"]):
+        raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
     for name, value in identity.items():
         theirs = state["identity"].get(name)
         if theirs != value:
@@ -335,11 +343,14 @@ def read_state(path: Path, identity: dict) -> dict:
     return state
 
 
-def recorded(path: Path, name: str, sha256: str) -> dict | None:
+def recorded(path: Path, hash_name: str, sha256: str, metrics: tuple[str, ...]) -> dict | None:
     """The result that a finished run wrote about the weights of this hash; None where it did not come to that, or it is damaged."""
     try:
         result = load_json(path, "result")
-        return result if result["provenance"][name] == sha256 and result["metrics"] and result["RTE"] else None
+        numbers = {name: result["metrics"][name] for name in metrics}
+        read = isinstance(result["label"], str) and type(result["RTE"]["total"]) in (int, float)
+        read = read and all(type(value) in (int, float, type(None)) for value in numbers.values())
+        return result if read and result["provenance"][hash_name] == sha256 else None
     except (UserError, LookupError, TypeError):
         return None
 
@@ -399,12 +410,12 @@ def train(args: argparse.Namespace) -> None:
                 kept = read_state(best_so_far, identity)
                 if best_so_far != files["0model_SA_best.pth.tar"]:
                     save(kept, files["0model_SA_best.pth.tar"])
-            if trainer.start_epoch == args.epochs and (
-                done := recorded(files["train_result.json"], "original_sha256", hash_arrays(kept["state_dict"]))
-            ):
-                print(f"finished already; {files['train_result.json']} says")
-                print(result_line("original", done["metrics"], trainer.clock.seconds))
-                return
+            if trainer.start_epoch == args.epochs:
+                best_sha256 = hash_arrays(kept["state_dict"])
+                if done := recorded(files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")):
+                    print(f"finished already; {files['train_result.json']} says")
+                    print(result_line("original", done["metrics"], done["RTE"]["total"]))
+                    return
         else:  # a result must never stand beside the checkpoint of another run
             files["train_result.json"].unlink(missing_ok=True)
         if args.compile:
@@ -474,9 +485,14 @@ def epoch_line(epoch: int, epochs: int, stats: EpochStats, seen: str, clock: Sto
     return f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g}  {clock.seconds:.1f} s"
 
 
+def number(value: float | None) -> float:
+    """A metric of a file, where null stands for one that is none."""
+    return np.nan if value is None else value
+
+
 def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
     """The last line of standard output, for grep."""
-    shown = " ".join(f"{name}={value:.2f}" for name, value in metrics.items())
+    shown = " ".join(f"{name}={number(value):.2f}" for name, value in metrics.items())
     return f"RESULT method={method} {shown} RTE={seconds:.1f}"
 
 
@@ -629,7 +645,8 @@ def finished_masks(args: argparse.Namespace, task: Task, record_file: Path) -> d
             path.is_file() and hash_arrays(read_mask(load(path, "--resume: mask"), str(path))) == record["masks"][name]["sha256"]
             for name, path in found.items()
         )
-        return record if whole and float(record["RTE"]["total"]) >= 0 else None
+        record["RTE"]["total"] = float(record["RTE"]["total"])
+        return record if whole and {f"with_{ratio}.pt" for ratio in RATIOS} <= found.keys() else None
 
 
 def mask_identity(record: dict) -> dict:
@@ -795,11 +812,12 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     with lock(folder, name, files.values()):
         refuse_overwriting(args, list(files.values()))  # another run may have finished since
         seconds, extra = run_method(args, method, task, mask, schedule, files)
-        done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict())) if args.resume else None
-        if done and files["eval_result.pth.tar"].is_file() and done.get("attack") == {"members": args.mia_members}:
-            print(f"finished already; {files['result.json']} says")
-            print_result(done, files["result.json"])
-            return
+        if args.resume and files["eval_result.pth.tar"].is_file():
+            done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
+            if done and done.get("attack") == {"members": args.mia_members}:
+                print(f"finished already; {files['result.json']} says")
+                print_result(done, files["result.json"])
+                return
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 
 
@@ -831,7 +849,6 @@ def run_method(
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
-            check_finite(model)
             return state["seconds"], dict(state["extra"])
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
@@ -929,9 +946,8 @@ def report(
 
 def print_result(result: dict, file: Path) -> None:
     """A result's metrics by name; null in a file is a number that is none."""
-    metrics = {name: np.nan if value is None else value for name, value in result["metrics"].items()}
-    meaning = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
-    print("  ".join(f"{name} {metrics[name]:.2f} ({words})" for name, words in meaning.items()))
+    metrics = result["metrics"]
+    print("  ".join(f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()))
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
     print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 

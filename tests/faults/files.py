@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,24 @@ def same_values(bad: bytes, good: bytes) -> bool:
         return parts
 
     return flat(bad) == flat(good)
+
+
+def shrinking_trial(folder: Path, name: str, seed: int, log: Path) -> dict:
+    """Cut a file off while a command reads it, at a moment of its second of reading and checking."""
+    rng = random.Random(f"shrink/{name}/{seed}")
+    inside, (script, words) = places(folder)[name]
+    file = folder / inside
+    saved = {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()}
+    try:
+        child = Child(script, words, log)
+        time.sleep(rng.uniform(0, 1))
+        os.truncate(file, rng.randrange(max(1, len(saved[file]))))
+        code = child.wait()
+        complaints = complaints_about(code, child.output(), (0, 2))
+    finally:
+        for path, content in saved.items():
+            path.write_bytes(content)
+    return {"case": name, "seed": seed, "code": code, "complaints": complaints, "ok": not complaints}
 
 
 # ------------------------------------------------------------------------------------------------------ hostile files

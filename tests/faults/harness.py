@@ -3,11 +3,12 @@
     python tests/faults/harness.py KIND[=COUNT]... [--seed 1]
     python tests/faults/harness.py table      # the numbers of README.md
 
-Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, hostile. The lines of a seed are one run of hypothesis, which is
-not resumed but repeated.
+Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile. The lines of a seed are one run of hypothesis,
+which is not resumed but repeated.
 """
 
 import argparse
+import collections
 import json
 import random
 import sys
@@ -96,6 +97,13 @@ def run_corruption(world: Path, seed: int, count: int) -> None:
         note("corruption", files.corruption_trial(folder, case, number))
 
 
+def run_shrink(world: Path, seed: int, count: int) -> None:
+    folder = files.make_files(world)
+    cases = [name for name, (_, (_, words)) in files.places(folder).items() if "--resume" not in words]
+    for case, number in rounds("shrink", seed, count, cases):
+        note("shrink", files.shrinking_trial(folder, case, number, world / "shrink.log"))
+
+
 def run_hostile(world: Path, seed: int, count: int) -> None:
     """Every hostile and greedy file in every place; the first ``count`` of them in an order drawn by the seed."""
     folder, trap = files.make_files(world), world / "executed"
@@ -110,7 +118,8 @@ def run_hostile(world: Path, seed: int, count: int) -> None:
 
 KINDS = {
     "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
-    "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "hostile": (run_hostile, 400),
+    "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
+    "hostile": (run_hostile, 1000),
 }  # fmt: skip
 
 
@@ -134,11 +143,47 @@ def main() -> None:
 
 
 def table() -> str:
-    lines = ["| kind | trials | good |", "|---|---:|---:|"]
-    for kind in KINDS:
+    """The rows of README.md."""
+    lines = ["| what | seed | trials | good | what happened |", "|---|---|---:|---:|---|"]
+    for kind, words in WORDS.items():
         found = read(kind)
-        lines.append(f"| {kind} | {len(found)} | {sum(line['ok'] for line in found)} |")
+        seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
+        shown = ", ".join(map(str, seeds)) if kind != "hostile" else "all"
+        lines.append(f"| {words} | {shown} | {len(found)} | {sum(line['ok'] for line in found)} | {DETAILS[kind](found)} |")
     return "\n".join(lines)
+
+
+def ends(found: list[dict]) -> str:
+    """``exit 0: 12, exit 2: 30``."""
+    counts = collections.Counter(str(line["code"]) for line in found)
+    return ", ".join(f"exit {code}: {counts[code]}" for code in sorted(counts))
+
+
+def total(found: list[dict], name: str) -> int:
+    return sum(line[name] for line in found)
+
+
+def of_kills(found: list[dict]) -> str:
+    cases = len({line["case"] for line in found})
+    counts = {name: total(found, name) for name in ("killed", "stopped", "resumed")}
+    ends = f"kill -9: {counts['killed']}, stopped by SIGTERM, SIGINT, SIGUSR1: {counts['stopped']}, resumed: {counts['resumed']}"
+    return f"{cases} commands; {ends}"
+
+
+WORDS = {
+    "kills": "runs ended up to four times each, forked from one warm process", "processes": "the same, processes of their own",
+    "disk": "no file may grow past a random size, then `--resume`", "crowd": "three runs of one command in one folder",
+    "lines": "command lines under `--dry_run`", "real_lines": "command lines that train",
+    "corruption": "files with bytes changed, lost, added",
+    "shrink": "files cut off while they are read",
+    "hostile": "hostile and greedy files, in every place where a file is read",
+}  # fmt: skip
+DETAILS = {
+    "kills": of_kills, "processes": of_kills, "disk": lambda found: f"the limit was hit in {total(found, 'full')}",
+    "crowd": lambda found: "one finished, two were refused, in each", "lines": ends, "real_lines": ends, "shrink": ends,
+    "corruption": lambda found: f"{ends(found)}; a torch file that was read held the very same values",
+    "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
+}  # fmt: skip
 
 
 if __name__ == "__main__":
