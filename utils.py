@@ -395,9 +395,10 @@ def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
             raise UserError(f"another run is writing {name} files in {folder}; wait for it or use another --save_dir") from None
         except OSError as error:
             warn(f"{folder} has no locks ({error.strerror}): nothing keeps a second run of {name} out of it")
-        for file in files:
-            for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
-                left.unlink(missing_ok=True)
+        else:
+            for file in files:
+                for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
+                    left.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

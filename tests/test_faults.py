@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from faults import files
+from PIL import Image
 from test_scripts import SETUP, call, cut_short, forget, masks, original, refused, result, spoilt, weights  # noqa: F401 (fixtures)
 from torch import nn
 
@@ -379,6 +380,11 @@ def test_data_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "memory", lambda: 10**6)
     with pytest.raises(UserError, match="--input_size 512"):
         sources.as_rgb(np.zeros((10, 8, 8), np.uint8), "x_train", 512)
+    for half in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / half).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / half / "x.png")
+    with pytest.raises(UserError, match="4 images resized by --input_size 2147483647"):
+        sources.folder(tmp_path, 2**31 - 1, 0)
 
 
 def test_only_plain_containers_and_tensors_pass_the_list(tmp_path):
