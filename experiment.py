@@ -52,6 +52,12 @@ MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
 MEANING = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
 OTHER_FLAGS = "use the same flags or --overwrite"
+# Flags that a step would ignore although they ask for something: of training, and of unlearning.
+OF_LATER_STEPS = (
+    "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
+    "mask_path", "mask_ratio", "score", "layers", "compare",
+)  # fmt: skip
+OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
@@ -158,6 +164,12 @@ def make_method(args: argparse.Namespace) -> Method:
     if ignored := sorted((own | {"lr", "epochs"}) & args.typed - read):
         warn(f"{args.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     return method
+
+
+def name_unread(args: argparse.Namespace, script: str, flags: tuple[str, ...]) -> None:
+    """One warning for what was typed and belongs to another step."""
+    if unread := sorted(args.typed & set(flags)):
+        warn(f"{script} does not read {', '.join('--' + name for name in unread)}")
 
 
 def load_data(args: argparse.Namespace) -> ImageSet:
@@ -367,6 +379,7 @@ class Train(Iterative):
 
 def train(args: argparse.Namespace) -> None:
     """Step 1: train the original model; the best epoch by un-augmented validation accuracy is kept beside the last."""
+    name_unread(args, "main_train", OF_LATER_STEPS)
     if not args.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
     device, precision = set_up(args)
@@ -779,6 +792,7 @@ def label_of(method: Method, mask: LoadedMask | None) -> str:
 
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
+    name_unread(args, script, OF_OTHER_STEPS)
     method = make_method(args)
     if args.model_path is None and (method.needs_original or args.mask_path is not None):
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
@@ -794,8 +808,6 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     refuse_overwriting(args, list(files.values()))
     if args.resume and not args.dry_run:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
-    if args.save_every_steps:
-        warn("--save_every_steps is main_train's; unlearning saves after each epoch")
     if args.unlearn == "retrain" and args.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
     task = open_task(args, original)

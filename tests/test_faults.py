@@ -466,6 +466,14 @@ def test_a_reader_that_goes_away_ends_a_script_without_a_traceback():
     assert said == "main_forget.py: failed: nothing reads the output any more\n"
 
 
+def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys):  # noqa: F811
+    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--dry_run", "--unlearn", "FT", "--num_indexes_to_replace", 5) == 0
+    assert "warning: main_train does not read --num_indexes_to_replace, --unlearn\n" in capsys.readouterr().err
+    assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", "--save_every_steps", 5) == 0
+    assert "warning: main_forget does not read --save_every_steps\n" in capsys.readouterr().err
+    refused(capsys, call(main_train.main, *TRAIN, "--checkpoint", original), "--checkpoint", "add --resume")
+
+
 def test_batch_norm_on_one_pixel_is_refused_before_training(tmp_path, capsys):
     words = ["--dataset", "digits", "--arch", "resnet18", "--unlearn", "retrain", "--num_indexes_to_replace", 1297, "--save_dir", tmp_path]
     refused(capsys, call(main_forget.main, *words, "--unlearn_epochs", 1), "BatchNorm", "--bn freeze")
