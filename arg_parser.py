@@ -20,6 +20,8 @@ UNREAD = (
     "data_dir", "num_workers", "train_y_file", "val_y_file", "prune", "pruning_times", "prune_type", "random_prune",
     "rewind_epoch", "rewind_pth",
 )  # fmt: skip
+# The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
+MOST_EPOCHS = 100_000
 
 
 class ListMethods(argparse.Action):
@@ -105,7 +107,7 @@ def _data_flags(group: argparse._ArgumentGroup) -> None:
     add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
     add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
     add("--no-aug", dest="no_aug", action="store_true", help="train without random crops and flips")
-    add("--workers", type=_count, default=4, help="processes that decode a folder of images (default: %(default)s)")
+    add("--workers", type=_workers, default=4, help="processes that decode a folder of images (default: %(default)s)")
 
 
 def _model_flags(group: argparse._ArgumentGroup) -> None:
@@ -121,6 +123,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--config", type=Path, help="TOML or JSON file of flags; those on the command line win")
     add("--overwrite", action="store_true", help="replace results that exist")
     add("--resume", action="store_true", help="go on from the last finished epoch")
+    add("--save_every_steps", type=_count, default=0, help="main_train: also save inside an epoch (default: 0, only after it)")
     add("--checkpoint", type=Path, help="main_train: the file that --resume reads (default: in --save_dir)")
     add("--dry_run", action="store_true", help="check everything, print the plan, do nothing")
     add("--seed", type=int, default=2, help="everything random in unlearning (default: %(default)s)")
@@ -137,7 +140,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--batch_size", type=_positive, default=256, help="default: %(default)s")
     add("--lr", type=_rate, default=0.1, help="of main_train, and of retrain without --unlearn_lr (default: %(default)s)")
-    add("--epochs", type=_count, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
+    add("--epochs", type=_epochs, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
     add("--momentum", type=_rate, default=0.9, help="default: %(default)s")
     add("--weight_decay", type=_rate, default=5e-4, help=f"main_train: %(default)s; {_defaults('weight_decay')}")
     add("--schedule", choices=("multistep", "cosine", "constant"), help="default: multistep for training and retrain, else constant")
@@ -172,7 +175,7 @@ def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
     add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
     add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
-    add("--unlearn_epochs", type=_count, default=10, help=_defaults("unlearn_epochs"))
+    add("--unlearn_epochs", type=_epochs, default=10, help=_defaults("unlearn_epochs"))
     add("--rate", type=_rate, default=0.95, help=f"share of the convolution weights that are pruned in the end ({_defaults('rate')})")
     add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
     add("--mask_ratio", type=float, help="share of the weights that may change; picks the file in --mask_path")
@@ -255,6 +258,18 @@ def _positive(text: str) -> int:
     return value
 
 
+def _epochs(text: str) -> int:
+    if (value := _count(text)) > MOST_EPOCHS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_EPOCHS}")
+    return value
+
+
+def _workers(text: str) -> int:
+    if (value := _count(text)) > 256:
+        raise argparse.ArgumentTypeError(f"{text} is more than 256")
+    return value
+
+
 def _share(text: str) -> float:
     if not 0 < (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
@@ -274,7 +289,8 @@ def _milestones(text: str) -> tuple[int, ...]:
 
 
 for _type, _name in (
-    (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"),
+    (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"), (_epochs, "integer"),
+    (_workers, "integer"),
     (_milestones, "list of epochs"),
 ):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"
@@ -288,7 +304,7 @@ def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
         require_file(path, "--config")
         try:
             values = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"--config {path} is not readable TOML: {error}") from None
     return _words(parser, values, f"--config {path}")
 
@@ -310,6 +326,8 @@ def _words(parser: argparse.ArgumentParser, values: dict[str, object], origin: s
             words += _switch(action, value, origin, name)
             continue
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if "\0" in text:
+            raise UserError(f"{origin}: {name} holds a zero byte")
         words.append(f"{action.option_strings[0]}={text}")
     return words
 
@@ -334,6 +352,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--score layers: which ones? add --layers, such as --layers conv1,layer4,fc")
     if args.overwrite and args.resume:
         raise UserError("--overwrite starts anew and --resume goes on; give one of them")
+    if args.checkpoint is not None and not args.resume:
+        raise UserError(f"--checkpoint {args.checkpoint} is what --resume reads; add --resume, or drop it")
     if args.decreasing_lr and args.schedule in ("cosine", "constant"):
         raise UserError(f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop one of them")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:

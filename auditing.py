@@ -23,7 +23,7 @@ from utils import UserError, hash_arrays, load, reading, stream
 
 REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
 # Not part of what makes two runs one configuration: seeds, and the hashes of what differs with them.
-OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "data_sha256")
+OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "data_sha256", "train")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

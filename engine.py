@@ -14,9 +14,10 @@ from tqdm import tqdm
 from datasets.loaders import Data, Loader
 from unlearn.base import Iterative, Step, Steps
 from unlearn.saliency import SaliencyGate
-from utils import RunFailed, Stopwatch, exact_fp32, stream
+from utils import RunFailed, Stopwatch, UserError, exact_fp32, stream
 
 NEVER = torch.iinfo(torch.int64).max
+REMEDY = "what was saved before stays; try a lower learning rate, --clip_norm 1, or --precision fp32"
 
 
 class EpochStats(NamedTuple):
@@ -46,13 +47,23 @@ class Meter:
         self.samples += len(labels)
         self.steps += 1
 
-    def check(self) -> None:
+    def check(self, title: str = "") -> None:
         """Raise :class:`RunFailed` if a loss was not finite. Waits for the device."""
         if int(self.first_bad) != NEVER:
-            raise RunFailed(f"the loss was not finite at step {int(self.first_bad)} of the epoch; try a lower learning rate")
+            raise RunFailed(f"the loss was not finite at step {int(self.first_bad) + 1} of {title or 'the epoch'}; {REMEDY}")
 
-    def read(self, lr: float) -> EpochStats:
-        self.check()
+    def state(self) -> dict:
+        """The sums so far, for a run that goes on inside an epoch."""
+        return {"loss": self.loss, "correct": self.correct, "samples": self.samples, "steps": self.steps}
+
+    def load_state(self, state: dict) -> None:
+        """Continue from what :meth:`state` gave."""
+        self.loss.copy_(state["loss"])
+        self.correct.copy_(state["correct"])
+        self.samples, self.steps = state["samples"], state["steps"]
+
+    def read(self, lr: float, title: str = "") -> EpochStats:
+        self.check(title)
         count = max(self.samples, 1)
         return EpochStats(float(self.loss) / count, 100 * float(self.correct) / count, lr)
 
@@ -104,7 +115,8 @@ def make_scheduler(
 def train_epoch(
     model: nn.Module, steps: Steps, optimizer: torch.optim.Optimizer, *, device: torch.device, gate: SaliencyGate | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None, precision: str = "fp32", freeze_bn: bool = False,
-    clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "",
+    clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "", begun: dict | None = None,
+    save_every: int = 0, keep: Callable[[dict], None] | None = None,
 ) -> EpochStats:  # fmt: skip
     """Descend every step that ``steps`` yields. The only place with an update.
 
@@ -113,10 +125,13 @@ def train_epoch(
         precision: ``bf16`` runs the forward passes under autocast; weights and updates stay fp32.
         freeze_bn: BatchNorm uses, and keeps, its running statistics.
         clip_norm: largest global norm of the gradient of the weights that may change; 0 does not clip.
-        print_freq: steps between two looks at the device for a non-finite loss.
+        print_freq: steps between two looks at the device for a non-finite loss or weight. The step of the first such loss is
+            known; a weight's is the next loss's, or, where no loss shows it, one since the look before.
+        begun: the meter's state where ``steps`` goes on inside an epoch.
+        save_every: steps between two calls of ``keep`` with the meter's state, after a look; 0 for none. Not after the last step.
 
     Raises:
-        RunFailed: a loss was not finite.
+        RunFailed: a loss or a weight was not finite.
     """
     model.train()
     if freeze_bn:
@@ -126,13 +141,15 @@ def train_epoch(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     meter, updated, lr = Meter(device), None, optimizer.param_groups[0]["lr"]
-    with tqdm(total=total, desc=title, unit="step", disable=None, leave=False) as progress:
+    if begun is not None:
+        meter.load_state(begun)
+    with tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
         while True:
             try:
                 with autocast:
                     step = steps.send(updated)
             except StopIteration:
-                return meter.read(lr)
+                return meter.read(lr, title)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -156,37 +173,79 @@ def train_epoch(
             updated = True
             meter.update(step)
             progress.update()
-            if meter.steps % print_freq == 0:
-                meter.check()
+            saving = bool(save_every) and meter.steps % save_every == 0 and meter.steps != total
+            if saving or meter.steps % print_freq == 0:
+                meter.check(title)
+                check_finite(model, f"after step {meter.steps} of {title or 'the epoch'}")
+            if saving:
+                keep(meter.state())
 
 
 def fit(
     model: nn.Module, method: Iterative, data: Data, optimizer: torch.optim.Optimizer, *, epochs: int, start_epoch: int = 0,
-    clock: Stopwatch, gate: SaliencyGate | None = None, after_epoch: Callable[[int, EpochStats], None], **loop: object,
+    clock: Stopwatch, gate: SaliencyGate | None = None, after_epoch: Callable[[int, EpochStats], None],
+    begun: dict | None = None, keep: Callable[[int, dict], None] | None = None, **loop: object,
 ) -> None:  # fmt: skip
-    """Run a method's epochs; ``clock`` sums their time, ``after_epoch`` (logging, saving) is outside of it.
+    """Run a method's epochs; ``clock`` sums their time, ``after_epoch`` and ``keep`` (logging, saving) are outside of it.
+
+    Args:
+        begun: the meter's state where ``start_epoch`` was left inside; the generators are then the caller's to restore, and the
+            method is one that passes once over its loaders.
+        keep: is given the epoch and the meter's state every ``save_every`` steps.
 
     Raises:
-        RunFailed: a loss or a weight was not finite; what ``after_epoch`` saved before is the last good state.
+        RunFailed: a loss or a weight was not finite; what was saved before is the last good state.
     """
     for epoch in range(start_epoch, epochs):
-        data.set_epoch(epoch)
-        torch.manual_seed(stream(data.seed, "layers", epoch))  # dropout and the like draw from the global generator
+        data.set_epoch(epoch, first_batch=begun["steps"] if begun else 0)
+        if not begun:
+            torch.manual_seed(stream(data.seed, "layers", epoch))  # dropout and the like draw from the global generator
+        title = f"epoch {epoch + 1}/{epochs}"
+
+        def keep_now(meter: dict, epoch: int = epoch) -> None:
+            with clock.paused():
+                keep(epoch, meter)
+
         with clock:
             stats = train_epoch(
                 model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=method.steps(data, epoch),
-                title=f"epoch {epoch + 1}/{epochs}", **loop,
+                title=title, begun=begun, keep=keep_now, **loop,
             )  # fmt: skip
-        check_finite(model)
+        check_finite(model, f"after {title}")
+        begun = None
         after_epoch(epoch, stats)
 
 
 @torch.no_grad()
-def check_finite(model: nn.Module) -> None:
-    """Raise :class:`RunFailed` if a weight is not finite. Waits for the device once."""
-    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
-    if not bool(torch.isfinite(torch.stack(norms)).all()):
-        raise RunFailed("a weight is not finite; try a lower learning rate")
+def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> None:
+    """Refuse to train BatchNorm on one value per channel, where the method's own batches come from one loader as they are.
+
+    Raises:
+        UserError: a batch has one image, which some layer sees as one pixel.
+    """
+    batches = [end - start for split in method.splits for start, end in getattr(data, split).bounds()]
+    if method.bn == "freeze" or len(method.splits) > 1 or min(batches, default=2) > 1:
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    values = []
+    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: values.append(inputs[0].numel() // norm.num_features)) for norm in norms]
+    side = data.dataset.image_size
+    model.eval()(torch.zeros(1, 3, side, side, device=data.device))
+    for hook in hooks:
+        hook.remove()
+    if min(values, default=2) < 2:
+        raise UserError(
+            f"BatchNorm cannot train on a batch of one {side}x{side} image, of which it sees one pixel; take --bn freeze, a --batch_size "
+            "above 1, a larger --input_size, or forget more than one image"
+        )
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, when: str = "") -> None:
+    """Raise :class:`RunFailed` if a weight or a BatchNorm statistic is not finite. Waits for the device once."""
+    values = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+    if not bool(torch.isfinite(torch.stack(torch._foreach_norm(values))).all()):
+        raise RunFailed(f"a weight or BatchNorm statistic was not finite {when}".rstrip() + f"; {REMEDY}")
 
 
 @torch.inference_mode()

@@ -113,11 +113,11 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
         for i in row["models"]:
             models[i]["row"] = position
     names = sorted({name for row in rows for name in row["mean"]})
-    return finite({
+    return {
         "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
         "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
         "warnings": audit_alarms(judged), "provenance": provenance(request.device, "fp32", {"seed": seed}),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved], seed: int) -> Pool | None:
@@ -156,15 +156,6 @@ def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) 
 def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:
     """Mean over seeds of the steps to ``target``; infinite where one seed does not get there."""
     return float(np.mean([steps_to_reach(arrays["steps"], row, target) for row in arrays["accuracy"]]))
-
-
-def finite(value: object) -> object:
-    """The same nested value with None for every number that is not finite: JSON has no others."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def line_of(row: dict) -> str:

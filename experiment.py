@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
-from engine import EpochStats, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
+from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch
@@ -27,6 +28,7 @@ from utils import (
     RunFailed,
     Stopwatch,
     UserError,
+    device_rng,
     hash_arrays,
     keep_freed_memory,
     load,
@@ -40,6 +42,7 @@ from utils import (
     save,
     save_json,
     save_text,
+    set_device_rng,
     stream,
     warn,
 )  # fmt: skip
@@ -49,6 +52,14 @@ MONITORED = 500
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
+MEANING = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
+OTHER_FLAGS = "use the same flags or --overwrite"
+# Flags that a step would ignore although they ask for something: of training, and of unlearning.
+OF_LATER_STEPS = (
+    "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
+    "mask_path", "mask_ratio", "score", "layers", "compare",
+)  # fmt: skip
+OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
@@ -79,13 +90,19 @@ def read_original(path: Path) -> Original:
     if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
         raise UserError(f"--model_path {path} holds no state dictionary")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    if bad := [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]:
-        raise UserError(f"--model_path {path}: {bad[0]} holds values that are not finite; train the model again")
+    if bad := not_finite(weights):
+        raise UserError(f"--model_path {path}: {bad} holds values that are not finite; train the model again")
     wrapped = content if "state_dict" in content else {}
     split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
     with reading(path, "--model_path", "its record is not main_train's; train the model again, or save its state_dict alone"):
         _check_record(split, arguments)
     return Original(path, weights, hash_arrays(weights), split, arguments)
+
+
+def not_finite(weights: Mapping) -> str | None:
+    """The name of the first tensor with a value that is not finite."""
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point())
+    return next((name for name, value in tensors if not torch.isfinite(value if value.element_size() > 1 else value.float()).all()), None)
 
 
 def _check_record(split: object, arguments: object) -> None:
@@ -151,6 +168,12 @@ def make_method(args: argparse.Namespace) -> Method:
     return method
 
 
+def name_unread(args: argparse.Namespace, script: str, flags: tuple[str, ...]) -> None:
+    """One warning for what was typed and belongs to another step."""
+    if unread := sorted(args.typed & set(flags)):
+        warn(f"{script} does not read {', '.join('--' + name for name in unread)}")
+
+
 def load_data(args: argparse.Namespace) -> ImageSet:
     """The data set of the flags, with what they claim about it checked."""
     spec = DATASETS[args.dataset]
@@ -171,16 +194,17 @@ def read_positions(text: str, flag: str = "--indexes_to_replace") -> np.ndarray:
             path = Path(text[1:])
             require_file(path, flag)
             if path.suffix == ".npy":
+                check_npy(path)
                 values = np.load(path, allow_pickle=False)
             elif path.suffix == ".json":
                 values = json.loads(path.read_text())
             else:
                 values = [int(part) for part in path.read_text().replace(",", " ").split()]
         positions = np.asarray(values)
-    except (OSError, ValueError, EOFError, RecursionError) as error:
-        raise UserError(f"{flag} {text}: {error}") from None
+    except (OSError, ValueError, EOFError, RecursionError, OverflowError) as error:
+        raise UserError(f"{flag} {text[:60]}: {error}") from None
     if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
-        raise UserError(f"{flag} {text}: a non-empty list of integers is wanted")
+        raise UserError(f"{flag} {text[:60]}: a non-empty list of integers is wanted")
     return positions.astype(np.int64)
 
 
@@ -232,10 +256,10 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
-    parent = next(path for path in files[0].absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
-    existing = [file for file in files if file.exists()]
+    existing = [file for file in files if os.path.exists(file)]
     if existing and not (args.overwrite or args.resume):
         raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
 
@@ -294,37 +318,63 @@ class Trainer:
         steps = [method.steps(data, epoch) for epoch in range(self.epochs)]
         factor = learning_rate_factor(epochs=self.epochs, **schedule)
         self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate(int(progress)), steps)
-        self.start_epoch = 0
+        self.start_epoch, self.begun = 0, None
 
-    def state(self, epoch: int) -> dict:
-        """What a checkpoint needs for the next epoch to be the one that would have come."""
+    def state(self, epoch: int, meter: dict | None = None) -> dict:
+        """What a checkpoint needs for the next step to be the one that would have come.
+
+        ``meter`` is :meth:`engine.Meter.state` where ``epoch`` has begun; None where it has not.
+        """
         return {
             "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": torch.get_rng_state(),
-            "method": self.method.state(),
+            "device_rng": device_rng(self.clock.device), "method": self.method.state(), "meter": meter,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
-        """Continue from what :meth:`state` gave."""
+        """Continue from what :meth:`state` gave; raises what odd contents raise."""
         self.model.load_state_dict(state["state_dict"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():
+            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
+                raise ValueError("the optimizer's state does not fit the weights")
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state(state["method"])
         torch.set_rng_state(state["rng"])
-        self.clock.seconds, self.start_epoch = state["seconds"], state["epoch"]
+        set_device_rng(self.clock.device, state.get("device_rng"))
+        self.clock.seconds, self.start_epoch, self.begun = state["seconds"], state["epoch"], state.get("meter")
+        if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
+            raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
 
 
 def read_state(path: Path, identity: dict) -> dict:
-    """A checkpoint to resume from; one that was made under other flags is refused with the difference named."""
+    """A checkpoint to resume from; one that was made under other flags is refused with the difference named.
+
+    ``identity`` may be what the flags alone tell, to refuse before data are read; the whole of it is compared later.
+    """
     state = load(path, "--resume: checkpoint")
     kinds = {"state_dict": dict, "epoch": int, "identity": dict, "seconds": float}
     if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise UserError(f"--resume: {path} is no checkpoint of this script; start anew with --overwrite")
+        raise UserError(f"--resume: {path} is no checkpoint of this script; {RESTART}")
+    if bad := not_finite(state["state_dict"]):
+        raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
     for name, value in identity.items():
         theirs = state["identity"].get(name)
         if theirs != value:
-            raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; use the same flags or --overwrite")
+            raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; {OTHER_FLAGS}")
     return state
+
+
+def recorded(path: Path, hash_name: str, sha256: str, metrics: tuple[str, ...]) -> dict | None:
+    """The result that a finished run wrote about the weights of this hash; None where it did not come to that, or it is damaged."""
+    try:
+        result = load_json(path, "result")
+        numbers = {name: result["metrics"][name] for name in metrics}
+        read = isinstance(result["label"], str) and type(result["RTE"]["total"]) in (int, float)
+        read = read and all(type(value) in (int, float, type(None)) for value in numbers.values())
+        return result if read and result["provenance"][hash_name] == sha256 else None
+    except (UserError, LookupError, TypeError):
+        return None
 
 
 @dataclasses.dataclass
@@ -339,6 +389,7 @@ class Train(Iterative):
 
 def train(args: argparse.Namespace) -> None:
     """Step 1: train the original model; the best epoch by un-augmented validation accuracy is kept beside the last."""
+    name_unread(args, "main_train", OF_LATER_STEPS)
     if not args.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
     device, precision = set_up(args)
@@ -347,41 +398,56 @@ def train(args: argparse.Namespace) -> None:
     refuse_overwriting(args, list(files.values()))
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
+    schedule = schedule_of(args, args.epochs, from_scratch=True)
+    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
+    recipe = recipe_of(args, schedule, precision)
+    identity = {
+        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": args.dataset, "split_seed": args.split_seed,
+        "train_seed": args.train_seed, **hyperparameters, **recipe,
+    }  # fmt: skip
     if args.resume:
-        require_file(resumed, "--resume: checkpoint")
-        require_file(best_so_far, "--resume: best model so far")
+        read_state(resumed, identity)
     dataset = load_data(args)
     split = split_of(args, dataset.y_train)
     seed = stream(args.train_seed, "train")
     data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
-    schedule = schedule_of(args, args.epochs, from_scratch=True)
-    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
     method = Train(args.epochs, args.lr, weight_decay=args.weight_decay, bn=args.bn)
-    recipe = recipe_of(args, schedule, precision)
-    identity = {
-        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": dataset.name, "data_sha256": record["data_sha256"],
-        "split_seed": args.split_seed, "train": hash_arrays({"train": split.train}), "train_seed": args.train_seed,
-        **hyperparameters, **recipe,
-    }  # fmt: skip
+    identity |= {"data_sha256": record["data_sha256"], "train": hash_arrays({"train": split.train})}
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
     print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
+    check_batch_norm(model, method, data)
     if args.dry_run:
         return
-    with lock(folder, "0"):
+    with lock(folder, "0", files.values()):
+        refuse_overwriting(args, list(files.values()))  # another run may have finished since
         best = -1.0
         if args.resume:
             state = read_state(resumed, identity)
             with reading(resumed, "--resume: checkpoint", RESTART):
                 trainer.restore(state)
-                best = state["best_sa"]
-            if best_so_far != files["0model_SA_best.pth.tar"]:
-                save(load(best_so_far, "--resume: best model so far"), files["0model_SA_best.pth.tar"])
+                best = float(state["best_sa"])
+            if trainer.start_epoch:
+                kept = read_state(best_so_far, identity)
+                if best_so_far != files["0model_SA_best.pth.tar"]:
+                    save(kept, files["0model_SA_best.pth.tar"])
+            if trainer.start_epoch == args.epochs:
+                best_sha256 = hash_arrays(kept["state_dict"])
+                if done := recorded(files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")):
+                    print(f"finished already; {files['train_result.json']} says")
+                    print(result_line("original", done["metrics"], done["RTE"]["total"]))
+                    return
+        else:  # a result must never stand beside the checkpoint of another run
+            files["train_result.json"].unlink(missing_ok=True)
         if args.compile:
             model.compile()
         arguments, curve = plain_arguments(args), Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
+
+        def keep(epoch: int, meter: dict) -> None:
+            state = {**trainer.state(epoch, meter), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
+            save(state, files["0checkpoint.pth.tar"])
 
         def after_epoch(epoch: int, stats: EpochStats) -> None:
             nonlocal best
@@ -398,7 +464,7 @@ def train(args: argparse.Namespace) -> None:
         fit(
             model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
-            clip_norm=args.clip_norm, print_freq=args.print_freq,
+            clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
@@ -419,6 +485,7 @@ def train_report(
         "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe,
         "data": {
             "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
+            "test_sha256": data.dataset.test_sha256(), "train_sha256": hash_arrays({"train": record["train"]}),
             "sizes": {name: loader.num_samples for name, loader in data.evaluation.items()},
         },
         "provenance": {**provenance(data.device, precision, {"train_seed": args.train_seed}), "original_sha256": kept.sha256},
@@ -442,9 +509,14 @@ def epoch_line(epoch: int, epochs: int, stats: EpochStats, seen: str, clock: Sto
     return f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g}  {clock.seconds:.1f} s"
 
 
+def number(value: float | None) -> float:
+    """A metric of a file, where null stands for one that is none."""
+    return np.nan if value is None else value
+
+
 def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
     """The last line of standard output, for grep."""
-    shown = " ".join(f"{name}={value:.2f}" for name, value in metrics.items())
+    shown = " ".join(f"{name}={number(value):.2f}" for name, value in metrics.items())
     return f"RESULT method={method} {shown} RTE={seconds:.1f}"
 
 
@@ -481,6 +553,7 @@ class Task:
         kept = {"fraction": args.retain_fraction, "count": self.data.retain.num_samples, "sha256": self.retain_sha256()}
         return {
             "dataset": self.dataset.name, "arch": args.arch, "split_seed": self.split.split_seed, "data_sha256": self.data_sha256,
+            "test_sha256": self.dataset.test_sha256(),
             "forget": forget, "retain": kept, "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
         }  # fmt: skip
 
@@ -528,11 +601,17 @@ def make_masks(args: argparse.Namespace) -> None:
         check_layers(args.layers, parameter_names(args))
     folder = folder_of(args)
     files = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
-    refuse_overwriting(args, [*files, folder / "mask_result.json"])
+    record_file = folder / "mask_result.json"
+    refuse_overwriting(args, [*files, record_file])
     task = open_task(args, original)
     if args.dry_run:
         return
-    with lock(folder, "mask"):
+    with lock(folder, "mask", [*files, record_file]):
+        refuse_overwriting(args, [*files, record_file])  # another run may have finished since
+        if args.resume and (done := finished_masks(args, task, record_file)):
+            print(f"finished already; {record_file} says")
+            print(f"RESULT method={args.score} masks={len(done['masks'])} RTE={done['RTE']['total']:.1f}")
+            return
         clock = Stopwatch(task.device)
         with clock:
             scores = SCORES[args.score](task.model, task.data)
@@ -546,7 +625,7 @@ def make_masks(args: argparse.Namespace) -> None:
                 save(named[file.name], file)
             else:
                 file.unlink(missing_ok=True)  # --overwrite leaves nothing of other masks
-        save_json(mask_record(args, task, named, clock.seconds), folder / "mask_result.json")
+        save_json(mask_record(args, task, named, clock.seconds), record_file)
     print(f"{len(named)} masks in {folder}; use them with main_random.py --mask_path {folder / 'with_0.5.pt'}")
     print(f"RESULT method={args.score} masks={len(named)} RTE={clock.seconds:.1f}")
 
@@ -565,10 +644,42 @@ def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], se
         del data["retain"]  # the masks are the same whatever part of the retain set there is
     return {
         "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
-        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "batch_size": args.batch_size, "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
         "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
         "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
     }  # fmt: skip
+
+
+def finished_masks(args: argparse.Namespace, task: Task, record_file: Path) -> dict | None:
+    """The record of --resume's folder where all of its masks are there; None where they are still to be made.
+
+    Raises:
+        UserError: the record is damaged, or of masks that this command does not make; the first difference is named.
+    """
+    if not record_file.is_file():
+        return None
+    record = load_json(record_file, "--resume: mask record")
+    with reading(record_file, "--resume: mask record", RESTART):
+        theirs, ours = (mask_identity(made) for made in (record, mask_record(args, task, {}, 0.0)))
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise UserError(f"--resume: {record_file} was made with {name} {theirs[name]}, this command says {value}; {OTHER_FLAGS}")
+        found = {name: record_file.with_name(name) for name in record["masks"]}
+        whole = all(
+            path.is_file() and hash_arrays(read_mask(load(path, "--resume: mask"), str(path))) == record["masks"][name]["sha256"]
+            for name, path in found.items()
+        )
+        record["RTE"]["total"] = float(record["RTE"]["total"])
+        return record if whole and {f"with_{ratio}.pt" for ratio in RATIOS} <= found.keys() else None
+
+
+def mask_identity(record: dict) -> dict:
+    """What of a mask's record decides about the masks."""
+    data, made = record["data"], record["provenance"]
+    identity = {"score": record["score"], "layers": list(record["layers"] or []), "original": made["original_sha256"], "arch": data["arch"]}
+    identity |= {"data_sha256": data["data_sha256"], "forget": data["forget"]["sha256"], "retain": data.get("retain", {}).get("sha256")}
+    drawn = {"random": {"seed": made["seed"]}, "ratio": {"batch_size": record.get("batch_size")}}
+    return identity | drawn.get(record["score"], {})
 
 
 def density(mask: Mask) -> float:
@@ -654,13 +765,16 @@ def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
     with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
-        belongs = record.get("masks", {}).get(path.name, {}).get("sha256") == sha256
+        named = record.get("masks", {}).get(path.name, {}).get("sha256")
+        belongs = named == sha256
         if belongs:
             data = record["data"]
             theirs = {"original model": str(record["provenance"]["original_sha256"]), "forget set": str(data["forget"]["sha256"])}
             if "retain" in data:
                 theirs["part of the retain set"] = str(data["retain"]["sha256"])
             seconds, score = float(record["RTE"]["mask"]), recorded_score(record)
+    if not belongs and named is not None:
+        raise UserError(f"mask {path} is not the one that {record_file} describes; make the masks again with generate_mask.py --overwrite")
     if belongs:
         ours = {
             "original model": task.original.sha256, "forget set": task.chosen.sha256(), "part of the retain set": task.retain_sha256(),
@@ -694,6 +808,7 @@ def label_of(method: Method, mask: LoadedMask | None) -> str:
 
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
+    name_unread(args, script, OF_OTHER_STEPS)
     method = make_method(args)
     if args.model_path is None and (method.needs_original or args.mask_path is not None):
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
@@ -708,7 +823,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")}
     refuse_overwriting(args, list(files.values()))
     if args.resume and not args.dry_run:
-        require_file(files["checkpoint.pth.tar"], "--resume: checkpoint")
+        read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
     if args.unlearn == "retrain" and args.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
     task = open_task(args, original)
@@ -722,26 +837,36 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     schedule, recipe = loop_of(args, method, task.precision)
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
-    with lock(folder, name):
-        if not args.resume:  # a result must never stand beside the checkpoint of another run
-            for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
-                files[part].unlink(missing_ok=True)
-        seconds, extra = run_method(args, method, label, task, mask, schedule, recipe, files)
+    with lock(folder, name, files.values()):
+        refuse_overwriting(args, list(files.values()))  # another run may have finished since
+        seconds, extra = run_method(args, method, label, task, mask, schedule, files)
+        if args.resume and files["eval_result.pth.tar"].is_file():
+            done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
+            if done and done.get("attack") == {"members": args.mia_members}:
+                print(f"finished already; {files['result.json']} says")
+                print_result(done, files["result.json"])
+                return
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 
 
+def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
+    """What of a run's identity is known before data are read."""
+    _, recipe = loop_of(args, method, pick_precision(args.precision, pick_device(args.device, args.gpu)))
+    return {
+        "method": method.label, **dataclasses.asdict(method), **recipe, "seed": args.seed, "original": original.sha256 if original else "",
+        "arch": args.arch, "imagenet_arch": args.imagenet_arch, "split_seed": args.split_seed, "retain_fraction": args.retain_fraction,
+    }  # fmt: skip
+
+
 def run_method(
-    args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict, recipe: dict,
+    args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict,
     files: dict[str, Path],
 ) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
     model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
-    identity = {
-        "method": method.label, **dataclasses.asdict(method), **recipe,
-        "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "seed": args.seed,
-        "original": task.original.sha256 if task.original else "", "mask": mask.sha256 if mask else "", "arch": args.arch,
-        "imagenet_arch": args.imagenet_arch, "split_seed": task.split.split_seed,
-        "retain_fraction": args.retain_fraction, "retain": task.retain_sha256(),
+    identity = identity_of_flags(args, method, task.original) | {
+        "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "mask": mask.sha256 if mask else "",
+        "retain": task.retain_sha256(),
     }  # fmt: skip
     trained_on = task.retain_indices() if not method.needs_original and not mask else task.split.train
     common = {
@@ -753,15 +878,19 @@ def run_method(
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
-            return state["seconds"], state["extra"]
+            return state["seconds"], dict(state["extra"])
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
         method.prepare(model, data, mask.mask if mask else None)
         if gate:
             gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+    if not args.resume:  # a result must never stand beside the checkpoint of another run
+        for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
+            files[part].unlink(missing_ok=True)
     run_state = {"epoch": 0, "seconds": 0.0}
     if isinstance(method, Iterative):
+        check_batch_norm(model, method, data)
         trainer = Trainer(args, model, method, data, schedule, clock)
         if state is not None:
             with reading(checkpoint, "--resume: checkpoint", RESTART):
@@ -872,10 +1001,15 @@ def report(
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     save({"accuracy": percent, "SVC_MIA_forget_efficacy": attack}, files["eval_result.pth.tar"])
     save_json(result, files["result.json"])
-    meaning = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
-    print("  ".join(f"{name} {metrics[name]:.2f} ({words})" for name, words in meaning.items()))
-    print(f"compare with Retrain, not with 100: python report.py {files['result.json'].parent}")
-    print(result_line(label, {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, mask_seconds + seconds))
+    print_result(result, files["result.json"])
+
+
+def print_result(result: dict, file: Path) -> None:
+    """A result's metrics by name; null in a file is a number that is none."""
+    metrics = result["metrics"]
+    print("  ".join(f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()))
+    print(f"compare with Retrain, not with 100: python report.py {file.parent}")
+    print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 
 
 def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:

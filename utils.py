@@ -4,19 +4,25 @@ import codecs
 import contextlib
 import ctypes
 import functools
+import glob
 import hashlib
 import json
+import math
 import os
 import platform
-import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
+
+from claims import FalseClaim, check_content, check_torch
 
 
 def _allow_numpy_numbers() -> None:
@@ -25,6 +31,8 @@ def _allow_numpy_numbers() -> None:
     for core in ("core", "_core"):
 
         def scalar(dtype: np.dtype, data: bytes) -> np.generic:
+            if dtype.kind not in "biuf":
+                raise ValueError(f"a number of dtype {dtype}")
             return build(dtype, data)
 
         scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
@@ -45,25 +53,85 @@ class RunFailed(Exception):
 
 
 def script(main: Callable) -> Callable[..., int]:
-    """Turn ``main(argv)`` into a well-mannered script: an exit code instead of a traceback for what users cause."""
+    """Turn ``main(argv)`` into a well-mannered script: an exit code and one line instead of a traceback for what users and machines cause.
+
+    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does.
+    """
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
         name = Path(main.__code__.co_filename).name
         try:
-            main(sys.argv[1:] if argv is None else argv)
+            with _stopped_by_signals():
+                with contextlib.suppress(AttributeError, ValueError):
+                    sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
+                _run(main, sys.argv[1:] if argv is None else argv)
         except UserError as error:
-            print(f"{name}: error: {error}", file=sys.stderr)
-            return 2
+            return _end(name, f"error: {error}", 2)
         except RunFailed as error:
-            print(f"{name}: failed: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(f"{name}: interrupted; what was finished is on disk, --resume goes on from the last finished epoch", file=sys.stderr)
-            return 130
+            return _end(name, f"failed: {error}", 1)
+        except KeyboardInterrupt as stop:
+            by = str(stop) or "SIGINT"
+            return _end(name, f"stopped by {by}; what was finished is on disk: the same command with --resume goes on from there", 130)
+        except BrokenPipeError:
+            _forget_output()
+            return _end(name, "failed: nothing reads the output any more", 1)
+        except (MemoryError, OSError, RuntimeError) as error:
+            if (reason := _of_the_machine(error)) is None:
+                raise
+            return _end(name, f"failed: {reason}", 1)
         return 0
 
     return wrapped
+
+
+def _run(main: Callable, argv: list[str]) -> None:
+    """``main(argv)``, with its last words written out: a closed pipe is then found here and not at the interpreter's end."""
+    try:
+        main(argv)
+    except SystemExit:  # --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _end(name: str, message: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
+        print(f"{name}: {message}", file=sys.stderr)
+    return code
+
+
+def _forget_output() -> None:
+    """Send what is still buffered nowhere: at exit Python would complain about the closed pipe once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """In words, an error of memory or files that is no mistake of this code; None for all others."""
+    # torch says it of the CPU in a plain RuntimeError.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; try a smaller --batch_size, --precision bf16, or another --gpu"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file or a device'}: {error.strerror or error}"
+    return None
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 raise ``KeyboardInterrupt`` with their name, unless whoever started the script ignores them."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def warn(message: str) -> None:
@@ -87,6 +155,21 @@ def stream(seed: int, *names: object) -> int:
 def generator(device: torch.device | str, seed: int, *names: object) -> torch.Generator:
     """A fresh generator on ``device`` at the start of the stream of ``names``."""
     return torch.Generator(device).manual_seed(stream(seed, *names))
+
+
+def device_rng(device: torch.device) -> torch.Tensor | None:
+    """The state of an accelerator's own generator, which dropout there draws from; None for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
+
+
+def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
+    """Continue from what :func:`device_rng` gave; without a state (saved on the CPU) the generator is left alone."""
+    if state is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    if state is not None and device.type == "mps":
+        torch.mps.set_rng_state(state)
 
 
 # ------------------------------------------------------------------------------------------------------- devices
@@ -160,6 +243,15 @@ class Stopwatch:
         synchronize(self.device)
         self.seconds += time.perf_counter() - self.started
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside a ``with`` block of this watch, do not count this one."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
 
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
@@ -177,40 +269,59 @@ def exact_fp32() -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------- files
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"cannot write {path}: {reason}; earlier files are untouched") from None
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch raises the latter after the former
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, KeyboardInterrupt):  # a signal that came inside torch.save
+            raise cause from None
+        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
+        raise RunFailed(f"cannot write {path}: {reason}; earlier files are untouched, make room and use --resume") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a rename on disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def save(obj: object, path: Path) -> None:
     """``torch.save``, atomically."""
-    _write(Path(path), lambda temporary: torch.save(obj, temporary))
+    _write(Path(path), lambda file: torch.save(obj, file))
 
 
 def save_json(obj: object, path: Path) -> None:
-    """Indented JSON, atomically."""
-    save_text(json.dumps(obj, indent=1) + "\n", path)
+    """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other word for it."""
+    save_text(json.dumps(_finite(obj), indent=1, allow_nan=False) + "\n", path)
+
+
+def _finite(obj: object) -> object:
+    if isinstance(obj, dict):
+        return {name: _finite(value) for name, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_finite(value) for value in obj]
+    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
 
 
 def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     """``numpy.savez``, atomically."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # a name would get a suffix of numpy's own
-            np.savez(file, **arrays)
-
-    _write(Path(path), write)
+    _write(Path(path), lambda file: np.savez(file, **arrays))
 
 
 def save_text(text: str, path: Path) -> None:
@@ -220,22 +331,27 @@ def save_text(text: str, path: Path) -> None:
 
 def save_bytes(content: bytes, path: Path) -> None:
     """A file of exactly these bytes, atomically."""
-    _write(Path(path), lambda temporary: temporary.write_bytes(content))
+    _write(Path(path), lambda file: file.write(content))
 
 
 def load(path: Path, what: str) -> object:
-    """Read a torch file on the CPU with ``weights_only=True``.
+    """Read a torch file on the CPU with ``weights_only=True``, after its checksums and the sizes that it claims.
 
     Raises:
-        UserError: the file is missing, is not a torch file, or holds anything but tensors, numbers and plain containers.
+        UserError: the file is missing, is not a torch file, is damaged, or holds anything but tensors, numbers and plain containers.
     """
     require_file(path, what)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types here, and each means the same to the user
-        holds = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it holds {holds[1]}" if holds else f"damaged, or another kind of file ({type(error).__name__})"
-        raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason}") from None
+        check_torch(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(content, os.path.getsize(path))
+    except FalseClaim as error:
+        reason = str(error)
+    except Exception as error:  # zipfile, pickletools and torch raise two dozen types here, and each means the same to the user
+        reason = f"damaged, or another kind of file ({type(error).__name__})"
+    else:
+        return content
+    raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason}")
 
 
 def load_json(path: Path, what: str) -> dict:
@@ -252,8 +368,12 @@ def load_json(path: Path, what: str) -> dict:
 
 def require_file(path: Path, what: str) -> None:
     """Refuse a path that is not a file, by its role."""
-    if not Path(path).is_file():
-        raise UserError(f"{what} {path}: " + ("a folder, a file is wanted" if Path(path).is_dir() else "no such file"))
+    if os.path.isdir(path):
+        raise UserError(f"{what} {path}: a folder, a file is wanted")
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a folder that may not be entered, or a name too long
+        raise UserError(f"{what} {path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{what} {path}: may not be read")
 
 
 @contextlib.contextmanager
@@ -267,8 +387,11 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at once."""
+def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at once.
+
+    What a killed run had begun to write of ``files`` is removed.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows: atomic renames still keep every file whole there
@@ -282,8 +405,14 @@ def lock(folder: Path, name: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another run is writing {name} files in {folder}; wait for it or use another --save_dir") from None
+        except OSError as error:
+            warn(f"{folder} has no locks ({error.strerror}): nothing keeps a second run of {name} out of it")
+        else:
+            for file in files:
+                for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
+                    left.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

@@ -57,7 +57,7 @@ def main() -> None:
 def cut(source: Path, target: Path) -> None:
     """5,000 training and 2,000 test images of a seeded shuffle."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    arrays, rng = np.load(source), np.random.default_rng(0)
+    arrays, rng = np.load(source, allow_pickle=False), np.random.default_rng(0)
     chosen = {"train": 5000, "test": 2000}
     order = {half: rng.permutation(len(arrays[f"y_{half}"]))[:count] for half, count in chosen.items()}
     np.savez(target, **{f"{kind}_{half}": arrays[f"{kind}_{half}"][order[half]] for half in chosen for kind in "xy"})

@@ -168,7 +168,7 @@ def masks(side: str, quick: bool) -> Side:
 
     def check() -> dict:
         run()
-        files = [torch.load(folder / f"with_{ratio / 10}.pt") for ratio in range(1, 11)]
+        files = [torch.load(folder / f"with_{ratio / 10}.pt", weights_only=True) for ratio in range(1, 11)]
         same = {f"mask {i}": torch.cat([value.flatten() for value in file.values()]).sum() for i, file in enumerate(files)}
         whole = torch.cat([value.flatten().bool() for value in files[2].values()])
         return same | {"which weights at 0.3": whole.nonzero().double().square().sum(), "disk": disk(folder)}
@@ -313,7 +313,8 @@ def story(side: str, quick: bool) -> Side:
         fit(retrained, "retain")
         plain.evaluate(retrained, splits)
         plain.save_masks({name: g.abs() for name, g in plain.gradients(model, splits["forget"]).items()}, folder)
-        mask, original = torch.load(folder / "with_0.5.pt"), {name: p.detach().clone() for name, p in model.named_parameters()}
+        mask = torch.load(folder / "with_0.5.pt", weights_only=True)
+        original = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer = torch.optim.SGD(model.parameters(), 0.025, momentum=MOMENTUM, weight_decay=DECAY)
         forget, retain = (plain.Images(*pixels[name], False) for name in ("forget", "retain"))
         for _ in range(steps):

@@ -71,6 +71,10 @@ class ImageSet:
         """The hash of the training images and labels, in order: what indices refer to."""
         return hash_arrays({"x_train": self.x_train, "y_train": self.y_train})
 
+    def test_sha256(self) -> str:
+        """The hash of the test images and labels, in order: what TA is of."""
+        return hash_arrays({"x_test": self.x_test, "y_test": self.y_test})
+
 
 def load_dataset(name: str, data: str | Path, *, input_size: int | None = None, workers: int = 0) -> ImageSet:
     """Read one data set into memory.

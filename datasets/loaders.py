@@ -50,7 +50,7 @@ class Loader:
         self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
         self.batch_size, self.name, self.seed = batch_size, name, seed
         self.train, self.crop, self.flip = train, crop, flip
-        self.epoch = self.passes = 0
+        self.epoch = self.passes = self.first_batch = 0
 
     @property
     def num_samples(self) -> int:
@@ -67,9 +67,12 @@ class Loader:
     def __len__(self) -> int:
         return len(self.bounds())
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the streams of this epoch; a resumed run needs nothing else to see the same batches."""
-        self.epoch, self.passes = epoch, 0
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the streams of this epoch; a resumed run needs nothing else to see the same batches.
+
+        The first pass begins at ``first_batch``: an epoch's draws are made at once, so that the later batches do not change.
+        """
+        self.epoch, self.passes, self.first_batch = epoch, 0, first_batch
 
     def generator(self, purpose: str) -> torch.Generator:
         return generator(self.images.device, self.seed, self.name, purpose, self.epoch, self.passes)
@@ -77,7 +80,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         order, rows, columns, flips = self._draws()
         self.passes += 1
-        for start, end in self.bounds():
+        first, self.first_batch = self.first_batch, 0
+        for start, end in self.bounds()[first:]:
             chosen = slice(start, end) if order is None else order[start:end]
             offsets = (self.images.pad,) * 2 if rows is None else (rows[start:end], columns[start:end])
             pixels = self.images.batch(self.indices[chosen], *offsets)
@@ -194,11 +198,11 @@ class Data:
         self.loaders = [getattr(self, name) for name in parts]
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Move every stream to ``epoch``."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Move every stream to ``epoch``, and each loader's next pass to ``first_batch``."""
         self.epoch = epoch
         for loader in self.loaders:
-            loader.set_epoch(epoch)
+            loader.set_epoch(epoch, first_batch)
 
     def generator(self, purpose: str, *, device: torch.device | str | None = None) -> torch.Generator:
         """The stream of a method's own draws, such as random labels, at this epoch."""

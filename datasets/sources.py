@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from claims import check_npz, memory
 from utils import UserError, require_file
 
 Arrays = dict[str, np.ndarray]
@@ -78,6 +79,7 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
         data = found[0]
     require_file(data, "--dataset npz: --data")
     try:
+        check_npz(data)
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in (*SPLITS, "classes")}
     except Exception as error:  # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user
@@ -104,6 +106,7 @@ def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
         raise UserError(f"--dataset folder: {str(error).splitlines()[0]}") from None
     if train.classes != held_out.classes:
         raise UserError(f"--dataset folder: train has classes {train.classes}, {test.name} has {held_out.classes}")
+    _check_resized(len(train) + len(held_out), side, "--dataset folder")
     (x_train, y_train), (x_test, y_test) = (_decode(half, workers) for half in (train, held_out))
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": train.classes}
 
@@ -146,6 +149,12 @@ def _collate(batch: list) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels), np.asarray(labels)
 
 
+def _check_resized(count: int, side: int, what: str) -> None:
+    """Refuse images that would not fit into memory."""
+    if count * side**2 * 3 > memory():
+        raise UserError(f"{what}: {count} images resized by --input_size {side} do not fit into this machine's memory")
+
+
 def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
     """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` where that is another side.
 
@@ -158,6 +167,7 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
         raise UserError(f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got {images.dtype} {images.shape}")
     if images.shape[1] != images.shape[2] and not input_size:
         raise UserError(f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make them square")
+    _check_resized(len(images), input_size or 0, what)
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 

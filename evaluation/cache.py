@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from claims import check_npz
 from utils import hash_arrays, save_arrays, warn
 
 Arrays = dict[str, np.ndarray]
@@ -31,6 +32,7 @@ def cached(folder: Path, name: str, made_from: Mapping[str, object], shapes: Map
 
 def _read(file: Path, shapes: Mapping[str, tuple]) -> Arrays | None:
     try:
+        check_npz(file)
         with np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in shapes}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from conftest import CPU, make_data, make_model
 
-from engine import check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
+from engine import Meter, check_batch_norm, check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
+from models import MODELS
 from unlearn.base import Step, cross_entropy_steps
+from unlearn.gradient_ascent import GradientAscent
+from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
-from utils import RunFailed, exact_fp32
+from utils import RunFailed, UserError, exact_fp32
 
 
 def trace(factor, epochs, steps, lr=0.013):
@@ -146,7 +149,7 @@ def losses_of(values, parameter):
 def test_non_finite_loss_stops_the_run_and_names_its_first_step(bad, print_freq):
     model = make_model()
     steps = losses_of([1.0, 1.0, 1.0, bad, 1.0, bad], model.fc.bias)
-    with pytest.raises(RunFailed, match="step 3 "):
+    with pytest.raises(RunFailed, match="step 4 "):
         train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU, print_freq=print_freq)
 
 
@@ -157,6 +160,79 @@ def test_non_finite_weight_is_found():
         model.conv.weight[0, 0, 0, 0] = float("inf")
     with pytest.raises(RunFailed, match="weight"):
         check_finite(model)
+
+
+def test_a_weight_that_no_loss_shows_is_found_at_the_next_look():
+    model, data = make_model(), make_data()
+    model.unused = torch.nn.Parameter(torch.zeros(2))
+    seen = []
+
+    def spoil(lr):
+        seen.append(lr)
+        if len(seen) == 3:
+            model.unused[0] = float("nan")
+
+    steps = (step._replace(project=spoil) for step in cross_entropy_steps(model, data.retain))
+
+    def sent():
+        yield from steps
+
+    with pytest.raises(RunFailed, match=r"a weight .* not finite after step 4 of epoch 7/9; .*lower learning rate"):
+        train_epoch(model, sent(), make_optimizer(model.conv.parameters(), 0.1, 0, 0), device=CPU, print_freq=2, title="epoch 7/9", total=5)
+    assert len(seen) == 4
+
+
+def test_nothing_is_kept_of_a_run_that_went_wrong_nor_after_the_last_step():
+    for bad_step, expected in ((2, [1]), (9, [1, 2, 3])):
+        model, kept = make_model(), []
+
+        def steps(model=model, bad_step=bad_step):
+            for number in range(1, 5):
+                logits = model(torch.rand(4, 3, 8, 8))
+                loss = F.cross_entropy(logits, torch.arange(4))
+                yield Step(loss * (torch.inf if number == bad_step else 1), logits, torch.arange(4))
+
+        def run(model=model, kept=kept, steps=steps):
+            train_epoch(
+                model, steps(), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU, total=4, save_every=1, title="epoch 1/2",
+                keep=lambda meter: kept.append(meter["steps"]),
+            )  # fmt: skip
+
+        if bad_step == 2:
+            with pytest.raises(RunFailed, match="loss was not finite at step 2 of epoch 1/2; what was saved before stays"):
+                run()
+        else:
+            run()
+        assert kept == expected
+
+
+def test_a_meter_that_goes_on_counts_as_one_that_never_stopped():
+    model, data = make_model(), make_data()
+    model.eval()
+    whole, first = Meter(CPU), Meter(CPU)
+    for number, step in enumerate(cross_entropy_steps(model, data.retain)):
+        whole.update(step)
+        if number == 1:
+            first.load_state(copy.deepcopy(whole.state()))
+        elif number > 1:
+            first.update(step)
+    assert first.read(0.1) == whole.read(0.1)
+
+
+def test_batch_norm_is_checked_by_what_it_will_see():
+    """One image of 8x8 is one pixel to the last layers of a ResNet-18 and four to those of a ResNet-20s."""
+    alone, two = make_data(count=1), make_data(count=2)
+    for arch, data, bn, refused in (("resnet18", alone, "train", True), ("resnet18", alone, "freeze", False),
+                                    ("resnet18", two, "train", False), ("resnet20s", alone, "train", False)):  # fmt: skip
+        model = MODELS[arch](4)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        if refused:
+            with pytest.raises(UserError, match="one 8x8 image"):
+                check_batch_norm(model, GradientAscent(bn=bn), data)
+        else:
+            check_batch_norm(model, GradientAscent(bn=bn), data)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    check_batch_norm(MODELS["resnet18"](4), RandomLabel(), alone)  # its batches may join both loaders'
 
 
 def test_a_single_value_per_channel_fails_in_one_line():

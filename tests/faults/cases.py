@@ -1,0 +1,144 @@
+"""What the fault trials run: one small command for each script and method, and forked children to run it in."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import time
+import traceback
+from pathlib import Path
+
+import sklearn.datasets  # these and torch._dynamo cost seconds, which the forked children share
+import sklearn.svm  # noqa: F401
+import torch
+import torch._dynamo
+
+import generate_mask
+import main_forget
+import main_random
+import main_train
+from unlearn import METHODS
+from utils import hash_arrays, load, load_json
+
+SCRIPTS = {"main_train": main_train, "generate_mask": generate_mask, "main_forget": main_forget, "main_random": main_random}
+SETUP = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32", "--batch_size", "64"]
+# Little work: a quarter of the retain set, few samples, and thresholds at which the small model changes at all.
+FEW = ["--num_indexes_to_replace", "130", "--retain_fraction", "0.25"]
+OWN = {
+    "wfisher": ["--samples", "40", "--max_iterations", "4"], "fisher": ["--fisher_samples", "40"], "fisher_new": ["--fisher_samples", "10"],
+    "ssd": ["--alpha", "0.5"], "lfssd": ["--alpha", "0.5"], "unsir": ["--noise_steps", "3"],
+}  # fmt: skip
+
+
+def make_world(folder: Path) -> Path:
+    """An original model and its masks in ``folder``; made once, in a child."""
+    original = folder / "original" / "0model_SA_best.pth.tar"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "mask" / "mask_result.json").exists():
+        train = [*SETUP, "--epochs", "3", "--lr", "0.1", "--save_dir", str(original.parent), "--overwrite"]
+        masks = [*SETUP, *FEW, "--model_path", str(original), "--save_dir", str(folder / "mask"), "--overwrite"]
+        for script, words in (("main_train", train), ("generate_mask", masks)):
+            child = Child(script, words, folder / "world.log")
+            assert child.wait() == 0, child.output()
+    return folder
+
+
+def commands(world: Path) -> dict[str, tuple[str, list[str]]]:
+    """{name: (script, flags without --save_dir)} for every script and every registered method, about half of them under a mask."""
+    original, mask = world / "original" / "0model_SA_best.pth.tar", world / "mask" / "with_0.5.pt"
+    rest = [*SETUP, *FEW, "--model_path", str(original)]
+    train = [*SETUP, "--epochs", "2", "--lr", "0.1"]
+    found = {
+        "main_train": ("main_train", train), "main_train, saved every 4 steps": ("main_train", [*train, "--save_every_steps", "4"]),
+        "generate_mask": ("generate_mask", rest), "generate_mask random": ("generate_mask", [*rest, "--score", "random"]),
+        "main_random RL": ("main_random", [*rest, "--unlearn", "RL", "--unlearn_epochs", "3", "--mask_path", str(mask)]),
+    }  # fmt: skip
+    for number, name in enumerate(METHODS):
+        masked = ["--mask_path", str(mask)] if number % 2 else []
+        found[f"main_forget {name}"] = ("main_forget", [*rest, "--unlearn", name, "--unlearn_epochs", "3", *OWN.get(name, []), *masked])
+    return found
+
+
+class Child:
+    """A script's ``main(argv)`` in a forked copy of this process, which has torch imported and has never run a thread."""
+
+    def __init__(self, script: str, words: list[str], log: Path, file_limit: int | None = None):
+        self.log, self.started = log, time.monotonic()
+        self.pid = os.fork()
+        if not self.pid:
+            self._run(script, words, file_limit)
+
+    def _run(self, script: str, words: list[str], file_limit: int | None) -> None:
+        code = 99
+        try:
+            handle = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+            torch.set_num_threads(1)
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+            code = SCRIPTS[script].main(words)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(BaseException):
+                os.sys.stdout.flush()
+            os._exit(code)
+
+    def wait(self) -> int:
+        """Its exit code, or minus the signal that ended it."""
+        _, status, self.usage = os.wait4(self.pid, 0)
+        self.seconds = time.monotonic() - self.started
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self, number: int, after: float) -> int:
+        """Send it a signal ``after`` so many seconds; its exit code."""
+        time.sleep(after)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)  # not reaped yet, so that the number is still its own
+        return self.wait()
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def checkpoint_of(script: str, words: list[str]) -> str:
+    """The name of the file that --resume reads."""
+    if script == "main_train":
+        return "0checkpoint.pth.tar"
+    return "mask_result.json" if script == "generate_mask" else f"{words[words.index('--unlearn') + 1]}checkpoint.pth.tar"
+
+
+def outcome(script: str, words: list[str], folder: Path) -> dict:
+    """What a finished run left behind, without its times: equal for equal runs."""
+    if script == "generate_mask":
+        record = load_json(folder / "mask_result.json", "record")
+        for name, mask in record["masks"].items():
+            assert hash_arrays(load(folder / name, "mask")) == mask["sha256"]
+        return record["masks"]
+    state = load(folder / checkpoint_of(script, words), "checkpoint")
+    found = {"weights": hash_arrays(state["state_dict"]), "epoch": state["epoch"]}
+    if script == "main_train":
+        best, result = load(folder / "0model_SA_best.pth.tar", "best"), load_json(folder / "train_result.json", "result")
+        return found | {"best": hash_arrays(best["state_dict"]), "metrics": result["metrics"], "optimizer": plain(state["optimizer"])}
+    name = words[words.index("--unlearn") + 1]
+    result = load_json(folder / f"{name}result.json", "result")
+    assert result["provenance"]["unlearned_sha256"] == found["weights"]
+    return found | {"metrics": result["metrics"], "reference": load(folder / f"{name}eval_result.pth.tar", "dictionary")}
+
+
+def plain(state: dict) -> str:
+    """The hash of an optimizer's buffers."""
+    buffers = {f"{key}.{name}": value for key, part in state["state"].items() for name, value in part.items()}
+    return hash_arrays({name: value for name, value in buffers.items() if isinstance(value, torch.Tensor)})
+
+
+def whole_files(folder: Path) -> None:
+    """Raise if a file in ``folder`` that has its final name is not whole."""
+    for file in folder.iterdir():
+        if file.name.endswith((".pth.tar", ".pt")):
+            load(file, "file")
+        elif file.suffix == ".json":
+            json.loads(file.read_text())

@@ -1,0 +1,190 @@
+"""The long fault trials, resumable: each one appends a line to runs/faults/KIND.jsonl, and what has its line is not repeated.
+
+    python tests/faults/harness.py KIND[=COUNT]... [--seed 1]
+    python tests/faults/harness.py table      # the numbers of README.md
+
+Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile. The lines of a seed are one run of hypothesis,
+which is not resumed but repeated.
+"""
+
+import argparse
+import collections
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch
+from faults import files, kills, lines
+from faults.cases import commands, make_world
+
+RUNS = ROOT / "runs" / "faults"
+
+
+def read(kind: str) -> list[dict]:
+    file = RUNS / f"{kind}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def note(kind: str, found: dict) -> None:
+    with open(RUNS / f"{kind}.jsonl", "a") as file:
+        file.write(json.dumps(found) + "\n")
+    print("ok  " if found["ok"] else "BAD ", kind, {name: value for name, value in found.items() if name != "ok"}, flush=True)
+
+
+def undisturbed(world: Path, case: str) -> tuple[dict, float]:
+    """:func:`kills.undisturbed`, remembered on disk."""
+    file = RUNS / "whole.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if case not in known:
+        known[case] = kills.undisturbed(world, case)
+        file.write_text(json.dumps(known))
+    return tuple(known[case])
+
+
+def rounds(kind: str, seed: int, count: int, cases: list[str]) -> Iterator[tuple[str, int]]:
+    """Cases in turn, each with a seed of its own, until ``count`` trials of this kind and seed have their line."""
+    done = {(found["case"], found["seed"]) for found in read(kind)}
+    for number in range(count):
+        trial = cases[number % len(cases)], 1000 * seed + number // len(cases)
+        if trial not in done:
+            yield trial
+
+
+def run_kills(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("kills", seed, count, list(commands(world))):
+        note("kills", kills.trial(world, case, number, *undisturbed(world, case)))
+
+
+def run_processes(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("processes", seed, count, list(commands(world))[:6]):
+        note("processes", kills.process_trial(world, case, number, *undisturbed(world, case)))
+
+
+def run_disk(world: Path, seed: int, count: int) -> None:
+    cases = [
+        "main_train, saved every 4 steps",
+        "generate_mask",
+        "main_random RL",
+        "main_forget FT",
+        "main_forget scrub_r",
+        "main_forget raw",
+    ]
+    for case, number in rounds("disk", seed, count, cases):
+        note("disk", kills.full_disk_trial(world, case, number, undisturbed(world, case)[0]))
+
+
+def run_crowd(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("crowd", seed, count, ["main_train", "generate_mask", "main_random RL", "main_forget GA"]):
+        note("crowd", kills.crowd_trial(world, case, number, *undisturbed(world, case)))
+
+
+def run_lines(world: Path, seed: int, count: int) -> None:
+    lines.line_trials(files.make_files(world), seed, count, lambda found: note("lines", found))
+
+
+def run_real_lines(world: Path, seed: int, count: int) -> None:
+    lines.line_trials(files.make_files(world), seed, count, lambda found: note("real_lines", found), real=True)
+
+
+def run_corruption(world: Path, seed: int, count: int) -> None:
+    folder = files.make_files(world)
+    for case, number in rounds("corruption", seed, count, list(files.places(folder))):
+        note("corruption", files.corruption_trial(folder, case, number))
+
+
+def run_shrink(world: Path, seed: int, count: int) -> None:
+    folder = files.make_files(world)
+    cases = [name for name, (_, (_, words)) in files.places(folder).items() if "--resume" not in words]
+    for case, number in rounds("shrink", seed, count, cases):
+        note("shrink", files.shrinking_trial(folder, case, number, world / "shrink.log"))
+
+
+def run_hostile(world: Path, seed: int, count: int) -> None:
+    """Every hostile and greedy file in every place; the first ``count`` of them in an order drawn by the seed."""
+    folder, trap = files.make_files(world), world / "executed"
+    kinds = files.hostile_files(trap) | {f"greedy: {name}": write for name, write in files.greedy_files().items()}
+    every = [(case, kind) for case in files.places(folder) for kind in kinds]
+    random.Random(seed).shuffle(every)
+    done = {(found["case"], found["kind"]) for found in read("hostile")}
+    for case, kind in every[:count]:
+        if (case, kind) not in done:
+            note("hostile", files.hostile_trial(folder, case, kind, kinds[kind], trap, world / "hostile.log"))
+
+
+KINDS = {
+    "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
+    "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
+    "hostile": (run_hostile, 1000),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT]", help="or: table")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "faults", help="where trials are noted (default: %(default)s)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    global RUNS
+    RUNS = args.runs
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if args.kinds == ["table"]:
+        return print(table())
+    for kind in args.kinds:
+        name, _, count = kind.partition("=")
+        trials, usual = KINDS[name]
+        trials(make_world(RUNS / "world"), args.seed, int(count or usual))
+    sys.exit(any(not found["ok"] for kind in KINDS for found in read(kind)))
+
+
+def table() -> str:
+    """The rows of README.md."""
+    lines = ["| what | seed | trials | good | what happened |", "|---|---|---:|---:|---|"]
+    for kind, words in WORDS.items():
+        found = read(kind)
+        seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
+        shown = ", ".join(map(str, seeds)) if kind != "hostile" else "all"
+        lines.append(f"| {words} | {shown} | {len(found)} | {sum(line['ok'] for line in found)} | {DETAILS[kind](found)} |")
+    return "\n".join(lines)
+
+
+def ends(found: list[dict]) -> str:
+    """``exit 0: 12, exit 2: 30``."""
+    counts = collections.Counter(str(line["code"]) for line in found)
+    return ", ".join(f"exit {code}: {counts[code]}" for code in sorted(counts))
+
+
+def total(found: list[dict], name: str) -> int:
+    return sum(line[name] for line in found)
+
+
+def of_kills(found: list[dict]) -> str:
+    cases = len({line["case"] for line in found})
+    counts = {name: total(found, name) for name in ("killed", "stopped", "resumed")}
+    ends = f"kill -9: {counts['killed']}, stopped by SIGTERM, SIGINT, SIGUSR1: {counts['stopped']}, resumed: {counts['resumed']}"
+    return f"{cases} commands; {ends}"
+
+
+WORDS = {
+    "kills": "runs ended up to four times each, forked from one warm process", "processes": "the same, processes of their own",
+    "disk": "no file may grow past a random size, then `--resume`", "crowd": "three runs of one command in one folder",
+    "lines": "command lines under `--dry_run`", "real_lines": "command lines that train",
+    "corruption": "files with bytes changed, lost, added",
+    "shrink": "files cut off while they are read",
+    "hostile": "hostile and greedy files, in every place where a file is read",
+}  # fmt: skip
+DETAILS = {
+    "kills": of_kills, "processes": of_kills, "disk": lambda found: f"the limit was hit in {total(found, 'full')}",
+    "crowd": lambda found: "one finished, two were refused, in each", "lines": ends, "real_lines": ends, "shrink": ends,
+    "corruption": lambda found: f"{ends(found)}; a torch file that was read held the very same values",
+    "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
