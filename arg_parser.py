@@ -147,6 +147,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     add("--decreasing_lr", type=_milestones, help="epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)")
     add("--warmup", type=_count, default=0, help="epochs of linear warm-up (default: %(default)s)")
     add("--bn", default="train", choices=("train", "freeze"), help=f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}")
+    add("--accumulate", type=_positive, default=1, help="batches that one update is made of, for small memories (default: %(default)s)")
     add("--clip_norm", type=_rate, default=0.0, help="largest gradient norm; 0 does not clip (default: %(default)s)")
 
 

@@ -116,9 +116,11 @@ def train_epoch(
     model: nn.Module, steps: Steps, optimizer: torch.optim.Optimizer, *, device: torch.device, gate: SaliencyGate | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None, precision: str = "fp32", freeze_bn: bool = False,
     clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "", begun: dict | None = None,
-    save_every: int = 0, keep: Callable[[dict], None] | None = None,
+    save_every: int = 0, keep: Callable[[dict], None] | None = None, accumulate: int = 1,
 ) -> EpochStats:  # fmt: skip
     """Descend every step that ``steps`` yields. The only place with an update.
+
+    A ``yield`` gives back whether its step ended in an update; with ``accumulate`` not every one does.
 
     Args:
         gate: restores the frozen weights after every update.
@@ -128,7 +130,10 @@ def train_epoch(
         print_freq: steps between two looks at the device for a non-finite loss or weight. The step of the first such loss is
             known; a weight's is the next loss's, or, where no loss shows it, one since the look before.
         begun: the meter's state where ``steps`` goes on inside an epoch.
-        save_every: steps between two calls of ``keep`` with the meter's state, after a look; 0 for none. Not after the last step.
+        save_every: steps between two calls of ``keep`` with the meter's state, after a look and an update; 0 for none. Not after the
+            last step.
+        accumulate: steps that one update is made of: the mean of their losses, each weighted by its number of labels. The last ones
+            of an epoch may be fewer.
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -140,7 +145,23 @@ def train_epoch(
                 module.eval()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-    meter, updated, lr = Meter(device), None, optimizer.param_groups[0]["lr"]
+    meter, updated, waiting, unsaved = Meter(device), None, 0, 0
+
+    def update(step: Step) -> None:
+        if accumulate > 1:
+            torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], waiting)
+        if clip_norm:
+            if gate is not None:
+                gate.mask_gradients()
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        if step.project is not None:
+            with torch.no_grad():
+                step.project(optimizer.param_groups[0]["lr"])
+        if gate is not None:
+            gate.restore()
+
+    lr = optimizer.param_groups[0]["lr"]
     if begun is not None:
         meter.load_state(begun)
     with tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
@@ -149,36 +170,35 @@ def train_epoch(
                 with autocast:
                     step = steps.send(updated)
             except StopIteration:
+                if waiting:  # the epoch was not known to end here
+                    update(step)
                 return meter.read(lr, title)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise RunFailed("BatchNorm cannot train on one image that small; take --bn freeze or a larger --input_size") from None
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
-            optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()
-            if clip_norm:
-                if gate is not None:
-                    gate.mask_gradients()
-                nn.utils.clip_grad_norm_(parameters, clip_norm)
-            optimizer.step()
-            lr = optimizer.param_groups[0]["lr"]
-            if step.project is not None:
-                with torch.no_grad():
-                    step.project(lr)
-            if gate is not None:
-                gate.restore()
-            if scheduler is not None:
-                scheduler.step()
-            updated = True
+            if not waiting:
+                optimizer.zero_grad(set_to_none=True)
+            (step.loss * len(step.labels) if accumulate > 1 else step.loss).backward()
+            waiting += len(step.labels)
             meter.update(step)
             progress.update()
-            saving = bool(save_every) and meter.steps % save_every == 0 and meter.steps != total
+            unsaved += 1
+            updated = meter.steps % accumulate == 0 or meter.steps == total
+            if updated:
+                lr = optimizer.param_groups[0]["lr"]
+                update(step)
+                waiting = 0
+                if scheduler is not None:
+                    scheduler.step()
+            saving = updated and bool(save_every) and unsaved >= save_every and meter.steps != total
             if saving or meter.steps % print_freq == 0:
                 meter.check(title)
                 check_finite(model, f"after step {meter.steps} of {title or 'the epoch'}")
             if saving:
                 keep(meter.state())
+                unsaved = 0
 
 
 def fit(

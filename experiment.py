@@ -275,7 +275,7 @@ def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
     """What the loop does besides the method: recorded in results, and compared on --resume."""
     return {
         "batch_size": args.batch_size, "momentum": args.momentum, **schedule, "milestones": list(schedule["milestones"]),
-        "clip_norm": args.clip_norm, "augment": not args.no_aug, "precision": precision,
+        "clip_norm": args.clip_norm, "accumulate": args.accumulate, "augment": not args.no_aug, "precision": precision,
     }  # fmt: skip
 
 
@@ -315,9 +315,9 @@ class Trainer:
         self.model, self.method, self.epochs, self.clock = model, method, method.unlearn_epochs, clock
         parameters = [*model.parameters(), *method.extra_parameters()]
         self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
-        steps = [method.steps(data, epoch) for epoch in range(self.epochs)]
+        steps = [-(-method.steps(data, epoch) // args.accumulate) for epoch in range(self.epochs)]
         factor = learning_rate_factor(epochs=self.epochs, **schedule)
-        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate(int(progress)), steps)
+        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate_factor(int(progress)), steps)
         self.start_epoch, self.begun = 0, None
 
     def state(self, epoch: int, meter: dict | None = None) -> dict:
@@ -465,6 +465,7 @@ def train(args: argparse.Namespace) -> None:
             model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
+            accumulate=args.accumulate,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
@@ -927,7 +928,7 @@ def descend(
     fit(
         model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
         after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
-        clip_norm=args.clip_norm, print_freq=args.print_freq,
+        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate,
     )  # fmt: skip
 
 

@@ -320,3 +320,55 @@ def test_predict_is_a_plain_eval_pass_in_order_in_fp32():
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     assert logits.dtype == torch.float32
     assert torch.equal(labels, torch.from_numpy(data.dataset.y_test))
+
+
+# ----------------------------------------------------------------------------------------------------- accumulation
+
+
+def trained(batch_size, accumulate, *, total=True, gate=False, clip_norm=0.0, schedule="cosine"):
+    """A TinyNet after two epochs on retain (124 images) with BatchNorm frozen."""
+    data, model = make_data(count=20, batch_size=batch_size), make_model()
+    steps = len(data.retain)
+    optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 5e-4)
+    scheduler = make_scheduler(optimizer, learning_rate_factor(schedule, 2), [-(-steps // accumulate)] * 2)
+    mask = {name: torch.rand(value.shape, generator=torch.Generator().manual_seed(3)) > 0.5 for name, value in model.named_parameters()}
+    saliency = SaliencyGate(model, mask) if gate else None
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        stats = train_epoch(
+            model, cross_entropy_steps(model, data.retain), optimizer, device=CPU, freeze_bn=True, accumulate=accumulate, gate=saliency,
+            total=steps if total else None, clip_norm=clip_norm, scheduler=scheduler,
+        )  # fmt: skip
+    return model, stats
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": True}, {"clip_norm": 0.1}, {"gate": True, "clip_norm": 0.1}], ids=str)
+def test_accumulated_batches_are_the_large_batch(options):
+    """Also the last update of an epoch, of 28 images in batches of 8, 8, 8 and 4, and the schedule, which counts updates."""
+    (large, whole), (small, parts) = trained(32, 1, **options), trained(8, 4, **options)
+    for a, b in zip(large.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert parts.lr == pytest.approx(whole.lr)
+    other, _ = trained(8, 1, **options)
+    assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(large.parameters(), other.parameters(), strict=True))
+
+
+def test_batches_that_are_left_over_are_an_update_too():
+    """An epoch whose length is not told ends with the same last update."""
+    (told, _), (untold, _) = (trained(8, 3, total=total, schedule="constant") for total in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(told.parameters(), untold.parameters(), strict=True))
+
+
+def test_a_method_learns_whether_its_step_was_an_update():
+    data, model, answers, kept = make_data(count=20, batch_size=16), make_model(), [], []
+
+    def losses():
+        for step in cross_entropy_steps(model, data.retain):
+            answers.append((yield step))
+
+    optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
+    loop = {"accumulate": 3, "total": len(data.retain), "save_every": 2, "keep": lambda meter: kept.append(meter["steps"])}
+    train_epoch(model, losses(), optimizer, device=CPU, **loop)
+    assert answers == [False, False, True, False, False, True, False, True]
+    assert kept == [3, 6]  # only where an update has used every gradient

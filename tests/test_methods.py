@@ -49,7 +49,7 @@ def descend(method, model, data, gate, momentum, schedule, epochs):
     parameters = [*model.parameters(), *method.extra_parameters()]
     optimizer = make_optimizer(parameters, method.unlearn_lr, momentum, method.weight_decay, method.optimizer)
     factor = learning_rate_factor(schedule, epochs, milestones=(epochs / 2, epochs * 136 / 182))
-    rate = lambda progress: factor(progress) * method.rate(int(progress))  # noqa: E731
+    rate = lambda progress: factor(progress) * method.rate_factor(int(progress))  # noqa: E731
     scheduler = make_scheduler(optimizer, rate, [method.steps(data, epoch) for epoch in range(epochs)])
     fit(
         model, method, data, optimizer, epochs=epochs, clock=Stopwatch(CPU), gate=gate, scheduler=scheduler,

@@ -882,3 +882,16 @@ def test_a_class_that_leaves_no_test_image_ends_without_an_attack(tmp_path, caps
     assert call(main_forget.main, *command, "--unlearn", "retrain", "--unlearn_epochs", 1, "--class_to_replace", 0) == 0
     assert result(tmp_path, "retrain")["metrics"]["MIA"] is None  # JSON has no NaN
     assert capsys.readouterr().out.splitlines()[-1].split("MIA=")[1].startswith("nan")
+
+
+def test_accumulated_unlearning_is_that_of_the_large_batch(original, tmp_path):
+    """The same weights but for rounding with BatchNorm frozen; and a row of its own, which --resume does not mix up."""
+    words = ["--unlearn", "FT", "--unlearn_epochs", 2, "--bn", "freeze", "--schedule", "cosine", "--precision", "fp32"]
+    assert forget(original, tmp_path / "large", *words, "--batch_size", 64) == 0
+    assert forget(original, tmp_path / "small", *words, "--batch_size", 16, "--accumulate", 4) == 0
+    before = weights(original)
+    large, small = (weights(tmp_path / name / "FTcheckpoint.pth.tar") for name in ("large", "small"))
+    moved, apart = (sum((a[name].double() - b[name].double()).square().sum() for name in a) for a, b in ((large, before), (large, small)))
+    assert apart < 1e-2 * moved  # squares: a tenth of the way, by rounding alone
+    assert result(tmp_path / "small", "FT")["recipe"]["accumulate"] == 4
+    assert forget(original, tmp_path / "small", *words, "--batch_size", 16, "--resume") == 2

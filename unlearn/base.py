@@ -75,7 +75,7 @@ class Iterative(Method):
         """Updates that ``epoch`` takes, for the schedule and the progress bar."""
         return sum(len(getattr(data, split)) for split in self.splits)
 
-    def rate(self, epoch: int) -> float:
+    def rate_factor(self, epoch: int) -> float:
         """A factor on the learning rate in ``epoch``, on top of the schedule."""
         return 1.0
 

@@ -85,7 +85,7 @@ class Unsir(Iterative):
         share = retain.num_samples / (retain.num_samples + self.noise_batches * size)
         return retain.batches_of(max(1, round(share * size)))
 
-    def rate(self, epoch: int) -> float:
+    def rate_factor(self, epoch: int) -> float:
         return self.repair_lr / self.unlearn_lr if self.unlearn_lr and epoch >= self.impair_epochs else 1.0
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
