@@ -12,6 +12,7 @@ shadow models as the original was trained, runs every method on them (U-LiRA, me
 import argparse
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from auditing import Request, Saved, expand, read_saved
 from evaluation.definitions import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
-from evaluation.suites import basic, class_accuracies, curves, folded, standard
+from evaluation.suites import Splits, basic, class_accuracies, curves, folded, standard
 from shadows import Pool
 from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, warn
 
@@ -44,7 +45,7 @@ def audit(args: argparse.Namespace) -> None:
     request = Request(saved[0], data=args.data, device=pick_device(args.device, args.gpu), batch_size=args.batch_size)
     for each in saved:
         request.check(each)
-    folder = args.save_dir or saved[0].path.parent
+    folder = folder_of(args, saved)
     with lock(folder, "audit"):
         found = evaluate(args, request, saved)
         save_json(found, folder / "audit.json")
@@ -82,14 +83,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     found = [basic(splits, seed=seed) for splits in outputs]
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
-        retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
-        references = [[j for j in retrain if saved[j].sha256 != each.sha256] for each in saved]
-        additions = [standard(outputs[i], found[i], [outputs[j] for j in of], [found[j] for j in of]) for i, of in enumerate(references)]
-        found = [one | more for one, more in zip(found, additions, strict=True)]
-        extra = [{"roc": curves(outputs[i], [outputs[j] for j in of])["roc"]} if of else {} for i, of in enumerate(references)]
-        for i, more in enumerate(relearn_all(args, request, saved)):
-            found[i] |= more.pop("metrics")
-            extra[i] |= more
+        found, extra = beside_retrain(args, request, saved, outputs, found)
     models, judged = [], []
     for i, each in enumerate(saved):
         metrics, intervals, chance = folded(found[i])
@@ -100,15 +94,9 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
             "per_class": class_accuracies(outputs[i], request.dataset.classes), "curves": curves(outputs[i], []) | extra[i],
         })  # fmt: skip
     rows, floors = make_rows(judged)
-    pool = make_pool(args, request, saved, seed) if args.suite == "full" else None
+    if args.suite != "basic":
+        add_audits(args, request, saved, judged, rows, seed)
     for position, row in enumerate(rows):
-        group = [judged[i] for i in row["models"]]
-        if row["role"] == "models" and args.suite != "basic":
-            row["mean"] |= distribution_gaps(group, [each for each in judged if each.role == "retrain"], audit=args.suite == "full")
-            if pool is not None:
-                metrics, intervals, row["chance"] = folded(pool.audit(saved[row["models"][0]]))
-                row["mean"] |= metrics
-                row["ci"] |= intervals
         row["warnings"] = row_alarms(row, judged, request.dataset.num_classes)
         for i in row["models"]:
             models[i]["row"] = position
@@ -120,16 +108,55 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     }  # fmt: skip
 
 
+def beside_retrain(
+    args: argparse.Namespace, request: Request, saved: list[Saved], outputs: list[Splits], found: list[dict[str, float]]
+) -> tuple[list[dict[str, float]], list[dict]]:  # fmt: skip
+    """What standard adds to each model's metrics and curves. A Retrain model is compared with the others of its kind."""
+    retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
+    metrics, extra = [], []
+    for i, more in enumerate(relearn_all(args, request, saved)):
+        others = [j for j in retrain if saved[j].sha256 != saved[i].sha256]
+        references = [outputs[j] for j in others]
+        metrics.append(found[i] | standard(outputs[i], found[i], references, [found[j] for j in others]) | more["metrics"])
+        extra.append(
+            {name: curve for name, curve in curves(outputs[i], references).items() if name == "roc"} | {"relearn": more["relearn"]}
+        )
+    return metrics, extra
+
+
+def add_audits(
+    args: argparse.Namespace, request: Request, saved: list[Saved], judged: list[Judged], rows: list[dict], seed: int
+) -> None:  # fmt: skip
+    """To rows of unlearned models, what many models say: the spread of margins and, with full, the audits and the pool of shadows."""
+    retrain = [each for each in judged if each.role == "retrain"]
+    pool = make_pool(args, request, saved, seed) if args.suite == "full" else None
+    per_image = {} if pool is None else pool.memorisation()
+    for position, row in enumerate(rows):
+        if row["role"] != "models":
+            continue
+        row["mean"] |= distribution_gaps([judged[i] for i in row["models"]], retrain, audit=args.suite == "full")
+        if pool is not None:
+            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]])
+            metrics, intervals, row["chance"] = folded(found)
+            row["mean"] |= metrics
+            row["ci"] |= intervals
+    if per_image:
+        save_arrays(per_image, folder_of(args, saved) / "per_image.npz")
+
+
 def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved], seed: int) -> Pool | None:
-    """The shadow models, and what they say of each image's memorisation, in memorisation.npz; None for a whole class."""
+    """The shadow models; None for a whole class."""
     if request.chosen.dropped_class is not None:
         warn("a whole class cannot be in half of the shadows: --suite full goes without U-LiRA here")
         return None
     original = next(each for each in saved if each.role == "original")
-    folder = args.save_dir or saved[0].path.parent
-    pool = Pool(request, original, folder / "shadows", shadows=args.shadows, seed=seed, data=args.data or original.arguments["data"])
-    save_arrays(pool.memorisation(), folder / "memorisation.npz")
-    return pool
+    where, data = folder_of(args, saved) / "shadows", args.data or original.arguments["data"]
+    return Pool(request, original, where, shadows=args.shadows, seed=seed, data=data)
+
+
+def folder_of(args: argparse.Namespace, saved: list[Saved]) -> Path:
+    """Where results go."""
+    return args.save_dir or saved[0].path.parent
 
 
 def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) -> list[dict]:

@@ -59,15 +59,16 @@ class Pool:
         scores, errors = memorisation_scores(correct, self.member)
         return {"indices": self.indices, "memorisation": scores, "standard_error": errors}
 
-    def audit(self, saved: Saved) -> dict[str, float]:
-        """U-LiRA's numbers for the method of a checkpoint, and what its runs on the shadows cost in accuracy."""
+    def audit(self, saved: Saved) -> tuple[dict[str, float], np.ndarray]:
+        """U-LiRA's numbers for the method of a checkpoint with its runs' accuracy, and each image's AUC (m,) over the shadows."""
         files = [self._unlearn(saved, i) for i in range(len(self.trained))]
         margins = np.stack([margin(*self._outputs(file)) for file in files])
         scores = ulira_scores(margins, self.member)
-        areas = np.abs(per_sample_auc(margins, self.member) - 0.5) + 0.5
+        areas = per_sample_auc(margins, self.member)
         test = [load_json(file.with_name(f"{saved.arguments['unlearn']}result.json"), "result")["metrics"]["TA"] for file in files]
         found = ulira_summary(scores, margins, self.member)
-        return found | {"ulira_sample_auc_median": float(np.median(areas)), "ulira_TA": float(np.mean(test))}
+        both_ways = float(np.median(np.maximum(areas, 1 - areas)))
+        return found | {"ulira_sample_auc_median": both_ways, "ulira_TA": float(np.mean(test))}, areas
 
     def _train(self, shadow: int) -> Path:
         argv = [

@@ -20,7 +20,7 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
     Returns:
         Dictionaries with "data", "metrics" {name: {"unit", "good", "text"}}, "rows", "floors" {metric: number},
         "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "gap", "inside_noise", "warnings"},
-        its models {"weights_sha256", "seed", "curves"}.
+        its models {"weights_sha256", "seed", "per_class", "curves"}.
 
     Raises:
         UserError: one line that names the damaged file.
@@ -102,6 +102,7 @@ def _model(model: dict) -> dict:
     return {
         "weights_sha256": _text(model["weights_sha256"]),
         "seed": model.get("seed"),
+        "per_class": _by_name(model.get("per_class") or {}, lambda split: _by_name(split, _number)),
         "curves": {
             "histograms": _by_name(curves.get("histograms") or {}, _histogram),
             "roc": _by_name(curves.get("roc") or {}, lambda curve: _columns(curve, ("fpr", "tpr"))),

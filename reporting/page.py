@@ -47,6 +47,7 @@ AVERAGES = {
     "gap_of_means": "mean over metrics of the absolute gap between means: Avg. Gap; lower is better",
     "mean_paired_gap": "mean over metrics and seeds of the absolute gap, seed by seed; lower is better, never below the gap of means",
 }
+BY_CLASS = {"forget": "forget set", "test": "test images", "test_forgotten": "test images of the forgotten class"}
 TARGETS = {"retrain": "target: Retrain's value", "floor": "target: as low as between two Retrain runs", "high": "higher is better"}
 
 
@@ -217,6 +218,7 @@ def _audit(anchor: str, audit: dict, groups: dict[str, list[dict]]) -> Html:
         ),
     ]
     tables = [(title, _audit_table(title, metrics, audit, rows)) for title, metrics in kinds.items() if metrics]
+    tables += [(f"Accuracy by class, {words}", table) for split, words in BY_CLASS.items() if (table := _class_table(split, words, rows))]
     parts += [tag("details", tag("summary", title), table, open="" if i == 0 else None) for i, (title, table) in enumerate(tables)]
     warnings = [*audit["warnings"], *(f"{name}: {line}" for name, row in rows.items() for line in row["warnings"])]
     if warnings:
@@ -225,6 +227,28 @@ def _audit(anchor: str, audit: dict, groups: dict[str, list[dict]]) -> Html:
     parts.append(tag("details", tag("summary", "What each metric means"), tag("dl", *definitions)))
     parts.append(tag("details", tag("summary", "Where this audit comes from"), _run_origin(audit["provenance"])))
     return Html("".join(parts))
+
+
+def _class_table(split: str, words: str, rows: dict[str, dict]) -> Html | None:
+    """Accuracy of each class in percent, mean over a row's models; None where no audit says."""
+    found = {name: [model["per_class"].get(split, {}) for model in row["models"]] for name, row in rows.items()}
+    classes = list(dict.fromkeys(label for models in found.values() for model in models for label in model))
+    if not classes:
+        return None
+
+    def cell(models: list[dict], label: str) -> Html:
+        known = [value for model in models if (value := model.get(label)) is not None]
+        mean = sum(known) / len(known) if known else None
+        return tag("td", "-" if mean is None else f"{mean:.1f}", data_value=_value(mean))
+
+    lines = {
+        name: tag("tr", tag("th", name, scope="row", data_value=name), *(cell(models, label) for label in classes))
+        for name, models in found.items()
+    }
+    header = [_header("method", "text", None), *(_header(label, "number", f"class {label}") for label in classes)]
+    fixed = [line for name, line in lines.items() if rows[name]["role"] == "retrain"]
+    body = [line for name, line in lines.items() if rows[name]["role"] != "retrain"]
+    return _table(f"Accuracy by class in percent, {words}, mean over seeds", header, fixed, body)
 
 
 def _metrics_of(audit: dict) -> list[str]:

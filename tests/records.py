@@ -73,7 +73,8 @@ def audited(result, row):
     return {
         "label": result["label"], "role": "retrain" if result["method"] == "retrain" else "models", "path": "x.pt",
         "weights_sha256": result["provenance"]["unlearned_sha256"], "seed": result["provenance"]["seed"], "hyperparameters": {}, "row": row,
-        "metrics": {"UA": 5.0 + row, "loss_auc": 0.5 + 0.01 * row, "js_forget": 0.02}, "intervals": {"UA": [1.0, 9.0]}, "per_class": {},
+        "metrics": {"UA": 5.0 + row, "loss_auc": 0.5 + 0.01 * row, "js_forget": 0.02}, "intervals": {"UA": [1.0, 9.0]},
+        "per_class": {"forget": {"cat": 90.0 + row, "dog": 50.0}, "test": {"cat": 80.0, "dog": None}},
         "curves": {
             "histograms": {"loss": histogram, "confidence": histogram}, "roc": {"loss": roc, "rmia": roc},
             "relearn": {"steps": [0, 1, 2, 4], "accuracy": [90, 95, 97, 99], "sd": [1, 1, 1, 0], "never_seen": [80, 90, 95, 99]},

@@ -204,8 +204,11 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
     assert row["label"] == "SalUn"
     assert 0 <= row["mean"]["ulira_auc"] <= 1
     assert row["mean"]["ulira_TA"] > 0
-    with np.load(tmp_path / "memorisation.npz") as arrays:
-        assert len(arrays["indices"]) == 120
+    with np.load(tmp_path / "per_image.npz") as arrays:
+        assert {len(values) for values in arrays.values()} == {120}
+        areas = arrays["auc_of_row_0"]
+        assert row["mean"]["ulira_sample_auc_median"] == pytest.approx(np.median(np.maximum(areas, 1 - areas)))
+        assert np.abs(arrays["memorisation"]).max() <= 1
         assert np.isin(np.load(sorted((tmp_path / "shadows").glob("in00-*.npy"))[0]), np.arange(2000)).all()
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shadows").rglob("*.pth.tar")}
     assert len([file for file in made if file.name == "RLcheckpoint.pth.tar"]) == 6

@@ -14,7 +14,7 @@ from records import audit, result, write
 from test_plots import HOSTILE, everything
 
 import report
-from reporting.page import Html, escape, tag
+from reporting.page import Html, _class_table, escape, tag
 
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "wbr"}
@@ -135,6 +135,17 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
         "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_accuracy_by_class_is_the_mean_over_a_rows_models():
+    rows = {
+        "Retrain": {"role": "retrain", "models": [{"per_class": {"forget": {"cat": 90.0, "dog": 70.0}}}]},
+        "FT": {"role": "models", "models": [{"per_class": {"forget": {"cat": a, "dog": b}}} for a, b in ((80.0, None), (90.0, 60.0))]},
+    }
+    reader = Reader(_class_table("forget", "forget set", rows))
+    assert [text for _, text in reader.all("td")] == ["90.0", "70.0", "85.0", "60.0"]
+    assert [text for _, text in reader.all("button")] == ["method", "cat", "dog"]
+    assert _class_table("test", "test images", rows) is None
 
 
 def test_results_alone_make_a_page(tmp_path):
