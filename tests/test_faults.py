@@ -215,8 +215,11 @@ def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_signals_stop_with_130_and_say_how_to_go_on(name, original, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_signals_stop_with_130_and_say_how_to_go_on(name, original, tmp_path, monkeypatch, capsys, request):  # noqa: F811
     number, real = getattr(signal, name), experiment.save
+    # A job that a shell started in the background ignores SIGINT, and so would this test.
+    outside = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, outside))
     before = signal.getsignal(number)
 
     def save_then_stop(state, path):
