@@ -237,31 +237,50 @@ def test_signals_stop_with_130_and_say_how_to_go_on(name, original, tmp_path, mo
     assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 2, "--resume") == 0
 
 
-class Stopping(io.BytesIO):
-    """A file in whose second write something is raised, as by a signal's handler or a full disk."""
+class Full(io.BytesIO):
+    """A file on a disk that is full from its second write on."""
 
-    def __init__(self, error):
-        super().__init__()
-        self.error, self.writes = error, 0
+    writes = 0
 
     def write(self, content):
         self.writes += 1
-        if self.writes == 2:
-            raise self.error
+        if self.writes > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(content)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt("SIGTERM"), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
-def test_an_error_inside_torch_save_is_told_as_it_is_and_the_old_file_stays(error, tmp_path):
-    """torch turns both into a RuntimeError of its own."""
+def test_a_full_disk_is_told_as_it_is_and_the_old_file_stays(tmp_path, monkeypatch):
+    """torch would make a RuntimeError of its own of it, or abort the process."""
     file = tmp_path / "kept.pt"
     save({"a": 1}, file)
-    before = file.read_bytes()
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RunFailed) as told:
-        utils._write(file, lambda handle: torch.save({"x": torch.zeros(1000)}, Stopping(error)))
-    assert ("SIGTERM" if isinstance(error, KeyboardInterrupt) else "No space left on device") in str(told.value)
+    before, real = file.read_bytes(), utils._Steady
+    monkeypatch.setattr(utils, "_Steady", lambda file: real(Full()))
+    with pytest.raises(RunFailed, match="No space left on device; earlier files are untouched"):
+        save({"x": torch.zeros(1000)}, file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["kept.pt"]
+
+
+class Stopped:
+    """A signal comes while this is saved."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return dict, ()
+
+
+def test_a_signal_waits_for_the_file_that_is_being_written(tmp_path, capsys):
+    reached = []
+
+    @script
+    def main(argv):
+        save({"a": torch.ones(3), "b": Stopped()}, tmp_path / "x.pt")
+        reached.append(1)
+
+    assert main([]) == 130
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert not reached
+    assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=False)["a"], torch.ones(3))
 
 
 # -------------------------------------------------------------------------------------------------------------- files
