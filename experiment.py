@@ -766,7 +766,7 @@ def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
     record_file = path.with_name("mask_result.json")
     record = load_json(record_file, "mask record") if record_file.is_file() else {}
     with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
-        named = record.get("masks", {}).get(path.name, {}).get("sha256")
+        named = record["masks"].get(path.name, {}).get("sha256") if record_file.is_file() else None
         belongs = named == sha256
         if belongs:
             data = record["data"]

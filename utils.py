@@ -119,19 +119,58 @@ def _of_the_machine(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 raise ``KeyboardInterrupt`` with their name, unless whoever started the script ignores them."""
+    """Let signals raise ``KeyboardInterrupt`` with their name, unless whoever started the script ignores them."""
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if _signals["held"]:
+            _signals["waiting"] = name
+            return
+        raise KeyboardInterrupt(name)
 
+    _signals.update(held=False, waiting=None)
     here = threading.current_thread() is threading.main_thread()
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
     before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+# Whether signals wait, and for which one that came in the meantime.
+_signals = {"held": False, "waiting": None}
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a signal wait for the end of the block: torch's writer aborts the process where an exception unwinds it."""
+    _signals["held"] = True
+    try:
+        yield
+    finally:
+        _signals["held"] = False
+    if _signals["waiting"]:
+        raise KeyboardInterrupt(_signals["waiting"])
+
+
+class _Steady:
+    """A file for torch's writer that keeps its first error until the end, for the same reason."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.error = file, None
+
+    def write(self, content: memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(content)
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        """Left to :func:`_write`."""
 
 
 def warn(message: str) -> None:
@@ -280,11 +319,8 @@ def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch raises the latter after the former
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, KeyboardInterrupt):  # a signal that came inside torch.save
-            raise cause from None
-        reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or error
         raise RunFailed(f"cannot write {path}: {reason}; earlier files are untouched, make room and use --resume") from None
     finally:
         with contextlib.suppress(OSError):
@@ -302,8 +338,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def save(obj: object, path: Path) -> None:
-    """``torch.save``, atomically."""
-    _write(Path(path), lambda file: torch.save(obj, file))
+    """``torch.save``, atomically; a signal waits until the file is there."""
+
+    def write(file: BinaryIO) -> None:
+        steady = _Steady(file)
+        torch.save(obj, steady)
+        if steady.error is not None:
+            raise steady.error
+
+    with _signals_held():
+        _write(Path(path), write)
 
 
 def save_json(obj: object, path: Path) -> None:

@@ -9,6 +9,7 @@ from utils import UserError, require_file
 
 Arrays = dict[str, np.ndarray]
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
+READ = (*SPLITS, "classes")
 
 
 def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
@@ -79,9 +80,9 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
         data = found[0]
     require_file(data, "--dataset npz: --data")
     try:
-        check_npz(data)
+        check_npz(data, READ)
         with np.load(data, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in (*SPLITS, "classes")}
+            arrays = {name: file[name] for name in file.files if name in READ}
     except Exception as error:  # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user
         raise UserError(f"--data {data} is not a readable npz of plain arrays: {error}") from None
     if missing := [name for name in SPLITS if name not in arrays]:

@@ -14,6 +14,14 @@ CPU = torch.device("cpu")
 # Two workers share two cores; on networks this small one thread each beats two that wait for each other.
 torch.set_num_threads(1)
 CLASSES = 4
+# Where nine tenths of the suite's time goes.
+SLOW = ("test_scripts", "test_faults", "test_per_sample", "test_evaluation", "test_methods")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
 
 
 class TinyNet(nn.Module):
