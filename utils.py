@@ -352,14 +352,15 @@ def save(obj: object, path: Path) -> None:
 
 def save_json(obj: object, path: Path) -> None:
     """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other word for it."""
-    save_text(json.dumps(_finite(obj), indent=1, allow_nan=False) + "\n", path)
+    save_text(json.dumps(finite(obj), indent=1, allow_nan=False) + "\n", path)
 
 
-def _finite(obj: object) -> object:
+def finite(obj: object) -> object:
+    """The same nested value with None for every number that is not finite: JSON has no word for them."""
     if isinstance(obj, dict):
-        return {name: _finite(value) for name, value in obj.items()}
+        return {name: finite(value) for name, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [_finite(value) for value in obj]
+        return [finite(value) for value in obj]
     return None if isinstance(obj, float) and not math.isfinite(obj) else obj
 
 

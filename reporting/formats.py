@@ -5,6 +5,7 @@ import io
 import json
 
 from reporting.tables import METRICS, Scenario
+from utils import finite
 
 HEADER = ["method", *METRICS, "Avg. Gap", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
@@ -101,7 +102,7 @@ def as_json(scenarios: list[Scenario]) -> str:
         for audit in audits:
             audit["rows"] = [{**row, "models": [model["weights_sha256"] for model in row["models"]]} for row in audit["rows"]]
         tables.append({**scenario.table, "audits": audits})
-    return json.dumps(tables, indent=1)
+    return json.dumps(finite(tables), indent=1, allow_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- LaTeX

@@ -79,6 +79,8 @@ def _read(file: Path) -> dict | None:
     try:
         if not set(METRICS) <= result.get("metrics", {}).keys():
             return None
+        # JSON has no word for a number that is none: a test set without images has no accuracy.
+        result["metrics"] = {name: math.nan if value is None else value for name, value in result["metrics"].items()}
         json.dumps(result, ensure_ascii=False).encode()  # half a character, which JSON can hold, could not be written anywhere
         scenario = scenario_of(result)
         hash(_pair_key(result))

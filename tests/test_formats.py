@@ -82,9 +82,11 @@ def test_one_retrain_run_has_no_floor(tmp_path, capsys):
         assert "again" not in printed(capsys, tmp_path, style)
 
 
-def test_runs_without_an_attack_leave_the_rest_of_the_table_whole(tmp_path, capsys):
-    """MIA is not a number in one Retrain: no floor, no mark on MIA, the other columns marked."""
-    write(tmp_path, *runs("retrain", "Retrain", [*RETRAIN[:2], (4.0, 100.0, 93.5, math.nan)]), *runs("RL", "SalUn", NEAR))
+@pytest.mark.parametrize("missing", [math.nan, None], ids=str)
+def test_runs_without_an_attack_leave_the_rest_of_the_table_whole(tmp_path, capsys, missing):
+    """MIA is no number in one Retrain: no floor, no mark on MIA, the other columns marked; and JSON that others can read."""
+    write(tmp_path, *runs("retrain", "Retrain", [*RETRAIN[:2], (4.0, 100.0, 93.5, missing)]), *runs("RL", "SalUn", NEAR))
+    json.loads(printed(capsys, tmp_path, "json"), parse_constant=pytest.fail)
     rows, table = rows_of(capsys, tmp_path)
     assert table["floor"] is None
     assert [rows["SalUn"][f"{metric}_inside_noise"] for metric in METRICS] == [True, True, True, None]
