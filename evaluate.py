@@ -42,6 +42,8 @@ def audit(args: argparse.Namespace) -> None:
         raise UserError(f"--suite {args.suite} compares with Retrain; give --retrain PATTERN, or take --suite basic")
     if args.suite == "full" and args.original is None:
         raise UserError("--suite full trains shadow models as the original was trained; give --original")
+    if args.suite == "full" and (args.shadows < 6 or args.shadows % 2):
+        raise UserError(f"--shadows {args.shadows}: an even number of at least 6 is wanted, 16 to 32 are useful")
     request = Request(saved[0], data=args.data, device=pick_device(args.device, args.gpu), batch_size=args.batch_size)
     for each in saved:
         request.check(each)

@@ -16,9 +16,10 @@ import main_forget
 import main_train
 from arg_parser import flags_of
 from auditing import Request, Saved, read_saved
+from datasets.splits import make_split
 from evaluation.references import memorisation_scores, per_sample_auc, ulira_scores, ulira_summary
 from evaluation.scores import margin
-from utils import RunFailed, UserError, load_json, stream
+from utils import RunFailed, load_json, stream
 
 # Flags that a pool chooses itself.
 OWN = {
@@ -31,16 +32,25 @@ OWN = {
 def draw_pool(request: Request, shadows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (m,) of the pool and membership (shadows, m): the forget set and as many retained images of the same classes.
 
-    Each image is in exactly half of the shadows: they come in pairs that part the pool.
+    Each image is in exactly half of the shadows, an even number: they come in pairs that part the pool.
     """
-    if shadows < 6 or shadows % 2:
-        raise UserError(f"--shadows {shadows}: an even number of at least 6 is wanted, 16 to 32 are useful")
     rng = np.random.default_rng(stream(seed, "pool"))
     labels, forget, retain = request.dataset.y_train, request.chosen.forget, request.chosen.retain
     same = [rng.permutation(retain[labels[retain] == c])[: np.sum(labels[forget] == c)] for c in np.unique(labels[forget])]
     pool = np.sort(np.concatenate([forget, *same]))
     halves = rng.permuted(np.tile(np.arange(len(pool)) % 2 == 0, (shadows // 2, 1)), axis=1)
     return pool, np.stack([halves, ~halves], 1).reshape(shadows, -1)
+
+
+def positions_of(whole: np.ndarray, train: np.ndarray, pool: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For one shadow, the positions in ``whole`` that it leaves out, and those of its pool images in what is left.
+
+    Args:
+        whole: the training split (n,), ascending; ``train``: the part of it that the study uses (--leave_out).
+        pool, member: images (m,), and which of them the shadow is trained on.
+    """
+    kept = np.isin(whole, train) & ~np.isin(whole, pool[~member])
+    return np.flatnonzero(~kept), np.searchsorted(whole[kept], pool[member])
 
 
 class Pool:
@@ -118,9 +128,9 @@ class Pool:
 
     def _list(self, shadow: int, which: str) -> str:
         """A file of positions: what the shadow leaves out of the training split, or what of the rest it forgets."""
-        train, member = self.request.split.train, self.member[shadow]
-        out = np.searchsorted(train, self.indices[~member])
-        positions = out if which == "out" else np.searchsorted(np.delete(train, out), self.indices[member])
+        split = make_split(self.request.dataset.y_train, self.request.split.split_seed)
+        out, inside = positions_of(split.train, self.request.split.train, self.indices, self.member[shadow])
+        positions = out if which == "out" else inside
         file = self.folder / f"{which}{shadow:02d}-{hashlib.sha256(positions.tobytes()).hexdigest()[:8]}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
         np.save(file, positions)

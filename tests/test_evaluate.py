@@ -14,7 +14,7 @@ import main_forget
 import main_random
 import main_train
 from evaluation.definitions import define
-from shadows import draw_pool
+from shadows import draw_pool, positions_of
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
 FORGET = ["--num_indexes_to_replace", "60", "--forget_seed", "2", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
@@ -179,6 +179,9 @@ def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     assert "names no unlearned model" in refused(capsys, "--models", original)
     assert "give --retrain" in refused(capsys, "--models", ft, "--suite", "standard")
     assert "give --original" in refused(capsys, "--models", ft, "--retrain", runs / "seed2/retraincheckpoint.pth.tar", "--suite", "full")
+    full = ["--retrain", retrained, "--original", original, "--suite", "full"]
+    for odd in (4, 7):
+        assert "even number of at least 6" in refused(capsys, "--models", ft, *full, "--shadows", odd)
     (tmp_path / "x.pth.tar").write_bytes(b"nothing")
     assert "not a readable torch file" in refused(capsys, "--models", tmp_path / "x.pth.tar")
     torch.save({"state_dict": {}}, tmp_path / "y.pth.tar")
@@ -235,6 +238,13 @@ def test_a_pool_holds_the_forget_set_and_as_many_others_of_its_classes(runs):
     np.testing.assert_array_equal(np.bincount(labels[rest], minlength=10), np.bincount(labels[saved.forget], minlength=10))
     assert (member.sum(0) == 4).all()  # each image in half of the shadows
     assert (member.sum(1) == 60).all()  # each shadow forgets half of the pool
+
+
+def test_a_shadow_leaves_out_what_the_study_does_too():
+    whole = np.array([2, 3, 5, 7, 11, 13])  # the study goes without 3; of 5, 7, 13 the shadow sees 5 and 13
+    out, inside = positions_of(whole, np.array([2, 5, 7, 11, 13]), np.array([5, 7, 13]), np.array([True, False, True]))
+    assert whole[out].tolist() == [3, 7]
+    assert np.delete(whole, out)[inside].tolist() == [5, 13]
 
 
 def test_an_original_without_some_images_hands_that_on(runs, tmp_path, capsys):
