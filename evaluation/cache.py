@@ -32,7 +32,7 @@ def cached(folder: Path, name: str, made_from: Mapping[str, object], shapes: Map
 
 def _read(file: Path, shapes: Mapping[str, tuple]) -> Arrays | None:
     try:
-        check_npz(file)
+        check_npz(file, shapes)
         with np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in shapes}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -207,7 +207,7 @@ def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp
     before = {file: file.read_bytes() for file in tmp_path.glob("CF_k*")}
     capsys.readouterr()
     refused(capsys, forget(original, tmp_path, "--unlearn", "CF_k", "--unlearn_epochs", 1, "--k", 99, "--overwrite"), "--k 99")
-    assert len(before) == 3
+    assert len(before) == 4
     assert before == {file: file.read_bytes() for file in tmp_path.glob("CF_k*")}
 
 

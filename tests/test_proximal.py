@@ -37,7 +37,7 @@ def run_part(method, model, data, mask=None, state=None, until=None):
     method.prepare(model, data, mask)
     if gate:
         gate.restore()
-    trainer = Trainer(argparse.Namespace(momentum=0.9), model, method, data, COSINE, Stopwatch(CPU))
+    trainer = Trainer(argparse.Namespace(momentum=0.9, accumulate=1), model, method, data, COSINE, Stopwatch(CPU))
     if state:
         trainer.restore(state)
     until = method.unlearn_epochs if until is None else until
