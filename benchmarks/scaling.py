@@ -59,7 +59,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     taken = describe()
     text = "# Evaluation of one model once its logits exist\n\nMade by `python benchmarks/scaling.py`, medians of 3. "
-    text += f"{hardware_line(taken).rstrip(":")}, beside other work; {taken['time'][:10]}, {taken['git'][:9]}.\n\n" + "\n".join(lines) + "\n"
+    machine = hardware_line(taken).rstrip(":")
+    text += f"{machine}, beside other work; {taken['time'][:10]}, {taken['git'][:9]}.\n\n" + "\n".join(lines) + "\n"
     save_text(text, ROOT / "benchmarks" / "results" / "scaling.md")
 
 
