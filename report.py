@@ -30,7 +30,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help="folders to search for *result.json")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: %(default)s")
     args = parser.parse_args(argv)
-    print(FORMATS[args.format]([summarise(scenario, runs) for scenario, runs in sorted(by_scenario(collect(args.dirs)).items())]))
+    print(FORMATS[args.format](tables(args.dirs)))
+
+
+def tables(folders: Sequence[Path]) -> list[dict]:
+    """A table for each scenario among the results below ``folders``; a file stands for itself."""
+    return [summarise(scenario, runs) for scenario, runs in sorted(by_scenario(collect(folders)).items())]
 
 
 def collect(folders: Sequence[Path]) -> list[dict]:
