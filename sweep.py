@@ -23,33 +23,15 @@ from evaluate import SUITES
 from sweeping.launchers import LAUNCHERS, supervise, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
 from sweeping.runs import DONE, FAILED, Progress, clock_of, command, read_record, work
-from utils import RunFailed, UserError, script
+from sweeping.search import OBJECTIVES, WARNING, run_search
+from utils import RunFailed, UserError, script, warn
 
 WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
 
 
 @script
 def main(argv: list[str]) -> None:
-    parser = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("plan", type=Path, metavar="PLAN", help="TOML or JSON file")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--dry_run", action="store_true", help="print the commands, do nothing")
-    what.add_argument("--status", action="store_true", help="how far each stage is, and what failed")
-    what.add_argument("--report", action="store_true", help="the table of what is done so far")
-    what.add_argument("--worker", help=argparse.SUPPRESS)
-    add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
-    add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
-    add(
-        "--options",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="the launcher's: submitit's parameters, or Ray's address and resources",
-    )
-    add("--parent", type=int, help=argparse.SUPPRESS)
-    add("--since", type=float, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = sweep_parser().parse_args(argv)
     plan = read_plan(args.plan)
     runs = expand(plan, check)
     if args.dry_run:
@@ -61,12 +43,45 @@ def main(argv: list[str]) -> None:
         print(progress.table(args.workers or 1))
     elif args.report:
         table_of(plan, runs)
+    elif args.search:
+        if args.objective == "oracle_gap":
+            warn(WARNING)
+        best = run_search(plan, args.search, trials=args.trials, objective=args.objective, check=check)["best"]
+        shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
+        print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
     elif args.worker:
         parent = args.parent or os.getppid()
         # A worker whose launcher was killed ends after the run at hand.
         work(runs, plan.folder, since=args.since, tries=plan.tries, worker=args.worker, alive=lambda: os.getppid() == parent)
     else:
         launch(args, plan, runs)
+
+
+def sweep_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("plan", type=Path, metavar="PLAN", help="TOML or JSON file")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry_run", action="store_true", help="print the commands, do nothing")
+    what.add_argument("--status", action="store_true", help="how far each stage is, and what failed")
+    what.add_argument("--report", action="store_true", help="the table of what is done so far")
+    what.add_argument("--search", metavar="METHOD", help="search the method's declared ranges; a stage's name where a method has several")
+    what.add_argument("--worker", help=argparse.SUPPRESS)
+    add("--trials", type=_positive, default=20, help="of a search, the same for every method (default: %(default)s)")
+    add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
+    add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
+    add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
+    add(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the launcher's: submitit's parameters, or Ray's address and resources",
+    )
+    add("--parent", type=int, help=argparse.SUPPRESS)
+    add("--since", type=float, help=argparse.SUPPRESS)
+    return parser
 
 
 def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:

@@ -207,7 +207,7 @@ def in_order(plan: Plan) -> list[Stage]:
     try:
         return [plan.stages[name] for name in graphlib.TopologicalSorter(graph).static_order()]
     except graphlib.CycleError as error:
-        raise UserError(f"plan: the needs run in a circle: {' -> '.join(error.args[1])}") from None
+        raise UserError(f"plan: the needs run in a circle: {error}") from None
 
 
 def _all_values(plan: Plan, stage: Stage) -> Iterable[object]:
