@@ -17,6 +17,8 @@ from evaluate import SUITES
 from evaluation.definitions import definition_table
 from models import MODELS
 from report import make_parser as make_report_parser
+from sweep import main as sweep_main
+from sweep import sweep_parser
 from unlearn import METHODS, method_table
 from unlearn.scores import SCORES
 from utils import UserError
@@ -36,7 +38,12 @@ def commands(text):
         yield shlex.split(line, comments=True)
 
 
-DOCUMENTED = [*commands(README), *(c for recipe in sorted(ROOT.glob("recipes/*.sh")) for c in commands(recipe.read_text()))]
+SWEEPS = (ROOT / "sweeping/README.md").read_text()
+DOCUMENTED = [
+    *commands(README),
+    *commands(SWEEPS),
+    *(c for recipe in sorted(ROOT.glob("recipes/*.sh")) for c in commands(recipe.read_text())),
+]
 
 
 @pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] != "report.py"], ids=" ".join)
@@ -46,6 +53,8 @@ def test_documented_command_parses(command, tmp_path, monkeypatch):
     assert (ROOT / command[0]).is_file()
     if command[0] == "evaluate.py":
         evaluation_parser("", SUITES).parse_args(command[1:])
+    elif command[0] == "sweep.py":
+        assert (ROOT / sweep_parser().parse_args(command[1:]).plan).is_file()
     else:
         parse_args(command[1:], "")
 
@@ -57,7 +66,8 @@ def test_documented_report_parses(command):
 
 def test_documentation_has_every_script_and_the_contract_recipes():
     scripts = {command[0] for command in DOCUMENTED}
-    assert scripts == {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py", "evaluate.py", "report.py"}
+    steps = {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py"}
+    assert scripts == steps | {"evaluate.py", "report.py", "sweep.py"}
     assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c}
 
 
@@ -72,6 +82,19 @@ def test_readme_metric_table_is_the_registry():
 def test_every_flag_of_evaluate_is_read():
     flags = {action.dest for action in evaluation_parser("", ())._actions} - {"help"}
     assert flags <= set(re.findall(r"args\.(\w+)", (ROOT / "evaluate.py").read_text()))
+
+
+def test_every_flag_of_a_sweep_is_read():
+    flags = {action.dest for action in sweep_parser()._actions} - {"help"}
+    assert flags <= set(re.findall(r"args\.(\w+)", (ROOT / "sweep.py").read_text()))
+
+
+def test_the_plans_that_are_shipped_are_plans(capsys):
+    for plan in ROOT.glob("recipes/*.toml"):
+        assert sweep_main([str(plan), "--dry_run"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert all(line.startswith(("python ", "mkdir ")) for line in printed)
+        assert len(printed) == int(re.search(r"(\d+) runs by one command", plan.read_text())[1])
 
 
 def test_readme_tree_names_every_top_level_entry():

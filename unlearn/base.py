@@ -27,9 +27,21 @@ class Step(NamedTuple):
 Steps = Generator[Step, Any, None]
 
 
-def option(default: object, help: str) -> Any:
-    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints."""
-    return dataclasses.field(default=default, metadata={"help": help})
+class Range(NamedTuple):
+    """Where a search looks for a hyper-parameter: from ``low`` to ``high``, evenly in its logarithm or in itself."""
+
+    low: float
+    high: float
+    log: bool = True
+
+    def at(self, share: float) -> float:
+        """The value at ``share`` in [0, 1] of the range."""
+        return self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
+
+
+def option(default: object, help: str, range: Range | None = None) -> Any:
+    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints, ``range`` where a search looks."""
+    return dataclasses.field(default=default, metadata={"help": help, "range": range})
 
 
 @dataclasses.dataclass
@@ -66,7 +78,7 @@ class Iterative(Method):
     inherits: ClassVar[dict[str, str]] = {}
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
-    unlearn_lr: float = option(0.01, "learning rate of unlearning")
+    unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-4, 0.3))
     optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "what the steps descend with")
     weight_decay: float = option(5e-4, "weight decay")
     bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import Iterative, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
 
 
 @dataclasses.dataclass
@@ -24,7 +24,7 @@ class GradientAscent(Iterative):
     splits = ("forget",)
 
     unlearn_epochs: int = option(5, "epochs of unlearning")
-    unlearn_lr: float = option(1e-4, "learning rate of unlearning")
+    unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 1e-2))
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         for images, labels in data.forget:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
-from unlearn.base import Steps, option
+from unlearn.base import Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.flat import flatten, frozen_flat, percent
 from unlearn.gradient_ascent import GradientAscent
@@ -22,7 +22,9 @@ NEAR_ZERO = 1e-4
 class L1Penalty:
     """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse the weights became."""
 
-    alpha: float = option(5e-4, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
+    alpha: float = option(
+        5e-4, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-5, 1e-2)
+    )
     no_l1_epochs: int = option(0, "last epochs without the l1 penalty")
     prox: bool = option(False, "threshold the weights, to exact zeros, instead of adding the penalty's sub-gradient")
 

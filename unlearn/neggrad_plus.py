@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Batch, Data, Loader
-from unlearn.base import Iterative, Step, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Range, Step, Steps, cross_entropy_steps, option
 from utils import UserError
 
 
@@ -34,7 +34,7 @@ class NegGradPlus(Iterative):
 
     weight_decay: float = option(0.0, "weight decay")
     bn: Literal["train", "freeze"] = option("freeze", "BatchNorm statistics while training")
-    retain_share: float = option(0.95, "share of the retain loss in the sum; the forget loss has the rest")
+    retain_share: float = option(0.95, "share of the retain loss in the sum; the forget loss has the rest", Range(0.8, 0.999, log=False))
     clip_forget: bool = option(True, "stop climbing on a forget sample whose loss is a guess's, log of the class count")
 
     def __post_init__(self) -> None:

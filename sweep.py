@@ -1,0 +1,187 @@
+"""Many runs from one plan: expanded, shared, run by many workers, resumed, searched.
+
+    python sweep.py recipes/plan.toml --dry_run                     # the commands, to read or to paste into bash
+    python sweep.py recipes/plan.toml --workers 4                   # do what is not done; after a crash the same again
+    python sweep.py recipes/plan.toml --status                      # at any time, from anywhere
+    python sweep.py recipes/plan.toml --search FT --trials 20       # hyper-parameters without a look at Retrain or test
+
+A plan says which flags, seeds and stages; README.md has one. A run is a command, a folder and the file that says it is done.
+"""
+
+import argparse
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from arg_parser import Parser, evaluation_parser, make_parser, parse_with, words_of
+from evaluate import SUITES
+from report import make_parser as report_parser
+from reporting.formats import FORMATS
+from reporting.tables import collect, scenarios
+from sweeping.launchers import LAUNCHERS, supervise, worker_command
+from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
+from sweeping.runs import DONE, FAILED, Progress, clock_of, command, read_record, work
+from sweeping.search import OBJECTIVES, WARNING, run_search
+from utils import RunFailed, UserError, script, warn
+
+WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
+
+
+@script
+def main(argv: list[str]) -> None:
+    args = sweep_parser().parse_args(argv)
+    plan = read_plan(args.plan)
+    runs = expand(plan, check)
+    if args.dry_run:
+        for run in runs:
+            print(command(run, plan.folder))
+    elif args.status:
+        progress = Progress(runs, plan.folder)
+        progress.look()
+        print(progress.table(args.workers or 1))
+    elif args.report:
+        table_of(plan, runs)
+    elif args.search:
+        if args.objective == "oracle_gap":
+            warn(WARNING)
+        best = run_search(plan, args.search, trials=args.trials, objective=args.objective, check=check)["best"]
+        shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
+        print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
+    elif args.worker:
+        parent = args.parent or os.getppid()
+        # A worker whose launcher was killed ends after the run at hand.
+        work(runs, plan.folder, since=args.since, tries=plan.tries, worker=args.worker, alive=lambda: os.getppid() == parent)
+    else:
+        launch(args, plan, runs)
+
+
+def sweep_parser() -> Parser:
+    """The flags of this script."""
+    parser = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("plan", type=Path, metavar="PLAN", help="TOML or JSON file")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry_run", action="store_true", help="print the commands, do nothing")
+    what.add_argument("--status", action="store_true", help="how far each stage is, and what failed")
+    what.add_argument("--report", action="store_true", help="the table of what is done so far")
+    what.add_argument("--search", metavar="METHOD", help="search the method's declared ranges; a stage's name where a method has several")
+    what.add_argument("--worker", help=argparse.SUPPRESS)
+    add("--trials", type=_positive, default=20, help="of a search, the same for every method (default: %(default)s)")
+    add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
+    add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
+    add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
+    add(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the launcher's: submitit's parameters, or Ray's address and resources",
+    )
+    add("--parent", type=int, help=argparse.SUPPRESS)
+    add("--since", type=float, help=argparse.SUPPRESS)
+    return parser
+
+
+def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
+    """Start workers, show how far they are, say how it ended."""
+    logs = plan.folder / WORKERS
+    options = dict(map(_option, args.options))
+    workers = args.workers or default_workers(args.launcher)
+    launcher = LAUNCHERS[args.launcher](workers, options, logs)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {plan.folder} cannot be written: {error.strerror}") from None
+    progress, began = Progress(runs, plan.folder), time.time()
+    before = sum(state == DONE for state in progress.look().values())
+    print(f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py {args.plan} --status tells more")
+    words = worker_command([str(args.plan), f"--since={began}"])
+    with tqdm(total=len(runs), initial=before, unit="run", disable=None) as bar:
+
+        def show() -> None:
+            bar.update(sum(state == DONE for state in progress.look().values()) - bar.n)
+            bar.set_postfix_str(f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}")
+
+        if before < len(runs):
+            took = functools.partial(took_a_run, progress, since=began)
+            supervise(launcher, words, min(workers, len(runs) - before), took_a_run=took, show=show)
+    counts = progress.counts()
+    print(progress.table(workers))
+    print(f"RESULT sweep={plan.folder} runs={len(runs)} done={counts[DONE]} seconds={time.time() - began:.1f}")
+    if counts[DONE] < len(runs):
+        raise RunFailed(f"{len(runs) - counts[DONE]} of {len(runs)} runs are not done; the same command tries them again")
+
+
+def took_a_run(progress: Progress, worker: str, *, since: float) -> bool:
+    """Whether a worker of this sweep started a run that is not done, or any that is."""
+    starts = [start for run in progress.runs for start in read_record(progress.root / run.name).starts if start["time"] >= since]
+    return any(start["worker"] == worker for start in starts)
+
+
+def default_workers(launcher: str) -> int:
+    """One for each GPU of this machine, where the local launcher uses them, else one."""
+    from sweeping.launchers import visible_gpus
+
+    return max(1, len(visible_gpus())) if launcher == "local" else 1
+
+
+def table_of(plan: Plan, runs: list[Run]) -> None:
+    """report.py's table of this plan's finished unlearning runs, and of nothing else that lies in the folder."""
+    files = [plan.folder / run.name / run.result for run in runs if run.checkpoint and run.script != "main_train"]
+    finished = [file for file in files if file.is_file()]
+    if not finished:
+        raise UserError("--report: no unlearning run of this plan is done; --status says how far it is")
+    print(FORMATS["text"](scenarios(collect(finished), [])))
+
+
+@functools.cache
+def parser_of(name: str) -> Parser:
+    """The parser of a script; a plan's thousand runs share it."""
+    return evaluation_parser("", SUITES) if name == "evaluate" else make_parser("")
+
+
+def check(name: str, values: dict) -> tuple[list[str], dict]:
+    """The words for a script's flags, and their values as it reads them; what it would refuse is refused here."""
+    many = {flag: value for flag, value in values.items() if flag in SCRIPTS[name].many}
+    single = {flag: value for flag, value in values.items() if flag not in many}
+    if name == "report":
+        return _report_words(single, many)
+    parser = parser_of(name)
+    words = words_of(parser, single, name)
+    if name == "evaluate":
+        listed = [word for flag, value in many.items() for word in (f"--{flag}", *(value if isinstance(value, list) else [str(value)]))]
+        parser.parse_args([*listed, *words])
+        return words, values
+    read = parse_with(parser, words)
+    return words, {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(read).items() if flag in read.typed}
+
+
+def _report_words(single: dict, many: dict) -> tuple[list[str], dict]:
+    """report.py's flags beside its folders."""
+    if not many:
+        raise UserError('report: dirs is missing: which runs? such as dirs = ["{retrain}", "{methods}"]')
+    parser = report_parser()
+    words = words_of(parser, single, "report")
+    parser.parse_args(["runs", *words])
+    return words, single | many
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UserError(f"--options {text}: NAME=VALUE is wanted")
+    return name, value
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

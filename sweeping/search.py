@@ -1,0 +1,286 @@
+"""Hyper-parameters of one method: which values are tried, what they are judged by, and the table of all trials.
+
+With Optuna installed its TPE sampler proposes the values, and any number of processes share a study through a journal
+file; else the trials are a grid. Every method gets the same number of trials. A trial is a run like any other.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from auditing import Request, Saved, read_saved
+from engine import predict
+from evaluation.accuracy import accuracy
+from evaluation.attacks import auc
+from evaluation.scores import member_scores
+from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
+from sweeping.plan import Check, Plan, Run, Stage, expand
+from sweeping.runs import DONE, FAILED, RUNNING, attempt
+from unlearn import METHODS
+from unlearn.base import Range
+from utils import RunFailed, UserError, load_json, lock, pick_device, save_json, save_text
+
+GAP = ("UA", "RA", "TA", "MIA")
+LEVELS = 5  # rows of a hyper-parameter in the sensitivity table
+OBJECTIVES = ("val_proxy", "oracle_gap")
+WARNING = "oracle_gap looks at the answer: it needs Retrain, which a user of unlearning does not have, and test images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One method's search: its stage in a plan of its own, the values that stay and the ranges of those that are tried."""
+
+    plan: Plan
+    stage: Stage
+    fixed: dict
+    ranges: dict[str, Range]
+
+    def run_of(self, point: dict, check: Check) -> tuple[Run, list[Run]]:
+        """The run of a trial and the runs that it needs, in order."""
+        stage = dataclasses.replace(self.stage, list=[self.fixed | point])
+        plan = dataclasses.replace(self.plan, stages={**self.plan.stages, stage.name: stage})
+        runs = {run.name: run for run in expand(plan, check)}
+        (trial,) = (run for run in runs.values() if run.stage == stage.name)
+        needed, todo = set(), [*trial.needs]
+        while todo:
+            name = todo.pop()
+            needed.add(name)
+            todo += runs[name].needs
+        return trial, [run for run in runs.values() if run.name in needed]
+
+
+def search_of(plan: Plan, name: str) -> Search:
+    """The search for a method or a stage of the plan, on the request of [search] and its first seed.
+
+    Raises:
+        UserError: the plan has no such run or several, or the method declares no range.
+    """
+    found = []
+    for stage in plan.stages.values():
+        for entry in stage.list:
+            method = (stage.flags | entry).get("unlearn")
+            if stage.script in ("main_forget", "main_random") and method and name in (stage.name, method):
+                found.append((stage, stage.flags | entry))
+    if len(found) != 1 or found[0][0].axes:
+        raise UserError(f"--search {name}: {len(found)} entries of the plan are it, or it has axes; name one stage or method without")
+    stage, flags = found[0]
+    kind = METHODS.get(flags["unlearn"])
+    ranges = {field.name: field.metadata["range"] for field in dataclasses.fields(kind) if field.metadata.get("range")} if kind else {}
+    if not ranges:
+        raise UserError(f"--search {name}: {flags['unlearn']} declares no range; known with one are {', '.join(searchable())}")
+    fixed = {flag: value for flag, value in flags.items() if flag not in ranges}
+    trial = dataclasses.replace(stage, name=f"search-{name}", flags={}, list=[fixed])
+    others = {each.name: each for each in plan.stages.values() if each.script in ("main_train", "generate_mask") or _is_retrain(each)}
+    base = plan.base | plan.search
+    return Search(dataclasses.replace(plan, base=base, seeds=plan.seeds[:1], stages={**others, trial.name: trial}), trial, fixed, ranges)
+
+
+def searchable() -> list[str]:
+    """The methods that declare a range."""
+    return [name for name, kind in METHODS.items() if any(field.metadata.get("range") for field in dataclasses.fields(kind))]
+
+
+def _is_retrain(stage: Stage) -> bool:
+    return stage.script == "main_forget" and stage.flags.get("unlearn") == "retrain"
+
+
+# -------------------------------------------------------------------------------------------------- which values
+
+
+def grid(ranges: dict[str, Range], trials: int) -> list[dict]:
+    """At most ``trials`` points: levels for each range, as equal in number as the product allows, even in the range's scale."""
+    levels = dict.fromkeys(ranges, 1)
+    while True:
+        for name in sorted(levels, key=levels.get):
+            if math.prod({**levels, name: levels[name] + 1}.values()) <= trials:
+                levels[name] += 1
+                break
+        else:
+            break
+    axes = [[range_.at((i + 0.5) / levels[name]) for i in range(levels[name])] for name, range_ in ranges.items()]
+    return [dict(zip(ranges, values, strict=True)) for values in itertools.product(*axes)]
+
+
+@contextlib.contextmanager
+def waiting(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock of ``utils.lock`` as soon as it is free."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock(folder, name))
+                break
+            except UserError:
+                time.sleep(0.05)
+        yield
+
+
+def tried_by_optuna(search: Search, trials: int, folder: Path, study_name: str, score: Callable[[dict], float]) -> None:
+    """Ask, run and tell until the study has its trials; trials of killed processes are given out again."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    state = optuna.trial.TrialState
+    folder.mkdir(parents=True, exist_ok=True)
+    with waiting(folder, "study"):
+        storage = JournalStorage(JournalFileBackend(str(folder / f"{study_name}.journal")))
+        study = optuna.create_study(storage=storage, study_name=study_name, direction="minimize", load_if_exists=True)
+    kinds = {name: optuna.distributions.FloatDistribution(each.low, each.high, log=each.log) for name, each in search.ranges.items()}
+    while True:
+        with contextlib.ExitStack() as held:
+            with waiting(folder, "study"):
+                for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+                    with contextlib.suppress(UserError), lock(folder, f"{study_name}-{trial.number}"):
+                        study.tell(trial.number, state=state.FAIL)  # its process is gone
+                        study.enqueue_trial(trial.params)
+                counted = [t for t in study.get_trials(deepcopy=False) if t.state != state.WAITING and _counts(t, state)]
+                if len(counted) >= trials:
+                    return
+                trial = study.ask(kinds)
+                held.enter_context(lock(folder, f"{study_name}-{trial.number}"))
+            try:
+                value = score(trial.params)
+            except RunFailed:
+                value = math.inf
+            trial.set_user_attr("ended", True)
+            study.tell(trial, value if math.isfinite(value) else None, state=state.COMPLETE if math.isfinite(value) else state.FAIL)
+
+
+def _counts(trial: object, state: object) -> bool:
+    return trial.state != state.FAIL or trial.user_attrs.get("ended", False)
+
+
+# --------------------------------------------------------------------------------------------------- judging one
+
+
+def made(run: Run, plan: Plan, since: float) -> None:
+    """Make a run here, or wait while another process makes it."""
+    while (state := attempt(run, plan.folder, since=since, tries=plan.tries, worker="search")) != DONE:
+        if state == FAILED:
+            raise RunFailed(f"{plan.folder / run.name} has failed; see its log.txt")
+        if state == RUNNING:
+            time.sleep(0.5)
+
+
+def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> tuple[float, float]:
+    """(val_proxy, its noise) of an unlearned model: outputs on forget, retain and validation, never on test."""
+    unlearned, start = read_saved(checkpoint, "models"), read_saved(original, "original")
+    request = Request(unlearned, data=None, device=pick_device(device, gpu), batch_size=256)
+    request.check(start)
+    after, before = (_outputs(request, saved) for saved in (unlearned, start))
+    percent, theirs = ({name: accuracy(*outputs) for name, outputs in each.items()} for each in (after, before))
+    mine = {"UA": 100 - percent["forget"], "RA": percent["retain"], "VA": percent["val"]}
+    origin = {"RA": theirs["retain"], "VA": theirs["val"]}
+    if request.chosen.dropped_class is not None:
+        return val_proxy_class(mine, origin), 0.0
+    losses = [member_scores(*after[name])["loss"] for name in ("forget", "val")]
+    return val_proxy(mine, origin, auc(*losses)), val_proxy_noise(len(losses[0]), len(losses[1]))
+
+
+def _outputs(request: Request, saved: Saved) -> dict:
+    model = request.build(saved)
+    found = {name: predict(model, request.loaders[name]) for name in ("forget", "retain", "val")}
+    return {name: (logits.numpy(), labels.numpy()) for name, (logits, labels) in found.items()}
+
+
+def oracle_gap_score(result: Path, retrain: list[Path]) -> float:
+    """Mean absolute gap over UA, RA, TA and MIA to the mean of Retrain's results, in points."""
+    mine, theirs = load_json(result, "result")["metrics"], [load_json(file, "result")["metrics"] for file in retrain]
+    return statistics.fmean(abs(mine[name] - statistics.fmean(each[name] for each in theirs)) for name in GAP)
+
+
+# ------------------------------------------------------------------------------------------------------ a search
+
+
+def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Check) -> dict:
+    """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has."""
+    search, since = search_of(plan, name), time.time()
+    folder = plan.folder / "search"
+    noise = 0.0
+    retrain = [run for run in expand(search.plan, check) if run.script == "main_forget" and run.settings.get("unlearn") == "retrain"]
+    if objective == "oracle_gap":
+        if not retrain:
+            raise UserError("--objective oracle_gap: the plan has no stage with unlearn = retrain among its flags")
+        for run in retrain:
+            made(run, search.plan, since)
+
+    def score(point: dict) -> float:
+        nonlocal noise
+        run, needed = search.run_of(point, check)
+        for each in (*needed, run):
+            made(each, search.plan, since)
+        at = plan.folder / run.name
+        if objective == "oracle_gap":
+            value = oracle_gap_score(at / run.result, [plan.folder / each.name / each.result for each in retrain])
+        else:
+            original = next(word.removeprefix("--model_path=") for word in run.words if word.startswith("--model_path="))
+            settings = run.settings
+            value, noise = val_proxy_score(at / run.checkpoint, Path(original), settings.get("device", "auto"), settings.get("gpu", 0))
+        save_json({"values": point, "objective": value, "noise": noise, "run": run.name}, at / f"{objective}.json")
+        print(f"{' '.join(f'--{flag}={number:.4g}' for flag, number in point.items())}  {objective} {value:.3f}", flush=True)
+        return value
+
+    if importlib.util.find_spec("optuna") is not None:
+        how = "optuna"
+        tried_by_optuna(search, trials, folder, f"{name}-{objective}", score)
+    else:
+        how, points = "grid", grid(search.ranges, trials)
+        for point in points:
+            with contextlib.suppress(RunFailed):
+                score(point)
+    files = sorted((plan.folder / search.stage.name).glob(f"*/{objective}.json"))
+    lines = [load_json(file, "trial") for file in files]
+    if not lines:
+        raise RunFailed(f"no trial of {name} ended well; see {plan.folder / search.stage.name}")
+    lines.sort(key=lambda trial: trial["objective"])
+    found = {
+        "schema": 1, "search": name, "objective": objective, "sampler": how, "budget": trials, "fixed": search.fixed,
+        "ranges": {flag: each._asdict() for flag, each in search.ranges.items()}, "noise": lines[0]["noise"], "best": lines[0],
+        "trials": lines,
+    }  # fmt: skip
+    save_json(found, folder / f"{name}-{objective}.json")
+    save_text(as_markdown(found), folder / f"{name}-{objective}.md")
+    return found
+
+
+def as_markdown(found: dict) -> str:
+    """The chosen values, the sensitivity to each hyper-parameter, every trial."""
+    best, flags = found["best"], list(found["ranges"])
+    chosen = " ".join(f"`--{flag}={best['values'][flag]:.4g}`" for flag in flags)
+    tied = [trial for trial in found["trials"] if trial["objective"] <= best["objective"] + found["noise"]]
+    parts = [
+        f"**{found['search']}** by {found['objective']} ({found['sampler']}, {len(found['trials'])} of {found['budget']} trials): "
+        f"{chosen}, {found['objective']} {best['objective']:.3f}."
+    ]
+    if found["noise"]:
+        parts.append(f"Noise of the objective {found['noise']:.2f}: {len(tied)} trials are not told apart from the best.")
+    if found["objective"] == "oracle_gap":
+        parts.append(f"Warning: {WARNING}.")
+    parts.append("| flag | from | to | trials | best | median |\n|---|---:|---:|---:|---:|---:|\n" + "\n".join(sensitivity(found)))
+    rows = []
+    for trial in found["trials"]:
+        values = " | ".join(f"{trial['values'][flag]:.4g}" for flag in flags)
+        rows.append(f"| {values} | {trial['objective']:.3f} | {trial['run']} |")
+    head = f"| {' | '.join(flags)} | {found['objective']} | run |\n{'|---:' * (len(flags) + 1)}|---|"
+    return "\n\n".join([*parts, "\n".join([head, *rows])]) + "\n"
+
+
+def sensitivity(found: dict) -> list[str]:
+    """For each hyper-parameter the best and the median objective of its lowest trials, the next ones, and so on."""
+    rows = []
+    for flag in found["ranges"]:
+        trials = sorted(found["trials"], key=lambda trial: trial["values"][flag])
+        count = min(LEVELS, len(trials))
+        for i in range(count):
+            part = trials[i * len(trials) // count : (i + 1) * len(trials) // count]
+            values = [trial["objective"] for trial in part]
+            ends = f"{part[0]['values'][flag]:.4g} | {part[-1]['values'][flag]:.4g}"
+            rows.append(f"| {flag} | {ends} | {len(part)} | {min(values):.3f} | {statistics.median(values):.3f} |")
+    return rows

@@ -1,0 +1,127 @@
+"""The search over hyper-parameters: declared ranges, the grid, what the objectives read, and one search for real."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+import engine
+import sweep
+from sweeping import search
+from sweeping.plan import make_plan
+from sweeping.search import grid, oracle_gap_score, search_of, searchable, sensitivity
+from unlearn import METHODS
+from unlearn.base import Range
+from utils import UserError
+
+ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
+
+
+def content(folder, **changes):
+    stages = {
+        "original": {"script": "main_train", "flags": {"epochs": 3, "lr": 0.1}},
+        "masks": {"script": "generate_mask", "flags": ORIGINAL},
+        "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}},
+        "methods": {"script": "main_forget", "flags": ORIGINAL, "list": [{"unlearn": "GA", "unlearn_epochs": 1}, {"unlearn": "RL"}]},
+        "salun": {"script": "main_random", "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"}},
+    }
+    base = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "num_indexes_to_replace": 130, "forget_seed": 2}
+    return {"folder": str(folder), "seeds": [2, 3], "base": base, "stages": stages, "search": {"forget_seed": 7}} | changes
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_declared_ranges_hold_the_default_and_make_the_method(name):
+    for field in dataclasses.fields(METHODS[name]):
+        if found := field.metadata.get("range"):
+            assert found.low <= field.default <= found.high
+            for share in (0, 0.5, 1):
+                assert math.isclose(getattr(METHODS[name](**{field.name: found.at(share)}), field.name), found.at(share))
+
+
+def test_the_field_s_common_methods_can_be_searched():
+    assert {"RL", "FT", "GA", "FT_l1", "neggrad_plus"} <= {*searchable()}
+
+
+def test_a_range_is_even_in_its_scale():
+    assert np.allclose([Range(1e-4, 1).at(share) for share in (0, 0.25, 0.5, 1)], [1e-4, 1e-3, 1e-2, 1])
+    assert np.allclose([Range(0.8, 1, log=False).at(share) for share in (0, 0.5, 1)], [0.8, 0.9, 1])
+
+
+@pytest.mark.parametrize(("dimensions", "trials"), [(1, 1), (1, 7), (2, 7), (2, 20), (3, 20), (3, 1)])
+def test_a_grid_is_within_the_ranges_and_the_budget(dimensions, trials):
+    ranges = {f"x{i}": Range(1e-3, 1) for i in range(dimensions)}
+    points = grid(ranges, trials)
+    levels = [len({point[name] for point in points}) for name in ranges]
+    assert math.prod(levels) == len(points) <= trials
+    assert max(levels) - min(levels) <= 1
+    assert math.prod(sorted(levels)[1:]) * (min(levels) + 1) > trials  # one more level would not fit
+    assert all(1e-3 <= value <= 1 for point in points for value in point.values())
+
+
+def test_a_search_has_a_request_of_its_own_and_what_it_searches_is_not_fixed(tmp_path):
+    found = search_of(make_plan(content(tmp_path)), "salun")
+    run, needed = found.run_of({"unlearn_lr": 0.05}, sweep.check)
+    assert {"--forget_seed=7", "--unlearn_lr=0.05", "--seed=2"} <= {*run.words}
+    assert [each.stage for each in needed] == ["original", "masks"]
+    assert "--forget_seed=7" in needed[1].words
+    assert {each.script for each in found.plan.stages.values()} == {"main_train", "generate_mask", "main_forget", "main_random"}
+    assert found.run_of({"unlearn_lr": 0.1}, sweep.check)[0].name != run.name
+
+
+@pytest.mark.parametrize("name", ["RL", "scrap", "retrain2"])
+def test_what_cannot_be_searched_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="--search"):
+        search_of(make_plan(content(tmp_path)), name)  # RL stands in two stages
+
+
+def test_oracle_gap_is_the_mean_of_four_gaps_to_the_mean_retrain(tmp_path):
+    values = [
+        {"UA": 5, "RA": 99, "TA": 90, "MIA": 10},
+        {"UA": 4, "RA": 100, "TA": 92, "MIA": 20},
+        {"UA": 6, "RA": 100, "TA": 90, "MIA": 22},
+    ]
+    files = [tmp_path / f"{i}.json" for i in range(3)]
+    for file, metrics in zip(files, values, strict=True):
+        file.write_text(json.dumps({"metrics": metrics}))
+    assert oracle_gap_score(files[0], files[1:]) == pytest.approx((0 + 1 + 1 + 11) / 4)
+
+
+def test_sensitivity_covers_every_trial_once():
+    trials = [{"values": {"a": float(i), "b": -float(i)}, "objective": float(i % 4)} for i in range(13)]
+    rows = sensitivity({"ranges": {"a": None, "b": None}, "trials": trials})
+    assert len(rows) == 2 * search.LEVELS
+    assert sum(int(row.split("|")[4]) for row in rows) == 2 * 13
+    assert rows[0].split("|")[5:7] == [" 0.000 ", " 0.500 "]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "optuna"])
+def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch, sampler):
+    real = search.importlib.util.find_spec
+    if sampler == "optuna":
+        pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
+    else:
+        monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None if name == "optuna" else real(name))
+    seen = []
+    monkeypatch.setattr(search, "predict", lambda model, loader: seen.append(loader.name) or engine.predict(model, loader))
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs")))
+    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2"]
+    assert sweep.main(words) == 0
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "runs/search/GA-val_proxy.json").read_text())
+    assert len(found["trials"]) == 2
+    assert found["sampler"] == sampler
+    assert f"RESULT search=GA val_proxy={found['best']['objective']:.4f}" in out
+    assert found["best"]["objective"] == min(trial["objective"] for trial in found["trials"])
+    assert {*seen} == {"forget", "retain", "val"}
+    assert not (tmp_path / "runs/retrain").exists()
+    runs = [file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json")]
+    assert sweep.main(words) == 0  # the same search again has nothing to do
+    assert sorted(runs) == sorted(file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json"))
+    capsys.readouterr()
+    if sampler == "grid":  # the same trials, judged by the answer
+        assert sweep.main([*words, "--objective", "oracle_gap"]) == 0
+        assert "looks at the answer" in capsys.readouterr().err
+        assert (tmp_path / "runs/search/GA-oracle_gap.md").read_text().count("Warning") == 1
+        assert len([*(tmp_path / "runs").glob("search-GA/*/run.json")]) == 2

@@ -1,0 +1,521 @@
+"""Plans and their runs: expansion, names, refusals, commands for bash, who makes a run and how often."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sweep
+from sweeping import launchers, runs
+from sweeping.plan import expand, make_plan, read_plan
+from sweeping.runs import DIED, DONE, FAILED, OPEN, RUNNING, Progress, attempt, command, read_record, state_of, work
+from utils import UserError, lock
+
+ROOT = Path(__file__).parent.parent
+ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
+SMALL = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "num_indexes_to_replace": 130, "forget_seed": 2}
+
+
+def content(tmp_path, **changes):
+    """A plan with every kind of stage."""
+    methods = [{"unlearn": "FT", "unlearn_lr": 0.1}, {"unlearn": "GA"}]
+    stages = {
+        "original": {"script": "main_train", "flags": {"epochs": 1}},
+        "masks": {"script": "generate_mask", "flags": ORIGINAL},
+        "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}},
+        "methods": {"script": "main_forget", "flags": ORIGINAL, "list": methods},
+        "salun": {"script": "main_random", "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"}},
+        "evaluation": {
+            "script": "evaluate",
+            "flags": {"models": ["{methods}/*checkpoint.pth.tar"], "retrain": "{retrain}/retraincheckpoint.pth.tar"},
+        },
+        "report": {"script": "report", "flags": {"dirs": ["{retrain}", "{methods}", "{salun}"]}},
+    }
+    return {"folder": str(tmp_path / "runs"), "seeds": [2, 3, 4], "base": SMALL, "stages": stages} | changes
+
+
+def runs_of(plan):
+    return expand(make_plan(plan), sweep.check)
+
+
+def stage_only(tmp_path, **stage):
+    return runs_of(content(tmp_path, stages={"only": {"script": "main_forget", "flags": {"unlearn": "retrain"}} | stage}))
+
+
+# ----------------------------------------------------------------------------------------------------- expansion
+
+
+def test_axes_list_and_seeds_are_their_product(tmp_path):
+    axes = {"unlearn_lr": [0.1, 0.01], "batch_size": [32, 64, 128]}
+    entries = [{"unlearn": "FT"}, {"unlearn": "GA"}]
+    plan = content(tmp_path)
+    plan["stages"] = {
+        "original": plan["stages"]["original"],
+        "grid": {"script": "main_forget", "flags": ORIGINAL, "axes": axes, "list": entries},
+    }
+    found = [run for run in runs_of(plan) if run.stage == "grid"]
+    expected = {
+        (f"--unlearn={entry['unlearn']}", f"--unlearn_lr={lr}", f"--batch_size={size}", f"--seed={seed}")
+        for entry, lr, size, seed in itertools.product(entries, *axes.values(), plan["seeds"])
+    }
+    assert len(found) == len(expected) == 36 == len({run.name for run in found})
+    kept = [
+        tuple(next(w for w in run.words if w.startswith(flag + "=")) for flag in ("--unlearn", "--unlearn_lr", "--batch_size", "--seed"))
+        for run in found
+    ]
+    assert set(kept) == expected
+
+
+def test_what_is_common_is_made_once_and_what_is_random_per_seed(tmp_path):
+    found = runs_of(content(tmp_path))
+    count = {stage: sum(run.stage == stage for run in found) for stage in content(tmp_path)["stages"]}
+    assert count == {"original": 1, "masks": 1, "retrain": 3, "methods": 6, "salun": 3, "evaluation": 1, "report": 1}
+
+
+def test_every_run_comes_after_those_it_needs_and_sees_only_its_seed(tmp_path):
+    plan = content(tmp_path, base={name: value for name, value in SMALL.items() if name != "forget_seed"})
+    found = runs_of(plan)  # no --forget_seed: each seed has a forget set, so each has its mask and its evaluation
+    earlier = {}
+    for run in found:
+        assert all(need in earlier for need in run.needs)
+        assert all(earlier[need].seed in (None, run.seed) for need in run.needs if run.seed is not None)
+        earlier[run.name] = run
+    assert sum(run.stage == "masks" for run in found) == sum(run.stage == "evaluation" for run in found) == 3
+
+
+def test_shared_axes_match(tmp_path):
+    counts = {"num_indexes_to_replace": [50, 130]}
+    base = {name: value for name, value in SMALL.items() if name != "num_indexes_to_replace"}
+    plan = content(tmp_path, base=base)
+    for stage in ("masks", "retrain", "methods", "salun", "evaluation"):
+        plan["stages"][stage]["axes"] = counts
+    found = {run.name: run for run in runs_of(plan)}
+    salun = [run for run in found.values() if run.stage == "salun"]
+    assert len(salun) == 6
+    for run in salun:
+        mask = next(found[need] for need in run.needs if found[need].stage == "masks")
+        assert mask.point == run.point
+    evaluations = [run for run in found.values() if run.stage == "evaluation"]
+    assert len(evaluations) == 2
+    for run in evaluations:
+        assert all(found[need].point == run.point for need in run.needs)
+        assert not any("num_indexes" in word for word in run.words)
+
+
+def test_names_are_what_matters_and_nothing_else(tmp_path):
+    names = {run.name for run in runs_of(content(tmp_path))}
+    assert names == {
+        run.name for run in runs_of(content(tmp_path / "elsewhere", base=SMALL | {"device": "auto", "precision": "auto", "gpu": 1}))
+    }
+    same_data = [
+        {run.name for run in runs_of(content(tmp_path, base=SMALL | {"data": data}))} for data in ("/a/data", "../data", "/a/other")
+    ]
+    assert same_data[0] == same_data[1] != same_data[2]
+    for other in ({"precision": "fp32"}, {"arch": "resnet44s"}, {"batch_size": 32}):
+        changed = {run.name for run in runs_of(content(tmp_path, base=SMALL | other))}
+        assert not names & changed
+    more = {run.name for run in runs_of(content(tmp_path, seeds=[2, 3, 4, 5]))}
+    kept = {name for name in names if not name.startswith(("evaluation", "report"))}
+    assert kept < more
+    assert not (names - kept) & more  # a table over more runs is another table
+
+
+def test_another_original_makes_other_runs(tmp_path):
+    plan = content(tmp_path)
+    plan["stages"]["original"]["flags"] = {"epochs": 2}
+    before, after = ({run.name for run in runs_of(each) if run.stage != "retrain"} for each in (content(tmp_path), plan))
+    assert not before & after
+
+
+def test_equal_entries_are_one_run(tmp_path):
+    assert len(stage_only(tmp_path, list=[{"batch_size": 32}, {"batch_size": 32}, {"batch_size": 64}])) == 6
+
+
+def test_toml_and_json_are_the_same_plan(tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps({"folder": "r", "base": SMALL, "stages": {"o": {"script": "main_train", "flags": {"epochs": 1}}}})
+    )
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in SMALL.items())
+    (tmp_path / "a.toml").write_text(f'folder = "r"\n[base]\n{lines}\n[stages.o]\nscript = "main_train"\nflags = {{ epochs = 1 }}\n')
+    assert read_plan(tmp_path / "a.json") == read_plan(tmp_path / "a.toml")
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sedes": [1]}, "sedes"),
+        ({"folder": ""}, "folder"),
+        ({"folder": "runs/*"}, "folder"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"seeds": [True]}, "seeds"),
+        ({"tries": 0}, "tries"),
+        ({"base": {"save_dir": "x"}}, "save_dir"),
+        ({"base": {"data_set": "digits"}}, "data_set is no flag"),
+        ({"base": {"batch_size": {"a": 1}}}, "batch_size"),
+        ({"base": {"batch_size": -3}}, "batch_size"),
+        ({"stages": {}}, "stages"),
+        ({"stages": {"a/b": {"script": "main_train"}}}, "name"),
+        ({"stages": {"a": {"script": "rm"}}}, "rm"),
+        ({"stages": {"a": {"script": "main_train", "flag": {}}}}, "flag"),
+        ({"stages": {"a": {"script": "main_train", "axes": {"lr": []}}}}, "lr"),
+        ({"stages": {"a": {"script": "main_train", "list": []}}}, "list"),
+        ({"stages": {"a": {"script": "main_train", "axes": {"lr": [1]}, "flags": {"lr": 2}}}}, "lr is an axis"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"seed": 2}}}}, "seed is set by seeds"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "Ft"}}}}, "Ft"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"list_methods": True}}}}, "list_methods"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"model_path": "{b}/x"}}}}, "'b'"),
+        ({"stages": {"a": {"script": "main_train", "needs": ["b"]}, "b": {"script": "main_train", "needs": ["a"]}}}, "circle"),
+        ({"stages": {"a": {"script": "main_train", "needs": ["a"]}}}, "circle"),
+        ({"stages": {"a": {"script": "report", "flags": {"dirs": ["x"], "format": "pdf"}}}}, "pdf"),
+        ({"stages": {"a": {"script": "report"}}}, "dirs"),
+        ({"stages": {"a": {"script": "evaluate"}}}, "--models"),
+        ({"stages": {"a": {"script": "evaluate", "flags": {"models": "-x"}}}}, ""),
+        ({"stages": {"a": {"script": "main_train", "axes": {"device": ["cpu", "auto"]}}}}, "differ only in"),
+    ],
+)
+def test_impossible_plans_are_refused_in_one_line(tmp_path, capsys, change, said):
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path) | change))
+    assert sweep.main([str(tmp_path / "plan.json"), "--dry_run"]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
+    assert not captured.out
+
+
+def test_one_folder_of_several_runs_is_refused(tmp_path):
+    plan = content(tmp_path)
+    plan["stages"]["original"]["axes"] = {"lr": [0.1, 0.2]}
+    with pytest.raises(UserError, match="is 2 runs, one is wanted"):
+        runs_of(plan)
+
+
+@pytest.mark.parametrize("text", ["x --unlearn=GA", "--overwrite", "$(touch hacked)", "a'b", "a b;c", "-1234567"])
+def test_a_value_is_never_another_flag(tmp_path, text):
+    (run, *_) = stage_only(tmp_path, flags={"unlearn": "retrain", "data": text})
+    assert [word for word in run.words if text in word] == [f"--data={text}"]
+    assert shlex.split(command(run, tmp_path))[2:] == list(run.words)
+
+
+def test_dry_run_is_bash_and_says_what_a_worker_would_call(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path)))
+    assert sweep.main([str(tmp_path / "plan.json"), "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    lines = [shlex.split(line) for line in text.splitlines()]
+    for run, words in zip(runs_of(content(tmp_path)), lines, strict=True):
+        if run.script == "report":
+            assert words[:2] == ["mkdir", "-p"]
+            words = words[words.index("&&") + 1 : words.index(">")]
+        assert words == ["python", f"{run.script}.py", *run.words]
+    assert not (tmp_path / "runs").exists()
+
+
+# ------------------------------------------------------------------------------------------ one run, many workers
+
+
+class Fake:
+    """Scripts that only write what a run is known by; each call is a line of one file, whichever process makes it."""
+
+    def __init__(self, folder, codes=()):
+        self.calls, self.codes = folder / "calls.txt", codes
+
+    def __call__(self, script, words):
+        folder = next((word.removeprefix("--save_dir=") for word in words if word.startswith("--save_dir=")), "report")
+        with open(self.calls, "a") as file:
+            file.write(f"{folder} {' '.join(word for word in words if word in ('--resume', '--overwrite'))}\n")
+        print("said something")
+        code = self.codes[len(self.lines()) - 1] if len(self.lines()) <= len(self.codes) else 0
+        if code == 0 and folder != "report":
+            method = next((word.removeprefix("--unlearn=") for word in words if word.startswith("--unlearn=")), "retrain")
+            name = {"main_train": "train_", "generate_mask": "mask_"}.get(script, method) + "result.json"
+            (Path(folder) / ("audit.json" if script == "evaluate" else name)).write_text("{}")
+        return code
+
+    def lines(self):
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    def install(*codes):
+        found = Fake(tmp_path, codes)
+        monkeypatch.setattr(runs, "call", found)
+        return found
+
+    return install
+
+
+def one(tmp_path):
+    return stage_only(tmp_path)[0]
+
+
+def do(run, tmp_path, **changes):
+    return attempt(run, tmp_path / "runs", **{"since": 0.0, "tries": 2, "worker": "w"} | changes)
+
+
+def test_a_run_leaves_its_command_its_log_and_its_record(tmp_path, fake):
+    fake()
+    run = one(tmp_path)
+    folder = tmp_path / "runs" / run.name
+    assert state_of(run, tmp_path / "runs") == OPEN
+    assert do(run, tmp_path) == DONE == state_of(run, tmp_path / "runs")
+    assert shlex.split((folder / "cmd.txt").read_text())[2:] == list(run.words)
+    assert "said something" in (folder / "log.txt").read_text()
+    record = read_record(folder)
+    assert len(record.starts) == 1
+    assert record.code == 0
+    assert do(run, tmp_path) == DONE
+    assert len(read_record(folder).starts) == 1
+
+
+def test_a_failed_run_is_tried_the_stated_number_of_times_in_each_sweep(tmp_path, fake):
+    calls = fake(1, 1, 1)
+    run = one(tmp_path)
+    assert [do(run, tmp_path) for _ in range(3)] == [DIED, DIED, FAILED]
+    assert state_of(run, tmp_path / "runs") == FAILED
+    assert "said something" in read_record(tmp_path / "runs" / run.name).tail
+    assert do(run, tmp_path, since=time.time()) == DIED  # the next sweep has its own tries
+    assert do(run, tmp_path, since=time.time() - 0.001) == DONE
+    assert [line.split()[1:] for line in calls.lines()] == [[], ["--overwrite"], ["--overwrite"], ["--overwrite"]]
+
+
+def test_an_impossible_request_is_not_tried_again(tmp_path, fake):
+    calls = fake(2)
+    run = one(tmp_path)
+    assert [do(run, tmp_path), do(run, tmp_path)] == [DIED, FAILED]
+    assert len(calls.lines()) == 1
+
+
+def test_what_is_half_done_is_resumed_and_a_refused_checkpoint_replaced(tmp_path, fake):
+    calls = fake(1, 2, 0)
+    run = one(tmp_path)
+    do(run, tmp_path)
+    (tmp_path / "runs" / run.name / "retraincheckpoint.pth.tar").write_text("")
+    assert do(run, tmp_path) == DONE
+    assert [line.split()[1:] for line in calls.lines()] == [[], ["--resume"], ["--overwrite"]]
+
+
+def test_a_script_that_leaves_no_result_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "call", lambda script, words: 0)
+    assert do(one(tmp_path), tmp_path) == DIED
+    assert state_of(one(tmp_path), tmp_path / "runs") == FAILED
+
+
+def test_a_locked_run_is_somebody_elses(tmp_path, fake):
+    calls, run = fake(), one(tmp_path)
+    folder = tmp_path / "runs" / run.name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"starts": []}')
+    with lock(folder, "run"):
+        assert state_of(run, tmp_path / "runs") == RUNNING
+        assert do(run, tmp_path) == RUNNING
+    assert state_of(run, tmp_path / "runs") == DIED
+    assert not calls.lines()
+
+
+def test_an_interrupted_run_stops_the_worker_and_is_no_failure(tmp_path, fake):
+    fake(130)
+    with pytest.raises(KeyboardInterrupt):
+        do(one(tmp_path), tmp_path)
+    assert state_of(one(tmp_path), tmp_path / "runs") == DIED
+
+
+def test_a_traceback_is_a_failure_with_its_last_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.importlib, "import_module", lambda name: None)
+    run = one(tmp_path)
+    assert do(run, tmp_path) == DIED
+    assert "AttributeError" in read_record(tmp_path / "runs" / run.name).tail[-1]
+
+
+def test_runs_that_need_a_failed_one_are_left_and_the_others_made(tmp_path, fake):
+    fake(0, 2)  # in order: the original, then one Retrain or the mask
+    found = runs_of(content(tmp_path))
+    work(found, tmp_path / "runs", since=0.0, tries=2, worker="w")
+    progress = Progress(found, tmp_path / "runs")
+    states = progress.look()
+    failed = [run for run in found if states[run.name] == FAILED]
+    assert len(failed) == 1
+    blocked = [run for run in found if failed[0].name in run.needs]
+    assert blocked
+    assert all(states[run.name] == OPEN for run in blocked)
+    assert all(
+        states[run.name] == DONE for run in found if run not in failed and not {*run.needs} & {each.name for each in (*failed, *blocked)}
+    )
+    assert "failed: " in progress.table(1)
+
+
+def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
+    calls = fake()
+    found = runs_of(content(tmp_path, seeds=list(range(20))))
+    fork = multiprocessing.get_context("fork")
+    settings = {"since": 0.0, "tries": 1}
+    workers = [fork.Process(target=work, args=(found, tmp_path / "runs"), kwargs=settings | {"worker": str(i)}) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(calls.lines()) == len(found) == len({*calls.lines()})
+    assert {*Progress(found, tmp_path / "runs").look().values()} == {DONE}
+
+
+def test_a_worker_stops_when_its_launcher_is_gone(tmp_path, fake):
+    calls = fake()
+    left = iter([True, True, False])
+    work(runs_of(content(tmp_path)), tmp_path / "runs", since=0.0, tries=1, worker="w", alive=lambda: next(left))
+    assert len(calls.lines()) == 2
+
+
+def test_time_to_go_is_each_stages_mean(tmp_path):
+    found = runs_of(content(tmp_path))
+    progress = Progress(found, tmp_path / "runs")
+    assert progress.remaining(1) is None
+    progress.seconds["retrain"], progress.seconds["methods"] = [10.0], [2.0, 4.0]
+    for run in found:
+        progress.states[run.name] = DONE if run.stage not in ("retrain", "methods") else OPEN
+    assert progress.remaining(1) == 3 * 10 + 6 * 3
+    assert progress.remaining(4) == (3 * 10 + 6 * 3) / 4
+
+
+# ----------------------------------------------------------------------------------------------------- launchers
+
+
+class Worker:
+    """A worker that has ended with a code."""
+
+    def __init__(self, code):
+        self.code, self.stopped = code, False
+
+    def poll(self):
+        return self.code
+
+    def stop(self):
+        self.stopped = True
+
+
+class Codes:
+    """A launcher whose workers end as a list says."""
+
+    def __init__(self, *codes):
+        self.codes, self.commands = list(codes), []
+
+    def start(self, commands):
+        self.commands += commands.values()
+        return {slot: Worker(self.codes.pop(0)) for slot in commands}
+
+
+def supervise(launcher, workers, took):
+    launchers.supervise(launcher, ["x"], workers, took_a_run=lambda name: took, show=lambda: None, every=0)
+
+
+def test_a_dead_worker_is_replaced_under_another_name():
+    launcher = Codes(0, -9, 0)
+    supervise(launcher, 2, True)
+    names = [words[-1] for words in launcher.commands]
+    assert len(names) == 3 == len({*names})
+    assert [name.split("=")[1].split("-")[0] for name in names] == ["0", "1", "1"]
+
+
+def test_workers_that_die_idle_end_the_sweep():
+    launcher = Codes(*[1] * 9)
+    with pytest.raises(launchers.RunFailed, match="before they took a run"):
+        supervise(launcher, 1, False)
+    assert len(launcher.commands) == launchers.IDLE_DEATHS
+
+
+def tiny(tmp_path, **changes):
+    """A plan of two Retrain runs of an epoch and a report, on disk."""
+    stages = {"retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}}}
+    stages["report"] = {"script": "report", "flags": {"dirs": "{retrain}"}}
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path, seeds=[2, 3], stages=stages) | changes))
+    return tmp_path / "plan.json"
+
+
+def starts(plan):
+    return {run.name: len(read_record(read_plan(plan).folder / run.name).starts) for run in expand(read_plan(plan), sweep.check)}
+
+
+def finished(plan, capsys, *words):
+    assert sweep.main([str(plan), *words]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "RESULT sweep=" in out.splitlines()[-1]
+    assert {*starts(plan).values()} == {1}
+    return out
+
+
+def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):
+    plan = tiny(tmp_path)
+    launcher = subprocess.Popen([sys.executable, ROOT / "sweep.py", plan], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    folder = read_plan(plan).folder
+    deadline = time.time() + 120
+    while not (begun := list(folder.glob("retrain/*/run.json"))) and time.time() < deadline:
+        time.sleep(0.02)
+    victim = json.loads(begun[0].read_text())["starts"][0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    out, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0
+    assert "done=3" in out
+    counts = starts(plan)
+    assert sum(counts.values()) == len(counts) + 1  # the run that the worker was at, and only it, twice
+    first = {path: path.read_bytes() for path in folder.rglob("*result.json")}
+    assert sweep.main([str(plan)]) == 0  # all is done: nothing starts
+    assert starts(plan) == counts
+    assert first == {path: path.read_bytes() for path in folder.rglob("*result.json")}
+    capsys.readouterr()
+    assert sweep.main([str(plan), "--report"]) == 0
+    assert capsys.readouterr().out.strip() == next(folder.glob("report/*/report.txt")).read_text().strip()
+    assert sweep.main([str(plan), "--status"]) == 0
+    assert "3        3        0" in capsys.readouterr().out
+
+
+def test_report_before_anything_is_done(tmp_path, capsys):
+    assert sweep.main([str(tiny(tmp_path)), "--report"]) == 2
+    assert "no unlearning run of this plan is done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "module"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_missing_launcher_is_one_line_that_says_how_to_install_it(tmp_path, capsys, monkeypatch, name, module):
+    real = launchers.importlib.util.find_spec
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda asked: None if asked == module else real(asked))
+    assert sweep.main([str(tiny(tmp_path)), "--launcher", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"pip install -r requirements-{name}.txt" in line
+    assert (ROOT / f"requirements-{name}.txt").is_file()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_launcher_is_imported_unless_asked_for():
+    code = "import sweep, sys; sys.exit(bool({'submitit', 'ray', 'optuna'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_submitits_local_executor(tmp_path, capsys):
+    pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    finished(tiny(tmp_path), capsys, "--launcher", "slurm", "--options", "cluster=local")
+
+
+def test_slurm_without_sbatch_is_refused(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
+    monkeypatch.setattr(launchers.shutil, "which", lambda name: None)
+    assert sweep.main([str(tiny(tmp_path)), "--launcher", "slurm"]) == 2
+    assert "no sbatch here" in capsys.readouterr().err
+
+
+def test_a_local_ray(tmp_path, capsys):
+    ray = pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
+    try:
+        finished(tiny(tmp_path), capsys, "--launcher", "ray")
+    finally:
+        ray.shutdown()
