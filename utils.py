@@ -72,7 +72,8 @@ def script(main: Callable) -> Callable[..., int]:
             return _end(name, f"failed: {error}", 1)
         except KeyboardInterrupt as stop:
             by = str(stop) or "SIGINT"
-            return _end(name, f"stopped by {by}; what was finished is on disk: the same command with --resume goes on from there", 130)
+            on = "what was finished is on disk: the same command, with --resume where it has that flag, goes on from there"
+            return _end(name, f"stopped by {by}; {on}", 130)
         except BrokenPipeError:
             _forget_output()
             return _end(name, "failed: nothing reads the output any more", 1)
