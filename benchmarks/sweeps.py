@@ -37,7 +37,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parts = [killed(Path(folder)), overhead(Path(folder)), simulated(Path(folder))]
     here = describe()
-    text = "\n\n".join([f"# Sweeps\n\n{here['time'][:10]}, commit {here['git'][:9]}, {hardware_line(here)}", *parts]) + "\n"
+    text = (
+        "\n\n".join(
+            [f"# Sweeps\n\n{here['time'][:10]}, commit {here['git'][:9]}{'+' * here['git'].endswith('+')}, {hardware_line(here)}", *parts]
+        )
+        + "\n"
+    )
     (ROOT / "benchmarks" / "results" / "sweeps.md").write_text(text)
     print(text)
 
