@@ -2,7 +2,7 @@
 # SalUn, Retrain, FT, GA, influence unlearning and l1-sparse forget 10 % of 4,500 real images.
 #
 # Needs no network and no GPU: 5,000 images of Fashion-MNIST are embedded; they are scaled to 16x16 for speed.
-# Minutes on two cores without bf16 units. The rates come from a search on another forget set (seed 7).
+# Under five minutes on two cores without bf16 units. The rates come from a search on another forget set (seed 7).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
