@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import parallel
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import ForgetSplit, Split
@@ -88,7 +89,7 @@ class Request:
         with reading(first.path, "checkpoint", REMEDY):
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data = flags["dataset"], data or flags["data"]
-        self.dataset = load_dataset(name, data, input_size=size, workers=0)
+        self.dataset = parallel.in_turns(lambda: load_dataset(name, data, input_size=size, workers=0))
         self.data_sha256 = self.dataset.sha256()
         if self.data_sha256 != first.split["data_sha256"]:
             raise UserError(f"--models {first.path} was trained on other images than {name} in {data}; give its own with --data")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import parallel
 from datasets.loaders import Data, Loader
 from unlearn.base import Iterative, Step, Steps
 from unlearn.saliency import SaliencyGate
@@ -29,7 +30,10 @@ class EpochStats(NamedTuple):
 
 
 class Meter:
-    """Sums over an epoch and the first non-finite step, all on the device: reading them is the only wait."""
+    """Sums over an epoch and the first non-finite step, all on the device: reading them is the only wait.
+
+    Of several processes each sums its part; what is read is of all of them, which all have to ask for.
+    """
 
     def __init__(self, device: torch.device):
         self.loss = torch.zeros((), device=device)
@@ -49,23 +53,35 @@ class Meter:
 
     def check(self, title: str = "") -> None:
         """Raise :class:`RunFailed` if a loss was not finite. Waits for the device."""
+        parallel.smallest(self.first_bad)
         if int(self.first_bad) != NEVER:
             raise RunFailed(f"the loss was not finite at step {int(self.first_bad) + 1} of {title or 'the epoch'}; {REMEDY}")
 
     def state(self) -> dict:
         """The sums so far, for a run that goes on inside an epoch."""
-        return {"loss": self.loss, "correct": self.correct, "samples": self.samples, "steps": self.steps}
+        loss, correct, samples = self._totals()
+        return {"loss": loss, "correct": correct, "samples": samples, "steps": self.steps}
 
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave."""
-        self.loss.copy_(state["loss"])
-        self.correct.copy_(state["correct"])
-        self.samples, self.steps = state["samples"], state["steps"]
+        self.steps = state["steps"]
+        if parallel.rank() == 0:
+            self.loss.copy_(state["loss"])
+            self.correct.copy_(state["correct"])
+            self.samples = state["samples"]
+
+    def _totals(self) -> tuple[Tensor, Tensor, int]:
+        """Loss, correct and samples of all processes."""
+        loss, correct = self.loss.clone(), self.correct.clone()
+        parallel.add_up([loss])
+        samples = torch.tensor(self.samples, device=correct.device)
+        parallel.add_up([correct, samples])
+        return loss, correct, int(samples)
 
     def read(self, lr: float, title: str = "") -> EpochStats:
         self.check(title)
-        count = max(self.samples, 1)
-        return EpochStats(float(self.loss) / count, 100 * float(self.correct) / count, lr)
+        loss, correct, samples = self._totals()
+        return EpochStats(float(loss) / max(samples, 1), 100 * float(correct) / max(samples, 1), lr)
 
 
 def make_optimizer(
@@ -120,7 +136,8 @@ def train_epoch(
 ) -> EpochStats:  # fmt: skip
     """Descend every step that ``steps`` yields. The only place with an update.
 
-    A ``yield`` gives back whether its step ended in an update; with ``accumulate`` not every one does.
+    A ``yield`` gives back whether its step ended in an update; with ``accumulate`` not every one does. In a run of several processes
+    the gradients of an update are summed over them, each step's loss weighted by its number of labels.
 
     Args:
         gate: restores the frozen weights after every update.
@@ -146,10 +163,11 @@ def train_epoch(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     meter, updated, waiting, unsaved = Meter(device), None, 0, 0
+    by_labels = accumulate > 1 or parallel.count() > 1
 
     def update(step: Step) -> None:
-        if accumulate > 1:
-            torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], waiting)
+        if by_labels:
+            average_gradients(model, parameters, waiting)
         if clip_norm:
             if gate is not None:
                 gate.mask_gradients()
@@ -180,7 +198,7 @@ def train_epoch(
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
             if not waiting:
                 optimizer.zero_grad(set_to_none=True)
-            (step.loss * len(step.labels) if accumulate > 1 else step.loss).backward()
+            (step.loss * len(step.labels) if by_labels else step.loss).backward()
             waiting += len(step.labels)
             meter.update(step)
             progress.update()
@@ -201,6 +219,27 @@ def train_epoch(
                 unsaved = 0
 
 
+@torch.no_grad()
+def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: int) -> None:
+    """Divide gradients that sum over ``labels`` samples by their number: those of all processes, summed by one all-reduce.
+
+    BatchNorm statistics become the processes' mean, weighted by samples, so that after an update all have one model. That is the
+    global mean; a variance lacks what lies between the processes' means. SyncBatchNorm has them right already.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if parallel.count() == 1:
+        torch._foreach_div_(gradients, labels)
+        return
+    number = torch.tensor(float(labels), device=gradients[0].device)
+    local = (module for module in model.modules() if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training)
+    statistics = [value for module in local for value in (module.running_mean, module.running_var) if value is not None]
+    if statistics:
+        torch._foreach_mul_(statistics, number)
+    sums = [*gradients, *statistics]
+    parallel.add_up([*sums, number])
+    torch._foreach_div_(sums, number)
+
+
 def fit(
     model: nn.Module, method: Iterative, data: Data, optimizer: torch.optim.Optimizer, *, epochs: int, start_epoch: int = 0,
     clock: Stopwatch, gate: SaliencyGate | None = None, after_epoch: Callable[[int, EpochStats], None],
@@ -216,10 +255,14 @@ def fit(
     Raises:
         RunFailed: a loss or a weight was not finite; what was saved before is the last good state.
     """
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parallel.copy_first([*(parameter.detach() for parameter in trained), *model.buffers()])
     for epoch in range(start_epoch, epochs):
         data.set_epoch(epoch, first_batch=begun["steps"] if begun else 0)
         if not begun:
-            torch.manual_seed(stream(data.seed, "layers", epoch))  # dropout and the like draw from the global generator
+            # Dropout and the like draw from the global generator, each process for its own images.
+            others = [parallel.rank()] if parallel.rank() else []
+            torch.manual_seed(stream(data.seed, "layers", epoch, *others))
         title = f"epoch {epoch + 1}/{epochs}"
 
         def keep_now(meter: dict, epoch: int = epoch) -> None:
@@ -277,7 +320,18 @@ def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
     model.eval()
     with exact_fp32():
         # forward() is the eager code also where --compile replaced the call: one evaluation for every run.
-        logits = [model.forward(images) for images, _ in batches]
-    if not logits:
+        logits = [model.forward(images).float() for images, _ in batches.shared()]
+    if not batches.num_samples:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-    return torch.cat(logits).float().cpu(), batches.labels.cpu()
+    whole = torch.cat(logits) if parallel.count() == 1 else _of_all(logits, batches)
+    return whole.cpu(), batches.labels.cpu()
+
+
+def _of_all(logits: list[Tensor], batches: Loader) -> Tensor:
+    """All batches' logits from those of this process's batches: each writes its rows into zeros, which are then summed."""
+    classes = parallel.largest(logits[0].shape[1] if logits else 0)
+    whole = torch.zeros(batches.num_samples, classes, device=batches.labels.device)
+    for (start, end), part in zip(batches.bounds()[batches.shared().own], logits, strict=True):
+        whole[start:end] = part
+    parallel.add_up([whole])
+    return whole

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import parallel
 from arg_parser import evaluation_parser
 from auditing import Request, Saved, expand, read_saved
 from evaluation.definitions import define, describe
@@ -44,7 +45,9 @@ def audit(args: argparse.Namespace) -> None:
         raise UserError("--suite full trains shadow models as the original was trained; give --original")
     if args.suite == "full" and (args.shadows < 6 or args.shadows % 2):
         raise UserError(f"--shadows {args.shadows}: an even number of at least 6 is wanted, 16 to 32 are useful")
-    request = Request(saved[0], data=args.data, device=pick_device(args.device, args.gpu), batch_size=args.batch_size)
+    device = pick_device(args.device, args.gpu)
+    parallel.start(device)
+    request = Request(saved[0], data=args.data, device=device, batch_size=args.batch_size)
     for each in saved:
         request.check(each)
     folder = folder_of(args, saved)
@@ -82,7 +85,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     first = request.first.arguments
     seed = stream(first["seed"] if first["forget_seed"] is None else first["forget_seed"], "attack") % 2**32  # as in result.json
     outputs = [request.outputs(each) for each in saved]
-    found = [basic(splits, seed=seed) for splits in outputs]
+    found = parallel.by_first(lambda: [basic(splits, seed=seed) for splits in outputs])
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
         found, extra = beside_retrain(args, request, saved, outputs, found)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import parallel
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -179,7 +180,7 @@ def load_data(args: argparse.Namespace) -> ImageSet:
     spec = DATASETS[args.dataset]
     size = args.input_size if "input_size" in args.typed else None
     check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
-    dataset = load_dataset(args.dataset, args.data, input_size=size, workers=args.workers)
+    dataset = parallel.in_turns(lambda: load_dataset(args.dataset, args.data, input_size=size, workers=args.workers))
     if args.num_classes and args.num_classes != dataset.num_classes:
         raise UserError(f"--num_classes {args.num_classes}: {args.dataset} has {dataset.num_classes}; drop the flag, it is derived")
     return dataset
@@ -256,6 +257,10 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
+    parallel.by_first(lambda: _refuse_overwriting(args, files))
+
+
+def _refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
     parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
@@ -288,8 +293,9 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
-    """The device and the training precision."""
+    """The device and the training precision; in a run of several processes they meet here."""
     device = pick_device(args.device, args.gpu)
+    parallel.start(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
@@ -302,6 +308,8 @@ def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device)
     model = build_model(
         args.arch, dataset.num_classes, dataset.mean, dataset.std, image_size=dataset.image_size, imagenet_stem=args.imagenet_arch
     )
+    if parallel.count() > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -327,8 +335,8 @@ class Trainer:
         """
         return {
             "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": torch.get_rng_state(),
-            "device_rng": device_rng(self.clock.device), "method": self.method.state(), "meter": meter,
+            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": parallel.gather(torch.get_rng_state()),
+            "device_rng": parallel.gather(device_rng(self.clock.device)), "method": self.method.state(), "meter": meter,
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -340,8 +348,8 @@ class Trainer:
                 raise ValueError("the optimizer's state does not fit the weights")
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state(state["method"])
-        torch.set_rng_state(state["rng"])
-        set_device_rng(self.clock.device, state.get("device_rng"))
+        torch.set_rng_state(parallel.own(state["rng"]))
+        set_device_rng(self.clock.device, parallel.own(state.get("device_rng")))
         self.clock.seconds, self.start_epoch, self.begun = state["seconds"], state["epoch"], state.get("meter")
         if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
             raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
@@ -980,7 +988,8 @@ def report(
     metrics = accuracies(outputs)
     # One draw of attack members for all methods and seeds on a forget set, so that they differ by the models alone.
     attack_seed = stream(forget_seed(args), "attack") % 2**32
-    attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how=args.mia_members, seed=attack_seed)
+    parts = (outputs["retain"], outputs["test"], outputs["forget"])
+    attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
     metrics["MIA"] = 100 * attack["confidence"]
     warnings = alarms(args, task, mask, extra, metrics)
     for message in warnings:

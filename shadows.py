@@ -14,6 +14,7 @@ import numpy as np
 import generate_mask
 import main_forget
 import main_train
+import parallel
 from arg_parser import flags_of
 from auditing import Request, Saved, read_saved
 from datasets.splits import make_split
@@ -133,7 +134,7 @@ class Pool:
         positions = out if which == "out" else inside
         file = self.folder / f"{which}{shadow:02d}-{hashlib.sha256(positions.tobytes()).hexdigest()[:8]}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.save(file, positions)
+        parallel.by_first(lambda: np.save(file, positions))
         return f"@{file}"
 
     def _outputs(self, file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+import parallel
 from claims import FalseClaim, check_content, check_torch
 
 
@@ -55,7 +56,8 @@ class RunFailed(Exception):
 def script(main: Callable) -> Callable[..., int]:
     """Turn ``main(argv)`` into a well-mannered script: an exit code and one line instead of a traceback for what users and machines cause.
 
-    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does.
+    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does. In a run of several processes only the first
+    one speaks, but for what may have happened to one of them alone.
     """
 
     @functools.wraps(main)
@@ -65,15 +67,16 @@ def script(main: Callable) -> Callable[..., int]:
             with _stopped_by_signals():
                 with contextlib.suppress(AttributeError, ValueError):
                     sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
-                _run(main, sys.argv[1:] if argv is None else argv)
+                with _among_others():
+                    _run(main, sys.argv[1:] if argv is None else argv)
         except UserError as error:
-            return _end(name, f"error: {error}", 2)
+            return _end(name, f"error: {error}", 2, alone=False)
         except RunFailed as error:
-            return _end(name, f"failed: {error}", 1)
+            return _end(name, f"failed: {error}", 1, alone=False)
         except KeyboardInterrupt as stop:
             by = str(stop) or "SIGINT"
             on = "what was finished is on disk: the same command, with --resume where it has that flag, goes on from there"
-            return _end(name, f"stopped by {by}; {on}", 130)
+            return _end(name, f"stopped by {by}; {on}", 130, alone=False)
         except BrokenPipeError:
             _forget_output()
             return _end(name, "failed: nothing reads the output any more", 1)
@@ -96,9 +99,22 @@ def _run(main: Callable, argv: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _end(name: str, message: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
-        print(f"{name}: {message}", file=sys.stderr)
+@contextlib.contextmanager
+def _among_others() -> Iterator[None]:
+    """The place of a script in a run of several processes: one speaks, and whoever met the others also leaves them."""
+    met_before = parallel.has_met()
+    with parallel.one_voice():
+        yield
+    # Not after an error, which may be one process's alone: leaving can wait for the others for ever.
+    if not met_before:
+        parallel.stop()
+
+
+def _end(name: str, message: str, code: int, *, alone: bool = True) -> int:
+    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first."""
+    if alone or parallel.rank() == 0:
+        with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
+            print(f"{name}: {parallel.who() if alone else ''}{message}", file=sys.stderr)
     return code
 
 
@@ -115,6 +131,8 @@ def _of_the_machine(error: Exception) -> str | None:
         return "out of memory; try a smaller --batch_size, --precision bf16, or another --gpu"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file or a device'}: {error.strerror or error}"
+    if parallel.is_lost(error):
+        return "another process of this run is gone; the same command with --resume goes on from the last finished epoch"
     return None
 
 
@@ -216,14 +234,21 @@ def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
 
 
 def pick_device(name: str, gpu: int) -> torch.device:
-    """The device that ``--device`` names; ``auto`` takes CUDA, then MPS, then the CPU."""
+    """The device that ``--device`` names; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Of several processes on a machine each has a GPU of its own, counted from ``gpu``.
+    """
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
         name = next(kind for kind, ready in available.items() if ready())
     if not available[name]():
         raise UserError(f"--device {name}: not available here; use --device auto or cpu")
+    if name == "mps" and parallel.count() > 1:
+        raise UserError("--device mps: one process at a time; torchrun needs --device cuda or cpu")
     if name != "cuda":
         return torch.device(name)
+    if parallel.count() > 1:
+        gpu += parallel.local_rank()
     if not 0 <= gpu < torch.cuda.device_count():
         raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
     return torch.device("cuda", gpu)
@@ -310,7 +335,14 @@ def exact_fp32() -> Iterator[None]:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one."""
+    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one.
+
+    In a run of several processes the first one writes, and all of them call this.
+    """
+    parallel.by_first(lambda: _write_here(path, write))
+
+
+def _write_here(path: Path, write: Callable[[BinaryIO], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -436,8 +468,16 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
     """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at once.
 
-    What a killed run had begun to write of ``files`` is removed.
+    What a killed run had begun to write of ``files`` is removed. Of a run of several processes the first one holds it, and none
+    goes on before it does.
     """
+    with contextlib.ExitStack() as held:
+        parallel.by_first(lambda: held.enter_context(_lock_here(folder, name, files)))
+        yield
+
+
+@contextlib.contextmanager
+def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # not on Windows: atomic renames still keep every file whole there
@@ -499,6 +539,7 @@ def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> d
         "git": git_revision(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
+        "processes": parallel.count(),
         "precision": precision,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -58,10 +58,11 @@ class Stage:
     warm_up: bool = False
 
 
-def task(images: int, forget: int, side: int = 32) -> Data:
-    """The first ``images`` training images of fashion_mini at 32x32, augmented as CIFAR-10 is."""
-    whole = load_dataset("fashion_mini", Path(), input_size=side, workers=0)
-    part = dataclasses.replace(whole, x_train=whole.x_train[:images], y_train=whole.y_train[:images], crop=4, flip=True)
+def task(images: int, forget: int, test: int = 1000) -> Data:
+    """The first ``images`` training and ``test`` test images of fashion_mini at 32x32, augmented as CIFAR-10 is."""
+    whole = load_dataset("fashion_mini", Path(), input_size=32, workers=0)
+    few = {"x_train": images, "y_train": images, "x_test": test, "y_test": test}
+    part = dataclasses.replace(whole, **{name: getattr(whole, name)[:count] for name, count in few.items()}, crop=4, flip=True)
     split = make_split(part.y_train, 1)
     chosen = choose_forget(split, part.y_train, count=forget, forget_seed=2)
     return Data(part, split, chosen, device=DEVICE, batch_size=BATCH, seed=1)
@@ -99,7 +100,7 @@ def first_gradient(model: torch.nn.Module, images: torch.Tensor, labels: torch.T
 
 def training(side: str, quick: bool) -> Side:
     """An epoch over the retain set. ``ours`` is --precision auto, ``fp32`` is --precision fp32."""
-    data, ours = task(500 if quick else 854, 100 if quick else 256), side != "plain"
+    data, ours = task(400 if quick else 854, 104 if quick else 256), side != "plain"
     model = network(ours)
     optimizer = optimizer_of(model, ours)
     images, labels = next(iter(data.evaluation["retain"].batches_of(64)))
@@ -121,7 +122,7 @@ def half_mask(model: torch.nn.Module) -> dict:
 
 def salun(side: str, quick: bool) -> Side:
     """An epoch of random labels on forget and true labels on retain under a mask of one half."""
-    data, ours = task(500 if quick else 854, 100 if quick else 256), side == "ours"
+    data, ours = task(400 if quick else 854, 104 if quick else 256), side == "ours"
     model = network(ours)
     mask, optimizer = half_mask(model), optimizer_of(model, ours)
     original = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -181,15 +182,18 @@ def disk(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB"
 
 
-def trained_outputs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """10,000 + 10,000 + 4,500 outputs of a ResNet-20s after six epochs on fashion_mini at 16x16, each image at several shifts."""
+def trained_outputs(quick: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """10,000 + 10,000 + 4,500 outputs of a ResNet-20s after six epochs on fashion_mini at 16x16, each image at several shifts.
+
+    ``quick``: a quarter of them, after two epochs.
+    """
     whole = load_dataset("fashion_mini", Path(), input_size=16, workers=0)
     split = make_split(whole.y_train, 1)
     chosen = choose_forget(split, whole.y_train, count=450, forget_seed=2)
     data = Data(whole, split, chosen, device=DEVICE, batch_size=64, seed=1)
     model = network(True, "resnet20s")
     optimizer = make_optimizer(model.parameters(), 0.05, MOMENTUM, DECAY)
-    for epoch in range(6):
+    for epoch in range(2 if quick else 6):
         data.set_epoch(epoch)
         train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=DEVICE)
     moves = [(y, x) for y in (0, 1, -1, 2, -2) for x in (0, 1, -1)]
@@ -197,16 +201,16 @@ def trained_outputs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     parts = {"retain": (*pictures(data, "retain"), 10_000), "test": (*held_out, 10_000), "forget": (*pictures(data, "forget"), 4_500)}
     seen = {}
     for name, (pixels, labels, count) in parts.items():
-        shifted = np.concatenate([np.roll(pixels, move, (1, 2)) for move in moves])[:count]
+        kept = slice(0, count, 4 if quick else 1)
+        shifted = np.concatenate([np.roll(pixels, move, (1, 2)) for move in moves])[kept]
         images = DeviceImages(shifted, DEVICE, 0)
-        seen[name] = to_numpy(predict(model, Loader(images, np.arange(count), np.tile(labels, len(moves))[:count], 512, name=name)))
+        seen[name] = to_numpy(predict(model, Loader(images, np.arange(len(shifted)), np.tile(labels, len(moves))[kept], 512, name=name)))
     return seen
 
 
 def attack(side: str, quick: bool) -> Side:
     """The five machines on outputs of a trained network; --quick takes a quarter of the points."""
-    share = 4 if quick else 1
-    seen = {name: (logits[::share], labels[::share]) for name, (logits, labels) in trained_outputs().items()}
+    seen = trained_outputs(quick)
     three = seen["retain"], seen["test"], seen["forget"]
     if side == "ours":
         run = converged = lambda: svc_attack(*three, how="first")
@@ -244,7 +248,7 @@ def fisher(side: str, quick: bool) -> Side:
 
 def evaluation(side: str, quick: bool) -> Side:
     """Four splits and the attack in fp32."""
-    data, ours = task(600 if quick else 1300, 100 if quick else 250), side == "ours"
+    data, ours = task(*((400, 100, 400) if quick else (1300, 250))), side == "ours"
     model = network(ours)
     if not ours:
         splits = {name: plain.loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain", "val", "test")}

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import parallel
 from datasets import ImageSet
 from datasets.splits import ForgetSplit, Split
-from utils import generator, stream
+from utils import UserError, generator, stream
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -39,6 +40,10 @@ class Loader:
 
     A training loader shuffles and augments; each pass over it has streams of its own, fixed by seed, name, epoch and
     pass, so what one split draws never shifts another. ``eval_view()`` is the same split in order, as it is.
+
+    In a run of several processes all draw the same batches, and each is given its part of every training batch; ``share`` says
+    which fraction of the batch at hand that is. Other loaders give every process everything, unless it asks for its batches by
+    :meth:`shared`.
     """
 
     def __init__(
@@ -51,16 +56,20 @@ class Loader:
         self.batch_size, self.name, self.seed = batch_size, name, seed
         self.train, self.crop, self.flip = train, crop, flip
         self.epoch = self.passes = self.first_batch = 0
+        self.share, self.own = 1.0, slice(None)
 
     @property
     def num_samples(self) -> int:
         return len(self.indices)
 
     def bounds(self) -> list[tuple[int, int]]:
-        """Where batches begin and end; a last batch of one image joins its neighbour: BatchNorm cannot train on one."""
+        """Where batches begin and end.
+
+        A last batch of one image joins its neighbour, as BatchNorm cannot train on one; also one of fewer images than processes.
+        """
         n, size = self.num_samples, self.batch_size
         starts = list(range(0, n, size))
-        if self.train and len(starts) > 1 and n - starts[-1] == 1:
+        if self.train and len(starts) > 1 and n - starts[-1] < max(2, parallel.count()):
             starts.pop()
         return list(itertools.pairwise([*starts, n]))
 
@@ -81,13 +90,32 @@ class Loader:
         order, rows, columns, flips = self._draws()
         self.passes += 1
         first, self.first_batch = self.first_batch, 0
-        for start, end in self.bounds()[first:]:
+        for start, end in self.bounds()[first:][self.own]:
+            start, end = self._part(start, end)
             chosen = slice(start, end) if order is None else order[start:end]
             offsets = (self.images.pad,) * 2 if rows is None else (rows[start:end], columns[start:end])
             pixels = self.images.batch(self.indices[chosen], *offsets)
             if flips is not None:
                 pixels = torch.where(flips[start:end, None, None, None], pixels.flip(-1), pixels)
             yield pixels.float().div_(255).contiguous(memory_format=torch.channels_last), self.labels[chosen]
+
+    def check_parts(self) -> None:
+        """Raise :class:`UserError` where a training batch has no image for one of several processes."""
+        for start, end in self.bounds():
+            self._part(start, end)
+
+    def _part(self, start: int, end: int) -> tuple[int, int]:
+        """This process's part of a training batch; all of any other batch."""
+        if not self.train or parallel.count() == 1:
+            return start, end
+        size = end - start
+        if size < parallel.count():
+            raise UserError(
+                f"a batch of {size} {self.name} images is too small for {parallel.count()} processes; start fewer or raise --batch_size"
+            )
+        low, high = parallel.part(size)
+        self.share = (high - low) / size
+        return start + low, start + high
 
     def _draws(self) -> tuple[torch.Tensor | None, ...]:
         """This pass's order, crop offsets and flips, all at once: four small tensors, no draw inside the loop."""
@@ -109,6 +137,11 @@ class Loader:
     def eval_view(self) -> "Loader":
         """The same images in order, neither shuffled nor augmented."""
         return self._with(train=False)
+
+    def shared(self) -> "Loader":
+        """Of a loader that does not train, every n-th batch, for this one of n processes: whole batches, so that each is as it was."""
+        assert not self.train, "training batches are shared out as they are"
+        return self._with(own=slice(parallel.rank(), None, parallel.count()))
 
     def unaugmented(self) -> "Loader":
         """The same images, shuffled the same way, neither cropped nor flipped."""
@@ -196,6 +229,8 @@ class Data:
             setattr(self, name, part)
             self.evaluation[name] = whole.eval_view()
         self.loaders = [getattr(self, name) for name in parts]
+        for loader in self.loaders:
+            loader.check_parts()
         self.epoch = 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:

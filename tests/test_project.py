@@ -32,7 +32,8 @@ PACKAGES = [path for path in SOURCES if path.parent != ROOT]
 def commands(text):
     """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their values."""
     values = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', text, re.MULTILINE))
-    for line in re.findall(r"^python (?:-u )?(\w+\.py .*)$", text, re.MULTILINE):
+    starters = r"python (?:-u )?|torchrun (?:--\S+ )+"
+    for line in re.findall(rf"^(?:{starters})(\w+\.py .*)$", text, re.MULTILINE):
         for _ in range(3):
             line = re.sub(r"\$\{(\w+):-([^}]*)\}|\$(\w+)", lambda m: m[2] or values.get(m[3] or m[1], "x"), line)
         yield shlex.split(line, comments=True)

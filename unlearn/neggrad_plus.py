@@ -66,6 +66,8 @@ class NegGradPlus(Iterative):
             forget_images, forget_labels = next(forget)
             logits = model(images)
             climbed = self.forget_loss(model(forget_images), forget_labels)
+            # The loop weights a process's loss by its part of the retain batch; its part of the forget batch may be another.
+            climbed = climbed * (data.forget.share / data.retain.share)
             loss = self.retain_share * F.cross_entropy(logits, labels) - (1 - self.retain_share) * climbed
             yield Step(loss, logits, labels)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 from tqdm import tqdm
 
+import parallel
 from datasets.loaders import Loader
 from utils import RunFailed, exact_fp32
 
@@ -99,6 +100,8 @@ def samples_at_once(samples: Loader) -> int:
 
 
 def _mean(sums: Vector, count: int) -> Vector:
+    """The sums of all processes by ``count``."""
+    parallel.add_up(list(sums.values()))
     torch._foreach_div_(list(sums.values()), count)
     if not bool(torch.isfinite(torch.stack([value.max() for value in sums.values()])).all()):
         raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
@@ -112,7 +115,7 @@ def _with_progress(batches: Loader) -> Iterable[tuple[Tensor, Tensor]]:
 def _add_by_batch(model: nn.Module, batches: Loader, losses: Losses, size: Size, sums: Vector) -> None:
     """Add the size of every batch's mean gradient to ``sums``, once for each of its samples."""
     parameters = list(model.parameters())
-    for images, labels in _with_progress(batches):
+    for images, labels in _with_progress(batches.shared()):
         for loss, is_last in _marked_last(losses(model(images), labels)):
             means = torch._foreach_div(torch.autograd.grad(loss, parameters, retain_graph=not is_last), len(labels))
             torch._foreach_add_(list(sums.values()), [size(mean) for mean in means], alpha=len(labels))
@@ -153,7 +156,7 @@ def _add_by_layer(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.requires_grad_(False)  # of the pass, only the gradients of outputs are needed
-        for images, labels in _with_progress(samples):
+        for images, labels in _with_progress(samples.shared()):
             calls.clear()
             images = images.contiguous().requires_grad_()
             for loss, is_last in _marked_last(losses(model(images), labels)):
@@ -210,4 +213,6 @@ def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, s
 
 
 # How a layer's parameters get the sum over samples of their gradients' sizes, from its inputs and output gradients.
-SIZES = {nn.Conv2d: _conv_sizes, nn.Linear: _linear_sizes, nn.BatchNorm2d: _batch_norm_sizes}
+SIZES = {
+    nn.Conv2d: _conv_sizes, nn.Linear: _linear_sizes, nn.BatchNorm2d: _batch_norm_sizes, nn.SyncBatchNorm: _batch_norm_sizes,
+}  # fmt: skip

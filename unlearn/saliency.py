@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import parallel
 from datasets.loaders import Loader
 from utils import RunFailed, UserError, exact_fp32
 
@@ -24,9 +25,12 @@ def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
     model.eval()
     model.zero_grad(set_to_none=True)
     with exact_fp32():
-        for images, labels in batches:
+        for images, labels in batches.shared():
             F.cross_entropy(model(images), labels, reduction="sum").backward()
-    gradient = {name: parameter.grad / batches.num_samples for name, parameter in model.named_parameters()}
+    # A process without a batch has no gradient yet.
+    sums = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    parallel.add_up(list(sums.values()))
+    gradient = {name: value / batches.num_samples for name, value in sums.items()}
     model.zero_grad(set_to_none=True)
     check_finite_gradient(list(gradient.values()))
     return gradient

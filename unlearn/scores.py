@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import parallel
 from datasets.loaders import Data, Loader
 from unlearn.saliency import Mask, check_finite_gradient, saliency_scores
 from utils import UserError, exact_fp32, generator
@@ -53,9 +54,10 @@ def importance(model: nn.Module, batches: Loader) -> Scores:
     parameters = dict(model.named_parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters.values()]
     with exact_fp32():
-        for images, labels in batches:
+        for images, labels in batches.shared():
             gradient = torch.autograd.grad(F.cross_entropy(model(images), labels), list(parameters.values()))
             torch._foreach_addcmul_(squares, gradient, gradient)
+    parallel.add_up(squares)
     torch._foreach_div_(squares, len(batches))
     check_finite_gradient(squares)
     return dict(zip(parameters, squares, strict=True))

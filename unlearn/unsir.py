@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import parallel
 from datasets.loaders import Data, Loader
 from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Step, Steps, cross_entropy_steps, option
@@ -95,7 +96,7 @@ class Unsir(Iterative):
         batches, position = self._impairing(data), 0
         room = data.retain.batch_size - batches.batch_size
         for images, labels in batches:
-            chosen = (position + torch.arange(room, device=data.device)) % len(self.labels)
+            chosen = (position + torch.arange(*parallel.part(room), device=data.device)) % len(self.labels)
             position += room
             images, labels = torch.cat([images, self.noise[chosen]]), torch.cat([labels, self.labels[chosen]])
             logits = model(images)

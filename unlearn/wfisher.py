@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 from tqdm import tqdm
 
+import parallel
 from datasets.loaders import Data, Loader
 from unlearn.base import OneShot, option
 from unlearn.per_sample import Vector, per_sample_gradients
@@ -83,8 +84,8 @@ class FisherProduct:
         self.parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def __call__(self, u: Vector) -> Vector:
-        result = {name: self.damping * value for name, value in u.items()}
-        for images, labels in self.samples:
+        result = {name: torch.zeros_like(value) for name, value in u.items()}
+        for images, labels in self.samples.shared():
 
             def losses(parameters: Vector, images: Tensor = images, labels: Tensor = labels) -> Tensor:
                 return F.cross_entropy(functional_call(self.model, parameters, images), labels, reduction="none")
@@ -96,6 +97,8 @@ class FisherProduct:
             _, pull_back = vjp(losses, self.parameters)
             (gradient,) = pull_back(along_u / self.samples.num_samples)
             torch._foreach_add_([result[name] for name in result], [gradient[name] for name in result])
+        parallel.add_up(list(result.values()))
+        torch._foreach_add_(list(result.values()), list(u.values()), alpha=self.damping)
         return result
 
 

@@ -1,0 +1,189 @@
+"""One run by several processes: torchrun starts them, each has a device, a part of every batch, and the same weights.
+
+Gradients are summed by one flattened all-reduce inside the engine's update, and not by DistributedDataParallel: methods call the
+model as often as they like, keep teachers and trained extras beside it, and take gradients by hand, which the wrapper's reducer would
+not see. What is not shared out is computed by every process alike. Only the first process writes and prints.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ["RANK"]) if is_launched() else 0
+
+
+def count() -> int:
+    """How many processes make this run."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_launched() else 0
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or something that sets the same variables, started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def start(device: torch.device) -> None:
+    """Meet the other processes, once; does nothing in a run of one process."""
+    if count() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def has_met() -> bool:
+    """Whether this process is in touch with the others."""
+    return dist.is_initialized()
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Let only the first process print; tracebacks of the others still show."""
+    if rank() == 0:
+        yield
+        return
+    with contextlib.redirect_stdout(_Silence()), contextlib.redirect_stderr(_Silence()):
+        yield
+
+
+class _Silence(io.TextIOBase):
+    """A text file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def part(total: int) -> tuple[int, int]:
+    """Where this process's part of ``total`` items begins and ends; parts differ by one item at most."""
+    return total * rank() // count(), total * (rank() + 1) // count()
+
+
+# ------------------------------------------------------------------------------------------------- sums of tensors
+
+
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor, all of one dtype and device, by its sum over the processes: one flattened all-reduce."""
+    if count() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+
+
+def smallest(value: Tensor) -> None:
+    """Replace ``value`` by the least of all processes'."""
+    if count() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MIN)
+
+
+def largest(value: int) -> int:
+    """The greatest of all processes' values."""
+    if count() == 1:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def copy_first(tensors: Sequence[Tensor]) -> None:
+    """Replace every process's tensors by the first one's."""
+    if count() > 1:
+        for tensor in tensors:
+            whole = tensor.contiguous()
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
+
+
+def gather(value: Tensor | None) -> Tensor | None:
+    """(processes, n) from each process's CPU tensor (n,); as it is in a run of one process."""
+    if count() == 1 or value is None:
+        return value
+    found = [torch.empty_like(value) for _ in range(count())]
+    dist.all_gather(found, value)
+    return torch.stack(found)
+
+
+def own(gathered: Tensor | None) -> Tensor | None:
+    """This process's tensor of what :func:`gather` gave, also where there were other processes then.
+
+    In memory of its own: torch reads a generator's state from where the memory begins, whichever part of it a view shows.
+    """
+    if gathered is None or gathered.dim() == 1:
+        return None if gathered is None else gathered.clone()
+    return gathered[rank() % len(gathered)].clone()
+
+
+# ----------------------------------------------------------------------------------------------- actions and files
+
+
+def by_first(action: Callable[[], Any]) -> Any:
+    """What ``action`` returns, or raises, in the first process; the others do not call it.
+
+    All processes call this; the result is plain values. Whatever the first one wrote is on disk when the others go on. Before they have
+    met, each does it for itself.
+    """
+    if not dist.is_initialized():
+        return action()
+    outcome = _outcome(action) if rank() == 0 else [None, None]
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def in_turns(action: Callable[[], Any]) -> Any:
+    """What ``action`` returns here: first the first process calls it, then the first one of every machine, then the others.
+
+    So that what a first call downloads is there for the next. An error ends all.
+    """
+    if not dist.is_initialized():
+        return action()
+    mine = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
+    result = None
+    for turn in range(3):
+        result, error = _outcome(action) if turn == mine else (result, None)
+        errors: list[Exception | None] = [None] * count()
+        dist.all_gather_object(errors, error)
+        if error := next(filter(None, errors), None):
+            raise error
+    return result
+
+
+def _outcome(action: Callable[[], Any]) -> list:
+    """[what it returned, None] or [None, what it raised]."""
+    try:
+        return [action(), None]
+    except Exception as error:
+        return [None, error]
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return count() > 1 and isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+
+
+def who() -> str:
+    """``process 3: `` in a run of several, else nothing."""
+    return f"process {rank()}: " if count() > 1 else ""
