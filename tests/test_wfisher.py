@@ -23,6 +23,9 @@ class Batches(list):
 
     num_samples = property(lambda self: sum(len(labels) for _, labels in self))
 
+    def shared(self):
+        return self
+
     def batches_of(self, size):
         images, labels = whole(self)
         return Batches(zip(images.split(size), labels.split(size), strict=True))
