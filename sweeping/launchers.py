@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from utils import RunFailed, UserError
 
 IDLE_DEATHS = 3  # workers that die without having taken a run, until the launcher gives up
+LOOK = 10.0  # seconds between two looks at Slurm's queue
 INSTALL = {"submitit": "pip install -r requirements-slurm.txt", "ray": "pip install -r requirements-ray.txt"}
 
 
@@ -90,19 +92,36 @@ def visible_gpus() -> list[str]:
 
 
 class Task:
-    """A worker's command, to be called in a job; submitit calls ``checkpoint`` before a preempted job is queued again."""
+    """A worker's command, to be called in a job of submitit's, which calls ``checkpoint`` before it puts a preempted job back."""
 
     def __init__(self, words: list[str]):
         self.words = words
 
     def __call__(self) -> None:
-        subprocess.run([*self.words, f"--parent={os.getpid()}"], stdin=subprocess.DEVNULL, check=True)
+        command = [*self.words, f"--parent={os.getpid()}"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_deaf) as worker:
+            try:
+                code = worker.wait()
+            finally:
+                worker.kill()  # submitit leaves from here once the job is back in the queue: no two are to be at it
+        if code:
+            raise subprocess.CalledProcessError(code, command)
 
     def checkpoint(self) -> object:
         """The same worker again: what it was at is on disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(Task(self.words))
+
+
+def _deaf() -> None:
+    """Let a worker go on when Slurm warns its job.
+
+    Slurm sends its signals to every process of a job. A worker that ended by one would make a failure of what is to be
+    queued again; so only submitit's process hears them, and Slurm ends with SIGKILL what is left of the job.
+    """
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Slurm:
@@ -116,9 +135,12 @@ class Slurm:
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise UserError("--launcher slurm: no sbatch here; run it where Slurm is, or try it with --options cluster=local")
         self.executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
+        self.queue = Queue() if cluster == "slurm" else None
+        # Whether a preempted job is queued again must not depend on the cluster's JobRequeue.
+        array = {"slurm_array_parallelism": workers, "slurm_additional_parameters": {"requeue": True}} if self.queue else {}
         limits = {"timeout_min": 60, **{name: _plain(value) for name, value in options.items()}}
         try:
-            self.executor.update_parameters(name="sweep", **({"slurm_array_parallelism": workers} if cluster == "slurm" else {}), **limits)
+            self.executor.update_parameters(name="sweep", **array, **limits)
         except Exception as error:  # submitit's own checks of names and values
             raise UserError(f"--options: {str(error).splitlines()[0]}") from None
         importable()
@@ -126,7 +148,10 @@ class Slurm:
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
         with self.executor.batch():  # one array
             jobs = [self.executor.submit(Task(words)) for words in commands.values()]
-        return {slot: Job(job) for slot, job in zip(commands, jobs, strict=True)}
+        if self.queue is None:
+            return {slot: Job(job) for slot, job in zip(commands, jobs, strict=True)}
+        self.queue.jobs |= {job.job_id for job in jobs}
+        return {slot: Queued(job, self.queue) for slot, job in zip(commands, jobs, strict=True)}
 
 
 class Job:
@@ -141,7 +166,44 @@ class Job:
         return 0 if self.job.exception() is None else 1
 
     def stop(self) -> None:
-        self.job.cancel()
+        self.job.cancel(check=False)  # it may have ended by itself, and others are still to be stopped
+
+
+class Queued(Job):
+    """A job of Slurm's, which may have several lives.
+
+    It has ended well when its worker says so, and is dead when Slurm no longer has it. Anything else is no end: an
+    error may be the word of a life that Slurm has ended in order to queue the job again.
+    """
+
+    def __init__(self, job: Any, queue: "Queue"):
+        super().__init__(job)
+        self.queue = queue
+
+    def poll(self) -> int | None:
+        queued = self.queue.has(self.job.job_id)  # before the look at the result: a job that is gone has written its last
+        result = self.job.paths.result_pickle
+        # Listing a folder makes a network file system look again, which a question for one name does not.
+        if result.name in os.listdir(result.parent) and self.job.exception() is None:
+            return 0
+        return None if queued else 1
+
+
+class Queue:
+    """The user's jobs that run or wait. This is asked of Slurm itself; submitit asks its accounting, which not every cluster has."""
+
+    def __init__(self) -> None:
+        self.jobs: set[str] = set()
+        self.asked = time.monotonic()
+
+    def has(self, job: str) -> bool:
+        if time.monotonic() - self.asked > LOOK:
+            words = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+            answer = subprocess.run(words, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:  # a controller that does not answer says nothing about the jobs
+                self.jobs = set(answer.stdout.split())
+            self.asked = time.monotonic()
+        return job in self.jobs
 
 
 class Ray:
@@ -165,7 +227,7 @@ class Ray:
 
 def run_task(words: list[str]) -> None:
     """What a Ray task does."""
-    Task(words)()
+    subprocess.run([*words, f"--parent={os.getpid()}"], stdin=subprocess.DEVNULL, check=True)
 
 
 class Reference:
