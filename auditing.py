@@ -18,7 +18,7 @@ from datasets.splits import ForgetSplit, Split
 from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
-from models import build_model
+from models import build_model, place
 from unlearn.base import cross_entropy_steps
 from utils import UserError, hash_arrays, load, reading, stream
 
@@ -153,7 +153,7 @@ class Request:
                 flags["arch"], whole.num_classes, whole.mean, whole.std, image_size=whole.image_size, imagenet_stem=flags["imagenet_arch"]
             )
             model.load_state_dict(saved.weights, strict=True)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return place(model, self.device)
 
     def relearn(self, saved: Saved, *, steps: int, lr: float, seeds: int) -> dict[str, np.ndarray]:
         """Accuracy, in percent, while the model is trained on what it forgot, and on as many validation images: see :func:`relearn_curve`.
@@ -162,6 +162,7 @@ class Request:
         cache where it has them.
         """
         flags = {"steps": steps, "lr": lr, "seeds": seeds, "batch_size": self.data.forget.batch_size, "kind": "relearn"}
+        flags |= {"processes": parallel.count()} if parallel.count() > 1 else {}  # on the CPU BatchNorm sees a process's part alone
         made_from = {**flags, "weights": saved.sha256, "data": self.data_sha256, "forget": self.chosen.sha256()}
         shapes = {"steps": (None,), "accuracy": (seeds, None), "never_seen": (1, None)}
         return cached(saved.path.parent / "logits", "relearn", made_from, shapes, lambda: self._relearn(saved, steps, lr, seeds))

@@ -213,6 +213,7 @@ def train_epoch(
             saving = updated and bool(save_every) and unsaved >= save_every and meter.steps != total
             if saving or meter.steps % print_freq == 0:
                 meter.check(title)
+            if updated and (saving or meter.steps % print_freq == 0):
                 check_finite(model, f"after step {meter.steps} of {title or 'the epoch'}")
             if saving:
                 keep(meter.state())
@@ -223,14 +224,14 @@ def train_epoch(
 def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: int) -> None:
     """Divide gradients that sum over ``labels`` samples by their number: those of all processes, summed by one all-reduce.
 
-    BatchNorm statistics become the processes' mean, weighted by samples, so that after an update all have one model. That is the
-    global mean; a variance lacks what lies between the processes' means. SyncBatchNorm has them right already.
+    BatchNorm statistics become the processes' mean, weighted by samples, so that after an update all have one model. A mean is then
+    that of the whole batch; a variance lacks what lies between the processes' means. SyncBatchNorm has them right already.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if parallel.count() == 1:
         torch._foreach_div_(gradients, labels)
         return
-    number = torch.tensor(float(labels), device=gradients[0].device)
+    number = torch.full((), float(labels), device=gradients[0].device)  # no copy from the host, which would wait
     local = (module for module in model.modules() if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training)
     statistics = [value for module in local for value in (module.running_mean, module.running_var) if value is not None]
     if statistics:
@@ -284,9 +285,12 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> None:
     """Refuse to train BatchNorm on one value per channel, where the method's own batches come from one loader as they are.
 
     Raises:
-        UserError: a batch has one image, which some layer sees as one pixel.
+        UserError: a batch has one image, which some layer sees as one pixel; or too few for the processes of the run.
     """
-    batches = [end - start for split in method.splits for start, end in getattr(data, split).bounds()]
+    for split in method.splits:
+        getattr(data, split).check_parts()
+    parts = parallel.count() if data.device.type == "cpu" else 1  # elsewhere it normalises over all processes
+    batches = [(end - start) // parts for split in method.splits for start, end in getattr(data, split).bounds()]
     if method.bn == "freeze" or len(method.splits) > 1 or min(batches, default=2) > 1:
         return
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

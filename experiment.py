@@ -20,7 +20,7 @@ from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
-from models import MODELS, build_model, check_arch
+from models import MODELS, build_model, check_arch, place
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
@@ -308,9 +308,7 @@ def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device)
     model = build_model(
         args.arch, dataset.num_classes, dataset.mean, dataset.std, image_size=dataset.image_size, imagenet_stem=args.imagenet_arch
     )
-    if parallel.count() > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(device, memory_format=torch.channels_last)
+    return place(model, device)
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -617,7 +615,7 @@ def make_masks(args: argparse.Namespace) -> None:
         return
     with lock(folder, "mask", [*files, record_file]):
         refuse_overwriting(args, [*files, record_file])  # another run may have finished since
-        if args.resume and (done := finished_masks(args, task, record_file)):
+        if args.resume and (done := parallel.by_first(lambda: finished_masks(args, task, record_file))):
             print(f"finished already; {record_file} says")
             print(f"RESULT method={args.score} masks={len(done['masks'])} RTE={done['RTE']['total']:.1f}")
             return
@@ -849,7 +847,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     with lock(folder, name, files.values()):
         refuse_overwriting(args, list(files.values()))  # another run may have finished since
         seconds, extra = run_method(args, method, label, task, mask, schedule, files)
-        if args.resume and files["eval_result.pth.tar"].is_file():
+        if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and done.get("attack") == {"members": args.mia_members}:
                 print(f"finished already; {files['result.json']} says")
@@ -888,6 +886,8 @@ def run_method(
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return state["seconds"], dict(state["extra"])
+    if isinstance(method, Iterative):
+        check_batch_norm(model, method, data)
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
@@ -899,7 +899,6 @@ def run_method(
             files[part].unlink(missing_ok=True)
     run_state = {"epoch": 0, "seconds": 0.0}
     if isinstance(method, Iterative):
-        check_batch_norm(model, method, data)
         trainer = Trainer(args, model, method, data, schedule, clock)
         if state is not None:
             with reading(checkpoint, "--resume: checkpoint", RESTART):
@@ -911,6 +910,8 @@ def run_method(
         extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
         if gate:
             gate.restore()
+        # An edit is made by each process for itself, and a near tie may fall two ways.
+        parallel.copy_first([*(parameter.detach() for parameter in model.parameters()), *model.buffers()])
     check_finite(model)
     done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "extra": extra}
     save({**common, **run_state, **done}, checkpoint)
@@ -959,7 +960,7 @@ class Curve:
         kept = file.read_text().splitlines()[:start_epoch] if start_epoch and file.is_file() else []
         self.file, self.lines = file, kept
         self.writer = None
-        if tensorboard:
+        if tensorboard and parallel.rank() == 0:
             from torch.utils.tensorboard import SummaryWriter  # an extra
 
             self.writer = SummaryWriter(file.with_suffix(""))

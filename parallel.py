@@ -31,6 +31,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if is_launched() else 0
 
 
+def local_count() -> int:
+    """How many of the run's processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_launched() else 1
+
+
 def is_launched() -> bool:
     """Whether torchrun, or something that sets the same variables, started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
@@ -180,8 +185,9 @@ def _outcome(action: Callable[[], Any]) -> list:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that another process of the run is gone."""
-    return count() > 1 and isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+    """Whether an error says that another process of the run is gone: in the words of gloo's sockets, or of NCCL."""
+    signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
+    return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
 def who() -> str:

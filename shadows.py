@@ -61,7 +61,7 @@ class Pool:
         self.request, self.folder, self.original = request, folder, original
         self.indices, self.member = draw_pool(request, shadows, seed)
         self.common = ["--data", data, "--split_seed", str(request.split.split_seed), "--device", request.device.type]
-        self.common += ["--gpu", str(request.device.index or 0)]
+        self.common += ["--gpu", str((request.device.index or 0) - parallel.local_rank() * (request.device.type == "cuda"))]
         self.trained = [self._train(i) for i in range(shadows)]
 
     def memorisation(self) -> dict[str, np.ndarray]:
@@ -114,9 +114,9 @@ class Pool:
     def _step(self, main: Callable, argv: list[str], where: str, result: str, checkpoint: str | None, title: str) -> Path:
         """Run a script in a folder that its flags name, unless its result is there; go on from a checkpoint if there is one."""
         folder = self.folder / f"{where}-{hashlib.sha256(' '.join(argv).encode()).hexdigest()[:8]}"
-        if (folder / result).is_file():
+        if parallel.by_first((folder / result).is_file):
             return folder
-        resume = checkpoint is not None and (folder / checkpoint).is_file()
+        resume = checkpoint is not None and parallel.by_first((folder / checkpoint).is_file)
         print(title + (", going on" if resume else ""), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

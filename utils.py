@@ -111,10 +111,10 @@ def _among_others() -> Iterator[None]:
 
 
 def _end(name: str, message: str, code: int, *, alone: bool = True) -> int:
-    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first."""
-    if alone or parallel.rank() == 0:
+    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first one on each machine."""
+    if alone or parallel.local_rank() == 0:
         with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
-            print(f"{name}: {parallel.who() if alone else ''}{message}", file=sys.stderr)
+            print(f"{name}: {parallel.who() if alone or parallel.rank() else ''}{message}", file=sys.stderr)
     return code
 
 
@@ -247,11 +247,10 @@ def pick_device(name: str, gpu: int) -> torch.device:
         raise UserError("--device mps: one process at a time; torchrun needs --device cuda or cpu")
     if name != "cuda":
         return torch.device(name)
-    if parallel.count() > 1:
-        gpu += parallel.local_rank()
-    if not 0 <= gpu < torch.cuda.device_count():
-        raise UserError(f"--gpu {gpu}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
-    return torch.device("cuda", gpu)
+    last = gpu + parallel.local_count() - 1  # every process refuses what one of them could not have
+    if not 0 <= gpu <= last < torch.cuda.device_count():
+        raise UserError(f"--gpu {last}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
+    return torch.device("cuda", gpu + parallel.local_rank())
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -74,7 +74,7 @@ class Loader:
         return list(itertools.pairwise([*starts, n]))
 
     def __len__(self) -> int:
-        return len(self.bounds())
+        return len(self.bounds()[self.own])
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Choose the streams of this epoch; a resumed run needs nothing else to see the same batches.
@@ -229,8 +229,6 @@ class Data:
             setattr(self, name, part)
             self.evaluation[name] = whole.eval_view()
         self.loaders = [getattr(self, name) for name in parts]
-        for loader in self.loaders:
-            loader.check_parts()
         self.epoch = 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:

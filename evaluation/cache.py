@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+import parallel
 from claims import check_npz
 from utils import hash_arrays, save_arrays, warn
 
@@ -23,7 +24,7 @@ def cached(folder: Path, name: str, made_from: Mapping[str, object], shapes: Map
     """
     text = "|".join(f"{key}={made_from[key]}" for key in sorted(made_from))
     file = folder / f"{name}-{hash_arrays({'key': np.frombuffer(text.encode(), np.uint8)})[:24]}.npz"
-    kept = _read(file, shapes) if file.is_file() else None
+    kept = parallel.by_first(lambda: _read(file, shapes) if file.is_file() else None)  # all processes compute, or none
     if kept is None:
         kept = compute()
         save_arrays(kept, file)

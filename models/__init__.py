@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+import parallel
 from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
 from models.vgg import vgg16_bn, vgg16_bn_lth
@@ -58,6 +59,13 @@ def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
         raise UserError(f"--arch {arch} needs images of at least {MIN_SIZE[arch]} pixels, got {image_size}; add --input_size 32")
 
 
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on ``device`` in channels_last; its BatchNorm normalises over all processes of a run where the device can (CUDA)."""
+    if parallel.count() > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(device, memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
     """Draw every weight anew from torch's global generator and reset BatchNorm's statistics.
@@ -70,7 +78,7 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
+        elif isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Linear)):  # SyncBatchNorm too
             module.reset_parameters()
 
 

@@ -84,7 +84,7 @@ class FisherProduct:
         self.parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def __call__(self, u: Vector) -> Vector:
-        result = {name: torch.zeros_like(value) for name, value in u.items()}
+        result = {name: self.damping * value if parallel.rank() == 0 else torch.zeros_like(value) for name, value in u.items()}
         for images, labels in self.samples.shared():
 
             def losses(parameters: Vector, images: Tensor = images, labels: Tensor = labels) -> Tensor:
@@ -98,7 +98,6 @@ class FisherProduct:
             (gradient,) = pull_back(along_u / self.samples.num_samples)
             torch._foreach_add_([result[name] for name in result], [gradient[name] for name in result])
         parallel.add_up(list(result.values()))
-        torch._foreach_add_(list(result.values()), list(u.values()), alpha=self.damping)
         return result
 
 
@@ -131,6 +130,7 @@ def conjugate_gradients(
         step = squared / dot(direction, image)
         solution, residual = axpy(step, direction, solution), axpy(-step, image, residual)
         previous, squared = squared, dot(residual, residual)
+        parallel.copy_first([squared])  # all stop at the same iteration, also on GPUs that round differently
         direction = axpy(squared / previous, direction, residual)
         iterations += 1
         progress.update()
