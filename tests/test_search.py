@@ -35,13 +35,26 @@ def content(folder, **changes):
 def test_declared_ranges_hold_the_default_and_make_the_method(name):
     for field in dataclasses.fields(METHODS[name]):
         if found := field.metadata.get("range"):
+            assert field.type is float  # levels and samplers know nothing else
             assert found.low <= field.default <= found.high
+            assert found.low < found.high
+            assert found.low > 0 or not found.log
             for share in (0, 0.5, 1):
                 assert math.isclose(getattr(METHODS[name](**{field.name: found.at(share)}), field.name), found.at(share))
 
 
 def test_the_field_s_common_methods_can_be_searched():
     assert {"RL", "FT", "GA", "FT_l1", "neggrad_plus"} <= {*searchable()}
+
+
+def test_what_has_a_strength_can_be_searched_and_retrain_cannot():
+    assert {*METHODS} - {*searchable()} == {"raw", "retrain"}
+
+
+@pytest.mark.parametrize("name", ["amnesiac", "bad_teaching", "unsir", "boundary_shrink", "boundary_expanding"])
+def test_a_rate_of_another_scale_is_not_searched_where_sgd_s_is(name):
+    rates = METHODS[name].__dataclass_fields__["unlearn_lr"].metadata["range"]
+    assert rates.high < METHODS["FT"].__dataclass_fields__["unlearn_lr"].metadata["range"].high
 
 
 def test_a_range_is_even_in_its_scale():
