@@ -25,7 +25,7 @@ from reporting.tables import collect, scenarios
 from sweeping.launchers import LAUNCHERS, supervise, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
 from sweeping.runs import DONE, FAILED, Progress, clock_of, command, read_record, work
-from sweeping.search import OBJECTIVES, WARNING, run_search
+from sweeping.search import OBJECTIVES, SAMPLERS, WARNING, run_search
 from utils import RunFailed, UserError, script, warn
 
 WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> None:
     elif args.search:
         if args.objective == "oracle_gap":
             warn(WARNING)
-        best = run_search(plan, args.search, trials=args.trials, objective=args.objective, check=check)["best"]
+        found = run_search(plan, args.search, trials=args.trials, objective=args.objective, check=check, sampler=args.sampler)
+        best = found["best"]
         shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
         print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
     elif args.worker:
@@ -72,6 +73,7 @@ def sweep_parser() -> Parser:
     what.add_argument("--worker", help=argparse.SUPPRESS)
     add("--trials", type=_positive, default=20, help="of a search, the same for every method (default: %(default)s)")
     add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
+    add("--sampler", choices=SAMPLERS, help="of a search (default: optuna where it is installed, else grid)")
     add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
     add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
     add(

@@ -18,7 +18,10 @@ from typing import Any, Protocol
 from utils import RunFailed, UserError
 
 IDLE_DEATHS = 3  # workers that die without having taken a run, until the launcher gives up
-INSTALL = {"submitit": "pip install -r requirements-slurm.txt", "ray": "pip install -r requirements-ray.txt"}
+INSTALL = {
+    "submitit": "pip install -r requirements-slurm.txt", "ray": "pip install -r requirements-ray.txt",
+    "optuna": "pip install -r requirements-search.txt",
+}  # fmt: skip
 
 
 class Handle(Protocol):

@@ -20,6 +20,7 @@ from evaluation.accuracy import accuracy
 from evaluation.attacks import auc
 from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
+from sweeping.launchers import need
 from sweeping.plan import Check, Plan, Run, Stage, expand
 from sweeping.runs import DONE, FAILED, RUNNING, attempt
 from unlearn import METHODS
@@ -29,6 +30,7 @@ from utils import RunFailed, UserError, load_json, lock, pick_device, save_json,
 GAP = ("UA", "RA", "TA", "MIA")
 LEVELS = 5  # rows of a hyper-parameter in the sensitivity table
 OBJECTIVES = ("val_proxy", "oracle_gap")
+SAMPLERS = ("optuna", "grid")
 WARNING = "oracle_gap looks at the answer: it needs Retrain, which a user of unlearning does not have, and test images"
 
 
@@ -199,8 +201,11 @@ def oracle_gap_score(result: Path, retrain: list[Path]) -> float:
 # ------------------------------------------------------------------------------------------------------ a search
 
 
-def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Check) -> dict:
-    """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has."""
+def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Check, sampler: str | None = None) -> dict:
+    """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has.
+
+    ``sampler`` is one of SAMPLERS, by default Optuna where it is installed.
+    """
     search, since = search_of(plan, name), time.time()
     folder = plan.folder / "search"
     noise = 0.0
@@ -227,12 +232,12 @@ def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Che
         print(f"{' '.join(f'--{flag}={number:.4g}' for flag, number in point.items())}  {objective} {value:.3f}", flush=True)
         return value
 
-    if importlib.util.find_spec("optuna") is not None:
-        how = "optuna"
+    how = sampler or ("optuna" if importlib.util.find_spec("optuna") else "grid")
+    if how == "optuna":
+        need("optuna", "--sampler optuna")
         tried_by_optuna(search, trials, folder, f"{name}-{objective}", score)
     else:
-        how, points = "grid", grid(search.ranges, trials)
-        for point in points:
+        for point in grid(search.ranges, trials):
             with contextlib.suppress(RunFailed):
                 score(point)
     files = sorted((plan.folder / search.stage.name).glob(f"*/{objective}.json"))
