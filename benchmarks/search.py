@@ -219,7 +219,7 @@ def targets(judge: Judge, searched: int) -> str:
     there = {name: statistics.fmean(each[name] for each in retrain) for name in aim}
     aims, theirs = (", ".join(f"{name} {value:.1f}" for name, value in each.items()) for each in (aim, there))
     return (
-        f"On the searched set val_proxy aims at the original's values on images it never saw ({aims}); Retrain has {theirs}. "
+        f"On the searched set val_proxy aims at the original's {aims} (UA by its accuracy on validation); Retrain has {theirs}. "
         "Where Retrain's RA lies above the original's, which is the best of its epochs on validation and not the last, a method that "
         "trains on comes closer to Retrain, and val_proxy counts that as drift."
     )
