@@ -118,15 +118,16 @@ def setting(plan: Plan, found: dict) -> str:
     epochs = ", ".join(f"{label} {found[name, 'val_proxy']['fixed']['unlearn_epochs']}" for name, label in METHODS.items())
     trials = [trial["run"] for name in METHODS for trial in found[name, "val_proxy"]["trials"]]
     seconds = [read_record(plan.folder / run).seconds for run in trials]
-    result = load_json(next((plan.folder / trials[0]).glob("*result.json")), "result")
-    images = f"fashion_mini at 16x16, ResNet-20s in {result['provenance']['precision']}"
+    results = [load_json(file, "result")["provenance"] for run in trials for file in (plan.folder / run).glob("*result.json")]
+    commits = ", ".join(sorted({each["git"][:9] + "+" * each["git"].endswith("+") for each in results}))
+    images = f"fashion_mini at 16x16, ResNet-20s in {results[0]['precision']}"
     searched, others, training = plan.search["forget_seed"], ", ".join(map(str, OTHERS)), " and ".join(map(str, SEEDS))
     first = [
         f"{images}, 4,500 training and 500 validation images, 450 of the former forgotten, drawn at random.",
         f"One original model. Epochs: {epochs}; what else stays is in `recipes/search.toml`.",
         f"Every method had the same budget of {TRIALS} trials: a grid over its declared ranges (one flag: {TRIALS} values; two: 4 x 3),",
         f"on the forget set of seed {searched}, at training seed {plan.seeds[0]}.",
-        f"Both objectives judged the same {len(trials)} trained models ({statistics.fmean(seconds):.0f} s each).",
+        f"Both objectives judged the same {len(trials)} trained models ({statistics.fmean(seconds):.0f} s each; commits {commits}).",
     ]
     second = [
         "`val_proxy` reads outputs on forget, retain and validation images only. `oracle_gap` is the Avg. Gap over UA, RA, TA and MIA",
