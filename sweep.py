@@ -13,6 +13,7 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,8 +25,18 @@ from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
 from sweeping.launchers import LAUNCHERS, supervise, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
-from sweeping.runs import DONE, FAILED, Progress, clock_of, command, read_record, work
-from sweeping.search import OBJECTIVES, WARNING, run_search
+from sweeping.runs import DONE, FAILED, RECORD, Progress, clock_of, command, read_record, work
+from sweeping.search import (
+    OBJECTIVES,
+    SAMPLERS,
+    WARNING,
+    Workplace,
+    default_sampler,
+    make_trials,
+    run_search,
+    search_of,
+    trial_files,
+)
 from utils import RunFailed, UserError, script, warn
 
 WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
@@ -46,17 +57,17 @@ def main(argv: list[str]) -> None:
     elif args.report:
         table_of(plan, runs)
     elif args.search:
-        if args.objective == "oracle_gap":
-            warn(WARNING)
-        best = run_search(plan, args.search, trials=args.trials, objective=args.objective, check=check)["best"]
-        shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
-        print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
+        search(args, plan)
     elif args.worker:
-        parent = args.parent or os.getppid()
-        # A worker whose launcher was killed ends after the run at hand.
-        work(runs, plan.folder, since=args.since, tries=plan.tries, worker=args.worker, alive=lambda: os.getppid() == parent)
+        work(runs, plan.folder, since=args.since, tries=plan.tries, worker=args.worker, alive=launcher_lives(args))
     else:
         launch(args, plan, runs)
+
+
+def launcher_lives(args: argparse.Namespace) -> Callable[[], bool]:
+    """A worker whose launcher was killed ends after the run at hand."""
+    parent = args.parent or os.getppid()
+    return lambda: os.getppid() == parent
 
 
 def sweep_parser() -> Parser:
@@ -69,9 +80,9 @@ def sweep_parser() -> Parser:
     what.add_argument("--status", action="store_true", help="how far each stage is, and what failed")
     what.add_argument("--report", action="store_true", help="the table of what is done so far")
     what.add_argument("--search", metavar="METHOD", help="search the method's declared ranges; a stage's name where a method has several")
-    what.add_argument("--worker", help=argparse.SUPPRESS)
     add("--trials", type=_positive, default=20, help="of a search, the same for every method (default: %(default)s)")
     add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
+    add("--sampler", choices=SAMPLERS, help="of a search (default: optuna where it is installed, else grid)")
     add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
     add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
     add(
@@ -81,6 +92,7 @@ def sweep_parser() -> Parser:
         metavar="NAME=VALUE",
         help="the launcher's: submitit's parameters, or Ray's address and resources",
     )
+    add("--worker", help=argparse.SUPPRESS)
     add("--parent", type=int, help=argparse.SUPPRESS)
     add("--since", type=float, help=argparse.SUPPRESS)
     return parser
@@ -88,14 +100,8 @@ def sweep_parser() -> Parser:
 
 def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
     """Start workers, show how far they are, say how it ended."""
-    logs = plan.folder / WORKERS
-    options = dict(map(_option, args.options))
     workers = args.workers or default_workers(args.launcher)
-    launcher = LAUNCHERS[args.launcher](workers, options, logs)
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"folder {plan.folder} cannot be written: {error.strerror}") from None
+    launcher = launcher_of(args, plan, workers)
     progress, began = Progress(runs, plan.folder), time.time()
     before = sum(state == DONE for state in progress.look().values())
     print(f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py {args.plan} --status tells more")
@@ -107,7 +113,7 @@ def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
             bar.set_postfix_str(f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}")
 
         if before < len(runs):
-            took = functools.partial(took_a_run, progress, since=began)
+            took = functools.partial(took_a_run, plan, since=began)
             supervise(launcher, words, min(workers, len(runs) - before), took_a_run=took, show=show)
     counts = progress.counts()
     print(progress.table(workers))
@@ -116,10 +122,52 @@ def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
         raise RunFailed(f"{len(runs) - counts[DONE]} of {len(runs)} runs are not done; the same command tries them again")
 
 
-def took_a_run(progress: Progress, worker: str, *, since: float) -> bool:
-    """Whether a worker of this sweep started a run that is not done, or any that is."""
-    starts = [start for run in progress.runs for start in read_record(progress.root / run.name).starts if start["time"] >= since]
+def launcher_of(args: argparse.Namespace, plan: Plan, workers: int) -> object:
+    """The launcher that --launcher names, its folder of logs made."""
+    logs = plan.folder / WORKERS
+    launcher = LAUNCHERS[args.launcher](workers, dict(map(_option, args.options)), logs)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {plan.folder} cannot be written: {error.strerror}") from None
+    return launcher
+
+
+def took_a_run(plan: Plan, worker: str, *, since: float) -> bool:
+    """Whether a worker of this sweep started a run."""
+    starts = [start for file in plan.folder.glob(f"*/*/{RECORD}") for start in read_record(file.parent).starts if start["time"] >= since]
     return any(start["worker"] == worker for start in starts)
+
+
+def search(args: argparse.Namespace, plan: Plan) -> None:
+    """One worker's part of a search; or all of it, by workers where they are asked for, and its table."""
+    how = {"trials": args.trials, "objective": args.objective, "check": check, "sampler": args.sampler or default_sampler()}
+    if args.worker:
+        make_trials(plan, args.search, **how, workplace=Workplace(args.since, args.worker, launcher_lives(args)))
+        return
+    if args.objective == "oracle_gap":
+        warn(WARNING)
+    began = time.time()
+    if args.workers or args.launcher != "local":
+        share_search(args, plan, how["sampler"], began)
+    best = run_search(plan, args.search, **how, since=began)["best"]
+    shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
+    print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
+
+
+def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: float) -> None:
+    """Let workers make the trials: a grid by the locks of its runs, Optuna's by its study."""
+    search_of(plan, args.search)  # what cannot be searched is refused here, not in each worker's log
+    workers = min(args.workers or default_workers(args.launcher), args.trials)
+    launcher = launcher_of(args, plan, workers)
+    flags = [f"--search={args.search}", f"--trials={args.trials}", f"--objective={args.objective}", f"--sampler={sampler}"]
+    words = worker_command([str(args.plan), *flags, f"--since={began}"])
+    with tqdm(total=args.trials, unit="trial", disable=None) as bar:
+
+        def show() -> None:
+            bar.update(len(trial_files(plan, args.search, args.objective)) - bar.n)
+
+        supervise(launcher, words, workers, took_a_run=functools.partial(took_a_run, plan, since=began), show=show)
 
 
 def default_workers(launcher: str) -> int:

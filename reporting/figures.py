@@ -263,6 +263,26 @@ def mask_figure(masks: Sequence[tuple[str, float, dict[str, float]]]) -> Any:
     return figure
 
 
+def sensitivity_figure(tried: dict[str, list[tuple[float, float]]]) -> Any:
+    """A panel per hyper-parameter: Avg. Gap by its value, and a line along the least at each value."""
+    columns = min(3, len(tried))
+    figure = _figure(max(3.2 * columns, 5), 2.3 * math.ceil(len(tried) / columns))
+    for place, (name, points) in enumerate(tried.items(), 1):
+        panel = figure.add_subplot(math.ceil(len(tried) / columns), columns, place)
+        panel.plot(*zip(*points, strict=True), "o", markersize=4, color=BLUE, markerfacecolor="none")
+        values = sorted({value for value, _ in points})
+        panel.plot(values, [min(gap for value, gap in points if value == each) for each in values], color=BLUE, linewidth=1)
+        panel.set_title(_short(name, 40), pad=3)
+        panel.set_ylim(bottom=0)
+        panel.set_ylabel("Avg. Gap")
+        if values[0] > 0 and values[-1] >= 10 * values[0]:
+            panel.set_xscale("log")
+        shown = values[:: math.ceil(len(values) / 5)]
+        panel.xaxis.set_ticks(shown, [f"{value:.2g}" for value in shown])
+        panel.xaxis.set_ticks([], minor=True)
+    return figure
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 

@@ -209,7 +209,32 @@ def run_plots(scenario: Scenario) -> list[Plot]:
                 f"Share of weights that may change in each layer, for {len(masks)} masks", partial(figures.mask_figure, masks),
             )
         )  # fmt: skip
+    tried = sensitivity(scenario)
+    if tried:
+        found.append(
+            Plot(
+                "sensitivity", "Sensitivity to hyper-parameters",
+                "Avg. Gap by the value of a hyper-parameter, a dot per row of the table; the line joins the least gap at each value. "
+                "A method whose line has a narrow valley needs a search; where it is flat, the value hardly matters.",
+                f"Avg. Gap by value, for {len(tried)} hyper-parameters; the numbers are in the table of {scenario.table['title']}",
+                partial(figures.sensitivity_figure, tried),
+            )
+        )  # fmt: skip
     return found
+
+
+def sensitivity(scenario: Scenario) -> dict[str, list[tuple[float, float]]]:
+    """(value, Avg. Gap) of each method's rows, for each of its numbers that takes at least three values."""
+    gaps = {row["name"]: row["avg_gap"] for row in scenario.table["rows"] if not row["is_retrain"]}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, runs in scenario.groups.items():
+        gap = gaps.get(name)
+        if gap is None or not math.isfinite(gap):
+            continue
+        for flag, value in runs[0]["hyperparameters"].items():
+            if type(value) in (int, float) and math.isfinite(value):
+                found.setdefault(f"{runs[0]['label']}: {flag}", []).append((value, gap))
+    return {name: points for name, points in found.items() if len({value for value, _ in points}) >= 3}
 
 
 def mask_layers(groups: dict[str, list[dict]]) -> list[tuple[str, float, dict[str, float]]]:

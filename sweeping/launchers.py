@@ -20,7 +20,10 @@ from utils import RunFailed, UserError
 
 IDLE_DEATHS = 3  # workers that die without having taken a run, until the launcher gives up
 LOOK = 10.0  # seconds between two looks at Slurm's queue
-INSTALL = {"submitit": "pip install -r requirements-slurm.txt", "ray": "pip install -r requirements-ray.txt"}
+INSTALL = {
+    "submitit": "pip install -r requirements-slurm.txt", "ray": "pip install -r requirements-ray.txt",
+    "optuna": "pip install -r requirements-search.txt",
+}  # fmt: skip
 
 
 class Handle(Protocol):

@@ -20,6 +20,7 @@ from evaluation.accuracy import accuracy
 from evaluation.attacks import auc
 from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
+from sweeping.launchers import need
 from sweeping.plan import Check, Plan, Run, Stage, expand
 from sweeping.runs import DONE, FAILED, RUNNING, attempt
 from unlearn import METHODS
@@ -29,7 +30,17 @@ from utils import RunFailed, UserError, load_json, lock, pick_device, save_json,
 GAP = ("UA", "RA", "TA", "MIA")
 LEVELS = 5  # rows of a hyper-parameter in the sensitivity table
 OBJECTIVES = ("val_proxy", "oracle_gap")
+SAMPLERS = ("optuna", "grid")
 WARNING = "oracle_gap looks at the answer: it needs Retrain, which a user of unlearning does not have, and test images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """A process of a search: when the search began (tries count from there), its name in records, and whether it is to go on."""
+
+    since: float = dataclasses.field(default_factory=time.time)
+    worker: str = "search"
+    alive: Callable[[], bool] = lambda: True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +131,26 @@ def waiting(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def tried_by_optuna(search: Search, trials: int, folder: Path, study_name: str, score: Callable[[dict], float]) -> None:
+def tried_by_grid(points: list[dict], score: Callable[..., float], alive: Callable[[], bool]) -> None:
+    """Each point once; what another process is at is left for later, when it mostly is done."""
+    while points:
+        busy = []
+        for point in points:
+            if not alive():
+                return
+            try:
+                score(point, wait=False)
+            except Busy:
+                busy.append(point)
+            except RunFailed:
+                continue
+        points = busy
+        time.sleep(0.5 if points else 0)
+
+
+def tried_by_optuna(
+    search: Search, trials: int, folder: Path, study_name: str, score: Callable[[dict], float], alive: Callable[[], bool]
+) -> None:  # fmt: skip
     """Ask, run and tell until the study has its trials; trials of killed processes are given out again."""
     import optuna
     from optuna.storages import JournalStorage
@@ -133,7 +163,7 @@ def tried_by_optuna(search: Search, trials: int, folder: Path, study_name: str, 
         storage = JournalStorage(JournalFileBackend(str(folder / f"{study_name}.journal")))
         study = optuna.create_study(storage=storage, study_name=study_name, direction="minimize", load_if_exists=True)
     kinds = {name: optuna.distributions.FloatDistribution(each.low, each.high, log=each.log) for name, each in search.ranges.items()}
-    while True:
+    while alive():
         with contextlib.ExitStack() as held:
             with waiting(folder, "study"):
                 for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
@@ -160,11 +190,22 @@ def _counts(trial: object, state: object) -> bool:
 # --------------------------------------------------------------------------------------------------- judging one
 
 
-def made(run: Run, plan: Plan, since: float) -> None:
-    """Make a run here, or wait while another process makes it."""
-    while (state := attempt(run, plan.folder, since=since, tries=plan.tries, worker="search")) != DONE:
+class Busy(Exception):
+    """Another process is at this trial."""
+
+
+def made(run: Run, plan: Plan, workplace: Workplace, *, wait: bool = True) -> None:
+    """Make a run here, or wait while another process makes it.
+
+    Raises:
+        Busy: another process is at it, and ``wait`` is off.
+        RunFailed: it was tried as often as the plan allows.
+    """
+    while (state := attempt(run, plan.folder, since=workplace.since, tries=plan.tries, worker=workplace.worker)) != DONE:
         if state == FAILED:
             raise RunFailed(f"{plan.folder / run.name} has failed; see its log.txt")
+        if state == RUNNING and not wait:
+            raise Busy
         if state == RUNNING:
             time.sleep(0.5)
 
@@ -199,44 +240,18 @@ def oracle_gap_score(result: Path, retrain: list[Path]) -> float:
 # ------------------------------------------------------------------------------------------------------ a search
 
 
-def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Check) -> dict:
-    """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has."""
-    search, since = search_of(plan, name), time.time()
-    folder = plan.folder / "search"
-    noise = 0.0
-    retrain = [run for run in expand(search.plan, check) if run.script == "main_forget" and run.settings.get("unlearn") == "retrain"]
-    if objective == "oracle_gap":
-        if not retrain:
-            raise UserError("--objective oracle_gap: the plan has no stage with unlearn = retrain among its flags")
-        for run in retrain:
-            made(run, search.plan, since)
+def run_search(
+    plan: Plan, name: str, *, trials: int, objective: str, check: Check, sampler: str | None = None, since: float | None = None
+) -> dict:  # fmt: skip
+    """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has.
 
-    def score(point: dict) -> float:
-        nonlocal noise
-        run, needed = search.run_of(point, check)
-        for each in (*needed, run):
-            made(each, search.plan, since)
-        at = plan.folder / run.name
-        if objective == "oracle_gap":
-            value = oracle_gap_score(at / run.result, [plan.folder / each.name / each.result for each in retrain])
-        else:
-            original = next(word.removeprefix("--model_path=") for word in run.words if word.startswith("--model_path="))
-            settings = run.settings
-            value, noise = val_proxy_score(at / run.checkpoint, Path(original), settings.get("device", "auto"), settings.get("gpu", 0))
-        save_json({"values": point, "objective": value, "noise": noise, "run": run.name}, at / f"{objective}.json")
-        print(f"{' '.join(f'--{flag}={number:.4g}' for flag, number in point.items())}  {objective} {value:.3f}", flush=True)
-        return value
-
-    if importlib.util.find_spec("optuna") is not None:
-        how = "optuna"
-        tried_by_optuna(search, trials, folder, f"{name}-{objective}", score)
-    else:
-        how, points = "grid", grid(search.ranges, trials)
-        for point in points:
-            with contextlib.suppress(RunFailed):
-                score(point)
-    files = sorted((plan.folder / search.stage.name).glob(f"*/{objective}.json"))
-    lines = [load_json(file, "trial") for file in files]
+    ``sampler`` is one of SAMPLERS, by default Optuna where it is installed; ``since`` when the search began, by default now.
+    """
+    how = sampler or default_sampler()
+    workplace = Workplace() if since is None else Workplace(since)
+    make_trials(plan, name, trials=trials, objective=objective, check=check, sampler=how, workplace=workplace)
+    search, folder = search_of(plan, name), plan.folder / "search"
+    lines = [load_json(file, "trial") for file in trial_files(plan, name, objective)]
     if not lines:
         raise RunFailed(f"no trial of {name} ended well; see {plan.folder / search.stage.name}")
     lines.sort(key=lambda trial: trial["objective"])
@@ -248,6 +263,62 @@ def run_search(plan: Plan, name: str, *, trials: int, objective: str, check: Che
     save_json(found, folder / f"{name}-{objective}.json")
     save_text(as_markdown(found), folder / f"{name}-{objective}.md")
     return found
+
+
+def trial_files(plan: Plan, name: str, objective: str) -> list[Path]:
+    """What is kept of each finished trial, in its run's folder."""
+    return sorted((plan.folder / f"search-{name}").glob(f"*/{objective}.json"))
+
+
+def default_sampler() -> str:
+    """Optuna's where it is installed."""
+    return "optuna" if importlib.util.find_spec("optuna") else "grid"
+
+
+def make_trials(plan: Plan, name: str, *, trials: int, objective: str, check: Check, sampler: str, workplace: Workplace) -> None:
+    """Make and judge what is missing of a search's trials: what each of its processes does."""
+    search = search_of(plan, name)
+    retrain = [run for run in expand(search.plan, check) if run.script == "main_forget" and run.settings.get("unlearn") == "retrain"]
+    if objective == "oracle_gap":
+        if not retrain:
+            raise UserError("--objective oracle_gap: the plan has no stage with unlearn = retrain among its flags")
+        for wait in (False, True):  # first what nobody is at
+            for run in retrain:
+                with contextlib.suppress(Busy):
+                    made(run, search.plan, workplace, wait=wait)
+
+    def score(point: dict, *, wait: bool = True) -> float:
+        run, needed = search.run_of(point, check)
+        for each in needed:
+            made(each, search.plan, workplace)
+        made(run, search.plan, workplace, wait=wait)
+        at = plan.folder / run.name
+        with waiting(at, objective):
+            trial = judged(run, at, point, objective, [plan.folder / each.name / each.result for each in retrain])
+        print(f"{' '.join(f'--{flag}={number:.4g}' for flag, number in point.items())}  {objective} {trial['objective']:.3f}", flush=True)
+        return trial["objective"]
+
+    if sampler == "optuna":
+        need("optuna", "--sampler optuna")
+        tried_by_optuna(search, trials, plan.folder / "search", f"{name}-{objective}", score, workplace.alive)
+    else:
+        tried_by_grid(grid(search.ranges, trials), score, workplace.alive)
+
+
+def judged(run: Run, at: Path, point: dict, objective: str, retrain: list[Path]) -> dict:
+    """A finished trial with its objective, which is kept beside it; val_proxy is a matter of the trial alone and computed once."""
+    file, value, noise = at / f"{objective}.json", None, 0.0
+    if objective == "oracle_gap":
+        value = oracle_gap_score(at / run.result, retrain)
+    elif file.is_file():
+        return load_json(file, "trial")
+    else:
+        original = next(word.removeprefix("--model_path=") for word in run.words if word.startswith("--model_path="))
+        settings = run.settings
+        value, noise = val_proxy_score(at / run.checkpoint, Path(original), settings.get("device", "auto"), settings.get("gpu", 0))
+    trial = {"values": point, "objective": value, "noise": noise, "run": run.name}
+    save_json(trial, file)
+    return trial
 
 
 def as_markdown(found: dict) -> str:

@@ -274,6 +274,22 @@ def svgs(scenario):
     return {plot.name: plots.as_svg(plot.figure(), plot.name) for plot in plots.plots_of(scenario)}
 
 
+def test_sensitivity_has_a_panel_for_each_number_with_three_values(tmp_path):
+    rates = {0.001: 20.0, 0.01: 6.0, 0.1: 30.0}
+    tried = [result("FT", values=(ua, 99.0, 93.0, 12.0), lr=lr) for lr, ua in rates.items()]
+    two = [result("GA", values=(9.0, 99.0, 93.0, 12.0), lr=lr) for lr in (0.1, 0.2)]
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *tried, *two)
+    (panel,) = figure_of(read(tmp_path), "sensitivity").axes
+    dots, line = panel.get_lines()
+    gap_of = {row["name"]: row["avg_gap"] for row in read(tmp_path).table["rows"]}
+    expected = [gap_of[f"FT (unlearn_lr {lr:g})"] for lr in rates]
+    assert panel.get_title() == "FT: unlearn_lr"
+    assert line.get_xdata().tolist() == list(rates)
+    assert line.get_ydata().tolist() == expected
+    assert sorted(dots.get_ydata().tolist()) == sorted(expected)
+    assert panel.get_xscale() == "log"
+
+
 def test_svg_is_wellformed_undated_and_in_the_colour_of_the_page(tmp_path):
     everything(tmp_path, HOSTILE)
     found = svgs(read(tmp_path))

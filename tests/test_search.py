@@ -14,7 +14,7 @@ from sweeping.plan import make_plan
 from sweeping.search import grid, oracle_gap_score, search_of, searchable, sensitivity
 from unlearn import METHODS
 from unlearn.base import Range
-from utils import UserError
+from utils import RunFailed, UserError
 
 ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
 
@@ -35,13 +35,26 @@ def content(folder, **changes):
 def test_declared_ranges_hold_the_default_and_make_the_method(name):
     for field in dataclasses.fields(METHODS[name]):
         if found := field.metadata.get("range"):
+            assert field.type is float  # levels and samplers know nothing else
             assert found.low <= field.default <= found.high
+            assert found.low < found.high
+            assert found.low > 0 or not found.log
             for share in (0, 0.5, 1):
                 assert math.isclose(getattr(METHODS[name](**{field.name: found.at(share)}), field.name), found.at(share))
 
 
 def test_the_field_s_common_methods_can_be_searched():
     assert {"RL", "FT", "GA", "FT_l1", "neggrad_plus"} <= {*searchable()}
+
+
+def test_what_has_a_strength_can_be_searched_and_retrain_cannot():
+    assert {*METHODS} - {*searchable()} == {"raw", "retrain"}
+
+
+@pytest.mark.parametrize("name", ["amnesiac", "bad_teaching", "unsir", "boundary_shrink", "boundary_expanding"])
+def test_a_rate_of_another_scale_is_not_searched_where_sgd_s_is(name):
+    rates = METHODS[name].__dataclass_fields__["unlearn_lr"].metadata["range"]
+    assert rates.high < METHODS["FT"].__dataclass_fields__["unlearn_lr"].metadata["range"].high
 
 
 def test_a_range_is_even_in_its_scale():
@@ -96,17 +109,66 @@ def test_sensitivity_covers_every_trial_once():
     assert rows[0].split("|")[5:7] == [" 0.000 ", " 0.500 "]
 
 
+def test_a_grid_leaves_what_others_are_at_for_later_and_what_failed_alone(monkeypatch):
+    monkeypatch.setattr(search.time, "sleep", lambda seconds: None)
+    tried = []
+
+    def score(point, *, wait):
+        assert not wait
+        tried.append(point)
+        if point == "held" and tried.count("held") < 3:
+            raise search.Busy
+        if point == "bad":
+            raise RunFailed("x")
+
+    search.tried_by_grid(["held", "bad", "good"], score, lambda: True)
+    assert tried == ["held", "bad", "good", "held", "held"]
+    search.tried_by_grid(["held", "bad", "good"], score, lambda: len(tried) < 6)
+    assert len(tried) == 6  # ended with its launcher
+
+
+def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
+    judging = []
+    monkeypatch.setattr(search, "val_proxy_score", lambda *where: judging.append(where) or (1.5, 0.2))
+    found = search_of(make_plan(content(tmp_path)), "GA")
+    run, _ = found.run_of({"unlearn_lr": 0.001}, sweep.check)
+    for _ in range(2):
+        trial = search.judged(run, tmp_path, {"unlearn_lr": 0.001}, "val_proxy", [])
+        assert trial == {"values": {"unlearn_lr": 0.001}, "objective": 1.5, "noise": 0.2, "run": run.name}
+    assert [where[0].name for where in judging] == ["GAcheckpoint.pth.tar"]
+
+
+def test_workers_share_a_search(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs", base=content(tmp_path)["base"] | {"batch_size": 512})))
+    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "3", "--sampler", "grid"]
+    assert sweep.main([*words, "--workers", "2"]) == 0
+    shared = capsys.readouterr().out
+    assert "RESULT search=GA val_proxy=" in shared
+    records = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("*/*/run.json")]
+    assert len(records) == 4  # the original and three trials
+    assert all(len(record["starts"]) == 1 and "-" in record["starts"][0]["worker"] for record in records)  # by workers, each once
+    logs = "".join(file.read_text() for file in (tmp_path / "runs/.workers").iterdir())
+    table = json.loads((tmp_path / "runs/search/GA-val_proxy.json").read_text())
+    assert all(f"{trial['objective']:.3f}" in logs for trial in table["trials"])
+    assert sweep.main(words) == 0  # by this process alone: the same
+    assert json.loads((tmp_path / "runs/search/GA-val_proxy.json").read_text()) == table
+
+
+def test_a_search_that_is_none_starts_no_workers(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs")))
+    assert sweep.main([str(tmp_path / "plan.json"), "--search", "retrain", "--workers", "2"]) == 2
+    assert "declares no range" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("sampler", ["grid", "optuna"])
 def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch, sampler):
-    real = search.importlib.util.find_spec
     if sampler == "optuna":
         pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
-    else:
-        monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None if name == "optuna" else real(name))
     seen = []
     monkeypatch.setattr(search, "predict", lambda model, loader: seen.append(loader.name) or engine.predict(model, loader))
     (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs")))
-    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2"]
+    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2", "--sampler", sampler]
     assert sweep.main(words) == 0
     out = capsys.readouterr().out
     found = json.loads((tmp_path / "runs/search/GA-val_proxy.json").read_text())

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from unlearn.base import option
+from unlearn.base import Range, option
 from unlearn.random_label import RandomLabel
 
 
@@ -20,7 +20,7 @@ class Amnesiac(RandomLabel):
     paper = "Graves et al., AAAI 2021"
 
     unlearn_epochs: int = option(3, "epochs of unlearning")
-    unlearn_lr: float = option(1e-4, "learning rate of unlearning")
+    unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 3e-3))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
     order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")

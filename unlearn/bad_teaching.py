@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets.loaders import Data, Loader
 from models import redraw
-from unlearn.base import Iterative, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
 from unlearn.saliency import Mask
 from unlearn.teachers import ask, divergence, frozen_copy
 from utils import UserError, stream
@@ -33,7 +33,7 @@ class BadTeaching(Iterative):
     splits = ("forget", "retain")
 
     unlearn_epochs: int = option(1, "epochs of unlearning")
-    unlearn_lr: float = option(1e-4, "learning rate of unlearning")
+    unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 3e-3))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
     retain_part: float = option(0.3, "fraction of the retain images that is used, drawn once")

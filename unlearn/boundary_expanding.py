@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data
-from unlearn.base import Iterative, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
 from unlearn.saliency import Mask
 from utils import generator
 
@@ -32,7 +32,7 @@ class BoundaryExpanding(Iterative):
     paper = "Chen et al., CVPR 2023"
     splits = ("forget",)
 
-    unlearn_lr: float = option(1e-5, "learning rate of unlearning")
+    unlearn_lr: float = option(1e-5, "learning rate of unlearning", Range(1e-6, 1e-3))
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]

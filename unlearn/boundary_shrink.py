@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Range, Steps, cross_entropy_steps, option
 from unlearn.saliency import Mask
 from utils import UserError, exact_fp32
 
@@ -30,7 +30,7 @@ class BoundaryShrink(Iterative):
     paper = "Chen et al., CVPR 2023"
     splits = ("forget",)
 
-    unlearn_lr: float = option(1e-5, "learning rate of unlearning")
+    unlearn_lr: float = option(1e-5, "learning rate of unlearning", Range(1e-6, 1e-3))
     eps: float = option(0.1, "how far each pixel in [0, 1] is moved to find the nearest class")
 
     def __post_init__(self) -> None:

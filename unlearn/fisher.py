@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import OneShot, option
+from unlearn.base import OneShot, Range, option
 from unlearn.per_sample import Vector, fisher_diagonal, samples_at_once
 from utils import UserError
 
@@ -31,8 +31,10 @@ class FisherForgetting(OneShot):
     cost = "n_r"
     paper = "Golatkar et al., CVPR 2020; as in SalUn: Fan et al., ICLR 2024"
 
-    alpha: float = option(1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
-    noise_limit: float = option(1e-3, "largest standard deviation of the noise on a weight")
+    alpha: float = option(
+        1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)
+    )
+    noise_limit: float = option(1e-3, "largest standard deviation of the noise on a weight", Range(1e-4, 0.1))
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
-from unlearn.base import OneShot, option
+from unlearn.base import OneShot, Range, option
 from unlearn.fisher import add_noise, classifier_parameters, retain_samples
 from unlearn.per_sample import Vector, true_fisher_diagonal
 from utils import UserError
@@ -35,7 +35,9 @@ class FisherScrubbing(OneShot):
     cost = "K n_r (K classes)"
     paper = "Golatkar et al., CVPR 2020"
 
-    alpha: float = option(1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
+    alpha: float = option(
+        1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)
+    )
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")
 
     def __post_init__(self) -> None:

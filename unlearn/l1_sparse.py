@@ -77,6 +77,8 @@ class L1Sparse(L1Penalty, FineTune):
     label = "l1-sparse"
     paper = "Jia et al., NeurIPS 2023"
 
+    unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
+
 
 @dataclasses.dataclass
 class L1Ascent(L1Penalty, GradientAscent):

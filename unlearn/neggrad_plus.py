@@ -32,6 +32,7 @@ class NegGradPlus(Iterative):
     paper = "Kurmanji et al., NeurIPS 2023"
     splits = ("forget", "retain")
 
+    unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
     weight_decay: float = option(0.0, "weight decay")
     bn: Literal["train", "freeze"] = option("freeze", "BatchNorm statistics while training")
     retain_share: float = option(0.95, "share of the retain loss in the sum; the forget loss has the rest", Range(0.8, 0.999, log=False))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import Steps, option
+from unlearn.base import Range, Steps, option
 from unlearn.flat import flatten, frozen_flat, split_like
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import Mask, lowest_chosen
@@ -32,7 +32,7 @@ class ProximalRandomLabel(RandomLabel):
     paper = "Fan et al., ICLR 2024"
 
     order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")
-    rho: float = option(0.5, "share of the weights that the first update leaves at the original")
+    rho: float = option(0.5, "share of the weights that the first update leaves at the original", Range(0.1, 0.9, log=False))
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
 from datasets.loaders import Data
-from unlearn.base import Steps, option
+from unlearn.base import Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.flat import flatten, frozen_flat, percent, split_like
 from unlearn.gradient_ascent import GradientAscent
@@ -23,7 +23,7 @@ class Pruning:
 
     gradual: ClassVar[bool]
 
-    rate: float = option(0.95, "share of the convolution weights that are pruned in the end")
+    rate: float = option(0.95, "share of the convolution weights that are pruned in the end", Range(0.1, 0.99, log=False))
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
 from utils import generator
 
 
@@ -27,6 +27,7 @@ class RandomLabel(Iterative):
     paper = "Golatkar et al., CVPR 2020; SalUn: Fan et al., ICLR 2024"
     splits = ("forget", "retain")
 
+    unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(5e-4, 5e-2))
     order: Literal["sequential", "mixed"] = option("sequential", "forget then retain, or both shuffled together")
     relabel: Literal["per_epoch", "once"] = option("per_epoch", "draw random labels anew each epoch, or once")
     exclude_true: bool = option(True, "never draw the true label")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
 from unlearn.saliency import Mask
 from unlearn.teachers import ask, divergence, frozen_copy
 from utils import UserError, exact_fp32
@@ -34,9 +34,9 @@ class Scrub(Iterative):
     splits = ("forget", "retain")
 
     unlearn_epochs: int = option(5, "epochs of unlearning")
-    unlearn_lr: float = option(5e-3, "learning rate of unlearning")
+    unlearn_lr: float = option(5e-3, "learning rate of unlearning", Range(5e-4, 5e-2))
     gamma: float = option(0.99, "weight of the retain set's cross-entropy")
-    alpha: float = option(0.001, "weight of the penalty or of the step")
+    alpha: float = option(0.001, "weight of the penalty or of the step", Range(1e-4, 1))
     temperature: float = option(4.0, "divides the logits that are compared with a teacher's")
     msteps: int = option(2, "first epochs that also climb on the forget set")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import OneShot, option
+from unlearn.base import OneShot, Range, option
 from unlearn.per_sample import Vector, mean_batch_gradient_sizes, own_label
 from utils import UserError
 
@@ -37,7 +37,9 @@ class SelectiveSynapticDampening(OneShot):
     paper = "Foster et al., AAAI 2024"
     losses, size = staticmethod(own_label), staticmethod(torch.square)
 
-    alpha: float = option(10.0, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen")
+    alpha: float = option(
+        10.0, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1, 100)
+    )
     dampening: float = option(1.0, "lambda, how much of a chosen weight stays: times the ratio of its importances, at most all")
     importance_batch: int = option(64, "images whose mean gradient is squared as one; 1 is the exact Fisher diagonal")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import parallel
 from datasets.loaders import Data, Loader
 from unlearn.bad_teaching import check_part, part_of
-from unlearn.base import Iterative, Step, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Range, Step, Steps, cross_entropy_steps, option
 from unlearn.saliency import Mask
 from utils import exact_fp32, generator
 
@@ -38,12 +38,12 @@ class Unsir(Iterative):
     splits = ("retain",)
 
     unlearn_epochs: int = option(2, "epochs of unlearning")
-    unlearn_lr: float = option(0.02, "learning rate of unlearning")
+    unlearn_lr: float = option(0.02, "learning rate of unlearning", Range(1e-4, 0.05))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
     retain_part: float = option(0.2, "fraction of the retain images that is used, drawn once")
     impair_epochs: int = option(1, "first epochs that train on noise; the others repair")
-    repair_lr: float = option(0.01, "learning rate of the epochs that repair")
+    repair_lr: float = option(0.01, "learning rate of the epochs that repair", Range(1e-4, 0.05))
     noise_steps: int = option(40, "steps that learn the noise")
     noise_lr: float = option(0.1, "learning rate of the noise")
     noise_decay: float = option(0.1, "weight of the noise's squared norm")

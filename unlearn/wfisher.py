@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import parallel
 from datasets.loaders import Data, Loader
-from unlearn.base import OneShot, option
+from unlearn.base import OneShot, Range, option
 from unlearn.per_sample import Vector, per_sample_gradients
 from unlearn.saliency import mean_gradient
 from utils import UserError, exact_fp32
@@ -39,7 +39,7 @@ class InfluenceUnlearning(OneShot):
     paper = "Izzo et al., AISTATS 2021; WoodFisher: Singh & Alistarh, NeurIPS 2020"
 
     solver: Literal["exact", "one_vector"] = option("exact", "how the inverse Fisher product is computed")
-    alpha: float = option(1.0, "weight of the penalty or of the step")
+    alpha: float = option(1.0, "weight of the penalty or of the step", Range(0.1, 20))
     samples: int = option(1000, "retain samples of the Fisher matrix")
     damping: float = option(1.0, "lambda, added to the Fisher matrix's diagonal")
     tolerance: float = option(1e-4, "relative residual at which the exact solver stops")
