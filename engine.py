@@ -231,7 +231,7 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
     if parallel.count() == 1:
         torch._foreach_div_(gradients, labels)
         return
-    number = torch.full((), float(labels), device=gradients[0].device)  # no copy from the host, which would wait
+    number = torch.full((), float(labels), dtype=gradients[0].dtype, device=gradients[0].device)  # no copy from the host, which would wait
     local = (module for module in model.modules() if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training)
     statistics = [value for module in local for value in (module.running_mean, module.running_var) if value is not None]
     if statistics:
