@@ -257,7 +257,7 @@ def fit(
         RunFailed: a loss or a weight was not finite; what was saved before is the last good state.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parallel.copy_first([*(parameter.detach() for parameter in trained), *model.buffers()])
+    parallel.copy_first([*trained, *model.buffers()])
     for epoch in range(start_epoch, epochs):
         data.set_epoch(epoch, first_batch=begun["steps"] if begun else 0)
         if not begun:

@@ -156,7 +156,7 @@ def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved], se
         return None
     original = next(each for each in saved if each.role == "original")
     where, data = folder_of(args, saved) / "shadows", args.data or original.arguments["data"]
-    return Pool(request, original, where, shadows=args.shadows, seed=seed, data=data)
+    return Pool(request, original, where, shadows=args.shadows, seed=seed, data=data, gpu=args.gpu)
 
 
 def folder_of(args: argparse.Namespace, saved: list[Saved]) -> Path:

@@ -911,7 +911,7 @@ def run_method(
         if gate:
             gate.restore()
         # An edit is made by each process for itself, and a near tie may fall two ways.
-        parallel.copy_first([*(parameter.detach() for parameter in model.parameters()), *model.buffers()])
+        parallel.copy_first([*model.parameters(), *model.buffers()])
     check_finite(model)
     done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "extra": extra}
     save({**common, **run_state, **done}, checkpoint)

@@ -8,8 +8,9 @@ not see. What is not shared out is computed by every process alike. Only the fir
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -62,6 +63,14 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def leave(code: int) -> NoReturn:
+    """End this process at once: gloo's threads, now and then, abort an interpreter that is taken down around them."""
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it; the code says how it ended
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
     """Let only the first process print; tracebacks of the others still show."""
@@ -112,8 +121,9 @@ def largest(value: int) -> int:
     return int(found)
 
 
+@torch.no_grad()
 def copy_first(tensors: Sequence[Tensor]) -> None:
-    """Replace every process's tensors by the first one's."""
+    """Replace every process's tensors, weights among them, by the first one's."""
     if count() > 1:
         for tensor in tensors:
             whole = tensor.contiguous()
@@ -135,9 +145,10 @@ def own(gathered: Tensor | None) -> Tensor | None:
 
     In memory of its own: torch reads a generator's state from where the memory begins, whichever part of it a view shows.
     """
-    if gathered is None or gathered.dim() == 1:
-        return None if gathered is None else gathered.clone()
-    return gathered[rank() % len(gathered)].clone()
+    if gathered is None:
+        return None
+    mine = gathered if gathered.dim() == 1 else gathered[rank() % len(gathered)]
+    return mine.clone()
 
 
 # ----------------------------------------------------------------------------------------------- actions and files

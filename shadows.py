@@ -57,11 +57,11 @@ def positions_of(whole: np.ndarray, train: np.ndarray, pool: np.ndarray, member:
 class Pool:
     """Shadow models in ``folder``, trained as ``original`` was; what is there already is not made again."""
 
-    def __init__(self, request: Request, original: Saved, folder: Path, *, shadows: int, seed: int, data: str):
+    def __init__(self, request: Request, original: Saved, folder: Path, *, shadows: int, seed: int, data: str, gpu: int):
         self.request, self.folder, self.original = request, folder, original
         self.indices, self.member = draw_pool(request, shadows, seed)
         self.common = ["--data", data, "--split_seed", str(request.split.split_seed), "--device", request.device.type]
-        self.common += ["--gpu", str((request.device.index or 0) - parallel.local_rank() * (request.device.type == "cuda"))]
+        self.common += ["--gpu", str(gpu)]
         self.trained = [self._train(i) for i in range(shadows)]
 
     def memorisation(self) -> dict[str, np.ndarray]:

@@ -62,6 +62,12 @@ def script(main: Callable) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        code = ended(argv)
+        if parallel.count() > 1 and main.__module__ == "__main__":
+            parallel.leave(code)
+        return code
+
+    def ended(argv: list[str] | None) -> int:
         name = Path(main.__code__.co_filename).name
         try:
             with _stopped_by_signals():

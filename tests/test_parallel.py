@@ -188,6 +188,7 @@ parallel.start(torch.device("cpu"))
 for script, argv in json.loads(sys.argv[1]):
     assert importlib.import_module(script).main(argv) == 0, argv
 parallel.stop()
+parallel.leave(0)
 """
 OPTIONS = {
     "wfisher": ["--samples", "50"], "fisher": ["--fisher_samples", "50"], "fisher_new": ["--fisher_samples", "20"],
@@ -269,7 +270,7 @@ def save(content, path):
         os.kill(os.getpid(), getattr(signal, name))
 
 experiment.save = save
-sys.exit(importlib.import_module(script).main(sys.argv[5:]))
+parallel.leave(importlib.import_module(script).main(sys.argv[5:]))
 """
 
 
@@ -358,6 +359,7 @@ try:
 except RunFailed as error:
     print("RunFailed", error)
 parallel.stop()
+parallel.leave(0)
 """
 
 
@@ -383,6 +385,7 @@ for name, loader in data.evaluation.items():
 few = data.evaluation["val"].batches_of(1000)  # one batch for three processes
 torch.testing.assert_close(predict(model, few)[0], wanted["val"])
 parallel.stop()
+parallel.leave(0)
 """
 
 
