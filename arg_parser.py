@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import DATASETS
 from models import MODELS
-from unlearn import METHODS, flag_of, method_table
+from unlearn import METHODS, flag_of, method_table, preset_table, presets_of
 from unlearn.scores import SCORES
 from utils import UserError, load_json, require_file, warn
 
@@ -30,6 +30,26 @@ class ListMethods(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> typing.NoReturn:
         print(method_table())
         parser.exit()
+
+
+class ChoosePreset(argparse.Action):
+    """Keep the name of a preset; for ``list`` print all of them and stop, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, name: str, *unused: object) -> None:
+        if name == "list":
+            print(preset_table())
+            parser.exit()
+        setattr(namespace, self.dest, name)
+
+
+class OppositeAction(argparse.Action):
+    """Two switches of one flag: the first spelling sets it, the second one clears it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **rest: object):
+        super().__init__(option_strings, dest, nargs=0, default=False, **rest)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, spelling: str) -> None:
+        setattr(namespace, self.dest, spelling == self.option_strings[0])
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,7 +130,8 @@ def _data_flags(group: argparse._ArgumentGroup) -> None:
     add("--dataset", default="cifar10", choices=DATASETS, help="default: the original model's, else %(default)s")
     add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
     add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
-    add("--no-aug", dest="no_aug", action="store_true", help="train without random crops and flips")
+    augment = "train without, or with, random crops and flips (default: with; some methods were published without)"
+    add("--no-aug", "--aug", dest="no_aug", action=OppositeAction, help=augment)
     add("--workers", type=_workers, default=4, help="processes that decode a folder of images (default: %(default)s)")
 
 
@@ -143,12 +164,19 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--batch_size", type=_positive, default=256, help="default: %(default)s")
+    tail = "the last batch of an epoch: spread over all batches, kept as it is, or left out (default: %(default)s)"
+    add("--tail", default="spread", choices=("spread", "keep", "drop"), help=tail)
+    select = "the epoch that is kept, by validation accuracy (default: best; retrain: what its original was selected by, else last)"
+    add("--select", choices=("best", "last"), help=select)
     add("--lr", type=_rate, default=0.1, help="of main_train, and of retrain without --unlearn_lr (default: %(default)s)")
     add("--epochs", type=_epochs, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
-    add("--momentum", type=_rate, default=0.9, help="default: %(default)s")
+    add("--optimizer", default="sgd", choices=("sgd", "adam", "adamw"), help=f"main_train: %(default)s; {_defaults('optimizer')}")
+    add("--momentum", type=_rate, default=0.9, help="SGD's (default: %(default)s)")
+    add("--label_smoothing", type=_smoothing, default=0.0, help="of main_train and retrain, 0 to 1 (default: %(default)s)")
     add("--weight_decay", type=_rate, default=5e-4, help=f"main_train: %(default)s; {_defaults('weight_decay')}")
     add("--schedule", choices=("multistep", "cosine", "constant"), help="default: multistep for training and retrain, else constant")
     add("--decreasing_lr", type=_milestones, help="epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)")
+    add("--final_lr", type=_rate, default=0.0, help="learning rate at which the cosine ends (default: %(default)s)")
     add("--warmup", type=_count, default=0, help="epochs of linear warm-up (default: %(default)s)")
     add("--bn", default="train", choices=("train", "freeze"), help=f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}")
     add("--accumulate", type=_positive, default=1, help="batches that one update is made of, for small memories (default: %(default)s)")
@@ -179,6 +207,11 @@ def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
     add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
+    preset = (
+        "values of one source for the method's flags, below what is typed; list prints them (default: paper, the method's own defaults)"
+    )
+    add("--preset", action=ChoosePreset, default="paper", metavar="NAME", help=preset)
+    add("--forget_batch_size", type=_positive, help="batches of the forget set (default: --batch_size, a quarter of it for SCRUB)")
     add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
     add("--unlearn_epochs", type=_epochs, default=10, help=_defaults("unlearn_epochs"))
     add("--rate", type=_rate, default=0.95, help=f"share of the convolution weights that are pruned in the end ({_defaults('rate')})")
@@ -281,6 +314,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _smoothing(text: str) -> float:
+    if not 0 <= (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
 def _names(text: str) -> tuple[str, ...]:
     """One order for each choice of names, and each of them once."""
     names = {name.strip() for name in text.split(",")}
@@ -294,9 +333,8 @@ def _milestones(text: str) -> tuple[int, ...]:
 
 
 for _type, _name in (
-    (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"), (_epochs, "integer"),
-    (_workers, "integer"),
-    (_milestones, "list of epochs"),
+    (_number, "number"), (_rate, "number"), (_share, "number"), (_smoothing, "number"), (_count, "integer"), (_positive, "integer"),
+    (_epochs, "integer"), (_workers, "integer"), (_milestones, "list of epochs"),
 ):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"
 
@@ -317,6 +355,13 @@ def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
 def flags_of(arguments: dict, without: set[str]) -> list[str]:
     """The words that a checkpoint's run was started with, by its record of the flags that were typed, but for some."""
     return words_of(make_parser(""), {name: arguments[name] for name in sorted({*arguments["typed"]} - without)}, "checkpoint")
+
+
+def recorded_flags(values: dict[str, object]) -> dict[str, object]:
+    """What the parser makes of a checkpoint's record of some flags: the same checks as for typed ones."""
+    parser = make_parser("")
+    given = vars(parser.parse_args(words_of(parser, values, "checkpoint")))
+    return {name: given[name] for name in values}
 
 
 def words_of(parser: argparse.ArgumentParser, values: dict[str, object], origin: str) -> list[str]:
@@ -342,7 +387,7 @@ def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> lis
         raise UserError(f"{origin}: {name} takes a value, not {json.dumps(value)}")
     if value:
         return [action.option_strings[0]]
-    return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction) else []
+    return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction | OppositeAction) else []
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -361,6 +406,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint {args.checkpoint} is what --resume reads; add --resume, or drop it")
     if args.decreasing_lr and args.schedule in ("cosine", "constant"):
         raise UserError(f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop one of them")
+    if args.final_lr and args.schedule in ("multistep", "constant"):
+        raise UserError(f"--final_lr is of --schedule cosine; {args.schedule} does not read it, drop one of them")
+    if args.preset not in (known := presets_of(METHODS[args.unlearn])):
+        raise UserError(f"--preset {args.preset}: {args.unlearn} has {', '.join(known)}; --preset list prints them with their sources")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs an extra: pip install tensorboard")
     known = DATASETS[args.dataset]

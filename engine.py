@@ -94,11 +94,13 @@ def make_optimizer(
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](parameters, **common)
 
 
-def learning_rate_factor(schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = ()) -> Callable[[float], float]:
+def learning_rate_factor(
+    schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = (), final: float = 0.0
+) -> Callable[[float], float]:
     """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the fourth).
 
     Args:
-        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period from one to zero.
+        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period from one to ``final``.
         warmup: epochs over which the rate first climbs linearly to its base, whichever schedule follows.
         milestones: epochs at which ``multistep`` steps down.
     """
@@ -107,7 +109,8 @@ def learning_rate_factor(schedule: str, epochs: int, warmup: int = 0, milestones
         if progress < warmup:
             return progress / warmup
         if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(epochs - warmup, 1e-9)))
+            share = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(epochs - warmup, 1e-9)))
+            return final + (1 - final) * share
         if schedule == "multistep":
             return 0.1 ** sum(progress >= milestone for milestone in milestones)
         return 1.0

@@ -21,8 +21,9 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch, place
+from settings import settle
 from unlearn import METHODS
-from unlearn.base import Iterative, Method, cross_entropy_steps
+from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
 from unlearn.scores import READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
@@ -58,7 +59,7 @@ OTHER_FLAGS = "use the same flags or --overwrite"
 # Flags that a step would ignore although they ask for something: of training, and of unlearning.
 OF_LATER_STEPS = (
     "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
-    "mask_path", "mask_ratio", "score", "layers", "compare",
+    "mask_path", "mask_ratio", "score", "layers", "compare", "preset", "forget_batch_size",
 )  # fmt: skip
 OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
@@ -154,19 +155,32 @@ def load_weights(model: nn.Module, original: Original, arch: str) -> None:
     model.load_state_dict(original.state_dict, strict=True)
 
 
-def make_method(args: argparse.Namespace) -> Method:
-    """The chosen method with the fields that were typed; the others keep the method's own defaults."""
+def make_method(args: argparse.Namespace, original: Original | None = None) -> Method:
+    """The chosen method, with every flag of the run at its value in force: see :func:`settings.settle`."""
     kind = METHODS[args.unlearn]
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind) if field.name in args.typed}
-    for field, flag in getattr(kind, "inherits", {}).items():
-        values.setdefault(field, getattr(args, flag))
-    method = kind(**values)
+    inherits = getattr(kind, "inherits", {})
+    with reading(original.path if original else Path(), "--model_path", "its record is not main_train's"):
+        taken = settle(args, original.arguments if original else None)
+    if inherits:
+        say_inherited(args, original, taken)
+    method = kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
     own = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
     # --lr and --epochs are training's; a typed one that this method does not take over is a mistake worth a word.
-    read = {field.name for field in dataclasses.fields(kind)} | set(getattr(kind, "inherits", {}).values())
-    if ignored := sorted((own | {"lr", "epochs"}) & args.typed - read):
+    read = {field.name for field in dataclasses.fields(kind)} | {*inherits.values()} | ({"select"} if inherits else set())
+    if ignored := sorted((own | {"lr", "epochs", "select"}) & args.typed - read):
         warn(f"{args.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     return method
+
+
+def say_inherited(args: argparse.Namespace, original: Original | None, taken: dict[str, object]) -> None:
+    """One line on where Retrain's recipe comes from."""
+    if taken:
+        print(f"retrain as {original.path} was trained: " + " ".join(f"--{name} {value}" for name, value in sorted(taken.items())))
+        if "select" not in taken and "select" not in args.typed:
+            print(f"{original.path} does not record which epoch was selected; retrain keeps the last one")
+        return
+    where = f"{original.path} has no record of its recipe" if original else "no --model_path whose recipe to take over"
+    print(f"{where}: retrain trains {args.unlearn_epochs} epochs at {args.unlearn_lr}, batch size {args.batch_size}")
 
 
 def name_unread(args: argparse.Namespace, script: str, flags: tuple[str, ...]) -> None:
@@ -269,18 +283,24 @@ def _refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
         raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
 
 
-def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
-    """The learning-rate schedule in full: name, warm-up and, for multistep, the epochs at which it steps down."""
+def schedule_of(args: argparse.Namespace, epochs: int, lr: float, *, from_scratch: bool) -> dict:
+    """The learning-rate schedule in full: name, warm-up, for multistep the epochs at which it steps down, for a cosine its end."""
     name = args.schedule or ("multistep" if from_scratch or args.decreasing_lr else "constant")
     milestones = args.decreasing_lr or tuple(share * epochs for share in MILESTONES)
-    return {"schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else ()}
+    if name == "cosine" and args.final_lr > lr:
+        raise UserError(f"--final_lr {args.final_lr}: a cosine falls, so at most the learning rate {lr}")
+    return {
+        "schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else (),
+        "final_lr": args.final_lr if name == "cosine" else 0.0,
+    }  # fmt: skip
 
 
 def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
     """What the loop does besides the method: recorded in results, and compared on --resume."""
     return {
         "batch_size": args.batch_size, "momentum": args.momentum, **schedule, "milestones": list(schedule["milestones"]),
-        "clip_norm": args.clip_norm, "accumulate": args.accumulate, "augment": not args.no_aug, "precision": precision,
+        "clip_norm": args.clip_norm, "accumulate": args.accumulate,
+        "augment": not args.no_aug, "tail": args.tail, "select": args.select, "precision": precision,
     }  # fmt: skip
 
 
@@ -288,8 +308,11 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
     """Schedule and recipe of a method's run; both empty for a one-shot method."""
     if not isinstance(method, Iterative):
         return {}, {}
-    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
-    return schedule, recipe_of(args, schedule, precision)
+    schedule = schedule_of(args, method.unlearn_epochs, method.unlearn_lr, from_scratch=not method.needs_original)
+    recipe = recipe_of(args, schedule, precision)
+    if "forget" in method.splits:
+        recipe["forget_batch_size"] = args.forget_batch_size
+    return schedule, recipe
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
@@ -322,7 +345,10 @@ class Trainer:
         parameters = [*model.parameters(), *method.extra_parameters()]
         self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
         steps = [-(-method.steps(data, epoch) // args.accumulate) for epoch in range(self.epochs)]
-        factor = learning_rate_factor(epochs=self.epochs, **schedule)
+        base = {name: value for name, value in schedule.items() if name != "final_lr"}
+        final_lr = schedule.get("final_lr", 0.0)
+        final = final_lr / method.unlearn_lr if final_lr else 0.0
+        factor = learning_rate_factor(epochs=self.epochs, final=final, **base)
         self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate_factor(int(progress)), steps)
         self.start_epoch, self.begun = 0, None
 
@@ -364,11 +390,32 @@ def read_state(path: Path, identity: dict) -> dict:
         raise UserError(f"--resume: {path} is no checkpoint of this script; {RESTART}")
     if bad := not_finite(state["state_dict"]):
         raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
+    recorded_identity = {**unrecorded(state["identity"]), **state["identity"]}
     for name, value in identity.items():
-        theirs = state["identity"].get(name)
+        theirs = recorded_identity.get(name)
         if theirs != value:
             raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; {OTHER_FLAGS}")
     return state
+
+
+def unrecorded(identity: dict) -> dict:
+    """What a run did whose checkpoint is older than the flags that say so."""
+    select = "best" if "train_seed" in identity else "last"
+    return {
+        "tail": "keep", "final_lr": 0.0, "label_smoothing": 0.0, "optimizer": "sgd", "select": select,
+        "forget_batch_size": identity.get("batch_size"),
+    }  # fmt: skip
+
+
+def adopt_tail(args: argparse.Namespace, checkpoint: Path) -> None:
+    """A run that began before there was --tail goes on as it began."""
+    if not args.resume or "tail" in args.typed or not checkpoint.is_file():
+        return
+    content = load(checkpoint, "--resume: checkpoint")
+    identity = content.get("identity") if isinstance(content, dict) else None
+    if isinstance(identity, dict) and "batch_size" in identity and "tail" not in identity:
+        args.tail = "keep"
+        print(f"{checkpoint} was begun before --tail; it goes on with --tail keep")
 
 
 def recorded(path: Path, hash_name: str, sha256: str, metrics: tuple[str, ...]) -> dict | None:
@@ -389,8 +436,10 @@ class Train(Iterative):
 
     splits = ("train",)
 
+    label_smoothing: float = option(0.0, "share of the target that is spread over all classes, 0 to 1")
+
     def losses(self, model: nn.Module, data: Data, epoch: int):  # noqa: ANN201 (Steps)
-        return cross_entropy_steps(model, data.train)
+        return cross_entropy_steps(model, data.train, self.label_smoothing)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -404,8 +453,10 @@ def train(args: argparse.Namespace) -> None:
     refuse_overwriting(args, list(files.values()))
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
-    schedule = schedule_of(args, args.epochs, from_scratch=True)
-    hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
+    adopt_tail(args, resumed)
+    schedule = schedule_of(args, args.epochs, args.lr, from_scratch=True)
+    args.select = args.select or "best"
+    hyperparameters = {name: getattr(args, name) for name in ("epochs", "lr", "optimizer", "weight_decay", "label_smoothing", "bn")}
     recipe = recipe_of(args, schedule, precision)
     identity = {
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": args.dataset, "split_seed": args.split_seed,
@@ -416,9 +467,12 @@ def train(args: argparse.Namespace) -> None:
     dataset = load_data(args)
     split = split_of(args, dataset.y_train)
     seed = stream(args.train_seed, "train")
-    data = Data(dataset, split, None, device=device, batch_size=args.batch_size, seed=seed, augment=not args.no_aug)
+    data = Data(
+        dataset, split, None, device=device, batch_size=args.batch_size, tail=args.tail, accumulate=args.accumulate, seed=seed,
+        augment=not args.no_aug,
+    )  # fmt: skip
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
-    method = Train(args.epochs, args.lr, weight_decay=args.weight_decay, bn=args.bn)
+    method = Train(args.epochs, args.lr, args.optimizer, args.weight_decay, args.bn, args.label_smoothing)
     identity |= {"data_sha256": record["data_sha256"], "train": hash_arrays({"train": split.train})}
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
@@ -581,8 +635,8 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
         check_lineage(record, data_sha256, split, chosen)
     part = retain_part(chosen, dataset.y_train, args.retain_fraction, retain_seed(args, chosen))
     data = Data(
-        dataset, split, chosen, device=device, batch_size=args.batch_size, seed=stream(args.seed, "unlearn"), augment=not args.no_aug,
-        retain=part,
+        dataset, split, chosen, device=device, batch_size=args.batch_size, forget_batch_size=args.forget_batch_size, tail=args.tail,
+        accumulate=args.accumulate, seed=stream(args.seed, "unlearn"), augment=not args.no_aug, retain=part,
     )  # fmt: skip
     model = new_model(args, dataset, device)
     if original is not None:
@@ -816,8 +870,7 @@ def label_of(method: Method, mask: LoadedMask | None) -> str:
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
     name_unread(args, script, OF_OTHER_STEPS)
-    method = make_method(args)
-    if args.model_path is None and (method.needs_original or args.mask_path is not None):
+    if args.model_path is None and (METHODS[args.unlearn].needs_original or args.mask_path is not None):
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
         raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
     mask_path = mask_file(args)
@@ -825,10 +878,12 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     original = None if args.model_path is None else read_original(args.model_path)
     if original is not None:
         adopt(args, original)
+    method = make_method(args, original)
     check_request(args)
     folder, name = folder_of(args), args.unlearn
     files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")}
     refuse_overwriting(args, list(files.values()))
+    adopt_tail(args, files["checkpoint.pth.tar"])
     if args.resume and not args.dry_run:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
     if args.unlearn == "retrain" and args.retain_fraction < 1:

@@ -48,13 +48,14 @@ class Loader:
 
     def __init__(
         self, images: DeviceImages, indices: np.ndarray, labels: np.ndarray, batch_size: int, *, name: str, seed: int = 0,
-        train: bool = False, crop: bool = False, flip: bool = False,
+        train: bool = False, crop: bool = False, flip: bool = False, tail: str = "keep", accumulate: int = 1,
     ):  # fmt: skip
         self.images = images
         self.indices = torch.from_numpy(np.ascontiguousarray(indices)).to(images.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
         self.batch_size, self.name, self.seed = batch_size, name, seed
         self.train, self.crop, self.flip = train, crop, flip
+        self.tail, self.accumulate = tail, accumulate
         self.epoch = self.passes = self.first_batch = 0
         self.share, self.own = 1.0, slice(None)
 
@@ -65,13 +66,29 @@ class Loader:
     def bounds(self) -> list[tuple[int, int]]:
         """Where batches begin and end.
 
-        A last batch of one image joins its neighbour, as BatchNorm cannot train on one; also one of fewer images than processes.
+        With ``tail`` "spread" all batches are of one size, give or take an image: a last batch of a few images gives BatchNorm
+        statistics so far off that they cripple a training run. "drop" leaves such a batch out, "keep" takes it as it is; one of a
+        single image then joins its neighbour, also one of fewer images than processes.
         """
         n, size = self.num_samples, self.batch_size
+        if self.tail == "spread" and n:
+            batches = self._number_of_batches()
+            return list(itertools.pairwise(n * batch // batches for batch in range(batches + 1)))
+        if self.tail == "drop":
+            n = n // size * size or n
         starts = list(range(0, n, size))
         if self.train and len(starts) > 1 and n - starts[-1] < max(2, parallel.count()):
             starts.pop()
         return list(itertools.pairwise([*starts, n]))
+
+    def _number_of_batches(self) -> int:
+        """As few as ``batch_size`` allows, and a multiple of ``accumulate`` where that leaves batches of half the size or more.
+
+        With such a multiple the updates are those of batches ``accumulate`` times as large.
+        """
+        n, size, group = self.num_samples, self.batch_size, self.accumulate
+        batches = -(-n // (size * group)) * group
+        return batches if 2 * n >= size * batches else -(-n // size)
 
     def __len__(self) -> int:
         return len(self.bounds()[self.own])
@@ -152,10 +169,10 @@ class Loader:
         return self._with(labels=labels)
 
     def joined(self, other: "Loader") -> "Loader":
-        """Both splits shuffled into one, drawing from a stream of their own."""
+        """Both splits shuffled into one, drawing from a stream of their own, in batches like the other's."""
         return self._with(
             indices=torch.cat([self.indices, other.indices]), labels=torch.cat([self.labels, other.labels]),
-            name=f"{self.name}+{other.name}",
+            name=f"{self.name}+{other.name}", batch_size=other.batch_size,
         )  # fmt: skip
 
     def subset(self, count: int, purpose: str) -> "Loader":
@@ -204,7 +221,8 @@ class Data:
 
     def __init__(
         self, dataset: ImageSet, split: Split, chosen: ForgetSplit | None, *, device: torch.device, batch_size: int, seed: int,
-        augment: bool = True, retain: np.ndarray | None = None,
+        augment: bool = True, retain: np.ndarray | None = None, forget_batch_size: int | None = None, tail: str = "spread",
+        accumulate: int = 1,
     ):  # fmt: skip
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
@@ -219,10 +237,11 @@ class Data:
         parts = {"train": split.train} if chosen is None else {"forget": chosen.forget, "retain": chosen.retain}
         seen = parts if retain is None else parts | {"retain": retain}
         for name in parts:
+            size = forget_batch_size or batch_size if name == "forget" else batch_size
             whole, part = (
                 Loader(
-                    train_images, np.sort(indices), dataset.y_train, batch_size, name=name, seed=seed, train=True, crop=augment,
-                    flip=augment and dataset.flip,
+                    train_images, np.sort(indices), dataset.y_train, size, name=name, seed=seed, train=True, crop=augment,
+                    flip=augment and dataset.flip, tail=tail, accumulate=accumulate,
                 )
                 for indices in (parts[name], seen[name])
             )  # fmt: skip

@@ -5,7 +5,7 @@ import dataclasses
 from datasets.splits import SCENARIOS
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
-from unlearn.base import Iterative, Method
+from unlearn.base import Iterative, Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
 from unlearn.finetune import FineTune
@@ -75,3 +75,24 @@ def _row(name: str, method: type[Method]) -> str:
 def flag_of(field: str) -> str:
     """The flag of a method's field; one keeps the reference's spelling."""
     return "--no-l1-epochs" if field == "no_l1_epochs" else f"--{field}"
+
+
+def presets_of(method: type[Method]) -> dict[str, Preset]:
+    """The presets of a method by name; ``paper``, its own defaults, is the first."""
+    return {"paper": Preset({}, method.source), **method.presets}
+
+
+def values_of(method: type[Method], preset: Preset) -> dict[str, object]:
+    """What a preset gives the flags of a method: its own values above the method's defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(method)}
+    return {**defaults, **getattr(method, "recipe", {}), **preset.values}
+
+
+def preset_table() -> str:
+    """Every preset with its values and their source, as Markdown: what ``--preset list`` prints."""
+    rows = ["| method | preset | values | source |", "|---|---|---|---|"]
+    for name, method in METHODS.items():
+        for preset, (values, source) in presets_of(method).items():
+            shown = ", ".join(f"{key} {value}" for key, value in values_of(method, Preset(values, source)).items())
+            rows.append(f"| `{name}` | `{preset}` | {shown or '-'} | {source} |")
+    return "\n".join(rows)

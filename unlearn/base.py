@@ -39,6 +39,20 @@ class Range(NamedTuple):
         return self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
 
 
+class Preset(NamedTuple):
+    """Values of flags, a method's own or the loop's, by name; ``source`` says who ran the method so, or "our choice"."""
+
+    values: dict[str, object]
+    source: str
+
+
+# Fifty epochs under a cosine are the budget at which plain fine-tuning comes close to Retrain, so the one that a new method has to beat.
+LONG_BUDGET = Preset(
+    {"unlearn_epochs": 50, "schedule": "cosine", "final_lr": 1e-4, "unlearn_lr": 0.01},
+    "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our choice",
+)
+
+
 def option(default: object, help: str, range: Range | None = None) -> Any:
     """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints, ``range`` where a search looks."""
     return dataclasses.field(default=default, metadata={"help": help, "range": range})
@@ -50,8 +64,8 @@ class Method:
 
     Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask, ``scenarios`` what it
     was designed to forget ("random" images, a "class"), ``touches`` which data it reads, ``cost`` its price in sample
-    gradients (E epochs, n_f forget and n_r retain images, P parameters), ``paper`` where it comes from,
-    ``needs_original`` whether it starts from a trained model.
+    gradients (E epochs, n_f forget and n_r retain images, P parameters), ``paper`` where it comes from, ``source`` where its
+    default values come from, ``presets`` other values by name, ``needs_original`` whether it starts from a trained model.
     """
 
     label: ClassVar[str]
@@ -60,6 +74,8 @@ class Method:
     touches: ClassVar[str]
     cost: ClassVar[str]
     paper: ClassVar[str]
+    source: ClassVar[str] = "our choice"
+    presets: ClassVar[dict[str, Preset]] = {}
     needs_original: ClassVar[bool] = True
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
@@ -74,6 +90,10 @@ class Iterative(Method):
     """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
 
     splits: ClassVar[tuple[str, ...]]
+    # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug": True}.
+    recipe: ClassVar[dict[str, object]] = {}
+    # The forget loader's batches as a share of --batch_size, where --forget_batch_size is not typed.
+    forget_share: ClassVar[float] = 1.0
     # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
     inherits: ClassVar[dict[str, str]] = {}
 
@@ -123,8 +143,8 @@ class OneShot(Method):
         raise NotImplementedError
 
 
-def cross_entropy_steps(model: nn.Module, batches: Loader) -> Steps:
+def cross_entropy_steps(model: nn.Module, batches: Loader, label_smoothing: float = 0.0) -> Steps:
     """Plain training: one cross-entropy step per batch."""
     for images, labels in batches:
         logits = model(images)
-        yield Step(F.cross_entropy(logits, labels), logits, labels)
+        yield Step(F.cross_entropy(logits, labels, label_smoothing=label_smoothing), logits, labels)

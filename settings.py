@@ -1,0 +1,85 @@
+"""Which value each flag of an unlearning run has: what was typed, the preset's, the original's, the method's own, the parser's."""
+
+import argparse
+import dataclasses
+
+from arg_parser import recorded_flags
+from unlearn import METHODS, presets_of
+from utils import UserError
+
+# The loop's flags that a preset, the original's record or a method may set, beside the method's own fields.
+LOOP = (
+    "batch_size", "forget_batch_size", "momentum", "schedule", "decreasing_lr", "final_lr", "warmup", "clip_norm", "accumulate",
+    "no_aug", "tail", "select",
+)  # fmt: skip
+# What Retrain takes from the original where nothing is typed, by the names of main_train's flags.
+INHERITED = (
+    "epochs", "lr", "batch_size", "schedule", "decreasing_lr", "final_lr", "warmup", "momentum", "weight_decay", "optimizer",
+    "no_aug", "accumulate", "clip_norm", "tail", "select", "label_smoothing", "bn",
+)  # fmt: skip
+
+
+def settle(args: argparse.Namespace, arguments: dict | None) -> dict[str, object]:
+    """Give every flag of a run its value in ``args``, by precedence; returns what was taken from the original.
+
+    What was typed stands first, a field's ``--unlearn_*`` before ``--epochs`` and ``--lr``; then the preset, the original's record
+    (for Retrain), the method's own default, the parser's.
+
+    Args:
+        arguments: what the original's checkpoint records of its flags; None or empty where there is no record.
+    """
+    kind = METHODS[args.unlearn]
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    renamed = getattr(kind, "inherits", {})
+    preset, record = presets_of(kind)[args.preset].values, {}
+    own = {**fields, **getattr(kind, "recipe", {})}
+    if renamed and arguments:
+        record = {name: value for name, value in original_recipe(arguments).items() if name not in args.typed}
+        record = {name: value for name, value in record.items() if renamed.get(name) not in args.typed and name not in preset}
+    for name in (*fields, *LOOP):
+        if name in args.typed:
+            continue
+        if renamed.get(name) in args.typed:
+            setattr(args, name, getattr(args, renamed[name]))
+        elif name in preset:
+            setattr(args, name, preset[name])
+        elif name in record:
+            setattr(args, name, record[name])
+        elif name in own:
+            setattr(args, name, own[name])
+    _fit_schedule(args, arguments, record)
+    if args.forget_batch_size is None:
+        args.forget_batch_size = max(1, round(args.batch_size * getattr(kind, "forget_share", 1)))
+    if args.select is None:
+        args.select = "last"
+    return {name: getattr(args, name) for name in record}
+
+
+def original_recipe(arguments: dict) -> dict[str, object]:
+    """What a checkpoint of main_train records of its recipe, by the names of Retrain's flags.
+
+    Raises:
+        UserError: a value that the flag does not take.
+    """
+    values = {name: arguments[name] for name in INHERITED if arguments.get(name) is not None}
+    recipe = recorded_flags(values)
+    if "schedule" not in recipe and "lr" in recipe:
+        recipe["schedule"] = "multistep"  # what main_train takes where nothing is typed
+    return {{"epochs": "unlearn_epochs", "lr": "unlearn_lr"}.get(name, name): value for name, value in recipe.items()}
+
+
+def _fit_schedule(args: argparse.Namespace, arguments: dict | None, record: dict) -> None:
+    """Drop what the schedule in force does not read, unless it was typed, and move inherited milestones with the epochs."""
+    if "decreasing_lr" in args.typed and "schedule" not in args.typed:
+        args.schedule = "multistep"
+        record.pop("schedule", None)
+    if args.schedule in ("cosine", "constant") and "decreasing_lr" not in args.typed:
+        args.decreasing_lr = None
+        record.pop("decreasing_lr", None)
+    if args.schedule != "cosine" and args.final_lr:
+        if "final_lr" in args.typed:
+            raise UserError("--final_lr is where a cosine ends; add --schedule cosine, or drop it")
+        args.final_lr = 0.0
+        record.pop("final_lr", None)
+    if "decreasing_lr" in record and args.unlearn_epochs != arguments["epochs"]:
+        args.decreasing_lr = tuple(milestone * args.unlearn_epochs / arguments["epochs"] for milestone in args.decreasing_lr)
