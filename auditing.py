@@ -162,6 +162,7 @@ class Request:
         cache where it has them.
         """
         flags = {"steps": steps, "lr": lr, "seeds": seeds, "batch_size": self.data.forget.batch_size, "kind": "relearn"}
+        flags["tail"] = self.data.forget.tail
         flags |= {"processes": parallel.count()} if parallel.count() > 1 else {}  # on the CPU BatchNorm sees a process's part alone
         made_from = {**flags, "weights": saved.sha256, "data": self.data_sha256, "forget": self.chosen.sha256()}
         shapes = {"steps": (None,), "accuracy": (seeds, None), "never_seen": (1, None)}
@@ -217,7 +218,7 @@ def relearn_curve(model: nn.Module, loader: Loader, *, steps: int, lr: float) ->
     for before, mark in itertools.pairwise([0, *marks]):
         if mark > before:
             few = itertools.islice(batches, mark - before)
-            train_epoch(model, cross_entropy_steps(model, few), optimizer, device=loader.images.device, title="relearn")
+            train_epoch(model, cross_entropy_steps(model, few), optimizer, device=loader.images.device, title="relearn", one_image=True)
         logits, labels = predict(model, seen)
         accuracy.append(100 * float((logits.argmax(1) == labels).double().mean()))
     return marks, accuracy

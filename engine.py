@@ -4,7 +4,7 @@ import bisect
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,12 @@ import parallel
 from datasets.loaders import Data, Loader
 from unlearn.base import Iterative, Step, Steps
 from unlearn.saliency import SaliencyGate
-from utils import RunFailed, Stopwatch, UserError, exact_fp32, stream
+from utils import RunFailed, Stopwatch, UserError, exact_fp32, stream, warn
 
 NEVER = torch.iinfo(torch.int64).max
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+# Fewer images than these give BatchNorm statistics that are worth a warning.
+FEW_IMAGES = 8
 REMEDY = "what was saved before stays; try a lower learning rate, --clip_norm 1, or --precision fp32"
 
 
@@ -135,7 +138,7 @@ def train_epoch(
     model: nn.Module, steps: Steps, optimizer: torch.optim.Optimizer, *, device: torch.device, gate: SaliencyGate | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None, precision: str = "fp32", freeze_bn: bool = False,
     clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "", begun: dict | None = None,
-    save_every: int = 0, keep: Callable[[dict], None] | None = None, accumulate: int = 1,
+    save_every: int = 0, keep: Callable[[dict], None] | None = None, accumulate: int = 1, one_image: bool = False,
 ) -> EpochStats:  # fmt: skip
     """Descend every step that ``steps`` yields. The only place with an update.
 
@@ -154,6 +157,7 @@ def train_epoch(
             last step.
         accumulate: steps that one update is made of: the mean of their losses, each weighted by its number of labels. The last ones
             of an epoch may be fewer.
+        one_image: a batch may have one image; see :func:`one_image_by_running_statistics`.
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -161,7 +165,7 @@ def train_epoch(
     model.train()
     if freeze_bn:
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORM):
                 module.eval()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
@@ -185,7 +189,8 @@ def train_epoch(
     lr = optimizer.param_groups[0]["lr"]
     if begun is not None:
         meter.load_state(begun)
-    with tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
+    single = one_image_by_running_statistics(model) if one_image else contextlib.nullcontext()
+    with single, tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
         while True:
             try:
                 with autocast:
@@ -283,31 +288,58 @@ def fit(
         after_epoch(epoch, stats)
 
 
-@torch.no_grad()
-def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> None:
-    """Refuse to train BatchNorm on one value per channel, where the method's own batches come from one loader as they are.
+def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
+    """Whether BatchNorm in training will meet a batch of one image, which :func:`one_image_by_running_statistics` is for; says so.
 
     Raises:
-        UserError: a batch has one image, which some layer sees as one pixel; or too few for the processes of the run.
+        UserError: every batch of a loader has one image, or one is too small for the processes of the run.
     """
-    for split in method.splits:
-        getattr(data, split).check_parts()
+    loaders = [getattr(data, split) for split in method.splits]
+    for loader in loaders:
+        loader.check_parts()
+    if method.bn == "freeze" or not any(isinstance(module, BATCH_NORM) for module in model.modules()):
+        return False
     parts = parallel.count() if data.device.type == "cpu" else 1  # elsewhere it normalises over all processes
-    batches = [(end - start) // parts for split in method.splits for start, end in getattr(data, split).bounds()]
-    if method.bn == "freeze" or len(method.splits) > 1 or min(batches, default=2) > 1:
-        return
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    values = []
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: values.append(inputs[0].numel() // norm.num_features)) for norm in norms]
-    side = data.dataset.image_size
-    model.eval()(torch.zeros(1, 3, side, side, device=data.device))
-    for hook in hooks:
-        hook.remove()
-    if min(values, default=2) < 2:
-        raise UserError(
-            f"BatchNorm cannot train on a batch of one {side}x{side} image, of which it sees one pixel; take --bn freeze, a --batch_size "
-            "above 1, a larger --input_size, or forget more than one image"
-        )
+    smallest = {}
+    for loader in loaders:
+        sizes = [(end - start) // parts for start, end in loader.bounds()]
+        if max(sizes, default=2) == 1 and loader.num_samples > parts:
+            each = f" in each of {parts} processes" if parts > 1 else ""
+            raise UserError(f"--batch_size {loader.batch_size}: BatchNorm cannot train on one image{each}; raise it or take --bn freeze")
+        smallest[loader.name] = min(sizes, default=FEW_IMAGES)
+    for name, size in smallest.items():
+        if size == 1:
+            print(f"BatchNorm uses its running statistics on batches of one {name} image", flush=True)
+        elif size < FEW_IMAGES:
+            warn(f"BatchNorm in training takes its statistics from batches of {size} {name} images; --bn freeze keeps the model's")
+    return 1 in smallest.values()
+
+
+@contextlib.contextmanager
+def one_image_by_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside the block BatchNorm in training normalises a batch of one image by its running statistics, and leaves them as they are.
+
+    One image has no statistics of a batch: its own cancel what tells it from others.
+    """
+    switched = set()
+
+    def before(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if norm.training and len(inputs[0]) == 1:
+            switched.add(norm)
+            norm.eval()
+
+    def after(norm: nn.Module, *unused: object) -> None:
+        if norm in switched:
+            switched.remove(norm)
+            norm.train()
+
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
+    hooks = [norm.register_forward_pre_hook(before) for norm in norms] + [norm.register_forward_hook(after) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

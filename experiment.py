@@ -478,7 +478,7 @@ def train(args: argparse.Namespace) -> None:
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
     print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
-    check_batch_norm(model, method, data)
+    one_image = check_batch_norm(model, method, data)
     if args.dry_run:
         return
     with lock(folder, "0", files.values()):
@@ -525,7 +525,7 @@ def train(args: argparse.Namespace) -> None:
             model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
-            accumulate=args.accumulate,
+            accumulate=args.accumulate, one_image=one_image,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
     print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
@@ -941,8 +941,7 @@ def run_method(
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return state["seconds"], dict(state["extra"])
-    if isinstance(method, Iterative):
-        check_batch_norm(model, method, data)
+    one_image = isinstance(method, Iterative) and check_batch_norm(model, method, data)
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
@@ -959,7 +958,7 @@ def run_method(
             with reading(checkpoint, "--resume: checkpoint", RESTART):
                 trainer.restore(state)
         curve = Curve(files["curve.jsonl"], trainer.start_epoch, args.tensorboard)
-        descend(args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint))
+        descend(args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint), one_image=one_image)
         run_state = trainer.state(method.unlearn_epochs)
     with clock:
         extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
@@ -974,7 +973,8 @@ def run_method(
 
 
 def descend(
-    args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, curve: "Curve", keep: Callable[[dict], None]
+    args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, curve: "Curve", keep: Callable[[dict], None], *,
+    one_image: bool,
 ) -> None:  # fmt: skip
     """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
     model, data, method = task.model, task.data, trainer.method
@@ -992,7 +992,7 @@ def descend(
     fit(
         model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
         after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
-        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate,
+        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate, one_image=one_image,
     )  # fmt: skip
 
 

@@ -84,11 +84,14 @@ class Loader:
     def _number_of_batches(self) -> int:
         """As few as ``batch_size`` allows, and a multiple of ``accumulate`` where that leaves batches of half the size or more.
 
-        With such a multiple the updates are those of batches ``accumulate`` times as large.
+        With such a multiple the updates are those of batches ``accumulate`` times as large. Each of several processes gets an image
+        of every batch, if there are enough.
         """
         n, size, group = self.num_samples, self.batch_size, self.accumulate
         batches = -(-n // (size * group)) * group
-        return batches if 2 * n >= size * batches else -(-n // size)
+        if 2 * n < size * batches:
+            batches = -(-n // size)
+        return min(batches, max(1, n // parallel.count()))
 
     def __len__(self) -> int:
         return len(self.bounds()[self.own])

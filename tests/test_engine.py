@@ -219,20 +219,32 @@ def test_a_meter_that_goes_on_counts_as_one_that_never_stopped():
     assert first.read(0.1) == whole.read(0.1)
 
 
-def test_batch_norm_is_checked_by_what_it_will_see():
-    """One image of 8x8 is one pixel to the last layers of a ResNet-18 and four to those of a ResNet-20s."""
-    alone, two = make_data(count=1), make_data(count=2)
-    for arch, data, bn, refused in (("resnet18", alone, "train", True), ("resnet18", alone, "freeze", False),
-                                    ("resnet18", two, "train", False), ("resnet20s", alone, "train", False)):  # fmt: skip
-        model = MODELS[arch](4)
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        if refused:
-            with pytest.raises(UserError, match="one 8x8 image"):
-                check_batch_norm(model, GradientAscent(bn=bn), data)
-        else:
-            check_batch_norm(model, GradientAscent(bn=bn), data)
-        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    check_batch_norm(MODELS["resnet18"](4), RandomLabel(), alone)  # its batches may join both loaders'
+def test_a_batch_of_one_image_is_said_and_batches_of_one_image_are_refused(capsys):
+    alone, few = make_data(count=1), make_data(count=5)
+    assert check_batch_norm(make_model(), GradientAscent(), alone)
+    assert "running statistics on batches of one forget image" in capsys.readouterr().out
+    assert not check_batch_norm(make_model(), GradientAscent(bn="freeze"), alone)
+    assert not check_batch_norm(torch.nn.Linear(2, 2), GradientAscent(), alone)
+    assert not check_batch_norm(make_model(), GradientAscent(), few)
+    assert "batches of 5 forget images" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--batch_size 1: BatchNorm cannot train on one image"):
+        check_batch_norm(make_model(), GradientAscent(), make_data(count=5, batch_size=1))
+
+
+def test_one_image_is_normalised_by_running_statistics_also_where_it_is_one_pixel():
+    """One image of 8x8 is one pixel to the last layers of a ResNet-18: by the batch's statistics its features would all be zero."""
+    for model in (make_model(), MODELS["resnet18"](4)):
+        data, frozen, before = make_data(count=1), copy.deepcopy(model), buffers(model)
+        for network, options in ((model, {"one_image": True}), (frozen, {"freeze_bn": True})):
+            data.set_epoch(0)
+            optimizer = make_optimizer(network.parameters(), 0.1, 0.9, 0)
+            train_epoch(network, GradientAscent().losses(network, data, 0), optimizer, device=CPU, **options)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), frozen.parameters(), strict=True))
+        assert all(torch.equal(value, before[name]) for name, value in buffers(model).items())
+        assert all(module.training for module in model.modules()), "the mode is back after the step"
+        # Larger batches in the same epoch are normalised by themselves.
+        train_epoch(model, RandomLabel().losses(model, data, 0), make_optimizer(model.parameters(), 0, 0, 0), device=CPU, one_image=True)
+        assert not all(torch.equal(value, before[name]) for name, value in buffers(model).items())
 
 
 def test_a_single_value_per_channel_fails_in_one_line():

@@ -1,6 +1,7 @@
 """Batches: what they hold, against windows cut by numpy, and that no stream depends on another."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -462,3 +463,67 @@ def test_an_evaluation_view_does_not_train_and_leaves_its_loader_training():
     view = loader.eval_view()
     assert visited(view) == ([(index, 1, 1, False) for index in range(40)], IMAGES.y_train[:40].tolist())
     assert order(loader) != list(range(40))
+
+
+# ------------------------------------------------------------------------------------------------------ the last batch
+
+
+def sizes_of(n, batch_size, **options):
+    loader = Loader(
+        DeviceImages(IMAGES.x_train, CPU, 0),
+        np.arange(n) % len(IMAGES.y_train),
+        IMAGES.y_train,
+        batch_size,
+        name="some",
+        train=True,
+        **options,
+    )
+    sizes = [len(labels) for _, labels in loader]
+    assert len(loader) == len(sizes)
+    return sizes
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 16, 64])
+def test_spread_batches_are_as_few_as_can_be_and_differ_by_one_image_at_most(batch_size):
+    for n in range(1, 200):
+        sizes = sizes_of(n, batch_size, tail="spread")
+        assert sum(sizes) == n
+        assert len(sizes) == math.ceil(n / batch_size)
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_other_tails_are_kept_or_dropped():
+    assert sizes_of(132, 64, tail="keep") == [64, 64, 4]
+    assert sizes_of(129, 64, tail="keep") == [64, 65], "BatchNorm cannot train on one image"
+    assert sizes_of(132, 64, tail="drop") == [64, 64]
+    assert sizes_of(128, 64, tail="drop") == [64, 64]
+    assert sizes_of(40, 64, tail="drop") == [40], "all there is"
+    assert sizes_of(132, 64) == [64, 64, 4], "a loader's own default, which evaluation takes, cuts as ever"
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_accumulated_batches_make_the_updates_of_a_batch_as_large_as_all_of_them(accumulate):
+    for n in range(1, 200):
+        sizes = sizes_of(n, 8, tail="spread", accumulate=accumulate)
+        updates = [sum(sizes[start : start + accumulate]) for start in range(0, len(sizes), accumulate)]
+        assert updates == sizes_of(n, 8 * accumulate, tail="spread")
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= 8
+        assert min(sizes) >= min(n, 4), "never far below the batch size"
+
+
+def test_every_image_of_a_spread_epoch_is_seen_once_in_every_loader_of_a_data_set():
+    data = make_data(IMAGES, batch_size=50)
+    for loader in (data.forget, data.retain, data.forget.joined(data.retain)):
+        seen, _ = visited(loader)
+        assert sorted(index for index, *_ in seen) == sorted(loader.indices.tolist())
+        sizes = [len(labels) for _, labels in loader]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_forget_set_has_batches_of_its_own_and_joined_ones_are_like_retain():
+    split = make_split(IMAGES.y_train, 1)
+    chosen = choose_forget(split, IMAGES.y_train, count=16, forget_seed=1)
+    data = Data(IMAGES, split, chosen, device=CPU, batch_size=32, forget_batch_size=8, seed=3)
+    assert [len(labels) for _, labels in data.forget] == [8, 8]
+    assert data.forget.joined(data.retain).batch_size == data.retain.batch_size == 32
