@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
+from arg_parser import parse_args
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -21,9 +22,10 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch, place
-from settings import settle
+from settings import differences, settle
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
+from unlearn.retrain import Retrain
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
 from unlearn.scores import READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
@@ -172,6 +174,17 @@ def make_method(args: argparse.Namespace, original: Original | None = None) -> M
     return method
 
 
+def recipe_of_original(original: Original | None) -> dict | None:
+    """The hyper-parameters and the recipe that Retrain takes over from an original, as its result would record them."""
+    if original is None or not original.arguments:
+        return None
+    args = parse_args(["--unlearn", "retrain"], "")
+    settle(args, original.arguments)
+    method = Retrain(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Retrain)})
+    recipe = {**dataclasses.asdict(method), **loop_of(args, method, "")[1]}
+    return {name: value for name, value in recipe.items() if name != "precision"}
+
+
 def say_inherited(args: argparse.Namespace, original: Original | None, taken: dict[str, object]) -> None:
     """One line on where Retrain's recipe comes from."""
     if taken:
@@ -312,6 +325,8 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
     recipe = recipe_of(args, schedule, precision)
     if "forget" in method.splits:
         recipe["forget_batch_size"] = args.forget_batch_size
+    if method.needs_original:
+        del recipe["select"]  # an epoch is chosen where a model is trained from scratch
     return schedule, recipe
 
 
@@ -479,6 +494,9 @@ def train(args: argparse.Namespace) -> None:
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
     print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
     one_image = check_batch_norm(model, method, data)
+    if args.select == "best" and not len(split.val):
+        print("no validation images: --select last")
+        recipe["select"] = args.select = "last"
     if args.dry_run:
         return
     with lock(folder, "0", files.values()):
@@ -503,10 +521,11 @@ def train(args: argparse.Namespace) -> None:
             files["train_result.json"].unlink(missing_ok=True)
         if args.compile:
             model.compile()
-        arguments, curve = plain_arguments(args), Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
+        curve = Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
+        common = {"identity": identity, "split": record, "arguments": plain_arguments(args), "select": args.select}
 
         def keep(epoch: int, meter: dict) -> None:
-            state = {**trainer.state(epoch, meter), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
+            state = {**trainer.state(epoch, meter), "best_sa": best, **common}
             save(state, files["0checkpoint.pth.tar"])
 
         def after_epoch(epoch: int, stats: EpochStats) -> None:
@@ -514,8 +533,8 @@ def train(args: argparse.Namespace) -> None:
             val = accuracy(*to_numpy(predict(model, data.evaluation["val"])))
             print(epoch_line(epoch, args.epochs, stats, f"train {stats.accuracy:.2f}  val {val:.2f}  ", trainer.clock), flush=True)
             curve.add(epoch, stats, {"val": val}, trainer.clock.seconds)
-            is_best, best = not val <= best, max(val, best)
-            state = {**trainer.state(epoch + 1), "best_sa": best, "identity": identity, "split": record, "arguments": arguments}
+            is_best, best = args.select == "last" or val > best, max(val, best)
+            state = {**trainer.state(epoch + 1), "best_sa": best, **common}
             # The best model first: a kill between the two writes repeats this epoch and writes both again.
             if is_best:
                 save(state, files["0model_SA_best.pth.tar"])
@@ -528,7 +547,8 @@ def train(args: argparse.Namespace) -> None:
             accumulate=args.accumulate, one_image=one_image,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
-    print(f"{files['0model_SA_best.pth.tar']} is the epoch with the best validation accuracy")
+    rule = "the epoch with the best validation accuracy" if args.select == "best" else "the last epoch"
+    print(f"{files['0model_SA_best.pth.tar']} is {rule}")
     print(result_line("original", metrics, trainer.clock.seconds))
 
 
@@ -897,11 +917,14 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     if args.dry_run:
         return
     schedule, recipe = loop_of(args, method, task.precision)
+    if recipe.get("select") == "best" and not task.data.evaluation["val"].num_samples:
+        print("no validation images: --select last")
+        recipe["select"] = "last"
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, name, files.values()):
         refuse_overwriting(args, list(files.values()))  # another run may have finished since
-        seconds, extra = run_method(args, method, label, task, mask, schedule, files)
+        seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"))
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and done.get("attack") == {"members": args.mia_members}:
@@ -922,7 +945,7 @@ def identity_of_flags(args: argparse.Namespace, method: Method, original: Origin
 
 def run_method(
     args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict,
-    files: dict[str, Path],
+    files: dict[str, Path], *, select: str | None,
 ) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
     model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
@@ -951,15 +974,21 @@ def run_method(
     if not args.resume:  # a result must never stand beside the checkpoint of another run
         for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
             files[part].unlink(missing_ok=True)
-    run_state = {"epoch": 0, "seconds": 0.0}
+    run_state, selection = {"epoch": 0, "seconds": 0.0}, Selection(model, data) if select == "best" else None
     if isinstance(method, Iterative):
         trainer = Trainer(args, model, method, data, schedule, clock)
         if state is not None:
             with reading(checkpoint, "--resume: checkpoint", RESTART):
                 trainer.restore(state)
+                if selection and trainer.start_epoch:
+                    selection.best = dict(state["selected"])
         curve = Curve(files["curve.jsonl"], trainer.start_epoch, args.tensorboard)
-        descend(args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint), one_image=one_image)
+        descend(
+            args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint), selection=selection,
+            one_image=one_image,
+        )  # fmt: skip
         run_state = trainer.state(method.unlearn_epochs)
+    chosen = selection.finish() if selection else {}
     with clock:
         extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
         if gate:
@@ -967,6 +996,7 @@ def run_method(
         # An edit is made by each process for itself, and a near tie may fall two ways.
         parallel.copy_first([*model.parameters(), *model.buffers()])
     check_finite(model)
+    extra = chosen | extra
     done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "extra": extra}
     save({**common, **run_state, **done}, checkpoint)
     return clock.seconds, extra
@@ -974,7 +1004,7 @@ def run_method(
 
 def descend(
     args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, curve: "Curve", keep: Callable[[dict], None], *,
-    one_image: bool,
+    selection: "Selection | None", one_image: bool,
 ) -> None:  # fmt: skip
     """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
     model, data, method = task.model, task.data, trainer.method
@@ -987,13 +1017,40 @@ def descend(
         shown = "".join(f"{name} {value:.1f}  " for name, value in seen.items()) + f"(up to {MONITORED} each)  "
         print(epoch_line(epoch, trainer.epochs, stats, shown, trainer.clock), flush=True)
         curve.add(epoch, stats, seen, trainer.clock.seconds)
-        keep(trainer.state(epoch + 1))
+        if selection:
+            selection.look(epoch + 1)
+        keep(trainer.state(epoch + 1) | ({"selected": selection.best} if selection else {}))
 
     fit(
         model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
         after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
         clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate, one_image=one_image,
     )  # fmt: skip
+
+
+class Selection:
+    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU: --select best.
+
+    Of equal epochs the first one stays.
+    """
+
+    def __init__(self, model: nn.Module, data: Data):
+        self.model, self.val = model, data.evaluation["val"]
+        self.best: dict = {"accuracy": -1.0, "epoch": 0, "state_dict": {}}
+
+    def look(self, epoch: int) -> None:
+        """Keep the model that ``epoch`` ended with if it is the best."""
+        found = accuracy(*to_numpy(predict(self.model, self.val)))
+        if found > self.best["accuracy"]:
+            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+            self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
+
+    def finish(self) -> dict[str, float]:
+        """Give the model the best epoch's weights; returns which epoch that was, for the result."""
+        if not self.best["epoch"]:
+            return {}
+        self.model.load_state_dict(self.best["state_dict"])
+        return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
 
 
 class Monitor:
@@ -1047,7 +1104,9 @@ def report(
     parts = (outputs["retain"], outputs["test"], outputs["forget"])
     attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
     metrics["MIA"] = 100 * attack["confidence"]
-    warnings = alarms(args, task, mask, extra, metrics)
+    warnings, original = alarms(args, task, mask, extra, metrics), recipe_of_original(task.original)
+    if args.unlearn == "retrain" and original and (apart := differences({**dataclasses.asdict(method), **recipe}, original)):
+        warnings.append(f"trained unlike the original: {apart}")
     for message in warnings:
         warn(message)
     mask_seconds = mask.seconds if mask else 0.0
@@ -1055,7 +1114,7 @@ def report(
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
-        "hyperparameters": dataclasses.asdict(method), "recipe": recipe,
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original,
         "mask": mask.record() if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {

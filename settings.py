@@ -83,3 +83,14 @@ def _fit_schedule(args: argparse.Namespace, arguments: dict | None, record: dict
         record.pop("final_lr", None)
     if "decreasing_lr" in record and args.unlearn_epochs != arguments["epochs"]:
         args.decreasing_lr = tuple(milestone * args.unlearn_epochs / arguments["epochs"] for milestone in args.decreasing_lr)
+
+
+def differences(recipe: dict, original: dict) -> str:
+    """In words, where a Retrain's ``recipe`` is another than the original's, both as results record them; empty where it is not.
+
+    What one of them does not record is not compared; milestones move with the epochs and are compared where those are equal.
+    """
+    apart = [name for name in original if name in recipe and recipe[name] != original[name]]
+    if "unlearn_epochs" in apart and "milestones" in apart:
+        apart.remove("milestones")
+    return ", ".join(f"{name} {recipe[name]} (original {original[name]})" for name in apart)

@@ -126,6 +126,20 @@ def inside_noise(method: Sequence[float] | np.ndarray, retrain: Sequence[float] 
     return bool(abs(method.mean() - np.mean(retrain)) <= noise_band(retrain, len(method), level))
 
 
+def trained_unlike(original: float, retrain: Sequence[float] | np.ndarray) -> bool:
+    """Whether the original fits the retain set unlike Retrain does: what a wrong recipe, or a crippled run, looks like.
+
+    Its accuracy is outside of the band in which one more Retrain run falls, and more than half a point from their mean. Never said
+    of fewer than three Retrain runs.
+
+    Args:
+        original, retrain: accuracies on the retain set in percent, of one model and of m others (m,).
+    """
+    if len(retrain) < 3:
+        return False
+    return bool(abs(original - np.mean(retrain)) > max(noise_band(retrain, 1), 0.5))
+
+
 def _checked(runs: Runs) -> dict[str, np.ndarray]:
     if not runs:
         raise ValueError("a gap needs at least one metric")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.audit import epsilon, final_score, forgetting_quality, gaussian_kl, gaussian_kl_floor, klom, simulated_floor
-from evaluation.gaps import gap_floor, gap_of_means, inside_noise, mean_paired_gap, noise_band, noise_floor
+from evaluation.gaps import gap_floor, gap_of_means, inside_noise, mean_paired_gap, noise_band, noise_floor, trained_unlike
 from evaluation.intervals import bootstrap_mean
 from evaluation.scores import margin
 from evaluation.suites import Splits, held_out
@@ -184,6 +184,12 @@ def _forget_alarms(row: Mapping[str, Any], group: Sequence[Judged], retrain: Seq
     return []
 
 
+def unlike_retrain(original: float, retrain: Sequence[float]) -> str:
+    """In words, that :func:`evaluation.gaps.trained_unlike` holds."""
+    fits = f"the original has {original:.1f} % accuracy on the retain set, Retrain {np.mean(retrain):.1f} %"
+    return f"{fits}: they were trained unlike each other, and every gap holds that difference; train both by one recipe"
+
+
 def audit_alarms(models: Sequence[Judged]) -> list[str]:
     """What concerns all rows: no Retrain, or attacks that find nothing even where there is all to be found."""
     retrain = [model for model in models if model.role == "retrain"]
@@ -194,6 +200,10 @@ def audit_alarms(models: Sequence[Judged]) -> list[str]:
         found.append(
             "one Retrain model: no noise floor, so no difference can be called real; make another with --seed and the same --forget_seed"
         )
+    theirs = [model.metrics["RA"] for model in retrain]
+    for model in models:
+        if model.role == "original" and trained_unlike(model.metrics["RA"], theirs):
+            found.append(unlike_retrain(model.metrics["RA"], theirs))
     judged = [model for model in models if model.role == "original"] or [model for model in models if model.role == "models"]
     if judged and all(_at_chance(model) for model in judged):
         who = "the original" if judged[0].role == "original" else "any model"

@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.gaps import gap_floor, inside_noise, noise_band
+from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
+from evaluation.rows import unlike_retrain
+from settings import differences
 from utils import UserError, load_json
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -274,6 +276,16 @@ def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
         row["is_best"] = row["name"] in candidates and row["avg_gap"] == lowest
 
 
+def _other_recipes(runs: list[dict]) -> set[str]:
+    """Retrains whose recipe is another than the one of an original that a run of this table started from."""
+    originals = [run["original_recipe"] for run in runs if isinstance(run.get("original_recipe"), dict)]
+    return {
+        f"{run['label']}: trained unlike the original: {apart}"
+        for run in runs if run["method"] == "retrain"
+        for original in originals if (apart := differences({**run["hyperparameters"], **(run.get("recipe") or {})}, original))
+    }  # fmt: skip
+
+
 def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
     notes = []
     if not retrain:
@@ -285,5 +297,8 @@ def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")
-    notes += sorted({f"{run['label']}: {message}" for run in runs for message in run.get("warnings", [])})
+    notes += sorted({f"{run['label']}: {message}" for run in runs for message in run.get("warnings", [])} | _other_recipes(runs))
+    originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
+    theirs = [run["metrics"]["RA"] for run in retrain]
+    notes += [unlike_retrain(original, theirs) for original in set(originals) if trained_unlike(original, theirs)]
     return notes
