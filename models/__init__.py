@@ -1,7 +1,9 @@
 """MODELS: every ``--arch``. All take images in [0, 1] and normalise inside, so checkpoints carry their statistics."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def build_model(
     arch: str, num_classes: int, mean: Sequence[float], std: Sequence[float], *, image_size: int = 32,
     imagenet_stem: bool = False,
 ) -> nn.Module:  # fmt: skip
-    """A freshly initialised classifier.
+    """A freshly initialised classifier, which remembers in ``construct`` how it was made (see :func:`redraw`).
 
     Args:
         arch: a name in :data:`MODELS`.
@@ -43,12 +45,28 @@ def build_model(
     """
     check_arch(arch, image_size, imagenet_stem)
     stem = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
-    with torch.random.fork_rng(devices=[]):  # what the layers draw for themselves is drawn over and must not count
-        model = MODELS[arch](num_classes, **stem)
-    model.normalize.mean.copy_(torch.tensor(mean))
-    model.normalize.std.copy_(torch.tensor(std))
+    construct = functools.partial(_construct, functools.partial(MODELS[arch], num_classes, **stem), mean, std)
+    model = _apart(construct)
+    model.construct = construct
     initialise(model)
     return model
+
+
+def _construct(architecture: Callable[[], nn.Module], mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    model = architecture()
+    model.normalize.mean.copy_(torch.tensor(mean))
+    model.normalize.std.copy_(torch.tensor(std))
+    return model
+
+
+def _apart(construct: Callable[[], nn.Module]) -> nn.Module:
+    """What ``construct`` makes; its draws follow from torch's generator, repeat none of those to come and leave it where it was.
+
+    So what :func:`initialise` draws does not depend on how often a layer draws for itself.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), device="cpu")))
+        return construct()
 
 
 def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
@@ -68,10 +86,10 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """Draw every weight anew from torch's global generator and reset BatchNorm's statistics.
+    """Draw the weights of every convolution and linear layer anew from torch's global generator and reset BatchNorm.
 
     Convolutions: He normal, fan-out (He et al. 2015). BatchNorm: one and zero. Linear: PyTorch's default. One rule
-    for all architectures, so that building a model and re-initialising a trained one agree bit for bit.
+    for all architectures. Every other kind of layer or parameter is left as its constructor made it.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -82,14 +100,45 @@ def initialise(model: nn.Module) -> None:
             module.reset_parameters()
 
 
+@torch.no_grad()
 def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
-    """Initialise the named modules (all of ``model`` by default) anew, drawn on the CPU: a seed is the same network everywhere."""
-    fresh = copy.deepcopy(model).cpu()
-    with torch.random.fork_rng(devices=[]):
+    """Put the named modules (all of ``model`` by default) of a new model of this seed in place of the model's own.
+
+    Every parameter and buffer is replaced, whatever the layers are: the model is made anew by ``model.construct``, a
+    function of no arguments, and :func:`initialise` draws what it knows. :func:`build_model` sets ``construct``; any other
+    module needs it set, such as ``model.construct = lambda: MyNet(10)``. All is drawn on the CPU: one seed is the same
+    network on every device.
+
+    Raises:
+        UserError: there is no ``construct``, or it makes another network.
+    """
+    construct = getattr(model, "construct", None)
+    if construct is None:
+        raise UserError(
+            f"this {type(model).__name__} does not know how to be made anew; set model.construct to a function of no arguments "
+            "that returns an untrained one, such as lambda: MyNet(10)"
+        )
+    fresh = copy.deepcopy(model).cpu().train()  # its memory formats, since a draw fills memory in order; a new model's mode
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        for name in modules:
-            initialise(fresh.get_submodule(name))
-    model.load_state_dict(fresh.state_dict())
+        _fill(fresh, _apart(construct))
+        initialise(fresh)
+    for name in modules:
+        _fill(model.get_submodule(name), fresh.get_submodule(name))
+
+
+def _fill(module: nn.Module, source: nn.Module) -> None:
+    """Copy every parameter and buffer from ``source``, also the buffers that no checkpoint holds."""
+    ours, theirs = (dict(itertools.chain(one.named_parameters(), one.named_buffers())) for one in (module, source))
+    wanted, found = ({name: tuple(value.shape) for name, value in one.items()} for one in (ours, theirs))
+    if wanted != found:
+        name = min(set(wanted.items()) ^ set(found.items()))[0]
+        raise UserError(
+            f"model.construct makes another network than this {type(module).__name__}: {name} is {found.get(name, 'missing')} in the "
+            f"new one and {wanted.get(name, 'missing')} in the model; let it return one of the same layers"
+        )
+    for name, value in ours.items():
+        value.copy_(theirs[name])
 
 
 def blocks(model: nn.Module) -> list[list[str]]:

@@ -105,6 +105,23 @@ def test_exactly_the_last_blocks_change_buffers_included(original, make, k):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("arch", "k", "stage"), [("resnet18", 2, "layer4"), ("resnet20s", 3, "layer3")])
+@pytest.mark.parametrize("make", [FinetuneLastBlocks, RetrainLastBlocks], ids=["CF", "EU"])
+def test_under_a_frozen_classifier_exactly_the_last_stage_changes_buffers_included(make, arch, k, stage):
+    original = build(arch)
+    original(torch.rand(64, 3, 8, 8))
+    method = make(unlearn_epochs=1, weight_decay=0.0, k=k, classifier="freeze")
+    model = run(method, copy.deepcopy(original), few(), momentum=0.0)
+    assert changed(model, original) == {name for name in original.state_dict() if name.startswith(f"{stage}.")}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_frozen_classifier_and_no_block_is_refused(original):
+    with pytest.raises(UserError, match=r"--k 0: allowed 1 to 10, .*--classifier freeze"):
+        FinetuneLastBlocks(k=0, classifier="freeze").prepare(copy.deepcopy(original), few(), None)
+    FinetuneLastBlocks(k=10, classifier="freeze").prepare(copy.deepcopy(original), few(), None)
+
+
 def test_with_every_block_cf_is_finetuning_bit_for_bit():
     fields = {"unlearn_epochs": 2, "unlearn_lr": 0.05}
     ours = run(FinetuneLastBlocks(**fields, k=1), make_model(), make_data())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
-from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, initialise, redraw
+from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, initialise
 from models.small_resnet import Block
 from utils import UserError
 
@@ -234,16 +234,3 @@ def test_an_architecture_without_imagenet_stem_refuses_it(arch):
     """The reference crashes on these."""
     with pytest.raises(UserError, match=rf"--imagenet_arch: {arch} .*resnet18, resnet34, resnet50"):
         build(arch, device="meta", imagenet_stem=True)
-
-
-@pytest.mark.parametrize("arch", MODELS)
-def test_a_model_of_several_gpus_is_redrawn_whole(arch):
-    """SyncBatchNorm, which a run of several GPUs has, is no BatchNorm2d: retrain must not begin with the original's."""
-    plain, synchronised = build(arch), nn.SyncBatchNorm.convert_sync_batchnorm(build(arch))
-    for model in (plain, synchronised):
-        with torch.no_grad():
-            for value in (*model.parameters(), *model.buffers()):
-                value.fill_(7)
-        redraw(model, 1)
-    both = zip(plain.state_dict().items(), synchronised.state_dict().items(), strict=True)
-    assert all(name == other and torch.equal(a, b) for (name, a), (other, b) in both)

@@ -65,6 +65,13 @@ class MLP(nn.Module):
         return self.fc(torch.relu(self.hidden(self.normalize(images).flatten(1))))
 
 
+def construct():
+    model = MLP()
+    model.normalize.mean.fill_(0.5)
+    model.normalize.std.fill_(0.25)
+    return model
+
+
 def points(count, rng):
     """(count, 1, 1, 3) uint8: the coordinates in two channels, the third constant; and the blob of each."""
     labels = np.arange(count) % len(CENTRES)
@@ -89,9 +96,8 @@ def toy(seed=SEED):
 def learn_everything(data, seed=SEED):
     """The original: fits the mistakes too, in a plain loop."""
     torch.manual_seed(seed)
-    model = MLP()
-    model.normalize.mean.fill_(0.5)
-    model.normalize.std.fill_(0.25)
+    model = construct()
+    model.construct = construct
     batches = [data.forget.eval_view().batches_of(1000), data.retain.eval_view().batches_of(1000)]
     images, labels = (torch.cat(parts) for parts in zip(*(next(iter(part)) for part in batches), strict=True))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Literal
 
 from torch import nn
 
@@ -18,7 +19,8 @@ class FinetuneLastBlocks(Iterative):
 
     A block is a layer with its BatchNorm, or a residual block: conv1 + bn1, layer1.0, ..., layer4.1, then the classifier fc
     for ResNet-18. Everything before the last ``k`` is frozen, BatchNorm statistics included. At k 0 only the classifier
-    learns; with all blocks this is FT. k 1 and 10 epochs at 0.01 are a later comparison's.
+    learns; with all blocks this is FT. k 1 and 10 epochs at 0.01 are a later comparison's. SCRUB's authors train the last
+    stage under the original's classifier: k 2 for ResNet-18 and ``classifier`` freeze, which keeps it as it is.
     """
 
     label = "CF-k"
@@ -27,14 +29,17 @@ class FinetuneLastBlocks(Iterative):
     paper = "Goel et al., 2022 (arXiv 2201.06640)"
     splits = ("retain",)
 
-    k: int = option(1, "blocks before the classifier that learn with it")
+    k: int = option(1, "blocks before the classifier that learn")
+    classifier: Literal["train", "freeze"] = option("train", "whether the classifier learns with the last blocks")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         groups = blocks(model)
-        first = len(groups) - 1 - self.k
-        if first < 0:
-            raise UserError(f"--k {self.k}: allowed 0 to {len(groups) - 1}, the blocks before this architecture's classifier")
-        self.frozen, self.trained = (list(itertools.chain(*part)) for part in (groups[:first], groups[first:]))
+        before, frozen = len(groups) - 1, self.classifier == "freeze"
+        if not frozen <= self.k <= before:
+            but = " (at 0 nothing would learn: --classifier freeze)" if frozen else ""
+            raise UserError(f"--k {self.k}: allowed {int(frozen)} to {before}, the blocks before this architecture's classifier{but}")
+        first, end = before - self.k, before if frozen else len(groups)
+        self.frozen, self.trained = (list(itertools.chain(*part)) for part in (groups[:first] + groups[end:], groups[first:end]))
         model.requires_grad_(False)
         for name in self.trained:
             model.get_submodule(name).requires_grad_(True)
