@@ -406,8 +406,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint {args.checkpoint} is what --resume reads; add --resume, or drop it")
     if args.decreasing_lr and args.schedule in ("cosine", "constant"):
         raise UserError(f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop one of them")
-    if args.final_lr and args.schedule in ("multistep", "constant"):
-        raise UserError(f"--final_lr is of --schedule cosine; {args.schedule} does not read it, drop one of them")
     if args.preset not in (known := presets_of(METHODS[args.unlearn])):
         raise UserError(f"--preset {args.preset}: {args.unlearn} has {', '.join(known)}; --preset list prints them with their sources")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:

@@ -22,7 +22,7 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch, place
-from settings import differences, settle
+from settings import check_final_lr, differences, settle
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
@@ -296,16 +296,12 @@ def _refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
         raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
 
 
-def schedule_of(args: argparse.Namespace, epochs: int, lr: float, *, from_scratch: bool) -> dict:
+def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
     """The learning-rate schedule in full: name, warm-up, for multistep the epochs at which it steps down, for a cosine its end."""
     name = args.schedule or ("multistep" if from_scratch or args.decreasing_lr else "constant")
     milestones = args.decreasing_lr or tuple(share * epochs for share in MILESTONES)
-    if name == "cosine" and args.final_lr > lr:
-        raise UserError(f"--final_lr {args.final_lr}: a cosine falls, so at most the learning rate {lr}")
-    return {
-        "schedule": name, "warmup": args.warmup, "milestones": milestones if name == "multistep" else (),
-        "final_lr": args.final_lr if name == "cosine" else 0.0,
-    }  # fmt: skip
+    milestones = milestones if name == "multistep" else ()
+    return {"schedule": name, "warmup": args.warmup, "milestones": milestones, "final_lr": args.final_lr}
 
 
 def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
@@ -321,7 +317,7 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
     """Schedule and recipe of a method's run; both empty for a one-shot method."""
     if not isinstance(method, Iterative):
         return {}, {}
-    schedule = schedule_of(args, method.unlearn_epochs, method.unlearn_lr, from_scratch=not method.needs_original)
+    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
     recipe = recipe_of(args, schedule, precision)
     if "forget" in method.splits:
         recipe["forget_batch_size"] = args.forget_batch_size
@@ -462,6 +458,7 @@ def train(args: argparse.Namespace) -> None:
     name_unread(args, "main_train", OF_LATER_STEPS)
     if not args.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
+    check_final_lr(args, args.lr)
     device, precision = set_up(args)
     folder = folder_of(args)
     files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json", "0curve.jsonl")}
@@ -469,7 +466,7 @@ def train(args: argparse.Namespace) -> None:
     resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
     adopt_tail(args, resumed)
-    schedule = schedule_of(args, args.epochs, args.lr, from_scratch=True)
+    schedule = schedule_of(args, args.epochs, from_scratch=True)
     args.select = args.select or "best"
     hyperparameters = {name: getattr(args, name) for name in ("epochs", "lr", "optimizer", "weight_decay", "label_smoothing", "bn")}
     recipe = recipe_of(args, schedule, precision)

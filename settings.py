@@ -76,13 +76,20 @@ def _fit_schedule(args: argparse.Namespace, arguments: dict | None, record: dict
     if args.schedule in ("cosine", "constant") and "decreasing_lr" not in args.typed:
         args.decreasing_lr = None
         record.pop("decreasing_lr", None)
-    if args.schedule != "cosine" and args.final_lr:
-        if "final_lr" in args.typed:
-            raise UserError("--final_lr is where a cosine ends; add --schedule cosine, or drop it")
+    if args.schedule != "cosine" and "final_lr" not in args.typed:
         args.final_lr = 0.0
         record.pop("final_lr", None)
+    check_final_lr(args, args.unlearn_lr)
     if "decreasing_lr" in record and args.unlearn_epochs != arguments["epochs"]:
         args.decreasing_lr = tuple(milestone * args.unlearn_epochs / arguments["epochs"] for milestone in args.decreasing_lr)
+
+
+def check_final_lr(args: argparse.Namespace, lr: float) -> None:
+    """Refuse a --final_lr that the schedule does not read, or that is above the learning rate that the cosine falls from."""
+    if args.final_lr and args.schedule != "cosine":
+        raise UserError("--final_lr is where a cosine ends; add --schedule cosine, or drop it")
+    if args.final_lr > lr:
+        raise UserError(f"--final_lr {args.final_lr}: a cosine falls, so at most the learning rate {lr}")
 
 
 def differences(recipe: dict, original: dict) -> str:

@@ -26,7 +26,7 @@ from utils import RunFailed, load_json, stream
 OWN = {
     "save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite", "checkpoint", "dry_run", "train_seed", "seed",
     "forget_seed", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "leave_out", "split_seed", "data",
-    "device", "gpu", "score", "layers",
+    "device", "gpu", "score", "layers", "tail",
 }  # fmt: skip
 
 
@@ -85,6 +85,8 @@ class Pool:
         argv = [
             *flags_of(self.original.arguments, OWN),
             *self.common,
+            "--tail",
+            self.original.arguments.get("tail", "keep"),  # what runs did before there was the flag
             "--train_seed",
             str(shadow),
             "--leave_out",
@@ -99,7 +101,8 @@ class Pool:
         if mask is not None:
             file = Path(mask).name if ratio is None else f"with_{ratio}.pt"
             model = [*model, "--mask_path", str(self._mask(model, Path(mask), shadow) / file)]
-        argv = [*flags_of(saved.arguments, OWN), *self.common, *model, "--unlearn", name]
+        tail = ["--tail", saved.arguments.get("tail", "keep")]
+        argv = [*flags_of(saved.arguments, OWN), *tail, *self.common, *model, "--unlearn", name]
         checkpoint, title = f"{name}checkpoint.pth.tar", f"{saved.label} on shadow {shadow}"
         return self._step(main_forget.main, argv, f"shadow{shadow:02d}/{name}", f"{name}result.json", checkpoint, title) / checkpoint
 

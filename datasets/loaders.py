@@ -74,7 +74,7 @@ class Loader:
         if self.tail == "spread" and n:
             batches = self._number_of_batches()
             return list(itertools.pairwise(n * batch // batches for batch in range(batches + 1)))
-        if self.tail == "drop":
+        if self.tail == "drop" and self.train:
             n = n // size * size or n
         starts = list(range(0, n, size))
         if self.train and len(starts) > 1 and n - starts[-1] < max(2, parallel.count()):

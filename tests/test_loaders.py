@@ -498,6 +498,8 @@ def test_the_other_tails_are_kept_or_dropped():
     assert sizes_of(132, 64, tail="drop") == [64, 64]
     assert sizes_of(128, 64, tail="drop") == [64, 64]
     assert sizes_of(40, 64, tail="drop") == [40], "all there is"
+    loader = Loader(DeviceImages(IMAGES.x_train, CPU, 0), np.arange(70), IMAGES.y_train, 32, name="some", train=True, tail="drop")
+    assert sum(len(labels) for _, labels in loader.eval_view()) == 70, "what is evaluated is whole"
     assert sizes_of(132, 64) == [64, 64, 4], "a loader's own default, which evaluation takes, cuts as ever"
 
 
