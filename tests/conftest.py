@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 torch.set_num_threads(1)
 CLASSES = 4
 # Where nine tenths of the suite's time goes.
-SLOW = ("test_scripts", "test_faults", "test_per_sample", "test_evaluation", "test_methods", "test_parallel")
+SLOW = ("test_scripts", "test_faults", "test_per_sample", "test_evaluation", "test_methods", "test_parallel", "test_recipe")
 
 
 def pytest_collection_modifyitems(items):
