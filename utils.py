@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import contextvars
 import ctypes
 import functools
 import glob
@@ -45,6 +46,10 @@ def _allow_numpy_numbers() -> None:
 _allow_numpy_numbers()
 
 
+# The command of the script that runs: its file's name and its words. A script may call another one.
+_command: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("command", default=None)
+
+
 class UserError(Exception):
     """Something impossible was asked for: one line (what was given, what is allowed, what to do), exit code 2."""
 
@@ -69,12 +74,14 @@ def script(main: Callable) -> Callable[..., int]:
 
     def ended(argv: list[str] | None) -> int:
         name = Path(main.__code__.co_filename).name
+        argv = sys.argv[1:] if argv is None else argv
+        outer = _command.set([name, *argv])
         try:
             with _stopped_by_signals():
                 with contextlib.suppress(AttributeError, ValueError):
                     sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
                 with _among_others():
-                    _run(main, sys.argv[1:] if argv is None else argv)
+                    _run(main, argv)
         except UserError as error:
             return _end(name, f"error: {error}", 2, alone=False)
         except RunFailed as error:
@@ -90,6 +97,8 @@ def script(main: Callable) -> Callable[..., int]:
             if (reason := _of_the_machine(error)) is None:
                 raise
             return _end(name, f"failed: {reason}", 1)
+        finally:
+            _command.reset(outer)
         return 0
 
     return wrapped
@@ -540,7 +549,7 @@ def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> d
     """Where a result comes from: command, code, machine, versions, seeds."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command.get() or [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_revision(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),

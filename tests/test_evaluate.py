@@ -215,6 +215,11 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
         assert np.isin(np.load(sorted((tmp_path / "shadows").glob("in00-*.npy"))[0]), np.arange(2000)).all()
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shadows").rglob("*.pth.tar")}
     assert len([file for file in made if file.name == "RLcheckpoint.pth.tar"]) == 6
+    for step, name in (("train", "main_train.py"), ("mask", "generate_mask.py"), ("RL", "main_forget.py")):
+        for file in (tmp_path / "shadows").glob(f"shadow*/{step}-*/*result.json"):
+            command = json.loads(file.read_text())["provenance"]["command"]
+            assert (command[0], Path(command[command.index("--save_dir") + 1])) == (name, file.parent)
+    assert found["provenance"]["command"][:2] == ["evaluate.py", "--models"]
     again = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
     assert again["rows"] == found["rows"]
     assert {file: file.stat().st_mtime_ns for file in made} == made

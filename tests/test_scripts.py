@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import zipfile
 from collections import Counter
 
@@ -15,6 +16,7 @@ import main_forget
 import main_random
 import main_train
 import report
+import utils
 from unlearn import METHODS
 from unlearn.scores import SCORES
 from utils import hash_arrays
@@ -159,6 +161,32 @@ def test_masked_run_freezes_in_the_saved_checkpoint(name, original, masks, tmp_p
     assert all(torch.equal(after[key][~mask[key]], before[key][~mask[key]]) for key in mask)
     moved = any(not torch.equal(after[key], before[key]) for key in mask)
     assert moved == (name != "raw")
+
+
+def test_a_run_records_the_words_it_was_given_also_inside_another_script(original, tmp_path, monkeypatch):
+    """Also where it fails, and whatever the process itself was started with."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pytest", "-x"])
+    outer = []
+
+    @utils.script
+    def main(argv):
+        outer.append(commanded())
+        assert forget(original, tmp_path, "--unlearn", "raw") == 0
+        outer.append(commanded())
+        assert forget(original, tmp_path, "--unlearn", "raw") == 2
+        outer.append(commanded())
+
+    def commanded():
+        return utils.provenance(torch.device("cpu"), "fp32", {})["command"]
+
+    assert main(["--outer", "1"]) == 0
+    assert outer == [["test_scripts.py", "--outer", "1"]] * 3
+    words = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, "--unlearn", "raw"]
+    assert result(tmp_path, "raw")["provenance"]["command"] == ["main_forget.py", *map(str, words)]
+    assert commanded() == ["pytest", "-x"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/main.py", "--typed"])
+    assert utils.script(lambda argv: outer.append(commanded()))() == 0
+    assert outer[-1] == ["test_scripts.py", "--typed"]
 
 
 def test_masks_are_ten_nested_bool_files_with_a_record(masks, original):

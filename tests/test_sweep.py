@@ -469,6 +469,10 @@ def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):
     assert "done=3" in out
     counts = starts(plan)
     assert sum(counts.values()) == len(counts) + 1  # the run that the worker was at, and only it, twice
+    for run in expand(read_plan(plan), sweep.check):
+        if run.script == "main_forget":
+            given = json.loads((folder / run.name / run.result).read_text())["provenance"]["command"]
+            assert given == [f"{run.script}.py", *run.words, *(["--overwrite"] if given[-1] == "--overwrite" else [])]
     first = {path: path.read_bytes() for path in folder.rglob("*result.json")}
     assert sweep.main([str(plan)]) == 0  # all is done: nothing starts
     assert starts(plan) == counts
