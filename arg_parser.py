@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import DATASETS
 from models import MODELS
-from unlearn import METHODS, flag_of, method_table
+from unlearn import METHODS, flag_of, known_methods, method_key, method_table, needs_mask
 from unlearn.scores import SCORES
 from utils import UserError, load_json, require_file, warn
 
@@ -43,7 +43,8 @@ def parse_args(argv: list[str], description: str) -> argparse.Namespace:
     """Parse a script's flags.
 
     The namespace also has ``typed``: the names of the flags that came from the command line or the configuration
-    file, for the defaults that depend on the method, the data set or the original model.
+    file, for the defaults that depend on the method, the data set or the original model; and ``wants_mask``: whether
+    --unlearn is a name that a method has under a mask only.
     """
     return parse_with(make_parser(description), argv)
 
@@ -58,6 +59,7 @@ def parse_with(parser: Parser, argv: list[str]) -> argparse.Namespace:
         given = parser.parse_args(argv, argparse.Namespace(**blank))
     args = parser.parse_args(argv)
     args.typed = frozenset(name for name, value in vars(given).items() if value is not unset)
+    args.wants_mask, args.unlearn = needs_mask(args.unlearn), method_key(args.unlearn)
     _check(args)
     if unread := sorted(args.typed & set(UNREAD)):
         warn(f"accepted but read by nothing: {', '.join('--' + name for name in unread)}")
@@ -177,7 +179,8 @@ def _mask_flags(group: argparse._ArgumentGroup) -> None:
 
 def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
+    name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods has all (default: %(default)s)"
+    add("--unlearn", default="retrain", type=_method, metavar="METHOD", help=name)
     add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
     add("--unlearn_lr", type=_rate, default=0.01, help=_defaults("unlearn_lr"))
     add("--unlearn_epochs", type=_epochs, default=10, help=_defaults("unlearn_epochs"))
@@ -281,6 +284,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _method(text: str) -> str:
+    """A name as it was typed: what it asks for besides the method is needed, too."""
+    if method_key(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no method; known, in any case, are {', '.join(known_methods())}")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     """One order for each choice of names, and each of them once."""
     names = {name.strip() for name in text.split(",")}
@@ -343,6 +353,13 @@ def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> lis
     if value:
         return [action.option_strings[0]]
     return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction) else []
+
+
+def check_mask_wanted(args: argparse.Namespace) -> None:
+    """Refuse a method's name of runs under a mask where there is none; a step of its own, as masks are made without one."""
+    if args.wants_mask and args.mask_path is None:
+        label = METHODS[args.unlearn].masked_label
+        raise UserError(f"--unlearn {label} is {args.unlearn} under a mask; make one with generate_mask.py and give it by --mask_path")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
+from arg_parser import check_mask_wanted
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -816,6 +817,7 @@ def label_of(method: Method, mask: LoadedMask | None) -> str:
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
     name_unread(args, script, OF_OTHER_STEPS)
+    check_mask_wanted(args)
     method = make_method(args)
     if args.model_path is None and (method.needs_original or args.mask_path is not None):
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"

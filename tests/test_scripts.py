@@ -120,6 +120,32 @@ def test_official_bug_main_random_without_a_mask_runs_unmasked_and_says_so(origi
 # ----------------------------------------------------------------------------------------------------------- results
 
 
+@pytest.mark.parametrize("main", [main_forget.main, main_random.main], ids=["main_forget", "main_random"])
+def test_salun_by_its_name_is_rl_under_a_mask_and_asks_for_one(main, original, masks, tmp_path, capsys):
+    for name in ("salun", "SALUN"):
+        refused(capsys, forget(original, tmp_path, "--unlearn", name, main=main), "--mask_path", "generate_mask.py", "SalUn")
+    command = ["--unlearn", "salun", "--unlearn_epochs", 1, "--mask_path", masks, "--mask_ratio", 0.5]
+    assert forget(original, tmp_path, *command, main=main) == 0
+    record, saved = result(tmp_path, "RL"), torch.load(tmp_path / "RLcheckpoint.pth.tar", weights_only=True)
+    assert (record["method"], record["label"]) == ("RL", "SalUn")
+    assert (saved["arguments"]["unlearn"], saved["identity"]["method"]) == ("RL", "RL")
+    assert forget(original, tmp_path, *command, "--unlearn", "RL", "--resume", main=main) == 0  # the same run by its other name
+    assert capsys.readouterr().out.splitlines()[-1].startswith("RESULT method=SalUn UA=")
+
+
+def test_a_step_that_makes_masks_or_trains_does_not_ask_salun_for_one(original, tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"unlearn": "SalUn", "num_indexes_to_replace": 130}))
+    command = [*SETUP, "--config", tmp_path / "study.json", "--save_dir", tmp_path / "out", "--dry_run"]
+    assert call(generate_mask.main, *command, "--model_path", original) == 0
+    assert call(main_train.main, *command) == 0
+
+
+def test_a_method_by_its_label_leaves_the_files_of_its_flag(original, tmp_path):
+    assert forget(original, tmp_path, "--unlearn", "L1-Sparse", "--unlearn_epochs", 1) == 0
+    assert (result(tmp_path, "FT_prune")["method"], result(tmp_path, "FT_prune")["label"]) == ("FT_prune", "l1-sparse")
+    assert (tmp_path / "FT_prunecheckpoint.pth.tar").is_file()
+
+
 def test_result_has_the_contract_form_and_agrees_with_the_reference_dictionary(original, masks, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "RL", *EPOCHS, "--mask_path", masks, "--mask_ratio", 0.5, main=main_random.main) == 0
     line = capsys.readouterr().out.splitlines()[-1]
@@ -399,7 +425,7 @@ IMPOSSIBLE = {
     "mask ratio alone": (["--num_indexes_to_replace", "10", "--mask_ratio", "0.5"], ["--mask_path"]),
     "no mask": (["--num_indexes_to_replace", "10", "--mask_path", "none.pt"], ["none.pt"]),
     "abbreviation": (["--num_indexes_to_replace", "10", "--mask", "x.pt"], ["--mask"]),
-    "unknown method": (["--num_indexes_to_replace", "10", "--unlearn", "magic"], ["magic", "wfisher"]),
+    "unknown method": (["--num_indexes_to_replace", "10", "--unlearn", "magic"], ["magic", "wfisher (IU)", "RL (SalUn)"]),
     "vgg on small images": (["--num_indexes_to_replace", "10", "--arch", "vgg16_bn"], ["vgg16_bn", "--input_size"]),
     "imagenet stem": (["--num_indexes_to_replace", "10", "--imagenet_arch"], ["resnet20s", "resnet18"]),
     "both": (["--num_indexes_to_replace", "10", "--resume", "--overwrite"], ["--resume"]),

@@ -173,7 +173,7 @@ def test_toml_and_json_are_the_same_plan(tmp_path):
         ({"stages": {"a": {"script": "main_train", "list": []}}}, "list"),
         ({"stages": {"a": {"script": "main_train", "axes": {"lr": [1]}, "flags": {"lr": 2}}}}, "lr is an axis"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"seed": 2}}}}, "seed is set by seeds"),
-        ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "Ft"}}}}, "Ft"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "F_T"}}}}, "F_T"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"list_methods": True}}}}, "list_methods"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"model_path": "{b}/x"}}}}, "'b'"),
         ({"stages": {"a": {"script": "main_train", "needs": ["b"]}, "b": {"script": "main_train", "needs": ["a"]}}}, "circle"),
@@ -221,6 +221,15 @@ def test_dry_run_is_bash_and_says_what_a_worker_would_call(tmp_path, capsys, mon
             words = words[words.index("&&") + 1 : words.index(">")]
         assert words == ["python", f"{run.script}.py", *run.words]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_names_methods_as_the_scripts_do(tmp_path):
+    flags = {**ORIGINAL, "unlearn": "salun", "mask_path": "x/with_0.5.pt", "model_path": "x.pt"}
+    (run, *_) = stage_only(tmp_path, flags=flags)
+    (same, *_) = stage_only(tmp_path, flags={**flags, "unlearn": "RL"})
+    assert (run.result, run.checkpoint, run.name) == ("RLresult.json", "RLcheckpoint.pth.tar", same.name)
+    with pytest.raises(UserError, match=r"stages.only.*generate_mask.py"):
+        stage_only(tmp_path, flags={"unlearn": "salun", "model_path": "x.pt"})
 
 
 # ------------------------------------------------------------------------------------------ one run, many workers

@@ -111,6 +111,8 @@ def _likely(action: object, folder: Path) -> st.SearchStrategy[str]:
         return st.sampled_from(BOUNDED[action.dest])
     if action.choices:
         return st.sampled_from([str(choice) for choice in action.choices])
+    if action.dest == "unlearn":
+        return st.sampled_from([*METHODS, "salun", "L1-Sparse", "iu", "neggrad+", "bad teaching"])
     if action.dest in OF_FILES:
         return st.sampled_from(files_of(folder))
     if action.dest == "indexes_to_replace":
