@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -126,6 +127,8 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
 def _run_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--save_dir", type=Path, help="where results go (default: runs/DATASET_ARCH, printed)")
+    name = "main_forget, main_random: keeps several runs of a method apart in one folder; files begin with NAME and a dot"
+    add("--run", type=_run, metavar="NAME", help=name)
     add("--config", type=Path, help="TOML or JSON file of flags; those on the command line win")
     add("--overwrite", action="store_true", help="replace results that exist")
     add("--resume", action="store_true", help="go on from the last finished epoch")
@@ -288,6 +291,12 @@ def _method(text: str) -> str:
     """A name as it was typed: what it asks for besides the method is needed, too."""
     if method_key(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no method; known, in any case, are {', '.join(known_methods())}")
+    return text
+
+
+def _run(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text) or ".." in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: at most 100 letters, digits, _, - and . are wanted, no dot first, no two together")
     return text
 
 

@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -55,13 +57,15 @@ MONITORED = 500
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
 MEANING = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
-OTHER_FLAGS = "use the same flags or --overwrite"
+OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
 # Flags that a step would ignore although they ask for something: of training, and of unlearning.
 OF_LATER_STEPS = (
     "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
-    "mask_path", "mask_ratio", "score", "layers", "compare",
+    "mask_path", "mask_ratio", "score", "layers", "compare", "run",
 )  # fmt: skip
 OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
+# What an unlearning run writes, after its stem.
+PARTS = ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
@@ -256,18 +260,47 @@ def folder_of(args: argparse.Namespace) -> Path:
     return args.save_dir
 
 
-def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
+def stem_of(args: argparse.Namespace, run: str | None) -> str:
+    """What the names of an unlearning run's files begin with."""
+    return f"{run}.{args.unlearn}" if run else args.unlearn
+
+
+def free_run(args: argparse.Namespace, folder: Path) -> str:
+    """A --run of this method that ``folder`` has no file of."""
+    for number in itertools.count(1):
+        run = f"s{args.seed}" + (f"_{number}" if number > 1 else "")
+        if not any(os.path.lexists(folder / f"{stem_of(args, run)}{part}") for part in PARTS):
+            return run
+
+
+def free_folder(folder: Path) -> Path:
+    """A folder that does not exist, beside ``folder``, or inside it where nothing may be written beside it."""
+    beside = folder.name not in ("", "..") and os.access(folder.parent, os.W_OK | os.X_OK)
+    first = folder if beside else folder / "run"
+    for number in itertools.count(2):
+        if not os.path.lexists(found := first.with_name(f"{first.name}_{number}")):
+            return found
+
+
+def ways_to_keep_both(args: argparse.Namespace, runs: bool) -> str:
+    """The flags that leave what is in --save_dir alone; ``runs``: --run is read."""
+    elsewhere = f"--save_dir {shlex.quote(str(free_folder(args.save_dir)))}"
+    return f"--run {free_run(args, args.save_dir)} keeps both, or {elsewhere}" if runs else f"{elsewhere} keeps both"
+
+
+def refuse_overwriting(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
-    parallel.by_first(lambda: _refuse_overwriting(args, files))
+    parallel.by_first(lambda: _refuse_overwriting(args, files, runs))
 
 
-def _refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
+def _refuse_overwriting(args: argparse.Namespace, files: list[Path], runs: bool) -> None:
     parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
     existing = [file for file in files if os.path.exists(file)]
     if existing and not (args.overwrite or args.resume):
-        raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
+        keep = ways_to_keep_both(args, runs)
+        raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it, {keep}")
 
 
 def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
@@ -598,6 +631,7 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
 
 def make_masks(args: argparse.Namespace) -> None:
     """Step 2: ten nested masks by --score, with_0.1.pt to with_1.0.pt; with --layers an eleventh of exactly those layers."""
+    name_unread(args, "generate_mask", ("run",))
     if args.compare is not None:
         return compare_masks(*map(Path, args.compare))
     if args.model_path is None:
@@ -828,9 +862,9 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     if original is not None:
         adopt(args, original)
     check_request(args)
-    folder, name = folder_of(args), args.unlearn
-    files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")}
-    refuse_overwriting(args, list(files.values()))
+    folder, stem = folder_of(args), stem_of(args, args.run)
+    files = {part: folder / f"{stem}{part}" for part in PARTS}
+    refuse_overwriting(args, list(files.values()), runs=True)
     if args.resume and not args.dry_run:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
     if args.unlearn == "retrain" and args.retain_fraction < 1:
@@ -838,7 +872,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     task = open_task(args, original)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
-        print(f"no --mask_path: {name} runs unmasked")
+        print(f"no --mask_path: {args.unlearn} runs unmasked")
     label = label_of(method, mask)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     if args.dry_run:
@@ -846,8 +880,8 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     schedule, recipe = loop_of(args, method, task.precision)
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
-    with lock(folder, name, files.values()):
-        refuse_overwriting(args, list(files.values()))  # another run may have finished since
+    with lock(folder, stem, files.values()):
+        refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
         seconds, extra = run_method(args, method, label, task, mask, schedule, files)
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))

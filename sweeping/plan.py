@@ -45,7 +45,7 @@ NOT_OF_TRAINING = {
     "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction", "seed", "mia_members",
 }  # fmt: skip
 # The sweep's own business, or no run.
-NOT_OF_PLANS = {"save_dir", "resume", "overwrite", "dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
+NOT_OF_PLANS = {"save_dir", "run", "resume", "overwrite", "dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
 # Where and how a run is made, not what: no part of its folder's name. --data counts by its last component.
 OF_THE_MACHINE = {"device", "gpu", "workers", "print_freq", "tensorboard"}
 

@@ -200,9 +200,10 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
 
         run(generate_mask.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", "--save_dir", mask)
         salun = ["--unlearn", "RL", "--unlearn_epochs", 1, "--unlearn_lr", 0.001, "--mask_path", mask / "with_0.5.pt"]
-        run(main_random.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", *salun, "--save_dir", runs / "salun")
+        salun += ["--run", "s2", "--save_dir", runs / "salun"]
+        run(main_random.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", *salun)
     argv = ["--suite", "full", "--shadows", 6, "--relearn_steps", 1, "--relearn_seeds", 1]
-    found = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    found = audit(runs, tmp_path, *argv, models="salun/*checkpoint.pth.tar")
     row = found["rows"][0]
     assert row["label"] == "SalUn"
     assert 0 <= row["mean"]["ulira_auc"] <= 1
@@ -220,7 +221,7 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
             command = json.loads(file.read_text())["provenance"]["command"]
             assert (command[0], Path(command[command.index("--save_dir") + 1])) == (name, file.parent)
     assert found["provenance"]["command"][:2] == ["evaluate.py", "--models"]
-    again = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    again = audit(runs, tmp_path, *argv, models="salun/*checkpoint.pth.tar")
     assert again["rows"] == found["rows"]
     assert {file: file.stat().st_mtime_ns for file in made} == made
     for shadow in range(6):  # a shadow was trained on no image that it leaves out, and forgot only what it was trained on

@@ -2,15 +2,18 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import experiment
 import generate_mask
 import main_forget
 import main_random
@@ -466,7 +469,70 @@ def test_results_are_not_overwritten_unless_asked(original, masks, tmp_path, cap
     assert (tmp_path / "FTresult.json").read_bytes() == before
     assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--overwrite") == 0
     refused(capsys, call(main_train.main, *SETUP, "--epochs", 1, "--save_dir", original.parent), "--overwrite")
-    refused(capsys, forget(original, masks, main=generate_mask.main), "--overwrite")
+    refused(capsys, forget(original, masks, main=generate_mask.main), "--overwrite", f"--save_dir {masks}_2 keeps both")
+
+
+@pytest.mark.parametrize("second", [["--seed", 3], ["--unlearn_lr", 0.002], ["--mask_ratio", 0.3]], ids=str)
+def test_a_second_run_in_one_folder_is_named_and_never_costs_the_first(second, original, masks, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    rl = ["--unlearn", "RL", "--unlearn_epochs", 1, "--forget_seed", 2, "--mask_path", masks, "--mask_ratio", 0.5]
+    assert forget(original, folder, *rl) == 0
+    first = {file: file.read_bytes() for file in folder.glob("RL*")}
+    assert {file.name for file in first} == {f"RL{part}" for part in experiment.PARTS}
+    (tmp_path / "runs_2").mkdir()
+    capsys.readouterr()
+    seed = dict([second]).get("--seed", 2)
+    refused(
+        capsys, forget(original, folder, *rl, *second), "RLcheckpoint.pth.tar exists", f"--run s{seed} keeps both", f"{folder}_3",
+    )  # fmt: skip
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}") == 0
+    assert {file.name for file in folder.glob("s*")} == {f"s{seed}.RL{part}" for part in experiment.PARTS}
+    refused(capsys, forget(original, folder, *rl, *second, "--run", f"s{seed}"), f"s{seed}.RL", f"--run s{seed}_2 keeps both")
+    refused(capsys, forget(original, folder, *rl, *second, "--resume"), "made with", "another --save_dir")
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}", "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}", "--overwrite") == 0
+    assert first == {file: file.read_bytes() for file in first}
+
+
+def test_reports_see_named_runs_and_their_curves(original, tmp_path, capsys):
+    from reporting.audits import with_curves
+    from reporting.tables import collect, scenarios
+
+    for words in ([], ["--seed", 3, "--run", "s3"], ["--seed", 4, "--run", "a.b-C_9"]):
+        assert forget(original, tmp_path, "--unlearn", "FT", *EPOCHS, "--forget_seed", 2, *words) == 0
+    assert call(report.main, tmp_path) == 0
+    assert re.search(r"^FT .* 3$", capsys.readouterr().out, re.MULTILINE)
+    (scenario,) = scenarios(collect([tmp_path]), [])
+    assert [len(curve) for curve in with_curves(scenario).curves["FT"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "...", ".a", "a..b", "a/b", "/a", "a\\b", "a b", "a\n", "é", "*", "x" * 101])
+def test_a_name_of_a_run_is_no_path(name, original, tmp_path, capsys):
+    refused(capsys, forget(original, tmp_path / "out", "--unlearn", "raw", f"--run={name}"), "--run", "letters, digits")
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_without_named_runs_say_so(original, tmp_path, capsys):
+    command = [*SETUP, "--run", "s3", "--dry_run", "--save_dir", tmp_path]
+    for script, words in ((main_train, []), (generate_mask, ["--model_path", original, "--num_indexes_to_replace", 130])):
+        assert call(script.main, *command, *words) == 0
+        assert f"warning: {script.__name__} does not read --run\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", "runs", "runs/", "..", "/"])
+def test_a_folder_that_is_named_instead_is_free_and_can_be_written(name, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "runs").mkdir()
+    (here / "run_2").touch()
+    found = experiment.free_folder(Path(name))
+    assert not found.exists()
+    assert found.parent.is_dir()
+    assert str(found) == {".": "run_3", "..": "../run_2", "/": "/run_2"}.get(name, "runs_2")
+    monkeypatch.setattr(experiment.os, "access", lambda path, mode: Path(path) != Path("."))
+    assert str(experiment.free_folder(Path("runs"))) == "runs/run_2"  # beside it nothing may be written
 
 
 def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys):

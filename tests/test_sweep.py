@@ -162,6 +162,7 @@ def test_toml_and_json_are_the_same_plan(tmp_path):
         ({"seeds": [True]}, "seeds"),
         ({"tries": 0}, "tries"),
         ({"base": {"save_dir": "x"}}, "save_dir"),
+        ({"base": {"run": "x"}}, "run is not for plans"),
         ({"base": {"data_set": "digits"}}, "data_set is no flag"),
         ({"base": {"batch_size": {"a": 1}}}, "batch_size"),
         ({"base": {"batch_size": -3}}, "batch_size"),
