@@ -23,6 +23,7 @@ UNREAD = (
 )  # fmt: skip
 # The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
 MOST_EPOCHS = 100_000
+THREADS = "CPU threads; 1 where other work keeps the cores busy (default: OMP_NUM_THREADS, else torch's: one for each core)"
 
 
 class ListMethods(argparse.Action):
@@ -89,6 +90,7 @@ def evaluation_parser(description: str, suites: Sequence[str]) -> Parser:
     )
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    add("--threads", type=_threads, help=THREADS)
     return parser
 
 
@@ -139,6 +141,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--train_seed", type=int, default=1, help="initialisation and order of main_train (default: %(default)s)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    add("--threads", type=_threads, help=THREADS)
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training; auto: bf16 where it has hardware units")
     add("--compile", action="store_true", help="compile the model for training")
     add("--tensorboard", action="store_true", help="write each epoch's curve for TensorBoard too (pip install tensorboard)")
@@ -281,6 +284,12 @@ def _workers(text: str) -> int:
     return value
 
 
+def _threads(text: str) -> int:
+    if (value := _positive(text)) > 1024:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1024")
+    return value
+
+
 def _share(text: str) -> float:
     if not 0 < (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
@@ -314,7 +323,7 @@ def _milestones(text: str) -> tuple[int, ...]:
 
 for _type, _name in (
     (_number, "number"), (_rate, "number"), (_share, "number"), (_count, "integer"), (_positive, "integer"), (_epochs, "integer"),
-    (_workers, "integer"),
+    (_workers, "integer"), (_threads, "integer"),
     (_milestones, "list of epochs"),
 ):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"

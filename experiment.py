@@ -48,7 +48,9 @@ from utils import (
     save_text,
     set_device_rng,
     stream,
+    use_threads,
     warn,
+    with_threads,
 )  # fmt: skip
 
 # Images of each split that the line after an epoch is computed on; the result uses all of them.
@@ -329,6 +331,7 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
     """The device and the training precision; in a run of several processes they meet here."""
     device = pick_device(args.device, args.gpu)
+    use_threads(args.threads, device)
     parallel.start(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -457,7 +460,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
-    print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
+    sizes = f"{len(split.train)} images, {len(split.val)} validation"
+    print(f"train {args.arch} on {dataset.name}: {sizes}, {precision} on {with_threads(device)}")
     check_batch_norm(model, method, data)
     if args.dry_run:
         return
@@ -625,7 +629,7 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     print(f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind} {chosen.sha256()[:12]}")
     if args.retain_fraction < 1:
         print(f"--retain_fraction {args.retain_fraction}: methods see {len(part)} of the retain images")
-    print(f"{args.arch}, {precision} on {device}")
+    print(f"{args.arch}, {precision} on {with_threads(device)}")
     return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
 
 

@@ -169,6 +169,13 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def test_threads_are_set_and_said(runs, tmp_path, capsys):
+    found = audit(runs, tmp_path, "--threads", 2, models="seed2/FTcheckpoint.pth.tar", retrain=None)
+    assert "fp32 on cpu, 2 threads\n" in capsys.readouterr().out
+    assert found["provenance"]["threads"] == 2
+    assert torch.get_num_threads() == 1
+
+
 def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     ft, original = runs / "seed2/FTcheckpoint.pth.tar", runs / "0model_SA_best.pth.tar"
     assert "no such file" in refused(capsys, "--models", tmp_path / "none*")

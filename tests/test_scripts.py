@@ -549,6 +549,62 @@ def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def load_of(monkeypatch, load):
+    monkeypatch.setattr(utils.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+
+
+def test_threads_are_set_said_recorded_and_given_back(original, tmp_path, monkeypatch, capsys):
+    load_of(monkeypatch, 0.0)
+    for folder, words, threads in (("a", ["--threads", 3], 3), ("b", [], 1)):
+        assert forget(original, tmp_path / folder, "--unlearn", "raw", *words) == 0
+        assert re.search(f"^resnet20s, (fp32|bf16) on cpu, {threads} thread{'s' * (threads > 1)}$", capsys.readouterr().out, re.MULTILINE)
+        assert result(tmp_path / folder, "raw")["provenance"]["threads"] == threads
+        assert torch.get_num_threads() == 1  # as conftest.py has it
+    assert call(main_train.main, *SETUP, "--threads", 2, "--dry_run") == 0
+    assert re.search(r" on cpu, 2 threads$", capsys.readouterr().out, re.MULTILINE)
+    for words in ("0", "-1", "x", "1025"):
+        refused(capsys, forget(original, tmp_path, "--unlearn", "raw", f"--threads={words}"), "--threads", words)
+
+
+def test_a_busy_machine_is_told_once_where_threads_would_fight(original, tmp_path, monkeypatch, capsys):
+    def warnings(*words):
+        assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", *words) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "--threads 1" in line]
+
+    cores = utils.usable_cores()
+    load_of(monkeypatch, cores + 0.1)
+    (line,) = warnings("--threads", 2)
+    assert f"load is {cores + 0.1:.1f}" in line
+    assert "15 to 60 times slower" in line
+    assert not warnings("--threads", 1)
+    assert not warnings()  # one thread in this suite
+    load_of(monkeypatch, cores)
+    assert not warnings("--threads", 2)
+    monkeypatch.delattr(utils.os, "getloadavg")  # as on Windows
+    assert not warnings("--threads", 2)
+
+
+def test_the_load_is_that_of_before_the_run_and_gpus_do_not_care(monkeypatch, capsys):
+    """What a run, or a script inside it, adds to the load itself is no reason for a warning."""
+
+    @utils.script
+    def inner(argv):
+        utils.use_threads(2, torch.device(argv[0]))
+
+    @utils.script
+    def outer(argv):
+        load_of(monkeypatch, 1e6)
+        inner(argv)
+
+    load_of(monkeypatch, 0.0)
+    outer(["cpu"])
+    assert not capsys.readouterr().err
+    inner(["cuda"])
+    assert not capsys.readouterr().err
+    inner(["cpu"])
+    assert "--threads 1" in capsys.readouterr().err
+
+
 def test_exploding_run_fails_loudly_with_code_1_and_keeps_nothing_bad(original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_lr", 1e30, "--unlearn_epochs", 3) == 1
     assert "not finite" in capsys.readouterr().err

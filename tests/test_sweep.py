@@ -195,6 +195,14 @@ def test_impossible_plans_are_refused_in_one_line(tmp_path, capsys, change, said
     assert not captured.out
 
 
+def test_threads_make_no_other_run(tmp_path):
+    plan = content(tmp_path)
+    names = [run.name for run in runs_of(plan)]
+    plan["base"] = {**SMALL, "threads": 1}
+    assert [run.name for run in runs_of(plan)] == names
+    assert all("--threads=1" in run.words for run in runs_of(plan) if run.script != "report")
+
+
 def test_one_folder_of_several_runs_is_refused(tmp_path):
     plan = content(tmp_path)
     plan["stages"]["original"]["axes"] = {"lr": [0.1, 0.2]}
