@@ -133,7 +133,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--run", type=_run, metavar="NAME", help=name)
     add("--config", type=Path, help="TOML or JSON file of flags; those on the command line win")
     add("--overwrite", action="store_true", help="replace results that exist")
-    add("--resume", action="store_true", help="go on from the last finished epoch")
+    add("--resume", action="store_true", help="go on from the last finished epoch; begin where there is nothing yet")
     add("--save_every_steps", type=_count, default=0, help="main_train: also save inside an epoch (default: 0, only after it)")
     add("--checkpoint", type=Path, help="main_train: the file that --resume reads (default: in --save_dir)")
     add("--dry_run", action="store_true", help="check everything, print the plan, do nothing")

@@ -299,10 +299,48 @@ def _refuse_overwriting(args: argparse.Namespace, files: list[Path], runs: bool)
     parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
-    existing = [file for file in files if os.path.exists(file)]
-    if existing and not (args.overwrite or args.resume):
+    there = begun(files)
+    if there and not (args.overwrite or args.resume):
+        resume = "--resume goes on from it, " if is_resumable(there) else ""
+        raise UserError(f"{there[0]} exists; {resume}--overwrite replaces it, {ways_to_keep_both(args, runs)}")
+
+
+def begun(files: list[Path]) -> list[Path]:
+    """Those of a run's files that are there, checkpoint first. A curve alone says nothing: it is written before the first checkpoint."""
+    return [file for file in files if not file.name.endswith("curve.jsonl") and os.path.exists(file)]
+
+
+def is_resumable(there: list[Path]) -> bool:
+    """Whether --resume goes on from the first of a run's files that are there: a checkpoint, or masks.
+
+    Or training's best model, if it is alone: it holds the same, and after the first epoch it is written before the checkpoint.
+    """
+    names = [file.name for file in there]
+    return names[0].endswith(("checkpoint.pth.tar", ".pt", "mask_result.json")) or names == ["0model_SA_best.pth.tar"]
+
+
+def settle_resume(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> Path:
+    """What --resume goes on from. Where nothing is begun it begins: ``args.resume`` is False from here on."""
+    if not args.resume:
+        return files[0]
+    parallel.start(pick_device(args.device, args.gpu))  # the processes take the first one's word for what is there
+    source = parallel.by_first(lambda: _what_to_resume(args, files, runs))
+    args.resume = source is not None
+    return source or files[0]
+
+
+def _what_to_resume(args: argparse.Namespace, files: list[Path], runs: bool) -> Path | None:
+    if args.checkpoint is not None:
+        require_file(args.checkpoint, "--checkpoint")
+        return args.checkpoint
+    there = begun(files)
+    if not there:
+        print(f"--resume: nothing in {args.save_dir} yet; beginning")
+        return None
+    if not is_resumable(there):
         keep = ways_to_keep_both(args, runs)
-        raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it, {keep}")
+        raise UserError(f"--resume: {there[0]} exists, but no {files[0].name} to go on from; --overwrite starts anew, {keep}")
+    return there[0]
 
 
 def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
@@ -438,8 +476,8 @@ def train(args: argparse.Namespace) -> None:
     device, precision = set_up(args)
     folder = folder_of(args)
     files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json", "0curve.jsonl")}
+    resumed = settle_resume(args, list(files.values()))
     refuse_overwriting(args, list(files.values()))
-    resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
     schedule = schedule_of(args, args.epochs, from_scratch=True)
     hyperparameters = {"epochs": args.epochs, "lr": args.lr, "weight_decay": args.weight_decay, "bn": args.bn}
@@ -477,6 +515,8 @@ def train(args: argparse.Namespace) -> None:
                 kept = read_state(best_so_far, identity)
                 if best_so_far != files["0model_SA_best.pth.tar"]:
                     save(kept, files["0model_SA_best.pth.tar"])
+            if resumed == files["0model_SA_best.pth.tar"]:
+                save(state, files["0checkpoint.pth.tar"])  # also where no epoch is left that would write it
             if trainer.start_epoch == args.epochs:
                 best_sha256 = hash_arrays(kept["state_dict"])
                 if done := recorded(files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")):
@@ -648,6 +688,7 @@ def make_masks(args: argparse.Namespace) -> None:
     folder = folder_of(args)
     files = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
     record_file = folder / "mask_result.json"
+    settle_resume(args, [*files, record_file])
     refuse_overwriting(args, [*files, record_file])
     task = open_task(args, original)
     if args.dry_run:
@@ -868,6 +909,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     check_request(args)
     folder, stem = folder_of(args), stem_of(args, args.run)
     files = {part: folder / f"{stem}{part}" for part in PARTS}
+    settle_resume(args, list(files.values()), runs=True)
     refuse_overwriting(args, list(files.values()), runs=True)
     if args.resume and not args.dry_run:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))

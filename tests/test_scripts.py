@@ -307,6 +307,112 @@ def test_resumed_training_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monk
         assert a["epoch"] == b["epoch"]
 
 
+def same_weights(one, two):
+    one, two = weights(one), weights(two)
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resume_begins_where_there_is_nothing_and_says_so(original, tmp_path, capsys):
+    ft = ["--unlearn", "FT", "--unlearn_epochs", 1]
+    assert forget(original, tmp_path / "plain", *ft) == 0
+    folder = tmp_path / "resumed"
+    of_mask = ["--model_path", original, "--num_indexes_to_replace", 130, "--score", "random"]
+    commands = [
+        (main_forget, [*ft, *of_mask[:-2]]), (main_random, [*ft, *of_mask[:-2], "--run", "x"]), (generate_mask, of_mask),
+        (main_train, ["--epochs", 1]),
+    ]  # fmt: skip
+    for script, words in commands:
+        for more in (["--dry_run"], []):
+            command = [*SETUP, *words, "--save_dir", folder / script.__name__, "--resume"]
+            capsys.readouterr()
+            assert call(script.main, *command, *more) == 0
+            said = capsys.readouterr().out.splitlines()
+            assert said.count(f"--resume: nothing in {folder / script.__name__} yet; beginning") == 1
+            assert (folder / script.__name__).exists() == (not more)
+        assert call(script.main, *command) == 0
+        said = capsys.readouterr().out
+        assert "finished already" in said
+        assert "beginning" not in said
+    assert same_weights(tmp_path / "plain/FTcheckpoint.pth.tar", folder / "main_forget/FTcheckpoint.pth.tar")
+
+
+def test_resume_of_a_typed_checkpoint_never_begins(original, tmp_path, capsys):
+    resume = ["--resume", "--save_dir", tmp_path / "out", "--checkpoint", tmp_path / "none.pt"]
+    refused(capsys, call(main_train.main, *SETUP, "--epochs", 1, *resume), "none.pt", "no such file")
+    refused(capsys, forget(original, tmp_path / "out", "--unlearn", "FT", *resume[-2:], "--resume"), "none.pt", "no such file")
+    refused(capsys, forget(original, tmp_path / "out", *resume[-2:], "--resume", main=generate_mask.main), "none.pt", "no such file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_without_its_checkpoint_is_kept_and_the_reason_true(original, tmp_path, capsys):
+    ft, train = ["--unlearn", "FT", "--unlearn_epochs", 1], [*SETUP, "--epochs", 1, "--save_dir", tmp_path]
+    assert forget(original, tmp_path, *ft) == 0
+    assert call(main_train.main, *train) == 0
+    for name in ("FTcheckpoint.pth.tar", "0checkpoint.pth.tar"):
+        (tmp_path / name).unlink()
+    before = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
+    capsys.readouterr()
+    unlearn = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, *ft]
+    for main, command, first in ((main_forget.main, unlearn, "FTeval_result"), (main_train.main, train, "0model_SA_best")):
+        assert call(main, *command) == 2
+        said = capsys.readouterr().err
+        assert f"{first}.pth.tar exists; --overwrite replaces it" in said
+        assert "--resume" not in said
+        missing = f"no {'FT' if 'FT' in first else '0'}checkpoint.pth.tar to go on from"
+        refused(capsys, call(main, *command, "--resume"), f"--resume: {tmp_path / first}", missing, "--overwrite", "--save_dir")
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def stop_before(monkeypatch, name):
+    """Make the run end as if stopped right before it would have written its first file of that name."""
+    real = experiment.save
+
+    def save(state, path):
+        if path.name == name:
+            raise KeyboardInterrupt
+        real(state, path)
+
+    monkeypatch.setattr(experiment, "save", save)
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=str)
+def test_a_curve_alone_is_nothing_begun(more, original, tmp_path, monkeypatch):
+    """What a stop between the first epoch's curve and its checkpoint leaves."""
+    ft, train = ["--unlearn", "FT", *EPOCHS], [*SETUP, "--epochs", 2, "--save_dir"]
+    for folder, words in (("whole", []), ("cut", more)):
+        if folder == "cut":
+            with monkeypatch.context() as patch:
+                stop_before(patch, "FTcheckpoint.pth.tar")
+                assert forget(original, tmp_path / folder, *ft) == 130
+                stop_before(patch, "0model_SA_best.pth.tar")
+                assert call(main_train.main, *train, tmp_path / folder) == 130
+            assert {file.name for file in (tmp_path / folder).glob("[!.]*")} == {"FTcurve.jsonl", "0curve.jsonl"}
+        assert forget(original, tmp_path / folder, *ft, *words) == 0
+        assert call(main_train.main, *train, tmp_path / folder, *words) == 0
+    for file in ("FTcheckpoint.pth.tar", "0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
+        assert same_weights(tmp_path / "whole" / file, tmp_path / "cut" / file)
+    for file in ("FTcurve.jsonl", "0curve.jsonl"):
+        curves = [[json.loads(line) for line in (tmp_path / folder / file).read_text().splitlines()] for folder in ("whole", "cut")]
+        assert [[epoch["loss"] for epoch in curve] for curve in curves] == [[epoch["loss"] for epoch in curves[0]]] * 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_training_that_was_stopped_between_its_first_two_files_goes_on(epochs, tmp_path, monkeypatch, capsys):
+    train = [*SETUP, "--epochs", epochs, "--save_dir"]
+    assert call(main_train.main, *train, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_before(patch, "0checkpoint.pth.tar")
+        assert call(main_train.main, *train, tmp_path / "cut") == 130
+    capsys.readouterr()
+    refused(capsys, call(main_train.main, *train, tmp_path / "cut"), "0model_SA_best.pth.tar exists; --resume goes on from it")
+    assert call(main_train.main, *train, tmp_path / "cut", "--resume") == 0
+    said = capsys.readouterr().out
+    assert "beginning" not in said
+    assert f"epoch 1/{epochs}" not in said
+    for file in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
+        assert same_weights(tmp_path / "whole" / file, tmp_path / "cut" / file)
+
+
 def test_resume_under_other_flags_names_the_difference(original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "FT", *EPOCHS) == 0
     capsys.readouterr()
@@ -432,7 +538,7 @@ IMPOSSIBLE = {
     "vgg on small images": (["--num_indexes_to_replace", "10", "--arch", "vgg16_bn"], ["vgg16_bn", "--input_size"]),
     "imagenet stem": (["--num_indexes_to_replace", "10", "--imagenet_arch"], ["resnet20s", "resnet18"]),
     "both": (["--num_indexes_to_replace", "10", "--resume", "--overwrite"], ["--resume"]),
-    "nothing to resume": (["--num_indexes_to_replace", "10", "--resume"], ["checkpoint"]),
+    "nothing to resume": (["--num_indexes_to_replace", "10", "--resume", "--checkpoint", "none.pt"], ["none.pt", "no such file"]),
     "no damping": (["--num_indexes_to_replace", "10", "--unlearn", "wfisher", "--damping", "0"], ["--damping"]),
     "file as folder": (["--num_indexes_to_replace", "10", "--save_dir", __file__], ["--save_dir"]),
     "negative rate": (["--num_indexes_to_replace", "10", "--unlearn_lr=-1"], ["unlearn_lr"]),
