@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from datasets import DATASETS
 from models import MODELS
-from unlearn import METHODS, flag_of, method_table, preset_table, presets_of
+from unlearn import METHODS, flag_of, known_methods, method_key, method_table, needs_mask, preset_table, presets_of
 from unlearn.scores import SCORES
 from utils import UserError, load_json, require_file, warn
 
@@ -22,6 +23,7 @@ UNREAD = (
 )  # fmt: skip
 # The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
 MOST_EPOCHS = 100_000
+THREADS = "CPU threads; 1 where other work keeps the cores busy (default: OMP_NUM_THREADS, else torch's: one for each core)"
 
 
 class ListMethods(argparse.Action):
@@ -63,7 +65,8 @@ def parse_args(argv: list[str], description: str) -> argparse.Namespace:
     """Parse a script's flags.
 
     The namespace also has ``typed``: the names of the flags that came from the command line or the configuration
-    file, for the defaults that depend on the method, the data set or the original model.
+    file, for the defaults that depend on the method, the data set or the original model; and ``wants_mask``: whether
+    --unlearn is a name that a method has under a mask only.
     """
     return parse_with(make_parser(description), argv)
 
@@ -78,6 +81,7 @@ def parse_with(parser: Parser, argv: list[str]) -> argparse.Namespace:
         given = parser.parse_args(argv, argparse.Namespace(**blank))
     args = parser.parse_args(argv)
     args.typed = frozenset(name for name, value in vars(given).items() if value is not unset)
+    args.wants_mask, args.unlearn = needs_mask(args.unlearn), method_key(args.unlearn)
     _check(args)
     if unread := sorted(args.typed & set(UNREAD)):
         warn(f"accepted but read by nothing: {', '.join('--' + name for name in unread)}")
@@ -106,6 +110,7 @@ def evaluation_parser(description: str, suites: Sequence[str]) -> Parser:
     )
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    add("--threads", type=_threads, help=THREADS)
     return parser
 
 
@@ -145,9 +150,11 @@ def _model_flags(group: argparse._ArgumentGroup) -> None:
 def _run_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--save_dir", type=Path, help="where results go (default: runs/DATASET_ARCH, printed)")
+    name = "main_forget, main_random: keeps several runs of a method apart in one folder; files begin with NAME and a dot"
+    add("--run", type=_run, metavar="NAME", help=name)
     add("--config", type=Path, help="TOML or JSON file of flags; those on the command line win")
     add("--overwrite", action="store_true", help="replace results that exist")
-    add("--resume", action="store_true", help="go on from the last finished epoch")
+    add("--resume", action="store_true", help="go on from the last finished epoch; begin where there is nothing yet")
     add("--save_every_steps", type=_count, default=0, help="main_train: also save inside an epoch (default: 0, only after it)")
     add("--checkpoint", type=Path, help="main_train: the file that --resume reads (default: in --save_dir)")
     add("--dry_run", action="store_true", help="check everything, print the plan, do nothing")
@@ -155,6 +162,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--train_seed", type=int, default=1, help="initialisation and order of main_train (default: %(default)s)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
+    add("--threads", type=_threads, help=THREADS)
     add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training; auto: bf16 where it has hardware units")
     add("--compile", action="store_true", help="compile the model for training")
     add("--tensorboard", action="store_true", help="write each epoch's curve for TensorBoard too (pip install tensorboard)")
@@ -205,7 +213,8 @@ def _mask_flags(group: argparse._ArgumentGroup) -> None:
 
 def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--unlearn", default="retrain", choices=METHODS, help="the method (default: %(default)s)")
+    name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods has all (default: %(default)s)"
+    add("--unlearn", default="retrain", type=_method, metavar="METHOD", help=name)
     add("--list_methods", action=ListMethods, nargs=0, default=argparse.SUPPRESS, help="print the table of methods and stop")
     preset = (
         "values of one source for the method's flags, below what is typed; list prints them (default: paper, the method's own defaults)"
@@ -308,6 +317,12 @@ def _workers(text: str) -> int:
     return value
 
 
+def _threads(text: str) -> int:
+    if (value := _positive(text)) > 1024:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1024")
+    return value
+
+
 def _share(text: str) -> float:
     if not 0 < (value := _number(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
@@ -318,6 +333,19 @@ def _smoothing(text: str) -> float:
     if not 0 <= (value := _number(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
     return value
+
+
+def _method(text: str) -> str:
+    """A name as it was typed: what it asks for besides the method is needed, too."""
+    if method_key(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no method; known, in any case, are {', '.join(known_methods())}")
+    return text
+
+
+def _run(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text) or ".." in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: at most 100 letters, digits, _, - and . are wanted, no dot first, no two together")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -334,7 +362,7 @@ def _milestones(text: str) -> tuple[int, ...]:
 
 for _type, _name in (
     (_number, "number"), (_rate, "number"), (_share, "number"), (_smoothing, "number"), (_count, "integer"), (_positive, "integer"),
-    (_epochs, "integer"), (_workers, "integer"), (_milestones, "list of epochs"),
+    (_epochs, "integer"), (_workers, "integer"), (_threads, "integer"), (_milestones, "list of epochs"),
 ):  # fmt: skip
     _type.__name__ = _name  # argparse says "invalid NAME value"
 
@@ -388,6 +416,13 @@ def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> lis
     if value:
         return [action.option_strings[0]]
     return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction | OppositeAction) else []
+
+
+def check_mask_wanted(args: argparse.Namespace) -> None:
+    """Refuse a method's name of runs under a mask where there is none; a step of its own, as masks are made without one."""
+    if args.wants_mask and args.mask_path is None:
+        label = METHODS[args.unlearn].masked_label
+        raise UserError(f"--unlearn {label} is {args.unlearn} under a mask; make one with generate_mask.py and give it by --mask_path")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.suites import Splits, basic, class_accuracies, curves, folded, standard
 from shadows import Pool
-from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, warn
+from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
 
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
@@ -46,6 +46,8 @@ def audit(args: argparse.Namespace) -> None:
     if args.suite == "full" and (args.shadows < 6 or args.shadows % 2):
         raise UserError(f"--shadows {args.shadows}: an even number of at least 6 is wanted, 16 to 32 are useful")
     device = pick_device(args.device, args.gpu)
+    use_threads(args.threads, device)
+    print(f"fp32 on {with_threads(device)}")
     parallel.start(device)
     request = Request(saved[0], data=args.data, device=device, batch_size=args.batch_size)
     for each in saved:

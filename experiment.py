@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
-from arg_parser import parse_args
+from arg_parser import check_mask_wanted, parse_args
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -48,7 +50,9 @@ from utils import (
     save_text,
     set_device_rng,
     stream,
+    use_threads,
     warn,
+    with_threads,
 )  # fmt: skip
 
 # Images of each split that the line after an epoch is computed on; the result uses all of them.
@@ -57,13 +61,15 @@ MONITORED = 500
 MILESTONES = (91 / 182, 136 / 182)
 RESTART = "start anew with --overwrite"
 MEANING = {"UA": "forget error", "RA": "retain", "TA": "test", "VA": "validation", "MIA": "forget called non-member"}
-OTHER_FLAGS = "use the same flags or --overwrite"
+OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
 # Flags that a step would ignore although they ask for something: of training, and of unlearning.
 OF_LATER_STEPS = (
     "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
-    "mask_path", "mask_ratio", "score", "layers", "compare", "preset", "forget_batch_size",
+    "mask_path", "mask_ratio", "score", "layers", "compare", "preset", "forget_batch_size", "run",
 )  # fmt: skip
 OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
+# What an unlearning run writes, after its stem.
+PARTS = ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
 
 
@@ -282,18 +288,85 @@ def folder_of(args: argparse.Namespace) -> Path:
     return args.save_dir
 
 
-def refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
+def stem_of(args: argparse.Namespace, run: str | None) -> str:
+    """What the names of an unlearning run's files begin with."""
+    return f"{run}.{args.unlearn}" if run else args.unlearn
+
+
+def free_run(args: argparse.Namespace, folder: Path) -> str:
+    """A --run of this method that ``folder`` has no file of."""
+    for number in itertools.count(1):
+        run = f"s{args.seed}" + (f"_{number}" if number > 1 else "")
+        if not any(os.path.lexists(folder / f"{stem_of(args, run)}{part}") for part in PARTS):
+            return run
+
+
+def free_folder(folder: Path) -> Path:
+    """A folder that does not exist, beside ``folder``, or inside it where nothing may be written beside it."""
+    beside = folder.name not in ("", "..") and os.access(folder.parent, os.W_OK | os.X_OK)
+    first = folder if beside else folder / "run"
+    for number in itertools.count(2):
+        if not os.path.lexists(found := first.with_name(f"{first.name}_{number}")):
+            return found
+
+
+def ways_to_keep_both(args: argparse.Namespace, runs: bool) -> str:
+    """The flags that leave what is in --save_dir alone; ``runs``: --run is read."""
+    elsewhere = f"--save_dir {shlex.quote(str(free_folder(args.save_dir)))}"
+    return f"--run {free_run(args, args.save_dir)} keeps both, or {elsewhere}" if runs else f"{elsewhere} keeps both"
+
+
+def refuse_overwriting(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is refused before any work."""
-    parallel.by_first(lambda: _refuse_overwriting(args, files))
+    parallel.by_first(lambda: _refuse_overwriting(args, files, runs))
 
 
-def _refuse_overwriting(args: argparse.Namespace, files: list[Path]) -> None:
+def _refuse_overwriting(args: argparse.Namespace, files: list[Path], runs: bool) -> None:
     parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--save_dir {args.save_dir} cannot be written")
-    existing = [file for file in files if os.path.exists(file)]
-    if existing and not (args.overwrite or args.resume):
-        raise UserError(f"{existing[0]} exists; --resume goes on from it, --overwrite replaces it")
+    there = begun(files)
+    if there and not (args.overwrite or args.resume):
+        resume = "--resume goes on from it, " if is_resumable(there) else ""
+        raise UserError(f"{there[0]} exists; {resume}--overwrite replaces it, {ways_to_keep_both(args, runs)}")
+
+
+def begun(files: list[Path]) -> list[Path]:
+    """Those of a run's files that are there, checkpoint first. A curve alone says nothing: it is written before the first checkpoint."""
+    return [file for file in files if not file.name.endswith("curve.jsonl") and os.path.exists(file)]
+
+
+def is_resumable(there: list[Path]) -> bool:
+    """Whether --resume goes on from the first of a run's files that are there: a checkpoint, or masks.
+
+    Or training's best model, if it is alone: it holds the same, and after the first epoch it is written before the checkpoint.
+    """
+    names = [file.name for file in there]
+    return names[0].endswith(("checkpoint.pth.tar", ".pt", "mask_result.json")) or names == ["0model_SA_best.pth.tar"]
+
+
+def settle_resume(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> Path:
+    """What --resume goes on from. Where nothing is begun it begins: ``args.resume`` is False from here on."""
+    if not args.resume:
+        return files[0]
+    parallel.start(pick_device(args.device, args.gpu))  # the processes take the first one's word for what is there
+    source = parallel.by_first(lambda: _what_to_resume(args, files, runs))
+    args.resume = source is not None
+    return source or files[0]
+
+
+def _what_to_resume(args: argparse.Namespace, files: list[Path], runs: bool) -> Path | None:
+    if args.checkpoint is not None:
+        require_file(args.checkpoint, "--checkpoint")
+        return args.checkpoint
+    there = begun(files)
+    if not there:
+        print(f"--resume: nothing in {args.save_dir} yet; beginning")
+        return None
+    if not is_resumable(there):
+        keep = ways_to_keep_both(args, runs)
+        raise UserError(f"--resume: {there[0]} exists, but no {files[0].name} to go on from; --overwrite starts anew, {keep}")
+    return there[0]
 
 
 def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
@@ -329,6 +402,7 @@ def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[d
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
     """The device and the training precision; in a run of several processes they meet here."""
     device = pick_device(args.device, args.gpu)
+    use_threads(args.threads, device)
     parallel.start(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -462,8 +536,8 @@ def train(args: argparse.Namespace) -> None:
     device, precision = set_up(args)
     folder = folder_of(args)
     files = {name: folder / name for name in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar", "train_result.json", "0curve.jsonl")}
+    resumed = settle_resume(args, list(files.values()))
     refuse_overwriting(args, list(files.values()))
-    resumed = args.checkpoint or files["0checkpoint.pth.tar"]
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
     adopt_tail(args, resumed)
     schedule = schedule_of(args, args.epochs, from_scratch=True)
@@ -489,7 +563,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
     trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
-    print(f"train {args.arch} on {dataset.name}: {len(split.train)} images, {len(split.val)} validation, {precision} on {device}")
+    sizes = f"{len(split.train)} images, {len(split.val)} validation"
+    print(f"train {args.arch} on {dataset.name}: {sizes}, {precision} on {with_threads(device)}")
     one_image = check_batch_norm(model, method, data)
     if args.select == "best" and not len(split.val):
         print("no validation images: --select last")
@@ -508,6 +583,8 @@ def train(args: argparse.Namespace) -> None:
                 kept = read_state(best_so_far, identity)
                 if best_so_far != files["0model_SA_best.pth.tar"]:
                     save(kept, files["0model_SA_best.pth.tar"])
+            if resumed == files["0model_SA_best.pth.tar"]:
+                save(state, files["0checkpoint.pth.tar"])  # also where no epoch is left that would write it
             if trainer.start_epoch == args.epochs:
                 best_sha256 = hash_arrays(kept["state_dict"])
                 if done := recorded(files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")):
@@ -662,12 +739,13 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     print(f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind} {chosen.sha256()[:12]}")
     if args.retain_fraction < 1:
         print(f"--retain_fraction {args.retain_fraction}: methods see {len(part)} of the retain images")
-    print(f"{args.arch}, {precision} on {device}")
+    print(f"{args.arch}, {precision} on {with_threads(device)}")
     return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
 
 
 def make_masks(args: argparse.Namespace) -> None:
     """Step 2: ten nested masks by --score, with_0.1.pt to with_1.0.pt; with --layers an eleventh of exactly those layers."""
+    name_unread(args, "generate_mask", ("run",))
     if args.compare is not None:
         return compare_masks(*map(Path, args.compare))
     if args.model_path is None:
@@ -680,6 +758,7 @@ def make_masks(args: argparse.Namespace) -> None:
     folder = folder_of(args)
     files = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
     record_file = folder / "mask_result.json"
+    settle_resume(args, [*files, record_file])
     refuse_overwriting(args, [*files, record_file])
     task = open_task(args, original)
     if args.dry_run:
@@ -887,6 +966,7 @@ def label_of(method: Method, mask: LoadedMask | None) -> str:
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
     name_unread(args, script, OF_OTHER_STEPS)
+    check_mask_wanted(args)
     if args.model_path is None and (METHODS[args.unlearn].needs_original or args.mask_path is not None):
         why = "a mask keeps the original's weights" if args.mask_path is not None else f"{args.unlearn} starts from it"
         raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
@@ -897,9 +977,10 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         adopt(args, original)
     method = make_method(args, original)
     check_request(args)
-    folder, name = folder_of(args), args.unlearn
-    files = {part: folder / f"{name}{part}" for part in ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")}
-    refuse_overwriting(args, list(files.values()))
+    folder, stem = folder_of(args), stem_of(args, args.run)
+    files = {part: folder / f"{stem}{part}" for part in PARTS}
+    settle_resume(args, list(files.values()), runs=True)
+    refuse_overwriting(args, list(files.values()), runs=True)
     adopt_tail(args, files["checkpoint.pth.tar"])
     if args.resume and not args.dry_run:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
@@ -908,7 +989,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     task = open_task(args, original)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
-        print(f"no --mask_path: {name} runs unmasked")
+        print(f"no --mask_path: {args.unlearn} runs unmasked")
     label = label_of(method, mask)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     if args.dry_run:
@@ -919,8 +1000,8 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         recipe["select"] = "last"
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
-    with lock(folder, name, files.values()):
-        refuse_overwriting(args, list(files.values()))  # another run may have finished since
+    with lock(folder, stem, files.values()):
+        refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
         seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"))
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))

@@ -26,7 +26,7 @@ from utils import RunFailed, load_json, stream
 OWN = {
     "save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite", "checkpoint", "dry_run", "train_seed", "seed",
     "forget_seed", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "leave_out", "split_seed", "data",
-    "device", "gpu", "score", "layers", "tail",
+    "device", "gpu", "score", "layers", "tail", "run", "threads",
 }  # fmt: skip
 
 

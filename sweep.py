@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from arg_parser import Parser, evaluation_parser, make_parser, parse_with, words_of
+from arg_parser import Parser, check_mask_wanted, evaluation_parser, make_parser, parse_with, words_of
 from evaluate import SUITES
 from report import make_parser as report_parser
 from reporting.formats import FORMATS
@@ -31,6 +31,7 @@ from sweeping.search import (
     SAMPLERS,
     WARNING,
     Workplace,
+    as_planned,
     default_sampler,
     make_trials,
     run_search,
@@ -141,6 +142,7 @@ def took_a_run(plan: Plan, worker: str, *, since: float) -> bool:
 
 def search(args: argparse.Namespace, plan: Plan) -> None:
     """One worker's part of a search; or all of it, by workers where they are asked for, and its table."""
+    args.search = as_planned(plan, args.search)
     how = {"trials": args.trials, "objective": args.objective, "check": check, "sampler": args.sampler or default_sampler()}
     if args.worker:
         make_trials(plan, args.search, **how, workplace=Workplace(args.since, args.worker, launcher_lives(args)))
@@ -205,6 +207,8 @@ def check(name: str, values: dict) -> tuple[list[str], dict]:
         parser.parse_args([*listed, *words])
         return words, values
     read = parse_with(parser, words)
+    if name in ("main_forget", "main_random"):
+        check_mask_wanted(read)
     return words, {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(read).items() if flag in read.typed}
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import contextvars
 import ctypes
 import functools
 import glob
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,16 @@ def _allow_numpy_numbers() -> None:
 _allow_numpy_numbers()
 
 
+class _Call(NamedTuple):
+    """A script that runs: its file's name and its words, and the machine's load before it, or the script that called it, began."""
+
+    command: list[str]
+    load: float | None
+
+
+_call: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("call", default=None)
+
+
 class UserError(Exception):
     """Something impossible was asked for: one line (what was given, what is allowed, what to do), exit code 2."""
 
@@ -62,19 +73,21 @@ def script(main: Callable) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
-        code = ended(argv)
+        argv = sys.argv[1:] if argv is None else argv
+        name = Path(main.__code__.co_filename).name
+        with _called(name, argv):
+            code = ended(name, argv)
         if parallel.count() > 1 and main.__module__ == "__main__":
             parallel.leave(code)
         return code
 
-    def ended(argv: list[str] | None) -> int:
-        name = Path(main.__code__.co_filename).name
+    def ended(name: str, argv: list[str]) -> int:
         try:
             with _stopped_by_signals():
                 with contextlib.suppress(AttributeError, ValueError):
                     sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
                 with _among_others():
-                    _run(main, sys.argv[1:] if argv is None else argv)
+                    _run(main, argv)
         except UserError as error:
             return _end(name, f"error: {error}", 2, alone=False)
         except RunFailed as error:
@@ -93,6 +106,19 @@ def script(main: Callable) -> Callable[..., int]:
         return 0
 
     return wrapped
+
+
+@contextlib.contextmanager
+def _called(name: str, argv: list[str]) -> Iterator[None]:
+    """Know the script's command for the block; --threads holds for it, too."""
+    outer, threads = _call.get(), torch.get_num_threads()
+    token = _call.set(_Call([name, *argv], outer.load if outer else machine_load()))
+    try:
+        yield
+    finally:
+        _call.reset(token)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _run(main: Callable, argv: list[str]) -> None:
@@ -274,6 +300,38 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
     return name
+
+
+def machine_load() -> float | None:
+    """How many processes ran or waited for a core in the last minute; None where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_threads(wanted: int | None, device: torch.device) -> None:
+    """Compute on the CPU with ``wanted`` threads, or as many as torch has; warn where the cores are busy with other work already.
+
+    A thread that waits for its turn lets the others of an operation wait for it.
+    """
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    call, cores = _call.get(), usable_cores()
+    if device.type == "cpu" and torch.get_num_threads() > 1 and call and call.load is not None and call.load > cores:
+        slow = "two torch processes on two busy cores are 15 to 60 times slower"
+        warn(f"the machine's load is {call.load:.1f} on {cores} usable cores: {slow}; take --threads 1")
+
+
+def with_threads(device: torch.device) -> str:
+    """A device and how many CPU threads compute, such as ``cpu, 2 threads``."""
+    count = torch.get_num_threads()
+    return f"{device}, {count} thread{'s' if count > 1 else ''}"
 
 
 def keep_freed_memory() -> None:
@@ -538,9 +596,10 @@ def git_revision() -> str:
 
 def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> dict:
     """Where a result comes from: command, code, machine, versions, seeds."""
+    call = _call.get()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": call.command if call else [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_revision(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),

@@ -21,17 +21,14 @@ PROCESSES=${PROCESSES:-4}   # on each machine: one for each of its GPUs
 ORIGINAL=$DIR/0model_SA_best.pth.tar
 FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# step RESULT_FILE COMMAND...: the command on all machines, going on where an earlier start of this job left it.
+# step COMMAND...: the command on all machines, going on where an earlier start of this job left it.
 step() {
-    local mode=--overwrite
-    if [ -e "$1" ]; then mode=--resume; fi
-    shift
     srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$PROCESSES" \
-        --rdzv_backend=c10d --rdzv_endpoint="$FIRST:${PORT:-29500}" --rdzv_id="$SLURM_JOB_ID" "$@" "$mode"
+        --rdzv_backend=c10d --rdzv_endpoint="$FIRST:${PORT:-29500}" --rdzv_id="$SLURM_JOB_ID" "$@" --resume
 }
 
-step "$DIR/0checkpoint.pth.tar" main_train.py $DATA $TRAIN --save_dir $DIR
-step "$DIR/retraincheckpoint.pth.tar" main_forget.py --unlearn retrain --model_path $ORIGINAL $TRAIN $FORGET --save_dir $DIR
-step "$DIR/mask/mask_result.json" generate_mask.py --model_path $ORIGINAL $FORGET --save_dir $DIR/mask
-step "$DIR/RLcheckpoint.pth.tar" main_random.py --unlearn RL --unlearn_lr 0.05 --model_path $ORIGINAL --mask_path $DIR/mask/with_0.5.pt $FORGET --save_dir $DIR
+step main_train.py $DATA $TRAIN --save_dir $DIR
+step main_forget.py --unlearn retrain --model_path $ORIGINAL $TRAIN $FORGET --save_dir $DIR
+step generate_mask.py --model_path $ORIGINAL $FORGET --save_dir $DIR/mask
+step main_random.py --unlearn RL --unlearn_lr 0.05 --model_path $ORIGINAL --mask_path $DIR/mask/with_0.5.pt $FORGET --save_dir $DIR
 python report.py $DIR

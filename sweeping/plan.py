@@ -39,15 +39,15 @@ SCRIPTS = {
     "report": Script("report.txt", many=("dirs",)),
 }
 # Of [base], what a script that does not take all of it reads.
-READS_OF_BASE = {"evaluate": {"data", "device", "gpu"}, "report": set()}
+READS_OF_BASE = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 # What main_train accepts and does not read: one original serves every forget set.
 NOT_OF_TRAINING = {
     "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction", "seed", "mia_members",
 }  # fmt: skip
 # The sweep's own business, or no run.
-NOT_OF_PLANS = {"save_dir", "resume", "overwrite", "dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
+NOT_OF_PLANS = {"save_dir", "run", "resume", "overwrite", "dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
 # Where and how a run is made, not what: no part of its folder's name. --data counts by its last component.
-OF_THE_MACHINE = {"device", "gpu", "workers", "print_freq", "tensorboard"}
+OF_THE_MACHINE = {"device", "gpu", "threads", "workers", "print_freq", "tensorboard"}
 
 # check(script, {flag: value}) -> (words of a command line, {flag: value as parsed}); raises UserError for what the script refuses.
 Check = Callable[[str, dict], tuple[list[str], dict]]

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -43,7 +42,6 @@ def command(run: Run, root: Path) -> str:
 
 def call(script: str, words: list[str]) -> int:
     """A script's ``main`` in this process: the imports are paid once for many runs."""
-    sys.argv = [f"{script}.py", *words]  # what the result records as its command
     try:
         return importlib.import_module(script).main(words)
     except SystemExit as stop:

@@ -23,7 +23,7 @@ from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
 from sweeping.launchers import need
 from sweeping.plan import Check, Plan, Run, Stage, expand
 from sweeping.runs import DONE, FAILED, RUNNING, attempt
-from unlearn import METHODS
+from unlearn import METHODS, method_key
 from unlearn.base import Range
 from utils import RunFailed, UserError, load_json, lock, pick_device, save_json, save_text
 
@@ -66,22 +66,34 @@ class Search:
         return trial, [run for run in runs.values() if run.name in needed]
 
 
+def as_planned(plan: Plan, name: str) -> str:
+    """A stage or a method as the plan calls it, where ``name`` is another name of the method."""
+    methods = [str(method) for *_, method in _entries(plan)]
+    if name in (*plan.stages, *methods) or (key := method_key(name)) is None:
+        return name
+    return next((method for method in methods if method_key(method) == key), name)
+
+
+def _entries(plan: Plan) -> Iterator[tuple[Stage, dict, object]]:
+    """Each entry of the plan that is a method's: (stage, flags, method)."""
+    for stage in plan.stages.values():
+        for entry in stage.list:
+            flags = stage.flags | entry
+            if stage.script in ("main_forget", "main_random") and flags.get("unlearn"):
+                yield stage, flags, flags["unlearn"]
+
+
 def search_of(plan: Plan, name: str) -> Search:
     """The search for a method or a stage of the plan, on the request of [search] and its first seed.
 
     Raises:
         UserError: the plan has no such run or several, or the method declares no range.
     """
-    found = []
-    for stage in plan.stages.values():
-        for entry in stage.list:
-            method = (stage.flags | entry).get("unlearn")
-            if stage.script in ("main_forget", "main_random") and method and name in (stage.name, method):
-                found.append((stage, stage.flags | entry))
+    found = [(stage, flags) for stage, flags, method in _entries(plan) if name in (stage.name, method)]
     if len(found) != 1 or found[0][0].axes:
         raise UserError(f"--search {name}: {len(found)} entries of the plan are it, or it has axes; name one stage or method without")
     stage, flags = found[0]
-    kind = METHODS.get(flags["unlearn"])
+    kind = METHODS.get(method_key(str(flags["unlearn"])))
     ranges = {field.name: field.metadata["range"] for field in dataclasses.fields(kind) if field.metadata.get("range")} if kind else {}
     if not ranges:
         raise UserError(f"--search {name}: {flags['unlearn']} declares no range; known with one are {', '.join(searchable())}")
@@ -98,7 +110,7 @@ def searchable() -> list[str]:
 
 
 def _is_retrain(stage: Stage) -> bool:
-    return stage.script == "main_forget" and stage.flags.get("unlearn") == "retrain"
+    return stage.script == "main_forget" and method_key(str(stage.flags.get("unlearn"))) == "retrain"
 
 
 # -------------------------------------------------------------------------------------------------- which values

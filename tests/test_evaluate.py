@@ -169,6 +169,13 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def test_threads_are_set_and_said(runs, tmp_path, capsys):
+    found = audit(runs, tmp_path, "--threads", 2, models="seed2/FTcheckpoint.pth.tar", retrain=None)
+    assert "fp32 on cpu, 2 threads\n" in capsys.readouterr().out
+    assert found["provenance"]["threads"] == 2
+    assert torch.get_num_threads() == 1
+
+
 def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     ft, original = runs / "seed2/FTcheckpoint.pth.tar", runs / "0model_SA_best.pth.tar"
     assert "no such file" in refused(capsys, "--models", tmp_path / "none*")
@@ -200,9 +207,10 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
 
         run(generate_mask.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", "--save_dir", mask)
         salun = ["--unlearn", "RL", "--unlearn_epochs", 1, "--unlearn_lr", 0.001, "--mask_path", mask / "with_0.5.pt"]
-        run(main_random.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", *salun, "--save_dir", runs / "salun")
+        salun += ["--run", "s2", "--save_dir", runs / "salun"]
+        run(main_random.main, *FORGET, "--model_path", runs / "0model_SA_best.pth.tar", *salun)
     argv = ["--suite", "full", "--shadows", 6, "--relearn_steps", 1, "--relearn_seeds", 1]
-    found = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    found = audit(runs, tmp_path, *argv, models="salun/*checkpoint.pth.tar")
     row = found["rows"][0]
     assert row["label"] == "SalUn"
     assert 0 <= row["mean"]["ulira_auc"] <= 1
@@ -215,7 +223,12 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
         assert np.isin(np.load(sorted((tmp_path / "shadows").glob("in00-*.npy"))[0]), np.arange(2000)).all()
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "shadows").rglob("*.pth.tar")}
     assert len([file for file in made if file.name == "RLcheckpoint.pth.tar"]) == 6
-    again = audit(runs, tmp_path, *argv, models="salun/RLcheckpoint.pth.tar")
+    for step, name in (("train", "main_train.py"), ("mask", "generate_mask.py"), ("RL", "main_forget.py")):
+        for file in (tmp_path / "shadows").glob(f"shadow*/{step}-*/*result.json"):
+            command = json.loads(file.read_text())["provenance"]["command"]
+            assert (command[0], Path(command[command.index("--save_dir") + 1])) == (name, file.parent)
+    assert found["provenance"]["command"][:2] == ["evaluate.py", "--models"]
+    again = audit(runs, tmp_path, *argv, models="salun/*checkpoint.pth.tar")
     assert again["rows"] == found["rows"]
     assert {file: file.stat().st_mtime_ns for file in made} == made
     for shadow in range(6):  # a shadow was trained on no image that it leaves out, and forgot only what it was trained on

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from conftest import CPU, make_data, make_image_set, make_model
 from test_saliency import random_mask
 
+import unlearn
 from datasets.splits import SCENARIOS
 from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from models import initialise
-from unlearn import METHODS
+from unlearn import METHODS, method_key, method_table, needs_mask
 from unlearn.base import Iterative
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
@@ -24,6 +25,53 @@ from unlearn.random_label import RandomLabel
 from unlearn.retrain import Retrain
 from unlearn.saliency import SaliencyGate
 from utils import Stopwatch, stream
+
+# ----------------------------------------------------------------------------------------------------------- names
+
+
+def in_any_case(name):
+    return {name, name.lower(), name.upper(), name.swapcase()}
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_method_is_found_by_its_key_and_its_labels_in_any_case(key):
+    method = METHODS[key]
+    first = next(name for name, other in METHODS.items() if other is method)
+    assert {method_key(name) for name in in_any_case(key)} == {key}
+    assert {method_key(name) for name in in_any_case(method.label)} == {first}
+    assert not any(needs_mask(name) for name in in_any_case(key) | in_any_case(method.label))
+    if method.masked_label:
+        assert {method_key(name) for name in in_any_case(method.masked_label)} == {first}
+        assert all(needs_mask(name) for name in in_any_case(method.masked_label))
+
+
+def test_names_that_users_know():
+    wanted = {
+        "salun": "RL", "L1-sparse": "FT_prune", "ft_l1": "FT_l1", "iu": "wfisher", "bs": "boundary_shrink", "be": "boundary_expanding",
+        "neggrad+": "neggrad_plus", "scrub+r": "scrub_r", "cf-k": "CF_k", "salun-soft": "RL_proximal", "Original": "raw",
+    }  # fmt: skip
+    assert {name: method_key(name) for name in wanted} == wanted
+    assert method_key("magic") is method_key("") is None
+
+
+def test_a_key_goes_before_a_label_and_the_first_of_one_label_before_the_others(monkeypatch):
+    named = [("one", "TWO", "Four"), ("two", "Same", None), ("three", "same", "two"), ("four", "x", "y")]
+    kinds = {key: type(key, (FineTune,), {"label": label, "masked_label": masked}) for key, label, masked in named}
+    monkeypatch.setattr(unlearn, "METHODS", kinds)
+    assert {name: method_key(name) for name in ("two", "Same", "four", "y")} == {"two": "two", "Same": "two", "four": "four", "y": "four"}
+    assert not needs_mask("two")
+    assert not needs_mask("Four")
+
+
+def test_the_table_shows_a_method_s_labels_beside_its_flag():
+    rows = {row.split(" | ")[0].strip("| `"): row.split(" | ")[1] for row in method_table().splitlines()[2:]}
+    assert rows.keys() == METHODS.keys()
+    assert rows["RL"] == "RL; under a mask SalUn"
+    for key, method in METHODS.items():
+        assert rows[key] == method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
+
+
+# ------------------------------------------------------------------------------------------------ methods that run
 
 REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
 

@@ -318,6 +318,27 @@ def test_saving_inside_an_epoch_goes_on_in_both_processes(tmp_path):
         assert b["accuracy"] == a["accuracy"]
 
 
+# A script whose second process does not see checkpoints, as where a network file system is late.
+BLIND = """
+import importlib, os, sys
+import parallel
+
+if parallel.rank():
+    exists = os.path.exists
+    os.path.exists = lambda path: not str(path).endswith("checkpoint.pth.tar") and exists(path)
+parallel.leave(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+"""
+
+
+def test_resume_begins_or_goes_on_by_what_the_first_process_sees(original, tmp_path):
+    argv = ["--unlearn", "FT", "--unlearn_epochs", "1", "--model_path", str(original), *FORGET, *FAST, "--save_dir", str(tmp_path / "new")]
+    for said in (f"--resume: nothing in {tmp_path / 'new'} yet; beginning", "finished already"):
+        outputs = ended(processes(["-c", BLIND, "main_forget", *argv, "--resume"]))
+        assert outputs[0].count(said) == 1
+        assert outputs[1] == ""
+    assert ("beginning" in outputs[0]) is False
+
+
 def test_an_impossible_request_ends_all_processes_with_one_line(original, tmp_path):
     argv = ["--unlearn", "FT", "--model_path", str(original), "--num_indexes_to_replace", "999999", "--device", "cpu"]
     outputs = in_parallel("main_forget", [*argv, "--save_dir", str(tmp_path)], (2, 2))

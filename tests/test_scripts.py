@@ -2,19 +2,24 @@
 
 import io
 import json
+import re
 import shutil
+import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import experiment
 import generate_mask
 import main_forget
 import main_random
 import main_train
 import report
+import utils
 from unlearn import METHODS
 from unlearn.scores import SCORES
 from utils import hash_arrays
@@ -118,6 +123,32 @@ def test_official_bug_main_random_without_a_mask_runs_unmasked_and_says_so(origi
 # ----------------------------------------------------------------------------------------------------------- results
 
 
+@pytest.mark.parametrize("main", [main_forget.main, main_random.main], ids=["main_forget", "main_random"])
+def test_salun_by_its_name_is_rl_under_a_mask_and_asks_for_one(main, original, masks, tmp_path, capsys):
+    for name in ("salun", "SALUN"):
+        refused(capsys, forget(original, tmp_path, "--unlearn", name, main=main), "--mask_path", "generate_mask.py", "SalUn")
+    command = ["--unlearn", "salun", "--unlearn_epochs", 1, "--mask_path", masks, "--mask_ratio", 0.5]
+    assert forget(original, tmp_path, *command, main=main) == 0
+    record, saved = result(tmp_path, "RL"), torch.load(tmp_path / "RLcheckpoint.pth.tar", weights_only=True)
+    assert (record["method"], record["label"]) == ("RL", "SalUn")
+    assert (saved["arguments"]["unlearn"], saved["identity"]["method"]) == ("RL", "RL")
+    assert forget(original, tmp_path, *command, "--unlearn", "RL", "--resume", main=main) == 0  # the same run by its other name
+    assert capsys.readouterr().out.splitlines()[-1].startswith("RESULT method=SalUn UA=")
+
+
+def test_a_step_that_makes_masks_or_trains_does_not_ask_salun_for_one(original, tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps({"unlearn": "SalUn", "num_indexes_to_replace": 130}))
+    command = [*SETUP, "--config", tmp_path / "study.json", "--save_dir", tmp_path / "out", "--dry_run"]
+    assert call(generate_mask.main, *command, "--model_path", original) == 0
+    assert call(main_train.main, *command) == 0
+
+
+def test_a_method_by_its_label_leaves_the_files_of_its_flag(original, tmp_path):
+    assert forget(original, tmp_path, "--unlearn", "L1-Sparse", "--unlearn_epochs", 1) == 0
+    assert (result(tmp_path, "FT_prune")["method"], result(tmp_path, "FT_prune")["label"]) == ("FT_prune", "l1-sparse")
+    assert (tmp_path / "FT_prunecheckpoint.pth.tar").is_file()
+
+
 def test_result_has_the_contract_form_and_agrees_with_the_reference_dictionary(original, masks, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "RL", *EPOCHS, "--mask_path", masks, "--mask_ratio", 0.5, main=main_random.main) == 0
     line = capsys.readouterr().out.splitlines()[-1]
@@ -159,6 +190,32 @@ def test_masked_run_freezes_in_the_saved_checkpoint(name, original, masks, tmp_p
     assert all(torch.equal(after[key][~mask[key]], before[key][~mask[key]]) for key in mask)
     moved = any(not torch.equal(after[key], before[key]) for key in mask)
     assert moved == (name != "raw")
+
+
+def test_a_run_records_the_words_it_was_given_also_inside_another_script(original, tmp_path, monkeypatch):
+    """Also where it fails, and whatever the process itself was started with."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/pytest", "-x"])
+    outer = []
+
+    @utils.script
+    def main(argv):
+        outer.append(commanded())
+        assert forget(original, tmp_path, "--unlearn", "raw") == 0
+        outer.append(commanded())
+        assert forget(original, tmp_path, "--unlearn", "raw") == 2
+        outer.append(commanded())
+
+    def commanded():
+        return utils.provenance(torch.device("cpu"), "fp32", {})["command"]
+
+    assert main(["--outer", "1"]) == 0
+    assert outer == [["test_scripts.py", "--outer", "1"]] * 3
+    words = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, "--unlearn", "raw"]
+    assert result(tmp_path, "raw")["provenance"]["command"] == ["main_forget.py", *map(str, words)]
+    assert commanded() == ["pytest", "-x"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/main.py", "--typed"])
+    assert utils.script(lambda argv: outer.append(commanded()))() == 0
+    assert outer[-1] == ["test_scripts.py", "--typed"]
 
 
 def test_masks_are_ten_nested_bool_files_with_a_record(masks, original):
@@ -248,6 +305,112 @@ def test_resumed_training_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monk
         a, b = (torch.load(tmp_path / folder / file, weights_only=True) for folder in ("whole", "cut"))
         assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
         assert a["epoch"] == b["epoch"]
+
+
+def same_weights(one, two):
+    one, two = weights(one), weights(two)
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resume_begins_where_there_is_nothing_and_says_so(original, tmp_path, capsys):
+    ft = ["--unlearn", "FT", "--unlearn_epochs", 1]
+    assert forget(original, tmp_path / "plain", *ft) == 0
+    folder = tmp_path / "resumed"
+    of_mask = ["--model_path", original, "--num_indexes_to_replace", 130, "--score", "random"]
+    commands = [
+        (main_forget, [*ft, *of_mask[:-2]]), (main_random, [*ft, *of_mask[:-2], "--run", "x"]), (generate_mask, of_mask),
+        (main_train, ["--epochs", 1]),
+    ]  # fmt: skip
+    for script, words in commands:
+        for more in (["--dry_run"], []):
+            command = [*SETUP, *words, "--save_dir", folder / script.__name__, "--resume"]
+            capsys.readouterr()
+            assert call(script.main, *command, *more) == 0
+            said = capsys.readouterr().out.splitlines()
+            assert said.count(f"--resume: nothing in {folder / script.__name__} yet; beginning") == 1
+            assert (folder / script.__name__).exists() == (not more)
+        assert call(script.main, *command) == 0
+        said = capsys.readouterr().out
+        assert "finished already" in said
+        assert "beginning" not in said
+    assert same_weights(tmp_path / "plain/FTcheckpoint.pth.tar", folder / "main_forget/FTcheckpoint.pth.tar")
+
+
+def test_resume_of_a_typed_checkpoint_never_begins(original, tmp_path, capsys):
+    resume = ["--resume", "--save_dir", tmp_path / "out", "--checkpoint", tmp_path / "none.pt"]
+    refused(capsys, call(main_train.main, *SETUP, "--epochs", 1, *resume), "none.pt", "no such file")
+    refused(capsys, forget(original, tmp_path / "out", "--unlearn", "FT", *resume[-2:], "--resume"), "none.pt", "no such file")
+    refused(capsys, forget(original, tmp_path / "out", *resume[-2:], "--resume", main=generate_mask.main), "none.pt", "no such file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_without_its_checkpoint_is_kept_and_the_reason_true(original, tmp_path, capsys):
+    ft, train = ["--unlearn", "FT", "--unlearn_epochs", 1], [*SETUP, "--epochs", 1, "--save_dir", tmp_path]
+    assert forget(original, tmp_path, *ft) == 0
+    assert call(main_train.main, *train) == 0
+    for name in ("FTcheckpoint.pth.tar", "0checkpoint.pth.tar"):
+        (tmp_path / name).unlink()
+    before = {file: file.read_bytes() for file in tmp_path.glob("*.*")}
+    capsys.readouterr()
+    unlearn = [*SETUP, "--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, *ft]
+    for main, command, first in ((main_forget.main, unlearn, "FTeval_result"), (main_train.main, train, "0model_SA_best")):
+        assert call(main, *command) == 2
+        said = capsys.readouterr().err
+        assert f"{first}.pth.tar exists; --overwrite replaces it" in said
+        assert "--resume" not in said
+        missing = f"no {'FT' if 'FT' in first else '0'}checkpoint.pth.tar to go on from"
+        refused(capsys, call(main, *command, "--resume"), f"--resume: {tmp_path / first}", missing, "--overwrite", "--save_dir")
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def stop_before(monkeypatch, name):
+    """Make the run end as if stopped right before it would have written its first file of that name."""
+    real = experiment.save
+
+    def save(state, path):
+        if path.name == name:
+            raise KeyboardInterrupt
+        real(state, path)
+
+    monkeypatch.setattr(experiment, "save", save)
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=str)
+def test_a_curve_alone_is_nothing_begun(more, original, tmp_path, monkeypatch):
+    """What a stop between the first epoch's curve and its checkpoint leaves."""
+    ft, train = ["--unlearn", "FT", *EPOCHS], [*SETUP, "--epochs", 2, "--save_dir"]
+    for folder, words in (("whole", []), ("cut", more)):
+        if folder == "cut":
+            with monkeypatch.context() as patch:
+                stop_before(patch, "FTcheckpoint.pth.tar")
+                assert forget(original, tmp_path / folder, *ft) == 130
+                stop_before(patch, "0model_SA_best.pth.tar")
+                assert call(main_train.main, *train, tmp_path / folder) == 130
+            assert {file.name for file in (tmp_path / folder).glob("[!.]*")} == {"FTcurve.jsonl", "0curve.jsonl"}
+        assert forget(original, tmp_path / folder, *ft, *words) == 0
+        assert call(main_train.main, *train, tmp_path / folder, *words) == 0
+    for file in ("FTcheckpoint.pth.tar", "0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
+        assert same_weights(tmp_path / "whole" / file, tmp_path / "cut" / file)
+    for file in ("FTcurve.jsonl", "0curve.jsonl"):
+        curves = [[json.loads(line) for line in (tmp_path / folder / file).read_text().splitlines()] for folder in ("whole", "cut")]
+        assert [[epoch["loss"] for epoch in curve] for curve in curves] == [[epoch["loss"] for epoch in curves[0]]] * 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_training_that_was_stopped_between_its_first_two_files_goes_on(epochs, tmp_path, monkeypatch, capsys):
+    train = [*SETUP, "--epochs", epochs, "--save_dir"]
+    assert call(main_train.main, *train, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_before(patch, "0checkpoint.pth.tar")
+        assert call(main_train.main, *train, tmp_path / "cut") == 130
+    capsys.readouterr()
+    refused(capsys, call(main_train.main, *train, tmp_path / "cut"), "0model_SA_best.pth.tar exists; --resume goes on from it")
+    assert call(main_train.main, *train, tmp_path / "cut", "--resume") == 0
+    said = capsys.readouterr().out
+    assert "beginning" not in said
+    assert f"epoch 1/{epochs}" not in said
+    for file in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
+        assert same_weights(tmp_path / "whole" / file, tmp_path / "cut" / file)
 
 
 def test_resume_under_other_flags_names_the_difference(original, tmp_path, capsys):
@@ -371,11 +534,11 @@ IMPOSSIBLE = {
     "mask ratio alone": (["--num_indexes_to_replace", "10", "--mask_ratio", "0.5"], ["--mask_path"]),
     "no mask": (["--num_indexes_to_replace", "10", "--mask_path", "none.pt"], ["none.pt"]),
     "abbreviation": (["--num_indexes_to_replace", "10", "--mask", "x.pt"], ["--mask"]),
-    "unknown method": (["--num_indexes_to_replace", "10", "--unlearn", "magic"], ["magic", "wfisher"]),
+    "unknown method": (["--num_indexes_to_replace", "10", "--unlearn", "magic"], ["magic", "wfisher (IU)", "RL (SalUn)"]),
     "vgg on small images": (["--num_indexes_to_replace", "10", "--arch", "vgg16_bn"], ["vgg16_bn", "--input_size"]),
     "imagenet stem": (["--num_indexes_to_replace", "10", "--imagenet_arch"], ["resnet20s", "resnet18"]),
     "both": (["--num_indexes_to_replace", "10", "--resume", "--overwrite"], ["--resume"]),
-    "nothing to resume": (["--num_indexes_to_replace", "10", "--resume"], ["checkpoint"]),
+    "nothing to resume": (["--num_indexes_to_replace", "10", "--resume", "--checkpoint", "none.pt"], ["none.pt", "no such file"]),
     "no damping": (["--num_indexes_to_replace", "10", "--unlearn", "wfisher", "--damping", "0"], ["--damping"]),
     "file as folder": (["--num_indexes_to_replace", "10", "--save_dir", __file__], ["--save_dir"]),
     "negative rate": (["--num_indexes_to_replace", "10", "--unlearn_lr=-1"], ["unlearn_lr"]),
@@ -412,7 +575,70 @@ def test_results_are_not_overwritten_unless_asked(original, masks, tmp_path, cap
     assert (tmp_path / "FTresult.json").read_bytes() == before
     assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--overwrite") == 0
     refused(capsys, call(main_train.main, *SETUP, "--epochs", 1, "--save_dir", original.parent), "--overwrite")
-    refused(capsys, forget(original, masks, main=generate_mask.main), "--overwrite")
+    refused(capsys, forget(original, masks, main=generate_mask.main), "--overwrite", f"--save_dir {masks}_2 keeps both")
+
+
+@pytest.mark.parametrize("second", [["--seed", 3], ["--unlearn_lr", 0.002], ["--mask_ratio", 0.3]], ids=str)
+def test_a_second_run_in_one_folder_is_named_and_never_costs_the_first(second, original, masks, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    rl = ["--unlearn", "RL", "--unlearn_epochs", 1, "--forget_seed", 2, "--mask_path", masks, "--mask_ratio", 0.5]
+    assert forget(original, folder, *rl) == 0
+    first = {file: file.read_bytes() for file in folder.glob("RL*")}
+    assert {file.name for file in first} == {f"RL{part}" for part in experiment.PARTS}
+    (tmp_path / "runs_2").mkdir()
+    capsys.readouterr()
+    seed = dict([second]).get("--seed", 2)
+    refused(
+        capsys, forget(original, folder, *rl, *second), "RLcheckpoint.pth.tar exists", f"--run s{seed} keeps both", f"{folder}_3",
+    )  # fmt: skip
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}") == 0
+    assert {file.name for file in folder.glob("s*")} == {f"s{seed}.RL{part}" for part in experiment.PARTS}
+    refused(capsys, forget(original, folder, *rl, *second, "--run", f"s{seed}"), f"s{seed}.RL", f"--run s{seed}_2 keeps both")
+    refused(capsys, forget(original, folder, *rl, *second, "--resume"), "made with", "another --save_dir")
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}", "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert forget(original, folder, *rl, *second, "--run", f"s{seed}", "--overwrite") == 0
+    assert first == {file: file.read_bytes() for file in first}
+
+
+def test_reports_see_named_runs_and_their_curves(original, tmp_path, capsys):
+    from reporting.audits import with_curves
+    from reporting.tables import collect, scenarios
+
+    for words in ([], ["--seed", 3, "--run", "s3"], ["--seed", 4, "--run", "a.b-C_9"]):
+        assert forget(original, tmp_path, "--unlearn", "FT", *EPOCHS, "--forget_seed", 2, *words) == 0
+    assert call(report.main, tmp_path) == 0
+    assert re.search(r"^FT .* 3$", capsys.readouterr().out, re.MULTILINE)
+    (scenario,) = scenarios(collect([tmp_path]), [])
+    assert [len(curve) for curve in with_curves(scenario).curves["FT"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "...", ".a", "a..b", "a/b", "/a", "a\\b", "a b", "a\n", "é", "*", "x" * 101])
+def test_a_name_of_a_run_is_no_path(name, original, tmp_path, capsys):
+    refused(capsys, forget(original, tmp_path / "out", "--unlearn", "raw", f"--run={name}"), "--run", "letters, digits")
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_without_named_runs_say_so(original, tmp_path, capsys):
+    command = [*SETUP, "--run", "s3", "--dry_run", "--save_dir", tmp_path]
+    for script, words in ((main_train, []), (generate_mask, ["--model_path", original, "--num_indexes_to_replace", 130])):
+        assert call(script.main, *command, *words) == 0
+        assert f"warning: {script.__name__} does not read --run\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", "runs", "runs/", "..", "/"])
+def test_a_folder_that_is_named_instead_is_free_and_can_be_written(name, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "runs").mkdir()
+    (here / "run_2").touch()
+    found = experiment.free_folder(Path(name))
+    assert not found.exists()
+    assert found.parent.is_dir()
+    assert str(found) == {".": "run_3", "..": "../run_2", "/": "/run_2"}.get(name, "runs_2")
+    monkeypatch.setattr(experiment.os, "access", lambda path, mode: Path(path) != Path("."))
+    assert str(experiment.free_folder(Path("runs"))) == "runs/run_2"  # beside it nothing may be written
 
 
 def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys):
@@ -427,6 +653,62 @@ def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
     assert forget(original, tmp_path / "out", "--unlearn", "FT", "--dry_run") == 0
     assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01, " in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def load_of(monkeypatch, load):
+    monkeypatch.setattr(utils.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+
+
+def test_threads_are_set_said_recorded_and_given_back(original, tmp_path, monkeypatch, capsys):
+    load_of(monkeypatch, 0.0)
+    for folder, words, threads in (("a", ["--threads", 3], 3), ("b", [], 1)):
+        assert forget(original, tmp_path / folder, "--unlearn", "raw", *words) == 0
+        assert re.search(f"^resnet20s, (fp32|bf16) on cpu, {threads} thread{'s' * (threads > 1)}$", capsys.readouterr().out, re.MULTILINE)
+        assert result(tmp_path / folder, "raw")["provenance"]["threads"] == threads
+        assert torch.get_num_threads() == 1  # as conftest.py has it
+    assert call(main_train.main, *SETUP, "--threads", 2, "--dry_run") == 0
+    assert re.search(r" on cpu, 2 threads$", capsys.readouterr().out, re.MULTILINE)
+    for words in ("0", "-1", "x", "1025"):
+        refused(capsys, forget(original, tmp_path, "--unlearn", "raw", f"--threads={words}"), "--threads", words)
+
+
+def test_a_busy_machine_is_told_once_where_threads_would_fight(original, tmp_path, monkeypatch, capsys):
+    def warnings(*words):
+        assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", *words) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "--threads 1" in line]
+
+    cores = utils.usable_cores()
+    load_of(monkeypatch, cores + 0.1)
+    (line,) = warnings("--threads", 2)
+    assert f"load is {cores + 0.1:.1f}" in line
+    assert "15 to 60 times slower" in line
+    assert not warnings("--threads", 1)
+    assert not warnings()  # one thread in this suite
+    load_of(monkeypatch, cores)
+    assert not warnings("--threads", 2)
+    monkeypatch.delattr(utils.os, "getloadavg")  # as on Windows
+    assert not warnings("--threads", 2)
+
+
+def test_the_load_is_that_of_before_the_run_and_gpus_do_not_care(monkeypatch, capsys):
+    """What a run, or a script inside it, adds to the load itself is no reason for a warning."""
+
+    @utils.script
+    def inner(argv):
+        utils.use_threads(2, torch.device(argv[0]))
+
+    @utils.script
+    def outer(argv):
+        load_of(monkeypatch, 1e6)
+        inner(argv)
+
+    load_of(monkeypatch, 0.0)
+    outer(["cpu"])
+    assert not capsys.readouterr().err
+    inner(["cuda"])
+    assert not capsys.readouterr().err
+    inner(["cpu"])
+    assert "--threads 1" in capsys.readouterr().err
 
 
 def test_exploding_run_fails_loudly_with_code_1_and_keeps_nothing_bad(original, tmp_path, capsys):

@@ -83,6 +83,19 @@ def test_a_search_has_a_request_of_its_own_and_what_it_searches_is_not_fixed(tmp
     assert found.run_of({"unlearn_lr": 0.1}, sweep.check)[0].name != run.name
 
 
+def test_a_search_takes_a_method_by_any_of_its_names(tmp_path):
+    plan = content(tmp_path)
+    plan["stages"]["retrain"]["flags"]["unlearn"] = "Retrain"
+    plan["stages"]["methods"]["list"] += [{"unlearn": "L1-Sparse"}, {"unlearn": "IU"}]
+    plan = make_plan(plan)
+    names = {name: search.as_planned(plan, name) for name in ("ga", "GA", "salun", "FT_prune", "l1-sparse", "wfisher", "scrap")}
+    assert names == {
+        "ga": "GA", "GA": "GA", "salun": "salun", "FT_prune": "L1-Sparse", "l1-sparse": "L1-Sparse", "wfisher": "IU", "scrap": "scrap",
+    }  # fmt: skip
+    assert search_of(plan, "L1-Sparse").ranges.keys() == {"alpha", "unlearn_lr"}
+    assert "retrain" in search_of(plan, "GA").plan.stages  # which a search keeps as what it is measured against
+
+
 @pytest.mark.parametrize("name", ["RL", "scrap", "retrain2"])
 def test_what_cannot_be_searched_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="--search"):

@@ -162,6 +162,7 @@ def test_toml_and_json_are_the_same_plan(tmp_path):
         ({"seeds": [True]}, "seeds"),
         ({"tries": 0}, "tries"),
         ({"base": {"save_dir": "x"}}, "save_dir"),
+        ({"base": {"run": "x"}}, "run is not for plans"),
         ({"base": {"data_set": "digits"}}, "data_set is no flag"),
         ({"base": {"batch_size": {"a": 1}}}, "batch_size"),
         ({"base": {"batch_size": -3}}, "batch_size"),
@@ -173,7 +174,7 @@ def test_toml_and_json_are_the_same_plan(tmp_path):
         ({"stages": {"a": {"script": "main_train", "list": []}}}, "list"),
         ({"stages": {"a": {"script": "main_train", "axes": {"lr": [1]}, "flags": {"lr": 2}}}}, "lr is an axis"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"seed": 2}}}}, "seed is set by seeds"),
-        ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "Ft"}}}}, "Ft"),
+        ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "F_T"}}}}, "F_T"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"list_methods": True}}}}, "list_methods"),
         ({"stages": {"a": {"script": "main_forget", "flags": {"model_path": "{b}/x"}}}}, "'b'"),
         ({"stages": {"a": {"script": "main_train", "needs": ["b"]}, "b": {"script": "main_train", "needs": ["a"]}}}, "circle"),
@@ -192,6 +193,14 @@ def test_impossible_plans_are_refused_in_one_line(tmp_path, capsys, change, said
     assert len(captured.err.splitlines()) == 1
     assert said in captured.err
     assert not captured.out
+
+
+def test_threads_make_no_other_run(tmp_path):
+    plan = content(tmp_path)
+    names = [run.name for run in runs_of(plan)]
+    plan["base"] = {**SMALL, "threads": 1}
+    assert [run.name for run in runs_of(plan)] == names
+    assert all("--threads=1" in run.words for run in runs_of(plan) if run.script != "report")
 
 
 def test_one_folder_of_several_runs_is_refused(tmp_path):
@@ -221,6 +230,15 @@ def test_dry_run_is_bash_and_says_what_a_worker_would_call(tmp_path, capsys, mon
             words = words[words.index("&&") + 1 : words.index(">")]
         assert words == ["python", f"{run.script}.py", *run.words]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_names_methods_as_the_scripts_do(tmp_path):
+    flags = {**ORIGINAL, "unlearn": "salun", "mask_path": "x/with_0.5.pt", "model_path": "x.pt"}
+    (run, *_) = stage_only(tmp_path, flags=flags)
+    (same, *_) = stage_only(tmp_path, flags={**flags, "unlearn": "RL"})
+    assert (run.result, run.checkpoint, run.name) == ("RLresult.json", "RLcheckpoint.pth.tar", same.name)
+    with pytest.raises(UserError, match=r"stages.only.*generate_mask.py"):
+        stage_only(tmp_path, flags={"unlearn": "salun", "model_path": "x.pt"})
 
 
 # ------------------------------------------------------------------------------------------ one run, many workers
@@ -469,6 +487,10 @@ def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):
     assert "done=3" in out
     counts = starts(plan)
     assert sum(counts.values()) == len(counts) + 1  # the run that the worker was at, and only it, twice
+    for run in expand(read_plan(plan), sweep.check):
+        if run.script == "main_forget":
+            given = json.loads((folder / run.name / run.result).read_text())["provenance"]["command"]
+            assert given == [f"{run.script}.py", *run.words, *(["--overwrite"] if given[-1] == "--overwrite" else [])]
     first = {path: path.read_bytes() for path in folder.rglob("*result.json")}
     assert sweep.main([str(plan)]) == 0  # all is done: nothing starts
     assert starts(plan) == counts

@@ -55,7 +55,41 @@ METHODS = {
     "lfssd": LabelFreeDampening,
 }
 
-COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
+COLUMNS = ("name", "label", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
+
+
+def method_key(name: str) -> str | None:
+    """The key of METHODS that a user means: itself or the label of its rows, without or with a mask, in any case.
+
+    A key goes before a label, and of several methods with one label the first before the others. None for an unknown name.
+    """
+    return _keys().get(name.lower())
+
+
+def needs_mask(name: str) -> bool:
+    """Whether a known name is that of a method's runs under a mask alone, as SalUn is RL's."""
+    key = _keys()[name.lower()]
+    return name.lower() not in (key.lower(), METHODS[key].label.lower())
+
+
+def _keys() -> dict[str, str]:
+    """{name in small letters: key}."""
+    names = [(key, key) for key in METHODS]
+    names += [(method.label, key) for key, method in METHODS.items()]
+    names += [(method.masked_label, key) for key, method in METHODS.items() if method.masked_label]
+    found: dict[str, str] = {}
+    for name, key in names:
+        found.setdefault(name.lower(), key)
+    return found
+
+
+def known_methods() -> list[str]:
+    """Every key with the labels that are other names of it, such as ``wfisher (IU)``."""
+    found = []
+    for key, method in METHODS.items():
+        others = [label for label in (method.label, method.masked_label) if label and label.lower() != key.lower()]
+        found.append(f"{key} ({', '.join(others)})" if others else key)
+    return found
 
 
 def method_table() -> str:
@@ -69,7 +103,9 @@ def _row(name: str, method: type[Method]) -> str:
     own = [f"`{flag_of(field.name)}`" for field in dataclasses.fields(method) if field.name not in shared]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
     meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
-    return f"| `{name}` | {summary} | {meant} | {method.touches} | {method.cost} | {', '.join(own) or '-'} | {method.paper} |"
+    label = method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
+    cells = [f"`{name}`", label, summary, meant, method.touches, method.cost, ", ".join(own) or "-", method.paper]
+    return f"| {' | '.join(cells)} |"
 
 
 def flag_of(field: str) -> str:

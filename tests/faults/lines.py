@@ -62,6 +62,7 @@ LISTS = ["1,5,9", "5", "5,5", "0", "-1", "1297", "1298", "1,,2", "1.5", "9" * 30
 BOUNDED = {
     "dataset": ["digits", "fashion_mini", "npz", "folder", "digit"],
     "input_size": ["0", "1", "8", "32", "64", "-1", "100000", "2147483647", "x", "1e9"],
+    "threads": ["0", "1", "2", "-1", "1025", "x"],
     "workers": ["0", "1", "2", "-1", "257", "2147483647", "", "x"],
 }
 
@@ -111,6 +112,8 @@ def _likely(action: object, folder: Path) -> st.SearchStrategy[str]:
         return st.sampled_from(BOUNDED[action.dest])
     if action.choices:
         return st.sampled_from([str(choice) for choice in action.choices])
+    if action.dest == "unlearn":
+        return st.sampled_from([*METHODS, "salun", "L1-Sparse", "iu", "neggrad+", "bad teaching"])
     if action.dest in OF_FILES:
         return st.sampled_from(files_of(folder))
     if action.dest == "indexes_to_replace":
