@@ -494,7 +494,7 @@ def unrecorded(identity: dict) -> dict:
 
 def adopt_tail(args: argparse.Namespace, checkpoint: Path) -> None:
     """A run that began before there was --tail goes on as it began."""
-    if not args.resume or "tail" in args.typed or not checkpoint.is_file():
+    if not args.resume or "tail" in args.typed or not parallel.by_first(checkpoint.is_file):
         return
     content = load(checkpoint, "--resume: checkpoint")
     identity = content.get("identity") if isinstance(content, dict) else None

@@ -14,11 +14,11 @@ RECIPE="--dataset fashion_mini --arch resnet20s --input_size 16 --batch_size 64 
 ORIGINAL=$DIR/0model_SA_best.pth.tar
 rm -rf "$DIR"
 
-# 1. The original model, and those that every method is measured against: retrained without the forget set. The two differ
+# 1. The original model, and those that every method is measured against: retrained without the forget set, as it was. The two differ
 #    in their seed only, so that the gap between them is what no method can be asked to beat.
 python main_train.py $RECIPE --epochs 12 --lr 0.1 --save_dir $DIR
-python main_forget.py --unlearn retrain $RECIPE $FORGET --epochs 12 --lr 0.1 --save_dir $DIR
-python main_forget.py --unlearn retrain $RECIPE $FORGET --seed $OTHER --epochs 12 --lr 0.1 --save_dir $DIR/again
+python main_forget.py --unlearn retrain --model_path $ORIGINAL $FORGET --save_dir $DIR
+python main_forget.py --unlearn retrain --model_path $ORIGINAL $FORGET --seed $OTHER --save_dir $DIR/again
 
 # 2. Which weights matter to the forget set.
 python generate_mask.py --model_path $ORIGINAL $FORGET --save_dir $DIR/mask

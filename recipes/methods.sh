@@ -39,7 +39,7 @@ of() {
 
 random_images() {
     REQUEST=random FORGET=$RANDOM_10
-    each "" retrain $DATA $TRAINING
+    of retrain
     once "$DIR/random/mask/mask_result.json" python generate_mask.py --model_path "$ORIGINAL" $FORGET --save_dir "$DIR/random/mask"
     of raw
     of FT --unlearn_epochs 3 --unlearn_lr 0.1 --schedule cosine
@@ -71,7 +71,7 @@ random_images() {
 
 whole_class() {
     REQUEST=class FORGET=$ONE_CLASS
-    each "" retrain $DATA $TRAINING
+    of retrain
     once "$DIR/class/mask/mask_result.json" python generate_mask.py --model_path "$ORIGINAL" $FORGET --save_dir "$DIR/class/mask"
     of raw
     of FT --unlearn_epochs 3 --unlearn_lr 0.1 --schedule cosine
