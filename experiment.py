@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
-from arg_parser import check_mask_wanted, parse_args
+from arg_parser import check_mask_wanted, make_parser, parse_args, words_of
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -194,7 +194,7 @@ def recipe_of_original(original: Original | None) -> dict | None:
 def say_inherited(args: argparse.Namespace, original: Original | None, taken: dict[str, object]) -> None:
     """One line on where Retrain's recipe comes from."""
     if taken:
-        print(f"retrain as {original.path} was trained: " + " ".join(f"--{name} {value}" for name, value in sorted(taken.items())))
+        print(f"retrain as {original.path} was trained: " + " ".join(words_of(make_parser(""), taken, "checkpoint")))
         if "select" not in taken and "select" not in args.typed:
             print(f"{original.path} does not record which epoch was selected; retrain keeps the last one")
         return

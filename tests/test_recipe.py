@@ -144,7 +144,8 @@ def test_retrain_trains_as_its_original_did_and_says_so(odd, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"retrain as {odd} was trained" in out
     assert "--epochs" not in out
-    assert "--unlearn_epochs 3" in out
+    assert "--unlearn_epochs=3 " in out
+    assert " --no-aug " in out
     done, trained = result(tmp_path), json.loads((odd.parent / "train_result.json").read_text())
     renamed = {"epochs": "unlearn_epochs", "lr": "unlearn_lr"}
     for name, value in trained["hyperparameters"].items():
