@@ -208,6 +208,7 @@ def _mask_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--score", default="saliency", choices=SCORES, help="which weights may change first (default: %(default)s, which is SalUn's)")
     add("--layers", type=_names, help="--score layers: the ones that go first, such as conv1,layer4,fc")
+    add("--per_tensor", action="store_true", help="print what may change for each tensor (default: for each block)")
     add("--compare", nargs=2, metavar=("A", "B"), help="print how far two mask files agree, and stop")
 
 

@@ -23,7 +23,7 @@ from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
-from models import MODELS, build_model, check_arch, place
+from models import MODELS, blocks, build_model, check_arch, place
 from settings import check_final_lr, differences, settle
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
@@ -65,9 +65,9 @@ OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
 # Flags that a step would ignore although they ask for something: of training, and of unlearning.
 OF_LATER_STEPS = (
     "model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction",
-    "mask_path", "mask_ratio", "score", "layers", "compare", "preset", "forget_batch_size", "run",
+    "mask_path", "mask_ratio", "score", "layers", "compare", "per_tensor", "preset", "forget_batch_size", "run",
 )  # fmt: skip
-OF_OTHER_STEPS = ("score", "layers", "compare", "checkpoint", "save_every_steps")
+OF_OTHER_STEPS = ("score", "layers", "compare", "per_tensor", "checkpoint", "save_every_steps")
 # What an unlearning run writes, after its stem.
 PARTS = ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")
 PARTIAL_RETRAIN = "with --retain_fraction, retrain is no longer what the other methods are measured against"
@@ -773,7 +773,7 @@ def make_masks(args: argparse.Namespace) -> None:
         with clock:
             scores = SCORES[args.score](task.model, task.data)
             masks = top_masks(scores if args.layers is None else listed_first(scores, args.layers))
-        print_shares(masks)
+        print_shares(masks, mask_rows(task.model, args.per_tensor))
         named = {f"with_{ratio}.pt": mask for ratio, mask in masks.items()}
         if args.layers is not None:
             named["with_layers.pt"] = layers_mask(task.model, args.layers)
@@ -844,14 +844,24 @@ def density(mask: Mask) -> float:
     return sum(int(value.sum()) for value in mask.values()) / sum(value.numel() for value in mask.values())
 
 
-def print_shares(masks: dict[float, Mask]) -> None:
-    """What share of each layer's weights may change, in percent, per mask."""
-    names = list(masks[RATIOS[0]])
-    width = max(map(len, names))
+def mask_rows(model: nn.Module, per_tensor: bool) -> dict[str, list[str]]:
+    """The rows of the table of shares: parameters by block, those outside of every block by themselves, or each by itself."""
+    names = [name for name, _ in model.named_parameters()]
+    if per_tensor:
+        return {name: [name] for name in names}
+    rows = {" + ".join(group): [name for name in names if any(name.startswith(f"{part}.") for part in group)] for group in blocks(model)}
+    inside = {name for group in rows.values() for name in group}
+    return {name: [name] for name in names if name not in inside} | rows
+
+
+def print_shares(masks: dict[float, Mask], rows: dict[str, list[str]]) -> None:
+    """What share of the weights may change, in percent, per row and mask."""
+    width = max(map(len, [*rows, "% that may change"]))
     print(f"{'% that may change':{width}} {'weights':>9}  " + " ".join(f"{ratio:>5}" for ratio in masks))
-    for name in names:
-        shares = " ".join(f"{100 * mask[name].float().mean():5.1f}" for mask in masks.values())
-        print(f"{name:{width}} {masks[RATIOS[0]][name].numel():>9}  {shares}")
+    for title, names in rows.items():
+        weights = sum(masks[RATIOS[0]][name].numel() for name in names)
+        shares = " ".join(f"{100 * density({name: mask[name] for name in names}):5.1f}" for mask in masks.values())
+        print(f"{title:{width}} {weights:>9}  {shares}")
 
 
 def compare_masks(*files: Path) -> None:

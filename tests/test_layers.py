@@ -12,10 +12,12 @@ from test_methods import run, same
 from test_saliency import random_mask
 from torch import nn
 
-from models import blocks, build_model, redraw
+from experiment import mask_rows, print_shares
+from models import MODELS, blocks, build_model, redraw
 from unlearn.finetune import FineTune
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.retrain import Retrain
+from unlearn.saliency import top_masks
 from unlearn.unsir import Unsir
 from utils import UserError, stream
 
@@ -310,3 +312,29 @@ def test_impairing_teaches_the_noise_as_the_class():
 def test_unsir_refuses_an_empty_part():
     with pytest.raises(UserError, match="--retain_part 0"):
         Unsir(retain_part=0)
+
+
+# ---------------------------------------------------------------------------------------------------- shares of a mask
+
+
+@pytest.mark.parametrize("arch", MODELS)
+def test_every_weight_is_in_one_row_of_the_table_of_shares(arch):
+    model = MODELS[arch](4)
+    wanted = sorted(name for name, _ in model.named_parameters())
+    for per_tensor in (False, True):
+        rows = mask_rows(model, per_tensor)
+        assert sorted(name for names in rows.values() for name in names) == wanted
+    assert len(rows) == len(wanted)
+
+
+def test_shares_are_printed_by_block_and_add_up(capsys):
+    model = MODELS["resnet20s"](4)
+    masks = top_masks({name: torch.rand(p.shape) for name, p in model.named_parameters()})
+    print_shares(masks, mask_rows(model, per_tensor=False))
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(blocks(model))
+    counts = [[float(cell) for cell in line.split()[-11:]] for line in lines]
+    total = sum(weights for weights, *_ in counts)
+    assert total == sum(p.numel() for p in model.parameters())
+    for column, ratio in enumerate(masks, start=1):
+        assert sum(row[0] * row[column] for row in counts) / total == pytest.approx(100 * ratio, abs=0.1)
