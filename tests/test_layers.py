@@ -331,7 +331,7 @@ def test_shares_are_printed_by_block_and_add_up(capsys):
     model = MODELS["resnet20s"](4)
     masks = top_masks({name: torch.rand(p.shape) for name, p in model.named_parameters()})
     print_shares(masks, mask_rows(model, per_tensor=False))
-    head, *lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(blocks(model))
     counts = [[float(cell) for cell in line.split()[-11:]] for line in lines]
     total = sum(weights for weights, *_ in counts)
