@@ -894,9 +894,11 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         print(f"no --mask_path: {name} runs unmasked")
     label = label_of(method, mask)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
+    schedule, recipe = loop_of(args, method, task.precision)
+    if recipe.get("forget_batch_size", args.batch_size) != args.batch_size:
+        print(f"batches of {args.forget_batch_size} forget images and of {args.batch_size} retain images")
     if args.dry_run:
         return
-    schedule, recipe = loop_of(args, method, task.precision)
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, name, files.values()):
