@@ -403,7 +403,7 @@ def unrecorded(identity: dict) -> dict:
     select = "best" if "train_seed" in identity else "last"
     return {
         "tail": "keep", "final_lr": 0.0, "label_smoothing": 0.0, "optimizer": "sgd", "select": select,
-        "forget_batch_size": identity.get("batch_size"),
+        "forget_batch_size": identity.get("batch_size"), "pull": 0.0,
     }  # fmt: skip
 
 

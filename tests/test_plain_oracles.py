@@ -175,9 +175,10 @@ def test_ssd(problem, batch, bound):
     agree(run(method, problem.start(), problem.data()), plain, problem.original)
 
 
+@pytest.mark.parametrize("pull", [0.0, 0.1])
 @pytest.mark.parametrize("clip_forget", [False, True])
-def test_neggrad_plus(problem, clip_forget):
-    """a CE(retain) - (1 - a) CE(forget) in one step, BatchNorm on retain and then on forget."""
+def test_neggrad_plus(problem, clip_forget, pull):
+    """a (CE(retain) + pull / 2 |theta - theta_o|^2) - (1 - a) CE(forget) in one step, BatchNorm on retain and then on forget."""
     a, rate = 0.4, 0.3
     plain = problem.start()
     optimizer = sgd(plain, rate)
@@ -188,9 +189,10 @@ def test_neggrad_plus(problem, clip_forget):
         each = forget_logits.logsumexp(1) - forget_logits[torch.arange(len(forget_labels)), forget_labels]
         clipped += int((each > math.log(4)).sum())
         climbed = torch.where(each > math.log(4), math.log(4), each).mean() if clip_forget else each.mean()
-        step(optimizer, a * cross_entropy(logits, labels) - (1 - a) * climbed)
+        away = torch.cat([(p - q.detach()).flatten() for p, q in zip(plain.parameters(), problem.original.parameters(), strict=True)])
+        step(optimizer, a * (cross_entropy(logits, labels) + pull / 2 * away.dot(away)) - (1 - a) * climbed)
     assert clipped
-    method = NegGradPlus(**COMMON | {"unlearn_lr": rate}, retain_share=a, clip_forget=clip_forget, bn="train")
+    method = NegGradPlus(**COMMON | {"unlearn_lr": rate}, retain_share=a, clip_forget=clip_forget, pull=pull, bn="train")
     agree(run(method, problem.start(), problem.data(), momentum=MOMENTUM), plain, problem.original)
 
 

@@ -75,6 +75,59 @@ def test_neggrad_plus_loss_is_the_weighted_difference():
     torch.testing.assert_close(step.labels, labels)
 
 
+def test_neggrad_plus_is_by_default_what_its_authors_ran_on_cifar():
+    args = parse_args(["--unlearn", "neggrad_plus"], "")
+    settle(args, None)
+    wanted = {
+        "retain_share": 0.9999, "unlearn_lr": 0.01, "unlearn_epochs": 5, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0,
+        "bn": "train", "pull": 0.0, "no_aug": True,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in wanted} == wanted
+
+
+def test_the_small_scale_setting_pulls_to_the_original():
+    args = parse_args(["--unlearn", "neggrad_plus", "--preset", "scrub_small"], "")
+    settle(args, None)
+    wanted = {"retain_share": 0.95, "unlearn_lr": 0.01, "unlearn_epochs": 10, "bn": "freeze", "momentum": 0.0, "weight_decay": 0.0}
+    assert {name: getattr(args, name) for name in wanted} == wanted
+    assert args.pull > 0
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.7, 0.7), (1.0, 1.0), (0.0, 0.0)])
+def test_the_pull_is_half_the_squared_distance_beside_the_retain_loss(share, weight):
+    """Without a retain loss there is none."""
+    original, moved = make_model(), make_model(seed=5).eval()
+    pulled, plain = (
+        first_step(prepared(NegGradPlus(retain_share=share, pull=pull), original, make_data()), make_data(), moved).loss
+        for pull in (0.3, 0.0)
+    )
+    distance = sum(float((a.detach() - b.detach()).square().sum()) for a, b in zip(moved.parameters(), original.parameters(), strict=True))
+    assert distance > 1
+    assert (pulled - plain).item() == pytest.approx(weight * 0.3 / 2 * distance, rel=1e-4)
+
+
+def test_a_strong_pull_holds_the_weights_at_the_original():
+    def distance(pull):
+        model = run(NegGradPlus(**PLAIN, retain_share=0.5, pull=pull), make_model(), make_data(), momentum=0.0)
+        return (
+            sum(float((a - b).detach().square().sum()) for a, b in zip(model.parameters(), make_model().parameters(), strict=True)) ** 0.5
+        )
+
+    free, held = distance(0.0), distance(10.0)
+    assert held < 0.5 * free
+
+
+def test_the_pull_under_a_mask_is_of_what_may_change():
+    """Frozen weights are at the original, whatever buffer they live in: a second run from a resumed state is pulled to the same place."""
+    model, original = make_model(), make_model()
+    mask = random_mask(model)
+    method = NegGradPlus(**PLAIN, retain_share=0.5, pull=1.0)
+    run(method, model, make_data(), mask)
+    for name, value in original.named_parameters():
+        assert torch.equal(dict(model.named_parameters())[name][~mask[name]], value[~mask[name]])
+    assert all(torch.equal(a, b) for a, b in zip(method.original, original.parameters(), strict=True))
+
+
 def test_clipped_forget_samples_have_the_loss_of_a_guess_and_no_gradient():
     logits = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
     labels = torch.zeros(3, dtype=torch.int64)
@@ -115,6 +168,7 @@ def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
     ("method", "message"),
     [
         (lambda: NegGradPlus(retain_share=1.1), "--retain_share 1.1"),
+        (lambda: NegGradPlus(pull=-1.0), "--pull -1.0"),
         (lambda: Scrub(temperature=0.0), "--temperature 0.0"),
         (lambda: BadTeaching(retain_part=0.0), "--retain_part 0.0"),
     ],
