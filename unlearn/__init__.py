@@ -78,8 +78,11 @@ def flag_of(field: str) -> str:
 
 
 def presets_of(method: type[Method]) -> dict[str, Preset]:
-    """The presets of a method by name; ``paper``, its own defaults, is the first."""
-    return {"paper": Preset({}, method.source), **method.presets}
+    """The presets of a method by name; ``paper``, its own defaults, is the first.
+
+    One that is built on another method has none of the other's: those are said to be how somebody ran that one.
+    """
+    return {"paper": Preset({}, method.source), **vars(method).get("presets", {})}
 
 
 def values_of(method: type[Method], preset: Preset) -> dict[str, object]:

@@ -31,7 +31,7 @@ class NegGradPlus(Iterative):
     touches = "forget + retain"
     cost = "2 E n_r"
     paper = "Kurmanji et al., NeurIPS 2023"
-    source = "the SCRUB authors' CIFAR / ResNet notebook; batches are 64 and 128 images there"
+    source = "the SCRUB authors' CIFAR-100 / ResNet-50 notebook, but for its batches and our guard"
     splits = ("forget", "retain")
     recipe = {"momentum": 0.0, "no_aug": True}
     presets = {

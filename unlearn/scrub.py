@@ -33,7 +33,7 @@ class Scrub(Iterative):
     touches = "forget + retain"
     cost = "msteps n_f + E n_r, and as many forward passes of the original"
     paper = "Kurmanji et al., NeurIPS 2023"
-    source = "the authors' large-scale notebook (a class of CIFAR-10); batches of 32 and 128 images"
+    source = "the authors' large-scale notebook, for a class of CIFAR-10"
     splits = ("forget", "retain")
     recipe = {"no_aug": True, "batch_size": 128}
     forget_share = 0.25
@@ -116,6 +116,7 @@ class ScrubRewind(Scrub):
 
     label = "SCRUB+R"
     touches = "forget + retain + validation"
+    presets = Scrub.presets
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
