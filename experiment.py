@@ -1057,7 +1057,7 @@ def report(
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
-        "hyperparameters": dataclasses.asdict(method), "recipe": recipe,
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "preset": args.preset,
         "mask": mask.record() if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {

@@ -55,7 +55,7 @@ METHODS = {
     "lfssd": LabelFreeDampening,
 }
 
-COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
+COLUMNS = ("name", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "defaults (source)", "paper")
 
 
 def method_table() -> str:
@@ -69,7 +69,17 @@ def _row(name: str, method: type[Method]) -> str:
     own = [f"`{flag_of(field.name)}`" for field in dataclasses.fields(method) if field.name not in shared]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
     meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
-    return f"| `{name}` | {summary} | {meant} | {method.touches} | {method.cost} | {', '.join(own) or '-'} | {method.paper} |"
+    cells = [f"`{name}`", summary, meant, method.touches, method.cost, ", ".join(own) or "-", _defaults(method), method.paper]
+    return f"| {' | '.join(cells)} |"
+
+
+def _defaults(method: type[Method]) -> str:
+    """Rate, epochs, the method's own values and what it changes of the loop's, with their source."""
+    common = {field.name: field.default for field in dataclasses.fields(Iterative) if field.name not in ("unlearn_lr", "unlearn_epochs")}
+    shown = {name: value for name, value in values_of(method, Preset({}, "")).items() if name not in common or value != common[name]}
+    if (share := getattr(method, "forget_share", 1)) != 1:
+        shown["forget_batch_size"] = f"{share:g} batch_size"
+    return f"{', '.join(f'{name} {value}' for name, value in shown.items())} ({method.source})" if shown else "-"
 
 
 def flag_of(field: str) -> str:
