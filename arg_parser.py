@@ -135,7 +135,7 @@ def _data_flags(group: argparse._ArgumentGroup) -> None:
     add("--dataset", default="cifar10", choices=DATASETS, help="default: the original model's, else %(default)s")
     add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
     add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
-    augment = "train without, or with, random crops and flips (default: with; some methods were published without)"
+    augment = f"train without, or with, random crops and flips (default: with{_published('no_aug', 'without')})"
     add("--no-aug", "--aug", dest="no_aug", action=OppositeAction, help=augment)
     add("--workers", type=_workers, default=4, help="processes that decode a folder of images (default: %(default)s)")
 
@@ -171,7 +171,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--batch_size", type=_positive, default=256, help="default: %(default)s")
+    add("--batch_size", type=_positive, default=256, help=f"default: %(default)s{_published('batch_size')}")
     tail = "the last batch of an epoch: spread over all batches, kept as it is, or left out (default: %(default)s)"
     add("--tail", default="spread", choices=("spread", "keep", "drop"), help=tail)
     select = "the epoch that is kept, by validation accuracy (default: best; retrain: what its original was selected by, else last)"
@@ -179,7 +179,7 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
     add("--lr", type=_rate, default=0.1, help="of main_train, and of retrain without --unlearn_lr (default: %(default)s)")
     add("--epochs", type=_epochs, default=182, help="of main_train, and of retrain without --unlearn_epochs (default: %(default)s)")
     add("--optimizer", default="sgd", choices=("sgd", "adam", "adamw"), help=f"main_train: %(default)s; {_defaults('optimizer')}")
-    add("--momentum", type=_rate, default=0.9, help="SGD's (default: %(default)s)")
+    add("--momentum", type=_rate, default=0.9, help=f"SGD's (default: %(default)s{_published('momentum')})")
     add("--label_smoothing", type=_smoothing, default=0.0, help="of main_train and retrain, 0 to 1 (default: %(default)s)")
     add("--weight_decay", type=_rate, default=5e-4, help=f"main_train: %(default)s; {_defaults('weight_decay')}")
     add("--schedule", choices=("multistep", "cosine", "constant"), help="default: multistep for training and retrain, else constant")
@@ -276,6 +276,16 @@ def _defaults(field: str) -> str:
                 inherited = getattr(method, "inherits", {}).get(field)
                 values.setdefault(f"--{inherited}" if inherited else known.default, []).append(name)
     return "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
+
+
+def _published(flag: str, said: str | None = None) -> str:
+    """The default of one of the loop's flags in every method that changes it, such as ``; scrub, scrub_r: 128``, or ``said`` for it."""
+    values: dict[object, list[str]] = {}
+    for name, method in METHODS.items():
+        recipe = getattr(method, "recipe", {})
+        if flag in recipe:
+            values.setdefault(said or recipe[flag], []).append(name)
+    return "".join(f"; {', '.join(names)}: {value}" for value, names in values.items())
 
 
 # --------------------------------------------------------------------------------------------------------- values

@@ -488,7 +488,7 @@ def unrecorded(identity: dict) -> dict:
     select = "best" if "train_seed" in identity else "last"
     return {
         "tail": "keep", "final_lr": 0.0, "label_smoothing": 0.0, "optimizer": "sgd", "select": select,
-        "forget_batch_size": identity.get("batch_size"),
+        "forget_batch_size": identity.get("batch_size"), "pull": 0.0,
     }  # fmt: skip
 
 
@@ -1002,9 +1002,11 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         print(f"no --mask_path: {args.unlearn} runs unmasked")
     label = label_of(method, mask)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
+    schedule, recipe = loop_of(args, method, task.precision)
+    if recipe.get("forget_batch_size", args.batch_size) != args.batch_size:
+        print(f"batches of {args.forget_batch_size} forget images and of {args.batch_size} retain images")
     if args.dry_run:
         return
-    schedule, recipe = loop_of(args, method, task.precision)
     if recipe.get("select") == "best" and not task.data.evaluation["val"].num_samples:
         print("no validation images: --select last")
         recipe["select"] = "last"
@@ -1202,7 +1204,7 @@ def report(
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
-        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original,
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original, "preset": args.preset,
         "mask": mask.record() if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {

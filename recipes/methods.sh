@@ -52,9 +52,9 @@ random_images() {
     of RL --unlearn_epochs 3 --unlearn_lr 0.01 --batch_size 128
     of RL_proximal --unlearn_epochs 3 --unlearn_lr 0.01 --rho 0.5 --batch_size 128
     of wfisher --alpha 5 --samples 256
-    of neggrad_plus --unlearn_epochs 3 --unlearn_lr 0.01 --retain_share 0.9
-    of scrub --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 2
-    of scrub_r --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 2
+    of neggrad_plus --unlearn_epochs 3 --unlearn_lr 0.01 --retain_share 0.9 --momentum 0.9 --bn freeze
+    of scrub --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 2 --forget_batch_size 64
+    of scrub_r --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 2 --forget_batch_size 64
     of bad_teaching --unlearn_epochs 1 --unlearn_lr 1e-4
     of amnesiac --unlearn_epochs 2 --unlearn_lr 3e-4
     of CF_k --unlearn_epochs 3 --unlearn_lr 0.05 --k 4
@@ -84,9 +84,9 @@ whole_class() {
     of RL --unlearn_epochs 3 --unlearn_lr 0.025 --batch_size 128
     of RL_proximal --unlearn_epochs 3 --unlearn_lr 0.01 --rho 0.5 --batch_size 128
     of wfisher --alpha 20 --samples 256
-    of neggrad_plus --unlearn_epochs 3 --unlearn_lr 0.01 --retain_share 0.95
-    of scrub --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 1
-    of scrub_r --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 1
+    of neggrad_plus --unlearn_epochs 3 --unlearn_lr 0.01 --retain_share 0.95 --momentum 0.9 --bn freeze
+    of scrub --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 1 --forget_batch_size 64
+    of scrub_r --unlearn_epochs 3 --unlearn_lr 0.005 --msteps 1 --forget_batch_size 64
     of bad_teaching --unlearn_epochs 1 --unlearn_lr 3e-4
     of amnesiac --unlearn_epochs 2 --unlearn_lr 3e-4
     of CF_k --unlearn_epochs 3 --unlearn_lr 0.1 --k 4

@@ -174,7 +174,9 @@ def tried_by_optuna(
     with waiting(folder, "study"):
         storage = JournalStorage(JournalFileBackend(str(folder / f"{study_name}.journal")))
         study = optuna.create_study(storage=storage, study_name=study_name, direction="minimize", load_if_exists=True)
-    kinds = {name: optuna.distributions.FloatDistribution(each.low, each.high, log=each.log) for name, each in search.ranges.items()}
+    # Optuna knows no scale for a share close to one: it draws the place in such a range.
+    float_kind = optuna.distributions.FloatDistribution
+    kinds = {name: float_kind(0, 1) if each.rest else float_kind(each.low, each.high, log=each.log) for name, each in search.ranges.items()}
     while alive():
         with contextlib.ExitStack() as held:
             with waiting(folder, "study"):
@@ -188,7 +190,8 @@ def tried_by_optuna(
                 trial = study.ask(kinds)
                 held.enter_context(lock(folder, f"{study_name}-{trial.number}"))
             try:
-                value = score(trial.params)
+                ranges = search.ranges
+                value = score({name: ranges[name].at(drawn) if ranges[name].rest else drawn for name, drawn in trial.params.items()})
             except RunFailed:
                 value = math.inf
             trial.set_user_attr("ended", True)
@@ -307,7 +310,7 @@ def make_trials(plan: Plan, name: str, *, trials: int, objective: str, check: Ch
         at = plan.folder / run.name
         with waiting(at, objective):
             trial = judged(run, at, point, objective, [plan.folder / each.name / each.result for each in retrain])
-        print(f"{' '.join(f'--{flag}={number:.4g}' for flag, number in point.items())}  {objective} {trial['objective']:.3f}", flush=True)
+        print(f"{' '.join(f'--{flag}={number:.6g}' for flag, number in point.items())}  {objective} {trial['objective']:.3f}", flush=True)
         return trial["objective"]
 
     if sampler == "optuna":
@@ -336,7 +339,7 @@ def judged(run: Run, at: Path, point: dict, objective: str, retrain: list[Path])
 def as_markdown(found: dict) -> str:
     """The chosen values, the sensitivity to each hyper-parameter, every trial."""
     best, flags = found["best"], list(found["ranges"])
-    chosen = " ".join(f"`--{flag}={best['values'][flag]:.4g}`" for flag in flags)
+    chosen = " ".join(f"`--{flag}={best['values'][flag]:.6g}`" for flag in flags)
     tied = [trial for trial in found["trials"] if trial["objective"] <= best["objective"] + found["noise"]]
     parts = [
         f"**{found['search']}** by {found['objective']} ({found['sampler']}, {len(found['trials'])} of {found['budget']} trials): "

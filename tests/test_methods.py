@@ -107,6 +107,8 @@ def descend(method, model, data, gate, momentum, schedule, epochs):
 
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a class.
 SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
+# SCRUB+R may go back to the original: tests/test_scrub.py says when.
+MAY_STAY = ("scrub_r",)
 
 
 def small(name, **fields):
@@ -138,7 +140,7 @@ def test_registered_method_runs_freezes_and_changes(name, masked, scenario):
         assert torch.isfinite(ours).all()
         assert torch.equal(ours[~mask[key]], theirs[~mask[key]]), key
         changed |= not torch.equal(ours, theirs)
-    assert changed == (name != "raw")
+    assert changed == (name != "raw") or name in MAY_STAY
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,9 +12,12 @@ from conftest import CPU, TinyNet, make_data, make_model
 from test_methods import first_batch, first_step, run, same
 from test_saliency import random_mask
 
+from arg_parser import parse_args
 from datasets.splits import choose_forget
-from engine import fit, make_optimizer, predict
+from engine import fit, learning_rate_factor, make_optimizer, predict
+from experiment import schedule_of
 from models import initialise
+from settings import settle
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.finetune import FineTune
@@ -72,6 +75,59 @@ def test_neggrad_plus_loss_is_the_weighted_difference():
     torch.testing.assert_close(step.labels, labels)
 
 
+def test_neggrad_plus_is_by_default_what_its_authors_ran_on_cifar():
+    args = parse_args(["--unlearn", "neggrad_plus"], "")
+    settle(args, None)
+    wanted = {
+        "retain_share": 0.9999, "unlearn_lr": 0.01, "unlearn_epochs": 5, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0,
+        "bn": "train", "pull": 0.0, "no_aug": True,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in wanted} == wanted
+
+
+def test_the_small_scale_setting_pulls_to_the_original():
+    args = parse_args(["--unlearn", "neggrad_plus", "--preset", "scrub_small"], "")
+    settle(args, None)
+    wanted = {"retain_share": 0.95, "unlearn_lr": 0.01, "unlearn_epochs": 10, "bn": "freeze", "momentum": 0.0, "weight_decay": 0.0}
+    assert {name: getattr(args, name) for name in wanted} == wanted
+    assert args.pull > 0
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.7, 0.7), (1.0, 1.0), (0.0, 0.0)])
+def test_the_pull_is_half_the_squared_distance_beside_the_retain_loss(share, weight):
+    """Without a retain loss there is none."""
+    original, moved = make_model(), make_model(seed=5).eval()
+    pulled, plain = (
+        first_step(prepared(NegGradPlus(retain_share=share, pull=pull), original, make_data()), make_data(), moved).loss
+        for pull in (0.3, 0.0)
+    )
+    distance = sum(float((a.detach() - b.detach()).square().sum()) for a, b in zip(moved.parameters(), original.parameters(), strict=True))
+    assert distance > 1
+    assert (pulled - plain).item() == pytest.approx(weight * 0.3 / 2 * distance, rel=1e-4)
+
+
+def test_a_strong_pull_holds_the_weights_at_the_original():
+    def distance(pull):
+        model = run(NegGradPlus(**PLAIN, retain_share=0.5, pull=pull), make_model(), make_data(), momentum=0.0)
+        return (
+            sum(float((a - b).detach().square().sum()) for a, b in zip(model.parameters(), make_model().parameters(), strict=True)) ** 0.5
+        )
+
+    free, held = distance(0.0), distance(10.0)
+    assert held < 0.5 * free
+
+
+def test_the_pull_under_a_mask_is_of_what_may_change():
+    """Frozen weights are at the original, whatever buffer they live in: a second run from a resumed state is pulled to the same place."""
+    model, original = make_model(), make_model()
+    mask = random_mask(model)
+    method = NegGradPlus(**PLAIN, retain_share=0.5, pull=1.0)
+    run(method, model, make_data(), mask)
+    for name, value in original.named_parameters():
+        assert torch.equal(dict(model.named_parameters())[name][~mask[name]], value[~mask[name]])
+    assert all(torch.equal(a, b) for a, b in zip(method.original, original.parameters(), strict=True))
+
+
 def test_clipped_forget_samples_have_the_loss_of_a_guess_and_no_gradient():
     logits = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
     labels = torch.zeros(3, dtype=torch.int64)
@@ -112,6 +168,7 @@ def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
     ("method", "message"),
     [
         (lambda: NegGradPlus(retain_share=1.1), "--retain_share 1.1"),
+        (lambda: NegGradPlus(pull=-1.0), "--pull -1.0"),
         (lambda: Scrub(temperature=0.0), "--temperature 0.0"),
         (lambda: BadTeaching(retain_part=0.0), "--retain_part 0.0"),
     ],
@@ -182,6 +239,40 @@ def test_scrub_losses_are_the_papers():
     assert torch.equal(descent.labels, retain[1])
 
 
+def test_scrub_is_by_default_what_its_authors_ran_on_cifar():
+    """Batches of 32 forget and 128 retain images, no augmentation: with one size of 256 it forgets nothing."""
+    args = parse_args(["--unlearn", "scrub"], "")
+    settle(args, None)
+    wanted = {
+        "unlearn_lr": 5e-4, "unlearn_epochs": 3, "gamma": 0.99, "alpha": 0.001, "temperature": 4.0, "msteps": 2, "optimizer": "sgd",
+        "momentum": 0.9, "weight_decay": 5e-4, "bn": "train", "no_aug": True, "batch_size": 128, "forget_batch_size": 32,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in wanted} == wanted
+    args = parse_args(["--unlearn", "scrub_r", "--batch_size", "256"], "")
+    settle(args, None)
+    assert args.forget_batch_size == 64
+
+
+def test_the_small_scale_rate_falls_when_the_authors_does():
+    """Theirs, with epochs from 1: a tenth for each of 3, 5, 9 that the epoch is above."""
+    args = parse_args(["--unlearn", "scrub", "--preset", "scrub_small"], "")
+    settle(args, None)
+    schedule = schedule_of(args, args.unlearn_epochs, args.unlearn_lr, from_scratch=False)
+    factor = learning_rate_factor(schedule["schedule"], args.unlearn_epochs, milestones=schedule["milestones"])
+    theirs = [0.1 ** np.sum(epoch > np.array([3, 5, 9])) for epoch in range(1, 11)]
+    for within in (0.01, 0.99):
+        np.testing.assert_allclose([factor(epoch + within) for epoch in range(10)], theirs)
+
+
+def test_rums_loop_climbs_in_one_epoch_more_than_its_msteps_says():
+    args = parse_args(["--unlearn", "scrub", "--preset", "rum"], "")
+    settle(args, None)
+    data, model = make_data(count=40, batch_size=16), make_model().eval()
+    method = prepared(Scrub(msteps=args.msteps), make_model(seed=1), data)
+    climbs = [next(method.losses(model, data, epoch)).loss.item() < 0 for epoch in range(args.unlearn_epochs)]
+    assert climbs == [epoch <= 4 for epoch in range(5)]  # their condition, with epochs from 0
+
+
 def test_scrub_climbs_in_exactly_msteps_epochs():
     data, model = make_data(count=40, batch_size=16), make_model().eval()
     method = prepared(Scrub(msteps=2), make_model(seed=1), data)
@@ -218,17 +309,23 @@ def test_with_frozen_batchnorm_the_first_climb_stands_still():
 
 
 def rewound(request=None, **fields):
-    """A finished SCRUB+R with its data, model and report."""
+    """A finished SCRUB+R with its data, model and report, and the models before the first and after each epoch."""
     data, model = make_data(**request or {}), run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1))
     method = ScrubRewind(**{"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2} | fields)
     method.prepare(model, data, None)
     optimizer = make_optimizer(model.parameters(), method.unlearn_lr, 0.9, 0.0)
-    after = []
+    models = [copy.deepcopy(model)]
     fit(
         model, method, data, optimizer, epochs=method.unlearn_epochs, clock=Stopwatch(CPU),
-        after_epoch=lambda epoch, stats: after.append(copy.deepcopy(model)),
+        after_epoch=lambda epoch, stats: models.append(copy.deepcopy(model)),
     )  # fmt: skip
-    return method, data, model, after, method.finish(model, data)
+    return method, data, model, models, method.finish(model, data)
+
+
+def all_errors(data, models):
+    """Each model's error on forget, counted anew from the arrays of the data set."""
+    images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
+    return [percent_wrong(net, images[data.chosen.forget], data.dataset.y_train[data.chosen.forget]) for net in models]
 
 
 def percent_wrong(model, images, labels):
@@ -238,45 +335,72 @@ def percent_wrong(model, images, labels):
 
 
 @pytest.mark.parametrize("request_", [{"count": 16}, {"count": None, "class_to_forget": 1}], ids=["random", "class"])
-def test_rewinding_takes_the_epoch_closest_to_unseen_images_of_the_same_kind(request_):
-    """Every error counted anew from the arrays of the data set, whichever epoch's model stands for the finished one."""
-    method, data, model, after, _ = rewound(request_)
+def test_rewinding_takes_the_first_epoch_closest_to_unseen_images_of_the_same_kind(request_):
+    """Whichever epoch's model stands for the finished one; the original, of epoch 0, is a candidate."""
+    method, data, model, models, _ = rewound(request_)
     images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
-    labels, forget = data.dataset.y_train, data.chosen.forget
+    labels = data.dataset.y_train
     val = data.split.val if request_["count"] else data.split.val[labels[data.split.val] == 1]
-    errors = [percent_wrong(net, images[forget], labels[forget]) for net in after]
+    errors = all_errors(data, models)
     taken = set()
-    for final in after:
+    for final in models:
         model.load_state_dict(final.state_dict())
         report = method.finish(model, data)
         target = percent_wrong(final, images[val], labels[val])
         gaps = [abs(e - target) for e in errors]
-        chosen = report["chosen_epoch"] - 1
+        chosen = report["chosen_epoch"]
         assert gaps[chosen] == pytest.approx(min(gaps))
-        assert all(gap > gaps[chosen] for gap in gaps[chosen + 1 :])
+        assert all(gap > gaps[chosen] for gap in gaps[:chosen])
         assert report["forget_error"] == pytest.approx(errors[chosen])
         assert report["held_out_error"] == pytest.approx(target)
-        assert same(model, after[chosen])
+        assert same(model, models[chosen])
         taken.add(chosen)
     assert len(taken) > 1
 
 
+def test_of_equally_close_epochs_the_first_is_taken():
+    """Two epochs with one model, and then all of them."""
+    method, data, model, models, report = rewound()
+    chosen = report["chosen_epoch"]
+    assert chosen > 0
+    method.snapshots = [method.snapshots[chosen - 1]] * 3
+    model.load_state_dict(models[-1].state_dict())
+    assert method.finish(model, data)["chosen_epoch"] == 1
+    method.original = method.snapshots[0]
+    model.load_state_dict(models[-1].state_dict())
+    assert method.finish(model, data)["chosen_epoch"] == 0
+
+
+def test_the_original_is_a_candidate():
+    """Epochs that overshoot: the original's forget error is the closest to what the finished model makes on unseen images."""
+    method, data, model, models, _ = rewound()
+    wrecked = copy.deepcopy(models[-1].state_dict())
+    wrecked["fc.bias"][0] += 1e3
+    method.snapshots = [wrecked] * 5
+    model.load_state_dict(models[-1].state_dict())
+    report = method.finish(model, data)
+    assert report["chosen_epoch"] == 0
+    assert report["forget_error"] == pytest.approx(all_errors(data, models[:1])[0])
+    assert same(model, models[0])
+
+
 def test_snapshots_are_the_weights_after_each_epoch_and_not_views():
-    method, _, model, after, _ = rewound()
-    for snapshot, net in zip(method.snapshots, after, strict=True):
+    method, _, model, models, _ = rewound()
+    for snapshot, net in zip([method.original, *method.snapshots], models, strict=True):
         assert all(torch.equal(snapshot[name], value) for name, value in net.state_dict().items())
-    before = copy.deepcopy(method.snapshots[-1])
+    before = copy.deepcopy([method.original, method.snapshots[-1]])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    assert all(torch.equal(method.snapshots[-1][name], value) for name, value in before.items())
+    for kept, snapshot in zip(before, [method.original, method.snapshots[-1]], strict=True):
+        assert all(torch.equal(snapshot[name], value) for name, value in kept.items())
 
 
 def test_rewinding_continues_from_its_state():
-    method, data, model, after, report = rewound()
-    resumed = prepared(ScrubRewind(unlearn_epochs=5), make_model(), data)
+    method, data, model, models, report = rewound()
+    resumed = prepared(ScrubRewind(unlearn_epochs=5), models[0], data)
     resumed.load_state(method.state())
-    other = copy.deepcopy(after[-1])
+    other = copy.deepcopy(models[-1])
     assert resumed.finish(other, data) == report
     assert same(other, model)
 

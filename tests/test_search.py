@@ -62,6 +62,19 @@ def test_a_range_is_even_in_its_scale():
     assert np.allclose([Range(0.8, 1, log=False).at(share) for share in (0, 0.5, 1)], [0.8, 0.9, 1])
 
 
+def test_a_range_near_one_is_even_in_the_logarithm_of_the_rest():
+    assert np.allclose([1 - Range(0.9, 0.99999, rest=True).at(share) for share in (0, 0.25, 0.5, 1)], [1e-1, 1e-2, 1e-3, 1e-5])
+
+
+def test_neggrad_plus_s_published_shares_are_within_reach_of_few_trials():
+    """0.95 and 0.9999: both are inside, and the next of eight levels has a forget weight at most twice as far."""
+    name, found = "retain_share", METHODS["neggrad_plus"].__dataclass_fields__["retain_share"].metadata["range"]
+    levels = [1 - point[name] for point in grid({name: found}, 8)]
+    for share in (0.95, 0.9999):
+        assert found.low <= share <= found.high
+        assert min(abs(math.log((1 - share) / level)) for level in levels) <= math.log(2)
+
+
 @pytest.mark.parametrize(("dimensions", "trials"), [(1, 1), (1, 7), (2, 7), (2, 20), (3, 20), (3, 1)])
 def test_a_grid_is_within_the_ranges_and_the_budget(dimensions, trials):
     ranges = {f"x{i}": Range(1e-3, 1) for i in range(dimensions)}
@@ -172,6 +185,17 @@ def test_a_search_that_is_none_starts_no_workers(tmp_path, capsys):
     assert sweep.main([str(tmp_path / "plan.json"), "--search", "retrain", "--workers", "2"]) == 2
     assert "declares no range" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_optuna_draws_from_every_kind_of_range(tmp_path):
+    pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
+    ranges = {"rate": Range(1e-4, 1), "share": Range(0.1, 0.9, log=False), "close": Range(0.8, 0.99999, rest=True)}
+    points = []
+    of_plan = search.Search(None, None, {}, ranges)
+    search.tried_by_optuna(of_plan, 30, tmp_path, "study", lambda point: points.append(point) or 0.0, lambda: True)
+    assert len(points) == 30
+    assert all(ranges[name].low <= value <= ranges[name].high for point in points for name, value in point.items())
+    assert 3 <= sum(point["close"] > 0.998 for point in points) <= 27  # half of the range, in its scale
 
 
 @pytest.mark.parametrize("sampler", ["grid", "optuna"])

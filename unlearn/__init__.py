@@ -55,7 +55,9 @@ METHODS = {
     "lfssd": LabelFreeDampening,
 }
 
-COLUMNS = ("name", "label", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "paper")
+COLUMNS = (
+    "name", "label", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "defaults (source)", "paper",
+)  # fmt: skip
 
 
 def method_key(name: str) -> str | None:
@@ -104,8 +106,18 @@ def _row(name: str, method: type[Method]) -> str:
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
     meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
     label = method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
-    cells = [f"`{name}`", label, summary, meant, method.touches, method.cost, ", ".join(own) or "-", method.paper]
+    flags, values = ", ".join(own) or "-", _defaults(method)
+    cells = [f"`{name}`", label, summary, meant, method.touches, method.cost, flags, values, method.paper]
     return f"| {' | '.join(cells)} |"
+
+
+def _defaults(method: type[Method]) -> str:
+    """Rate, epochs, the method's own values and what it changes of the loop's, with their source."""
+    common = {field.name: field.default for field in dataclasses.fields(Iterative) if field.name not in ("unlearn_lr", "unlearn_epochs")}
+    shown = {name: value for name, value in values_of(method, Preset({}, "")).items() if name not in common or value != common[name]}
+    if (share := getattr(method, "forget_share", 1)) != 1:
+        shown["forget_batch_size"] = f"{share:g} batch_size"
+    return f"{', '.join(f'{name} {value}' for name, value in shown.items())} ({method.source})" if shown else "-"
 
 
 def flag_of(field: str) -> str:
@@ -114,8 +126,11 @@ def flag_of(field: str) -> str:
 
 
 def presets_of(method: type[Method]) -> dict[str, Preset]:
-    """The presets of a method by name; ``paper``, its own defaults, is the first."""
-    return {"paper": Preset({}, method.source), **method.presets}
+    """The presets of a method by name; ``paper``, its own defaults, is the first.
+
+    One that is built on another method has none of the other's: those are said to be how somebody ran that one.
+    """
+    return {"paper": Preset({}, method.source), **vars(method).get("presets", {})}
 
 
 def values_of(method: type[Method], preset: Preset) -> dict[str, object]:

@@ -28,14 +28,20 @@ Steps = Generator[Step, Any, None]
 
 
 class Range(NamedTuple):
-    """Where a search looks for a hyper-parameter: from ``low`` to ``high``, evenly in its logarithm or in itself."""
+    """Where a search looks for a hyper-parameter: from ``low`` to ``high``, evenly in its logarithm or in itself.
+
+    With ``rest`` evenly in the logarithm of 1 - value: for a share that is close to one.
+    """
 
     low: float
     high: float
     log: bool = True
+    rest: bool = False
 
     def at(self, share: float) -> float:
         """The value at ``share`` in [0, 1] of the range."""
+        if self.rest:
+            return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** share
         return self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import Iterative, Steps, cross_entropy_steps
+from unlearn.base import LONG_BUDGET, Iterative, Preset, Steps, cross_entropy_steps
 
 
 @dataclasses.dataclass
@@ -19,7 +19,22 @@ class FineTune(Iterative):
     touches = "retain"
     cost = "E n_r"
     paper = "Warnecke et al., NDSS 2023; Golatkar et al., CVPR 2020"
+    source = "the reference's README; Scissorhands' scripts"
     splits = ("retain",)
+    presets = {
+        "matryoshka_cifar10_10": Preset(
+            {"unlearn_lr": 0.01, "unlearn_epochs": 10}, "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10"
+        ),
+        "matryoshka_cifar10_50": Preset(
+            {"unlearn_lr": 0.1, "unlearn_epochs": 10}, "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10"
+        ),
+        "eupmu_10": Preset({"unlearn_lr": 0.02, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"),
+        "sfron_cifar10": Preset(
+            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "schedule": "cosine", "batch_size": 128},
+            "SFRon's comparison: Huang et al., NeurIPS 2024; their cosine falls once an epoch, ours at every step",
+        ),
+        "long_budget": LONG_BUDGET,
+    }
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         return cross_entropy_steps(model, data.retain)

@@ -95,7 +95,9 @@ class GradualAscent(Pruning, GradientAscent):
 class GradualFineTune(Pruning, FineTune):
     """Fine-tune on the retain set while the smallest convolution weights are pruned, some before each epoch.
 
-    The schedule is GA_prune_bi's, so that each loss of weights has an epoch to be made good.
+    The schedule is GA_prune_bi's, so that each loss of weights has an epoch to be made good. The reference prunes before
+    every second epoch, the larger part that reaches ``rate`` in half as many steps, and cannot run: its loop hands over a
+    mask that the method does not take.
     """
 
     label = "FT-prune-bi"
