@@ -59,6 +59,8 @@ def descend(method, model, data, gate, momentum, schedule, epochs):
 
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a class.
 SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
+# SSD goes through the images class by class, in their order.
+DRAWS_NOTHING = ("raw", "ssd", "lfssd")
 
 
 def small(name, **fields):
@@ -106,7 +108,7 @@ def test_all_true_mask_equals_no_mask_bit_for_bit(name):
 def test_same_seed_same_weights_and_another_seed_others(name):
     models = [run(small(name), make_model(), make_data(seed=seed)) for seed in (3, 3, 0)]
     assert same(models[0], models[1])
-    if name not in ("raw",):
+    if name not in DRAWS_NOTHING:
         assert not same(models[0], models[2])
 
 
