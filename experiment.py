@@ -25,7 +25,7 @@ from settings import settle
 from unlearn import METHODS
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
-from unlearn.scores import READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
+from unlearn.scores import RATIO_ORDER, READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
     RunFailed,
     Stopwatch,
@@ -705,7 +705,8 @@ def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], se
         del data["retain"]  # the masks are the same whatever part of the retain set there is
     return {
         "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
-        "batch_size": args.batch_size, "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "batch_size": args.batch_size, "batch_order": RATIO_ORDER if args.score == "ratio" else None,
+        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
         "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
         "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
     }  # fmt: skip
@@ -739,7 +740,8 @@ def mask_identity(record: dict) -> dict:
     data, made = record["data"], record["provenance"]
     identity = {"score": record["score"], "layers": list(record["layers"] or []), "original": made["original_sha256"], "arch": data["arch"]}
     identity |= {"data_sha256": data["data_sha256"], "forget": data["forget"]["sha256"], "retain": data.get("retain", {}).get("sha256")}
-    drawn = {"random": {"seed": made["seed"]}, "ratio": {"batch_size": record.get("batch_size")}}
+    seed = {"seed": made["seed"]}
+    drawn = {"random": seed, "ratio": {**seed, **{name: record.get(name) for name in ("batch_order", "batch_size")}}}
     return identity | drawn.get(record["score"], {})
 
 
