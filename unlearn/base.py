@@ -111,6 +111,10 @@ class Iterative(Method):
         """A factor on the learning rate in ``epoch``, on top of the schedule."""
         return 1.0
 
+    def resets(self, epoch: int) -> bool:
+        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of earlier steps."""
+        return False
+
     def extra_parameters(self) -> list[nn.Parameter]:
         """What is trained beside the model and does not stay, such as a shadow class; made in :meth:`prepare`."""
         return []
