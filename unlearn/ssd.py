@@ -28,10 +28,10 @@ class SelectiveSynapticDampening(OneShot):
 
     The batches decide what alpha means. In order ``class`` I_D goes through the retain images class by class and then through
     the forget images, I_f through the forget images alone, each cut into even batches one after the other: nearly all hold one
-    class, whose mean gradient is large, and I_f is at most about (n / n_f) I_D. In order ``shuffled`` the batches of I_D hold
-    all classes, whose gradients cancel: I_D is small, and the same alpha selects many times as many weights.
-    ``importance_batch`` 1 gives the exact Fisher diagonals in either order at about twice the cost; then I_f <= (n / n_f) I_D
-    for every weight, so that with ten equal classes alpha 10 selects nothing. Random forget sets look like all images, and
+    class, whose mean gradient is large, and I_f is at most about (n / n_f) I_D. With ten equal classes alpha 10 then selects next
+    to nothing; the authors had twenty and more. In order ``shuffled`` the batches of I_D hold all classes, whose gradients cancel:
+    I_D is small, and the same alpha selects many times as many weights. ``importance_batch`` 1 gives the exact Fisher diagonals in
+    either order at about twice the cost; then I_f <= (n / n_f) I_D for every weight. Random forget sets look like all images, and
     mostly nothing is selected.
     """
 
@@ -63,7 +63,8 @@ class SelectiveSynapticDampening(OneShot):
         print(f"{self.label}: {selected} weights dampened, {100 * share:.3g} % of all")
         report = {"selected": selected, "selected_share": share}
         if not selected:
-            report["warning"] = f"no weight matters to the forget set {self.alpha:g} times as much as to all images: lower --alpha"
+            other = ", or take --importance_order shuffled" if self.importance_order == "class" and self.importance_batch > 1 else ""
+            report["warning"] = f"no weight matters to the forget set {self.alpha:g} times as much as to all images: lower --alpha{other}"
         return report
 
     def importance(self, model: nn.Module, *splits: Loader) -> Vector:
