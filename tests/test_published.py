@@ -1,0 +1,102 @@
+"""What the sources of the methods did: their recipes, presets and orders, as the flags of a run have them."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CLASSES, make_data, make_model
+
+from arg_parser import parse_args
+from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
+from experiment import make_method
+from settings import LOOP
+from unlearn import METHODS, presets_of
+from utils import Stopwatch
+
+
+def settled(*words):
+    """(method, every flag of the run) of a command line."""
+    args = parse_args([str(word) for word in words], "")
+    return make_method(args), args
+
+
+# ----------------------------------------------------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name, method in METHODS.items() for preset in presets_of(method)])
+def test_a_preset_gives_flags_that_there_are_values_that_they_take_and_its_source(name, preset):
+    values, source = presets_of(METHODS[name])[preset]
+    fields = {field.name for field in dataclasses.fields(METHODS[name])}
+    assert values.keys() <= fields | {*LOOP}
+    assert source
+    method, args = settled("--unlearn", name, "--preset", preset)
+    for flag, value in values.items():
+        assert getattr(args, flag) == value
+        typed = parse_args([word for key, each in values.items() for word in words_of(key, each)], "")
+        assert getattr(typed, flag) == value
+    assert all(getattr(method, flag) == value for flag, value in values.items() if flag in fields)
+
+
+def words_of(flag, value):
+    if flag == "no_aug":
+        return ["--no-aug" if value else "--aug"]
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
+
+
+# ---------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", ["bad_teaching", "amnesiac", "unsir"])
+def test_what_was_published_without_augmentation_runs_without_unless_it_is_asked_for(name):
+    assert settled("--unlearn", name)[1].no_aug
+    assert not settled("--unlearn", name, "--aug")[1].no_aug
+    assert not settled("--unlearn", "RL")[1].no_aug
+
+
+def test_amnesiac_is_the_comparison_of_ssd_s_authors():
+    method, args = settled("--unlearn", "amnesiac")
+    assert (args.batch_size, args.forget_batch_size) == (128, 128)
+    assert (method.unlearn_epochs, method.unlearn_lr, method.optimizer, method.weight_decay) == (3, 1e-4, "adam", 0.0)
+    assert (method.order, method.relabel, method.exclude_true) == ("mixed", "once", True)
+    assert settled("--unlearn", "amnesiac", "--batch_size", 64)[1].batch_size == 64
+
+
+def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classes():
+    """A plain loop whose divergence is the mean over samples and classes, at K times the rate; here K is 4 instead of 10."""
+    method, args = settled("--unlearn", "bad_teaching", "--preset", "sfron_cifar10", "--unlearn_epochs", 3, "--batch_size", 32)
+    assert (10 * method.unlearn_lr, method.weight_decay / 10, method.retain_part) == pytest.approx((0.02, 5e-4, 1.0))
+    assert (args.schedule, args.no_aug) == ("cosine", False)
+    data, ours, theirs = make_data(count=40), make_model(), make_model().train()
+    method.prepare(ours, data, None)
+    per_epoch = method.steps(data, 0)
+    optimizer = make_optimizer(ours.parameters(), method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
+    scheduler = make_scheduler(optimizer, learning_rate_factor("cosine", 3), [per_epoch] * 3)
+    rates = []
+    losses = method.losses
+
+    def watched(*arguments):
+        for step in losses(*arguments):
+            rates.append(optimizer.param_groups[0]["lr"])
+            yield step
+
+    method.losses = watched
+    fit(ours, method, data, optimizer, epochs=3, clock=Stopwatch(data.device), scheduler=scheduler, after_epoch=lambda *unused: None)
+    plain = torch.optim.SGD(theirs.parameters(), CLASSES * method.unlearn_lr, momentum=0.9, weight_decay=method.weight_decay / CLASSES)
+    good, bad = method.good, method.bad
+    data, rates = make_data(count=40), iter(rates)
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        marked = data.forget.joined(data.retain.relabelled(-1 - data.retain.labels))
+        for images, labels in marked:
+            plain.param_groups[0]["lr"] = CLASSES * next(rates)
+            with torch.no_grad():
+                teacher = torch.where(labels[:, None] < 0, good(images).softmax(1), bad(images).softmax(1))
+            plain.zero_grad()
+            (F.kl_div(theirs(images).log_softmax(1), teacher, reduction="sum") / teacher.numel()).backward()
+            plain.step()
+    for a, b, start in zip(ours.parameters(), theirs.parameters(), make_model().parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(a, start)
