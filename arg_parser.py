@@ -130,7 +130,8 @@ def _data_flags(group: argparse._ArgumentGroup) -> None:
     add("--dataset", default="cifar10", choices=DATASETS, help="default: the original model's, else %(default)s")
     add("--input_size", type=_positive, default=32, help="resize images to this side (default: the data set's own; 32 for a folder)")
     add("--num_classes", type=_positive, help="only checked: the class count comes from the data set")
-    augment = "train without, or with, random crops and flips (default: with; some methods were published without)"
+    without = ", ".join(name for name, method in METHODS.items() if getattr(method, "recipe", {}).get("no_aug"))
+    augment = f"train without, or with, random crops and flips (default: with; without, as they were published: {without})"
     add("--no-aug", "--aug", dest="no_aug", action=OppositeAction, help=augment)
     add("--workers", type=_workers, default=4, help="processes that decode a folder of images (default: %(default)s)")
 
@@ -163,7 +164,7 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
 
 def _training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--batch_size", type=_positive, default=256, help="default: %(default)s")
+    add("--batch_size", type=_positive, default=256, help=f"default: %(default)s{_recipes('batch_size')}")
     tail = "the last batch of an epoch: spread over all batches, kept as it is, or left out (default: %(default)s)"
     add("--tail", default="spread", choices=("spread", "keep", "drop"), help=tail)
     select = "the epoch that is kept, by validation accuracy (default: best; retrain: what its original was selected by, else last)"
@@ -265,7 +266,19 @@ def _defaults(field: str) -> str:
             if known.name == field:
                 inherited = getattr(method, "inherits", {}).get(field)
                 values.setdefault(f"--{inherited}" if inherited else known.default, []).append(name)
+                for dataset, own in method.by_dataset.items():
+                    if field in own:
+                        values.setdefault(own[field], []).append(f"{name} on {dataset}")
     return "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
+
+
+def _recipes(flag: str) -> str:
+    """What methods change of the default of one of the loop's flags, such as ``; amnesiac: 128``."""
+    values: dict[object, list[str]] = {}
+    for name, method in METHODS.items():
+        if flag in (recipe := getattr(method, "recipe", {})):
+            values.setdefault(recipe[flag], []).append(name)
+    return "".join(f"; {', '.join(names)}: {value}" for value, names in values.items())
 
 
 # --------------------------------------------------------------------------------------------------------- values

@@ -1,17 +1,21 @@
 """What the sources of the methods did: their recipes, presets and orders, as the flags of a run have them."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CLASSES, make_data, make_model
 
+import main_forget
+import main_train
 from arg_parser import parse_args
 from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from experiment import make_method
 from settings import LOOP
 from unlearn import METHODS, presets_of
+from unlearn.random_label import RandomLabel
 from utils import Stopwatch
 
 
@@ -100,3 +104,56 @@ def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classe
     for a, b, start in zip(ours.parameters(), theirs.parameters(), make_model().parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
         assert not torch.equal(a, start)
+
+
+# ------------------------------------------------------------------------------------------- the order of random labels
+
+
+@pytest.mark.parametrize(
+    ("dataset", "order"),
+    [("cifar10", "sequential"), ("svhn", "sequential"), ("cifar100", "mixed"), ("fashion_mini", "sequential"), ("npz", "sequential")],
+)
+def test_the_order_of_random_labels_follows_the_data_set(dataset, order):
+    method, args = settled("--unlearn", "RL", "--dataset", dataset)
+    assert (method.order, args.order, method.relabel) == (order, order, "per_epoch")
+    assert settled("--unlearn", "RL", "--dataset", dataset, "--order", "sequential")[0].order == "sequential"
+    assert settled("--unlearn", "RL", "--dataset", dataset, "--order", "mixed")[0].order == "mixed"
+    assert settled("--unlearn", "RL", "--dataset", dataset, "--preset", "salun_readme")[0].order == "sequential"
+    assert settled("--unlearn", "RL_proximal", "--dataset", dataset)[0].order == "mixed"
+    assert settled("--unlearn", "amnesiac", "--dataset", dataset)[0].order == "mixed"
+
+
+def test_tiny_imagenet_has_the_mixed_order_too():
+    assert RandomLabel.by_dataset["tiny_imagenet"] == {"order": "mixed"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_data_set_changes_is_a_field_and_takes_the_value(name):
+    fields = {field.name for field in dataclasses.fields(METHODS[name])}
+    for values in METHODS[name].by_dataset.values():
+        assert values.keys() <= fields | {*LOOP}
+        METHODS[name](**{key: value for key, value in values.items() if key in fields})
+
+
+def test_help_says_on_which_data_sets_the_order_is_another(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"], "")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(RL: sequential; RL on cifar100, RL on tiny_imagenet, RL_proximal, amnesiac: mixed)" in shown
+    assert "default: 256; amnesiac: 128" in shown
+
+
+def test_a_result_says_which_order_its_data_set_gave(monkeypatch, tmp_path):
+    monkeypatch.setitem(RandomLabel.by_dataset, "digits", {"order": "mixed"})
+    setup = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "256"]
+    assert main_train.main([*setup, "--epochs", "1", "--save_dir", str(tmp_path)]) == 0
+    words = ["--model_path", str(tmp_path / "0model_SA_best.pth.tar"), "--num_indexes_to_replace", "130", "--save_dir", str(tmp_path)]
+    assert main_forget.main([*words, "--unlearn", "RL", "--unlearn_epochs", "1"]) == 0  # the data set is the checkpoint's
+    assert json.loads((tmp_path / "RLresult.json").read_text())["hyperparameters"]["order"] == "mixed"
+
+
+@pytest.mark.parametrize("preset", [preset for preset in RandomLabel.presets if preset.startswith("salun_")])
+def test_presets_of_salun_name_the_density_that_they_cannot_set(preset):
+    values, source = RandomLabel.presets[preset]
+    assert "mask of density 0." in source
+    assert settled("--unlearn", "RL", "--preset", preset)[0].unlearn_lr == values["unlearn_lr"]

@@ -19,6 +19,8 @@ class Amnesiac(RandomLabel):
     masked_label = None
     paper = "Graves et al., AAAI 2021"
     source = "the SSD authors' comparison"
+    presets = {}
+    by_dataset = {}
     recipe = {"no_aug": True, "batch_size": 128}
 
     unlearn_epochs: int = option(3, "epochs of unlearning")
