@@ -22,7 +22,7 @@ from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch, place
 from settings import settle
-from unlearn import METHODS
+from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
 from unlearn.scores import RATIO_ORDER, READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
@@ -391,6 +391,8 @@ def read_state(path: Path, identity: dict) -> dict:
     if bad := not_finite(state["state_dict"]):
         raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
     recorded_identity = {**unrecorded(state["identity"]), **state["identity"]}
+    if isinstance(label := recorded_identity.get("method"), str):
+        recorded_identity["method"] = label_today((state.get("arguments") or {}).get("unlearn"), label, masked=False)
     for name, value in identity.items():
         theirs = recorded_identity.get(name)
         if theirs != value:
@@ -860,15 +862,6 @@ def recorded_score(record: dict) -> str:
     return f"{score}:{','.join(record['layers'])}" if score == "layers" else score
 
 
-def label_of(method: Method, mask: LoadedMask | None) -> str:
-    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a random one."""
-    if mask is None:
-        return method.label
-    if mask.score not in (None, "saliency"):
-        return f"{method.label}+{mask.score}-mask"
-    return method.masked_label or f"{method.label}+mask"
-
-
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
     name_unread(args, script, OF_OTHER_STEPS)
@@ -894,7 +887,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
         print(f"no --mask_path: {name} runs unmasked")
-    label = label_of(method, mask)
+    label = label_of(type(method), (mask.score or "saliency") if mask else None)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     if args.dry_run:
         return
@@ -908,7 +901,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and done.get("attack") == {"members": args.mia_members}:
                 print(f"finished already; {files['result.json']} says")
-                print_result(done, files["result.json"])
+                print_result(done | {"label": label}, files["result.json"])
                 return
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 

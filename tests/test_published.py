@@ -11,10 +11,11 @@ from conftest import CLASSES, make_data, make_model
 import main_forget
 import main_train
 from arg_parser import parse_args
+from auditing import read_saved
 from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from experiment import make_method
 from settings import LOOP
-from unlearn import METHODS, presets_of
+from unlearn import METHODS, label_of, label_today, presets_of
 from unlearn.random_label import RandomLabel
 from utils import Stopwatch
 
@@ -23,6 +24,20 @@ def settled(*words):
     """(method, every flag of the run) of a command line."""
     args = parse_args([str(word) for word in words], "")
     return make_method(args), args
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A model of digits, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("original")
+    setup = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "256"]
+    assert main_train.main([*setup, "--epochs", "1", "--save_dir", str(folder)]) == 0
+    return folder / "0model_SA_best.pth.tar"
+
+
+def forget(original, folder, *words):
+    known = ["--model_path", str(original), "--num_indexes_to_replace", "130", "--save_dir", str(folder)]
+    return main_forget.main([*known, *words])
 
 
 # ----------------------------------------------------------------------------------------------------------- presets
@@ -143,12 +158,9 @@ def test_help_says_on_which_data_sets_the_order_is_another(capsys):
     assert "default: 256; amnesiac: 128" in shown
 
 
-def test_a_result_says_which_order_its_data_set_gave(monkeypatch, tmp_path):
+def test_a_result_says_which_order_its_data_set_gave(monkeypatch, original, tmp_path):
     monkeypatch.setitem(RandomLabel.by_dataset, "digits", {"order": "mixed"})
-    setup = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "256"]
-    assert main_train.main([*setup, "--epochs", "1", "--save_dir", str(tmp_path)]) == 0
-    words = ["--model_path", str(tmp_path / "0model_SA_best.pth.tar"), "--num_indexes_to_replace", "130", "--save_dir", str(tmp_path)]
-    assert main_forget.main([*words, "--unlearn", "RL", "--unlearn_epochs", "1"]) == 0  # the data set is the checkpoint's
+    assert forget(original, tmp_path, "--unlearn", "RL", "--unlearn_epochs", "1") == 0  # the data set is the checkpoint's
     assert json.loads((tmp_path / "RLresult.json").read_text())["hyperparameters"]["order"] == "mixed"
 
 
@@ -157,3 +169,38 @@ def test_presets_of_salun_name_the_density_that_they_cannot_set(preset):
     values, source = RandomLabel.presets[preset]
     assert "mask of density 0." in source
     assert settled("--unlearn", "RL", "--preset", preset)[0].unlearn_lr == values["unlearn_lr"]
+
+
+# ----------------------------------------------------------------------------------------------------------- labels
+
+
+def test_the_label_of_the_papers_is_on_the_method_that_they_call_so():
+    assert (METHODS["fisher"].label, METHODS["fisher_new"].label) == ("FF-ref", "FF")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "label"),
+    [
+        ("RL", None, "RL"), ("RL", "saliency", "SalUn"), ("RL", "random", "RL+random-mask"), ("FT", "saliency", "FT+mask"),
+        ("RL", "layers:fc,layer3", "RL+layers:fc,layer3-mask"), ("amnesiac", "saliency", "Amnesiac+mask"),
+    ],
+)  # fmt: skip
+def test_a_label_follows_the_mask(name, score, label):
+    assert label_of(METHODS[name], score) == label
+    assert label_today(name, label, score is not None) == label
+    assert label_today(name, "another", score is not None, score) == label
+
+
+def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_one(original, tmp_path, capsys):
+    words = ["--unlearn", "fisher", "--fisher_samples", "20"]
+    assert forget(original, tmp_path, *words) == 0
+    file = tmp_path / "fishercheckpoint.pth.tar"
+    fresh, content = read_saved(file, "models"), torch.load(file, weights_only=True)
+    torch.save({**content, "label": "FF", "identity": {**content["identity"], "method": "FF"}}, file)
+    older = read_saved(file, "models")
+    assert fresh.label == older.label == "FF-ref"
+    assert fresh.key == older.key
+    capsys.readouterr()
+    assert forget(original, tmp_path, *words, "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert read_saved(original, "original").label == "Original"
