@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,3 +205,25 @@ def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_o
     assert forget(original, tmp_path, *words, "--resume") == 0
     assert "finished already" in capsys.readouterr().out
     assert read_saved(original, "original").label == "Original"
+
+
+# ----------------------------------------------------------------------------------------------------------- claims
+
+
+def test_nothing_claims_that_the_one_vector_solver_reproduces_published_rows():
+    """It runs on other images than the reference's; whoever takes over an alpha is told."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+    told = METHODS["wfisher"].__doc__
+    assert "reproduc" not in readme + told
+    for text in (readme, told):
+        assert "first 1,002 of the" in " ".join(text.split())
+        assert "does not carry over" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["RL_proximal", "amnesiac", "FT_prune_bi", "GA_prune", "GA_prune_bi", "lfssd"])
+def test_a_method_made_from_another_has_presets_and_data_sets_of_its_own(name):
+    """Those of the other ran something else."""
+    method = METHODS[name]
+    for base in set(METHODS.values()) & set(method.__mro__[1:]):
+        assert not base.presets.keys() & method.presets.keys()
+        assert not base.by_dataset.keys() & method.by_dataset.keys()
