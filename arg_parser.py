@@ -275,6 +275,9 @@ def _defaults(field: str) -> str:
             if known.name == field:
                 inherited = getattr(method, "inherits", {}).get(field)
                 values.setdefault(f"--{inherited}" if inherited else known.default, []).append(name)
+                for dataset, own in method.by_dataset.items():
+                    if field in own:
+                        values.setdefault(own[field], []).append(f"{name} on {dataset}")
     return "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
 
 

@@ -19,6 +19,7 @@ from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from models import build_model, place
+from unlearn import label_today
 from unlearn.base import cross_entropy_steps
 from utils import UserError, hash_arrays, load, reading, stream
 
@@ -70,8 +71,11 @@ def read_saved(path: Path, role: str) -> Saved:
         arguments, split, identity = dict(content["arguments"]), dict(content["split"]), dict(content["identity"])
         weights = {name.removeprefix("module."): value for name, value in content["state_dict"].items()}
         forget, retain = (content[name].numpy() if name in content else None for name in ("forget", "retain"))
-        masked = "+mask" if identity.get("mask") else ""
-        label = str(content.get("label", identity.get("method", "Original") + masked))
+        masked = bool(identity.get("mask"))
+        label = str(content.get("label", identity.get("method", "Original") + "+mask" * masked))
+        if "method" in identity:
+            label = label_today(arguments["unlearn"], label, masked)
+            identity["method"] = label_today(arguments["unlearn"], identity["method"], masked=False)
         settings = {name: value for name, value in identity.items() if name not in OF_ONE_RUN}
         mask = arguments["mask_path"] and [Path(arguments["mask_path"]).name, arguments["mask_ratio"]]
         key = json.dumps([label, settings, mask], sort_keys=True)

@@ -256,6 +256,8 @@ def fit(
 ) -> None:  # fmt: skip
     """Run a method's epochs; ``clock`` sums their time, ``after_epoch`` and ``keep`` (logging, saving) are outside of it.
 
+    The optimizer keeps its state from epoch to epoch, but for those that the method :meth:`~unlearn.base.Iterative.resets`.
+
     Args:
         begun: the meter's state where ``start_epoch`` was left inside; the generators are then the caller's to restore, and the
             method is one that passes once over its loaders.
@@ -272,6 +274,8 @@ def fit(
             # Dropout and the like draw from the global generator, each process for its own images.
             others = [parallel.rank()] if parallel.rank() else []
             torch.manual_seed(stream(data.seed, "layers", epoch, *others))
+            if method.resets(epoch):
+                optimizer.state.clear()
         title = f"epoch {epoch + 1}/{epochs}"
 
         def keep_now(meter: dict, epoch: int = epoch) -> None:

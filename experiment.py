@@ -25,11 +25,11 @@ from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, blocks, build_model, check_arch, place
 from settings import check_final_lr, differences, settle
-from unlearn import METHODS
+from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
 from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
-from unlearn.scores import READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
+from unlearn.scores import RATIO_ORDER, READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
     RunFailed,
     Stopwatch,
@@ -476,6 +476,8 @@ def read_state(path: Path, identity: dict) -> dict:
     if bad := not_finite(state["state_dict"]):
         raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
     recorded_identity = {**unrecorded(state["identity"]), **state["identity"]}
+    if isinstance(label := recorded_identity.get("method"), str):
+        recorded_identity["method"] = label_today((state.get("arguments") or {}).get("unlearn"), label, masked=False)
     for name, value in identity.items():
         theirs = recorded_identity.get(name)
         if theirs != value:
@@ -801,7 +803,8 @@ def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], se
         del data["retain"]  # the masks are the same whatever part of the retain set there is
     return {
         "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
-        "batch_size": args.batch_size, "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "batch_size": args.batch_size, "batch_order": RATIO_ORDER if args.score == "ratio" else None,
+        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
         "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
         "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
     }  # fmt: skip
@@ -835,7 +838,8 @@ def mask_identity(record: dict) -> dict:
     data, made = record["data"], record["provenance"]
     identity = {"score": record["score"], "layers": list(record["layers"] or []), "original": made["original_sha256"], "arch": data["arch"]}
     identity |= {"data_sha256": data["data_sha256"], "forget": data["forget"]["sha256"], "retain": data.get("retain", {}).get("sha256")}
-    drawn = {"random": {"seed": made["seed"]}, "ratio": {"batch_size": record.get("batch_size")}}
+    seed = {"seed": made["seed"]}
+    drawn = {"random": seed, "ratio": {**seed, **{name: record.get(name) for name in ("batch_order", "batch_size")}}}
     return identity | drawn.get(record["score"], {})
 
 
@@ -964,15 +968,6 @@ def recorded_score(record: dict) -> str:
     return f"{score}:{','.join(record['layers'])}" if score == "layers" else score
 
 
-def label_of(method: Method, mask: LoadedMask | None) -> str:
-    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a random one."""
-    if mask is None:
-        return method.label
-    if mask.score not in (None, "saliency"):
-        return f"{method.label}+{mask.score}-mask"
-    return method.masked_label or f"{method.label}+mask"
-
-
 def unlearn(args: argparse.Namespace, script: str) -> None:
     """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json."""
     name_unread(args, script, OF_OTHER_STEPS)
@@ -1000,7 +995,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
         print(f"no --mask_path: {args.unlearn} runs unmasked")
-    label = label_of(method, mask)
+    label = label_of(type(method), (mask.score or "saliency") if mask else None)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
     schedule, recipe = loop_of(args, method, task.precision)
     if recipe.get("forget_batch_size", args.batch_size) != args.batch_size:
@@ -1019,7 +1014,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and done.get("attack") == {"members": args.mia_members}:
                 print(f"finished already; {files['result.json']} says")
-                print_result(done, files["result.json"])
+                print_result(done | {"label": label}, files["result.json"])
                 return
         report(args, script, method, label, task, mask, recipe, seconds, extra, files)
 

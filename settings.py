@@ -23,7 +23,7 @@ def settle(args: argparse.Namespace, arguments: dict | None) -> dict[str, object
     """Give every flag of a run its value in ``args``, by precedence; returns what was taken from the original.
 
     What was typed stands first, a field's ``--unlearn_*`` before ``--epochs`` and ``--lr``; then the preset, the original's record
-    (for Retrain), the method's own default, the parser's.
+    (for Retrain), the method's own default, on this data set where it has one, the parser's.
 
     Args:
         arguments: what the original's checkpoint records of its flags; None or empty where there is no record.
@@ -32,7 +32,7 @@ def settle(args: argparse.Namespace, arguments: dict | None) -> dict[str, object
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     renamed = getattr(kind, "inherits", {})
     preset, record = presets_of(kind)[args.preset].values, {}
-    own = {**fields, **getattr(kind, "recipe", {})}
+    own = {**fields, **getattr(kind, "recipe", {}), **kind.by_dataset.get(args.dataset, {})}
     if renamed and arguments:
         record = {name: value for name, value in original_recipe(arguments).items() if name not in args.typed}
         record = {name: value for name, value in record.items() if renamed.get(name) not in args.typed and name not in preset}

@@ -155,8 +155,8 @@ class Loader:
     # A view keeps the epoch it was made in: make those that train inside ``losses``, once an epoch.
 
     def eval_view(self) -> "Loader":
-        """The same images in order, neither shuffled nor augmented."""
-        return self._with(train=False)
+        """The same images in order, neither shuffled nor augmented, and all of them, also where training drops the last batch."""
+        return self._with(train=False, tail="keep" if self.tail == "drop" else self.tail)
 
     def shared(self) -> "Loader":
         """Of a loader that does not train, every n-th batch, for this one of n processes: whole batches, so that each is as it was."""
@@ -188,6 +188,10 @@ class Loader:
         """The same images in a seeded order, the same at every epoch; an ``eval_view()`` keeps it."""
         return self._chosen(self._permutation(purpose), purpose)
 
+    def by_class(self) -> "Loader":
+        """The same images class by class, in their order within a class; an ``eval_view()`` keeps it."""
+        return self._chosen(self.labels.sort(stable=True).indices, "by class")
+
     def _permutation(self, purpose: str) -> torch.Tensor:
         return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)))
 
@@ -208,6 +212,10 @@ class Loader:
     def batches_of(self, batch_size: int) -> "Loader":
         """The same split in batches of another size."""
         return self._with(batch_size=batch_size)
+
+    def evenly(self, batch_size: int) -> "Loader":
+        """The same split in the fewest batches of at most ``batch_size``, their sizes within one image, whatever an epoch's batches are."""
+        return self._with(batch_size=batch_size, tail="spread", accumulate=1)
 
     def _with(self, **changes: object) -> "Loader":
         view = copy.copy(self)

@@ -64,8 +64,8 @@ random_images() {
     of unsir --unlearn_lr 0.003 --repair_lr 0.001 --retain_part 0.5
     of fisher --alpha 1e-6 --noise_limit 0.02 --fisher_samples 300
     of fisher_new --alpha 3e-7 --fisher_samples 100
-    of ssd --alpha 3
-    of lfssd --alpha 1.3
+    of ssd --alpha 3 --importance_order shuffled
+    of lfssd --alpha 1.3 --importance_order shuffled
     each masked RL --model_path "$ORIGINAL" --mask_path "$DIR/random/mask/with_0.5.pt" --unlearn_epochs 3 --unlearn_lr 0.025 --batch_size 128
 }
 
@@ -96,8 +96,8 @@ whole_class() {
     of unsir --unlearn_lr 0.003 --repair_lr 0.001 --retain_part 0.5
     of fisher --alpha 1e-6 --noise_limit 0.02 --fisher_samples 300
     of fisher_new --alpha 1e-9 --fisher_samples 100
-    of ssd --alpha 10
-    of lfssd --alpha 10
+    of ssd --alpha 10 --importance_order shuffled
+    of lfssd --alpha 10 --importance_order shuffled
     each masked RL --model_path "$ORIGINAL" --mask_path "$DIR/class/mask/with_0.5.pt" --unlearn_epochs 3 --unlearn_lr 0.025 --batch_size 128
 }
 

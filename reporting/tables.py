@@ -12,6 +12,7 @@ from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
 from evaluation.rows import unlike_retrain
 from settings import differences
+from unlearn import label_today
 from utils import UserError, load_json
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -83,6 +84,10 @@ def _read(file: Path) -> dict | None:
             return None
         # JSON has no word for a number that is none: a test set without images has no accuracy.
         result["metrics"] = {name: math.nan if value is None else value for name, value in result["metrics"].items()}
+        mask, label = result.get("mask"), result["label"]
+        if not isinstance(label, str):
+            raise TypeError(f"label is {label!r}")
+        result["label"] = label_today(result["method"], label, bool(mask), mask.get("score") if mask else None)
         json.dumps(result, ensure_ascii=False).encode()  # half a character, which JSON can hold, could not be written anywhere
         scenario = scenario_of(result)
         hash(_pair_key(result))

@@ -172,6 +172,20 @@ def test_masks_resume_where_some_are_missing_and_refuse_another_request(original
     assert (tmp_path / "with_0.5.pt").read_bytes() == before
 
 
+def test_ratio_masks_of_another_rule_seed_or_batch_size_are_not_finished(original, tmp_path, capsys):  # noqa: F811
+    """A record without the order of its batches was made in file order; those of training do not matter."""
+    made = ["--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, "--score", "ratio", "--forget_seed", 2]
+    assert call(generate_mask.main, *SETUP, *made) == 0
+    assert call(generate_mask.main, *SETUP, *made, "--resume", "--tail", "keep", "--accumulate", 2, "--forget_batch_size", 9) == 0
+    assert "finished already" in capsys.readouterr().out
+    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--seed", 7), "seed 2", "7")
+    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--batch_size", 32), "batch_size 64", "32")
+    record = json.loads((tmp_path / "mask_result.json").read_text())
+    del record["batch_order"]
+    (tmp_path / "mask_result.json").write_text(json.dumps(record))
+    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume"), "batch_order None", "shuffled", "--overwrite")
+
+
 def test_other_flags_are_named_before_data_are_read(tmp_path, capsys):
     data = tmp_path / "own.npz"
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import CLASSES, TinyNet, make_data, make_model
+from conftest import CLASSES, CPU, TinyNet, make_data, make_image_set, make_model
 from test_saliency import whole
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from datasets.loaders import Data
+from engine import make_optimizer, train_epoch
 from models import build_model
+from unlearn.base import cross_entropy_steps
 from unlearn.fisher import FisherForgetting, classifier_parameters
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.per_sample import true_fisher_diagonal
@@ -60,13 +63,113 @@ def importance_by_loop(method, model, batches):
     return {name: value / count for name, value in total.items()}
 
 
-@pytest.mark.parametrize("size", [1, 5, 16])  # of 16 images: every sample, a last batch of one, a single batch
+def in_class_order(data, parts, size):
+    """Batches of (images, labels) of the named splits in turn, each sorted by class and then by index, in even consecutive cuts."""
+    labels = data.dataset.y_train
+    order = [index for part in parts for index in sorted(getattr(data.chosen, part).tolist(), key=lambda index: (labels[index], index))]
+    images = torch.tensor(data.dataset.x_train).permute(0, 3, 1, 2).float() / 255
+    count = -(-len(order) // size)
+    for batch in range(count):
+        chosen = order[len(order) * batch // count : len(order) * (batch + 1) // count]
+        yield images[chosen], torch.tensor(labels[chosen])
+
+
+# Of 16 forget images: every sample, batches of 4, a single batch; of all 144: and batches that straddle two classes.
+@pytest.mark.parametrize("size", [1, 5, 16])
 @pytest.mark.parametrize("method", DAMPENINGS)
-def test_importances_equal_a_plain_loop(method, size, model, data):
-    found = method(importance_batch=size).importance(model, data.forget)
-    batches = data.forget.eval_view().shuffled("importance").batches_of(size)
+def test_importances_equal_a_plain_loop_in_class_order(method, size, model, data):
+    for parts in (["forget"], ["retain", "forget"]):
+        found = method(importance_batch=size).importance(model, *(getattr(data, part) for part in parts))
+        for name, wanted in importance_by_loop(method, model, in_class_order(data, parts, size)).items():
+            torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+@pytest.mark.parametrize("method", DAMPENINGS)
+def test_shuffled_importances_equal_a_plain_loop(method, size, model, data):
+    found = method(importance_batch=size, importance_order="shuffled").importance(model, data.forget)
+    batches = data.forget.eval_view().shuffled("importance").evenly(size)
     for name, wanted in importance_by_loop(method, model, batches).items():
         torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-8)
+
+
+def test_batches_of_the_class_order_hold_one_class_and_go_through_retain_before_forget():
+    """16 batches of 9 images from 4 classes of 36, of which class 1 is forgotten; file order deals the classes out in turn."""
+    data = make_data(**WHOLE_CLASS)
+    batches = list(SelectiveSynapticDampening(importance_batch=9).batches(data.retain, data.forget))
+    assert [set(labels.tolist()) for _, labels in batches] == [{c} for c in (0, 2, 3, 1) for _ in range(4)]
+    first = {len(set(labels.tolist())) for _, labels in data.retain.eval_view().evenly(9)}
+    assert first == {3}
+    mixed = SelectiveSynapticDampening(importance_batch=9, importance_order="shuffled").batches(data.retain, data.forget)
+    assert max(len(set(labels.tolist())) for _, labels in mixed) == CLASSES
+
+
+@pytest.mark.parametrize("order", ["class", "shuffled"])
+def test_importance_batches_are_even_whatever_an_epochs_are(order):
+    """--tail, --accumulate and --batch_size are of training; each image is in one batch."""
+    data = make_data(**WHOLE_CLASS)
+    options = {"device": CPU, "seed": 3, "augment": False}
+    kinds = [
+        {"batch_size": 32},
+        {"batch_size": 10, "tail": "drop"},
+        {"batch_size": 10, "tail": "keep"},
+        {"batch_size": 32, "accumulate": 4},
+    ]
+    found = []
+    for kind in kinds:
+        loaded = Data(data.dataset, data.split, data.chosen, **options, **kind)
+        batches = SelectiveSynapticDampening(importance_batch=50, importance_order=order).batches(loaded.retain, loaded.forget)
+        found.append([labels.tolist() for _, labels in batches])
+    assert [len(labels) for labels in found[0]] == [48, 48, 48]
+    assert all(other == found[0] for other in found)
+
+
+def test_importances_of_single_images_know_no_order(model):
+    data = make_data(**WHOLE_CLASS)
+    for method in DAMPENINGS:
+        ordered, shuffled = (
+            method(importance_batch=1, importance_order=order).importance(model, data.retain, data.forget)
+            for order in ("class", "shuffled")
+        )
+        for name in ordered:
+            torch.testing.assert_close(ordered[name], shuffled[name], rtol=1e-4, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A TinyNet that tells the classes apart, and its images."""
+    images, model = make_image_set(train=800), make_model()
+    data = make_data(images, count=1)
+    optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 5e-4)
+    for epoch in range(6):
+        data.set_epoch(epoch)
+        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=CPU)
+    return model, images
+
+
+@pytest.mark.parametrize("method", DAMPENINGS)
+def test_the_class_order_selects_fewer_weights_than_the_shuffled_one(method, taught):
+    """A class's batches have large mean gradients, so that I_D is large; shuffled ones cancel. Over every class as the forgotten one."""
+    model, images = taught
+    selected = {
+        order: sum(
+            edit(
+                method(alpha=2, importance_batch=16, importance_order=order), make_data(images, **request), copy.deepcopy(model)
+            )[1]["selected"]
+            for request in ({"count": None, "class_to_forget": c} for c in range(CLASSES))
+        )
+        for order in ("class", "shuffled")
+    }  # fmt: skip
+    assert 0 < selected["class"] < selected["shuffled"]
+
+
+@pytest.mark.parametrize("method", DAMPENINGS)
+def test_batches_of_one_class_select_nothing_from_the_inverse_share_of_forget_on(method, taught):
+    """Where every batch holds one class, n I_D = n_f I_f + n_r I_r as for single images: 4 classes of 180, batches of 20."""
+    model, images = taught
+    data = make_data(images, count=None, class_to_forget=0)
+    assert not edit(method(alpha=4.004, importance_batch=20), data, copy.deepcopy(model))[1]["selected"]
+    assert edit(method(alpha=4.004, importance_batch=20, importance_order="shuffled"), data, copy.deepcopy(model))[1]["selected"]
 
 
 @pytest.mark.parametrize("method", DAMPENINGS)
@@ -112,7 +215,9 @@ def test_an_infinite_alpha_is_the_identity_and_says_so(method, alpha):
     model, report = edit(method(alpha=alpha, importance_batch=4), make_data(**WHOLE_CLASS))
     assert same(model, make_model().eval())
     assert report["selected"] == 0
-    assert "lower --alpha" in report["warning"]
+    assert report["warning"].endswith("lower --alpha, or take --importance_order shuffled")
+    _, report = edit(method(alpha=alpha, importance_order="shuffled"), make_data(**WHOLE_CLASS))
+    assert report["warning"].endswith("lower --alpha")
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.2])
@@ -153,7 +258,9 @@ def test_weights_without_any_gradient_stay(method):
 
 def test_lfssd_reads_no_label_and_ssd_does():
     outcomes = [
-        edit(method(alpha=1.0, importance_batch=4), data)[0] for method in DAMPENINGS for data in (make_data(), relabelled(make_data()))
+        edit(method(alpha=1.0, importance_batch=4, importance_order="shuffled"), data)[0]
+        for method in DAMPENINGS
+        for data in (make_data(), relabelled(make_data()))
     ]
     assert not same(outcomes[0], outcomes[1])
     assert same(outcomes[2], outcomes[3])

@@ -85,7 +85,7 @@ def test_one_retrain_run_has_no_floor(tmp_path, capsys):
 @pytest.mark.parametrize("missing", [math.nan, None], ids=str)
 def test_runs_without_an_attack_leave_the_rest_of_the_table_whole(tmp_path, capsys, missing):
     """MIA is no number in one Retrain: no floor, no mark on MIA, the other columns marked; and JSON that others can read."""
-    write(tmp_path, *runs("retrain", "Retrain", [*RETRAIN[:2], (4.0, 100.0, 93.5, missing)]), *runs("RL", "SalUn", NEAR))
+    write(tmp_path, *runs("retrain", "Retrain", [*RETRAIN[:2], (4.0, 100.0, 93.5, missing)]), *runs("RL", "SalUn", NEAR, mask=0.5))
     json.loads(printed(capsys, tmp_path, "json"), parse_constant=pytest.fail)
     rows, table = rows_of(capsys, tmp_path)
     assert table["floor"] is None
@@ -173,7 +173,7 @@ def test_latex_marks_the_best_in_bold_and_explains_every_mark(folder, capsys):
 
 def test_latex_of_a_hostile_label_has_no_command_of_its_own(tmp_path):
     label = "\\input{/etc/passwd} & 50% $x_1^2$ #{}~ <b> |\n\\end{document}"
-    (table,) = (as_latex(scenarios(collect([write(tmp_path, result("FT", label))]), [])),)
+    (table,) = (as_latex(scenarios(collect([write(tmp_path, result("own", label))]), [])),)
     assert not re.search(r"\\(input|end\{document)", table)
     (row,) = latex_rows(table)[1:]
     assert len(row) == 8
@@ -185,7 +185,7 @@ def test_latex_of_a_hostile_label_has_no_command_of_its_own(tmp_path):
 
 
 def test_markdown_keeps_its_columns_whatever_a_label_holds(tmp_path, capsys):
-    write(tmp_path, result("retrain", "Retrain"), result("FT", "a|b"))
+    write(tmp_path, result("retrain", "Retrain"), result("own", "a|b"))
     lines = [line for line in printed(capsys, tmp_path, "markdown").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
 

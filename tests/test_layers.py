@@ -1,17 +1,20 @@
 """CF-k, EU-k: which blocks there are, which change; UNSIR: its noise, its two phases."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, make_data, make_image_set, make_model
+from conftest import CLASSES, CPU, make_data, make_image_set, make_model
 from test_methods import run, same
+from test_proximal import run_part
 from test_saliency import random_mask
 from torch import nn
 
+from datasets.loaders import Data
 from experiment import mask_rows, print_shares
 from models import MODELS, blocks, build_model, redraw
 from unlearn.finetune import FineTune
@@ -191,8 +194,8 @@ def test_more_blocks_than_there_are_is_refused_with_the_range(original, make):
 # ------------------------------------------------------------------------------------------------------------ UNSIR
 
 
-def class_data(**changes):
-    return make_data(**{"count": None, "class_to_forget": 1, "augment": False} | changes)
+def class_data(images=None, **changes):
+    return make_data(images, **{"count": None, "class_to_forget": 1, "augment": False} | changes)
 
 
 def prepared(method, model, data):
@@ -251,28 +254,49 @@ def test_noise_is_labelled_by_the_classes_of_the_forget_set(scenario):
     data = class_data() if scenario == "class" else make_data(count=16, batch_size=2)
     method = prepared(Unsir(noise_steps=1), make_model(), data)
     assert set(method.labels.tolist()) == set(data.forget.labels.tolist())
-    assert len(method.noise) == len(method.labels) == (32 if scenario == "class" else 4)
+    assert len(method.noise) == len(method.labels) == 3 * len(data.forget.labels.unique())
+    assert torch.bincount(method.labels).unique().tolist() == ([0, 3] if scenario == "class" else [3])
 
 
-def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others_repair():
-    """With 5 noise batches of 10 images and 54 retain images, a batch of 10 holds about as many of either."""
-    data, model = class_data(batch_size=10), make_model().eval()
-    method = prepared(Unsir(noise_steps=1, noise_batches=5, retain_part=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
+def test_each_image_of_the_noise_is_learnt_for_itself():
+    """In eval mode none depends on the others: three of a class are the first three of many."""
+    model, data = taught(), class_data()
+    few, many = (prepared(Unsir(noise_images=count), model, data).noise for count in (3, 20))
+    torch.testing.assert_close(few, many[:3], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("tail", ["spread", "keep"])
+def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others_repair(tail):
+    """17 batches of 3 noise images and 54 retain images fill 11 batches of 10, each with about as many of either."""
+    plain = class_data()
+    data = Data(plain.dataset, plain.split, plain.chosen, device=CPU, batch_size=10, seed=3, augment=False, tail=tail)
+    model = make_model().eval()
+    method = prepared(Unsir(noise_steps=1, noise_batches=17, retain_part=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
     seen = []
     hook = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     impairing, *repairing = (list(method.losses(model, data, epoch)) for epoch in range(3))
     hook.remove()
     images, labels = torch.cat(seen[: len(impairing)]), torch.cat([step.labels for step in impairing])
-    assert all(len(step.labels) == 10 for step in impairing[:-1])
+    assert len(impairing) == 11
+    assert {len(step.labels) for step in impairing} <= {8, 9, 10}
+    assert all(4 <= (step.labels == 1).sum() <= 5 for step in impairing)
     assert (labels != 1).sum() == int(0.5 * data.retain.num_samples) == 54
     noise = images[labels == 1]
-    assert abs(len(noise) - 50) <= 10
     # Each image of the noise in turn, again and again.
-    torch.testing.assert_close(noise, method.noise[torch.arange(len(noise)) % 10], rtol=0, atol=0)
+    torch.testing.assert_close(noise, method.noise[torch.arange(51) % 3], rtol=0, atol=0)
     retained = {round(value, 3) for value in next(iter(data.retain.batches_of(1000).eval_view()))[0].sum((1, 2, 3)).tolist()}
     assert {round(value, 3) for value in images[labels != 1].sum((1, 2, 3)).tolist()} <= retained
     for steps in repairing:
         assert sorted(torch.cat([step.labels for step in steps]).tolist()) == sorted(labels[labels != 1].tolist())
+
+
+def test_by_default_240_images_of_noise_are_shown():
+    data, model = class_data(make_image_set(train=2000), batch_size=64), make_model().eval()
+    method = prepared(Unsir(noise_steps=0), model, data)
+    steps = list(method.losses(model, data, 0))
+    assert sum(int((step.labels == 1).sum()) for step in steps) == 240
+    assert sum(len(step.labels) for step in steps) == 240 + int(0.2 * data.retain.num_samples)
+    assert len(steps) == math.ceil((240 + 270) / 64)
 
 
 def test_impairing_loss_is_the_cross_entropy_of_both():
@@ -301,6 +325,63 @@ def test_repairing_takes_its_own_learning_rate(optimizer):
     assert same(run(Unsir(**fields, **repair, unlearn_lr=0.0), make_model(), class_data()), make_model())
 
 
+class Resetting(FineTune):
+    """Fine-tuning whose optimizer begins anew in the third epoch."""
+
+    def resets(self, epoch):
+        return epoch == 2
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=0.01, fused=True),
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, weight_decay=0.01, fused=True),
+    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, weight_decay=0.01, fused=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_epoch_that_resets_the_optimizer_is_a_plain_loop_with_a_second_one_bit_for_bit(optimizer):
+    fields = {"unlearn_epochs": 4, "unlearn_lr": 0.01, "weight_decay": 0.01, "optimizer": optimizer}
+    ours, theirs, loader = run(Resetting(**fields), make_model(), make_data()), make_model().train(), make_data().retain
+    for epoch in range(4):
+        if epoch in (0, 2):
+            steps = OPTIMIZERS[optimizer](theirs.parameters(), 0.01)
+        loader.set_epoch(epoch)
+        for images, labels in loader:
+            steps.zero_grad()
+            F.cross_entropy(theirs(images), labels).backward()
+            steps.step()
+    assert same(ours, theirs)
+    assert not same(ours, run(FineTune(**fields), make_model(), make_data()))
+
+
+def test_unsir_is_a_plain_loop_with_two_adams():
+    """Two impairing and two repairing epochs, their batches as the method deals them out, bit for bit."""
+    fields = {"unlearn_epochs": 4, "impair_epochs": 2, "unlearn_lr": 0.02, "repair_lr": 0.01, "noise_batches": 9}
+    ours, theirs, data = run(Unsir(**fields), make_model(), class_data()), make_model(), class_data()
+    method = prepared(Unsir(**fields), theirs, data)
+    theirs.train()
+    for epochs, lr in (((0, 1), 0.02), ((2, 3), 0.01)):
+        adam = torch.optim.Adam(theirs.parameters(), lr, fused=True)
+        for epoch in epochs:
+            data.set_epoch(epoch)
+            for step in method.losses(theirs, data, epoch):
+                adam.zero_grad()
+                step.loss.backward()
+                adam.step()
+    assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("until", [1, 2, 3])
+def test_unsir_resumes_bit_for_bit_before_at_and_after_its_new_optimizer(until):
+    make = lambda: Unsir(unlearn_epochs=4, impair_epochs=2, noise_batches=9)  # noqa: E731
+    straight, resumed = make_model(), make_model()
+    run_part(make(), straight, class_data())
+    state = run_part(make(), make_model(), class_data(), until=until)
+    run_part(make(), resumed, class_data(), state=state)
+    assert same(straight, resumed)
+
+
 def test_impairing_teaches_the_noise_as_the_class():
     data, model = class_data(), taught()
     method = Unsir(unlearn_epochs=1, noise_decay=0.01)
@@ -312,6 +393,8 @@ def test_impairing_teaches_the_noise_as_the_class():
 def test_unsir_refuses_an_empty_part():
     with pytest.raises(UserError, match="--retain_part 0"):
         Unsir(retain_part=0)
+    with pytest.raises(UserError, match="--noise_images 0"):
+        Unsir(noise_images=0)
 
 
 # ---------------------------------------------------------------------------------------------------- shares of a mask

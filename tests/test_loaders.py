@@ -58,11 +58,11 @@ def visited(loader, image_set=IMAGES, pad=None):
     return seen, seen_labels
 
 
-def make_loader(count=40, batch_size=16, *, image_set=IMAGES, name="retain", seed=3, train=True, crop=True, flip=True):
+def make_loader(count=40, batch_size=16, *, image_set=IMAGES, name="retain", seed=3, train=True, crop=True, flip=True, **options):
     pad = image_set.crop if crop else 0
     images = DeviceImages(image_set.x_train, CPU, pad)
     return Loader(
-        images, np.arange(count), image_set.y_train, batch_size, name=name, seed=seed, train=train, crop=crop, flip=flip
+        images, np.arange(count), image_set.y_train, batch_size, name=name, seed=seed, train=train, crop=crop, flip=flip, **options
     )  # fmt: skip
 
 
@@ -456,6 +456,30 @@ def test_batches_of_another_size_leave_the_split_and_the_original_alone():
     assert [len(labels) for _, labels in view] == [10] * 4
     assert [len(labels) for _, labels in loader] == [16, 16, 8]
     assert order(make_loader(40, 16).batches_of(10)) == order(make_loader(40, 16))
+
+
+def test_images_class_by_class_keep_their_order_within_a_class():
+    loader = make_loader(60)
+    found = loader.by_class()
+    assert found.indices.tolist() == sorted(range(60), key=lambda index: (IMAGES.y_train[index], index))
+    assert found.labels.tolist() == sorted(IMAGES.y_train[:60].tolist())
+    assert visited(found.eval_view())[1] == found.labels.tolist()
+    assert loader.indices.tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("tail", ["spread", "keep", "drop"])
+def test_an_evaluation_view_has_every_image_whatever_training_drops(tail):
+    loader = make_loader(40, 16, tail=tail)
+    view = loader.eval_view()
+    assert sum(len(labels) for _, labels in loader) == (32 if tail == "drop" else 40)
+    assert sum(len(labels) for _, labels in view) == sum(end - start for start, end in view.bounds()) == 40
+
+
+@pytest.mark.parametrize("options", [{}, {"tail": "drop"}, {"tail": "keep", "accumulate": 4}, {"tail": "spread", "accumulate": 4}], ids=str)
+def test_even_batches_are_the_same_whatever_an_epochs_are(options):
+    loader = make_loader(40, 16, **options)
+    assert [len(labels) for _, labels in loader.evenly(12)] == [10] * 4
+    assert [len(labels) for _, labels in loader.eval_view().evenly(39)] == [20, 20]
 
 
 def test_an_evaluation_view_does_not_train_and_leaves_its_loader_training():

@@ -204,8 +204,8 @@ def sortable(tmp_path_factory):
     """A page with six methods whose orders by name, UA and Avg. Gap differ; one has no MIA and so no Avg. Gap."""
     folder = tmp_path_factory.mktemp("sortable")
     values = {"b": 9.0, "A": 30.0, "c": 100.0, "f": 5.5, "e": 7.0}
-    rows = [result("FT", name, (ua, 99.0, 93.0, 12.0)) for name, ua in values.items()]
-    write(folder, result("retrain", "Retrain"), *rows, result("FT", "d", (6.0, 99.0, 93.0, float("nan"))))
+    rows = [result("own", name, (ua, 99.0, 93.0, 12.0)) for name, ua in values.items()]
+    write(folder, result("retrain", "Retrain"), *rows, result("own", "d", (6.0, 99.0, 93.0, float("nan"))))
     assert report.main([str(folder), "--html", str(folder / "page.html")]) == 0
     return folder / "page.html"
 

@@ -26,7 +26,7 @@ def everything(folder, label="GA"):
     results = [
         *runs("retrain", "Retrain", RETRAIN),
         *runs("RL", "SalUn", NEAR, mask=0.5),
-        result("GA", label, (60.0, 80.0, 70.0, 2.0), warnings=["it fell"]),
+        result("GA" if label == "GA" else "own", label, (60.0, 80.0, 70.0, 2.0), warnings=["it fell"]),
     ]
     for record in results:
         if record["mask"]:
@@ -214,7 +214,7 @@ def test_ellipse_is_centred_on_retrain_and_spans_its_noise(tmp_path):
 
 def test_every_method_is_named_once_in_the_plot_of_ua_and_ta(tmp_path):
     """Also where a crowd stands in one place, and names stay inside the panel that has them."""
-    crowd = [result("FT", f"method {index}", (5 + index / 50, 99.0, 94.0 + index % 3 / 10, 12.0)) for index in range(26)]
+    crowd = [result("own", f"method {index}", (5 + index / 50, 99.0, 94.0 + index % 3 / 10, 12.0)) for index in range(26)]
     write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *crowd)
     figure = figure_of(read(tmp_path), "ua-ta")
     names = [text.get_text() for panel in figure.axes for text in panel.texts]

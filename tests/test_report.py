@@ -73,7 +73,7 @@ def test_means_and_sample_deviations(folder, capsys):
 
 
 def test_rte_counts_the_mask(tmp_path, capsys):
-    write(tmp_path, result("RL", "SalUn", seed=1, rte=(4.0, 156.0)), result("RL", "SalUn", seed=2, rte=(4.0, 166.0)))
+    write(tmp_path, *(result("RL", "SalUn", seed=seed, rte=rte, mask=0.5) for seed, rte in ((1, (4.0, 156.0)), (2, (4.0, 166.0)))))
     rows, _ = only_table(capsys, tmp_path)
     assert rows["SalUn"]["RTE"] == pytest.approx(165)
     assert rows["SalUn"]["RTE_std"] == pytest.approx(50**0.5)
@@ -120,7 +120,7 @@ def test_runs_without_a_partner_have_no_paired_gap(tmp_path, capsys, partner):
 
 def test_published_average_gap(tmp_path, capsys):
     """SalUn at 10 % of CIFAR-10: gaps 2.39, 0.38, 0.33 and 1.51 average to the 1.15 of the paper's table."""
-    write(tmp_path, result("retrain", "Retrain", (5.24, 100.0, 94.26, 12.88)), result("RL", "SalUn", (2.85, 99.62, 93.93, 14.39)))
+    write(tmp_path, result("retrain", "Retrain", (5.24, 100.0, 94.26, 12.88)), result("RL", "SalUn", (2.85, 99.62, 93.93, 14.39), mask=0.5))
     rows, _ = only_table(capsys, tmp_path)
     assert round(rows["SalUn"]["avg_gap"], 2) == 1.15
     gaps = [round(rows["SalUn"][f"{metric}_gap"], 2) for metric in METRICS]
@@ -156,18 +156,41 @@ def test_learning_rates_make_rows_and_names(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        (lambda run: run["recipe"].update(batch_size=64), {"FT (batch_size 256)", "FT (batch_size 64)"}),
-        (lambda run: run["attack"].update(members="first"), {"FT (members balanced)", "FT (members first)"}),
-        (lambda run: run.update(mask={"path": "m", "density": 0.3}), {"FT (mask 0.5)", "FT (mask 0.3)"}),
+        (lambda run: run["recipe"].update(batch_size=64), {"FT+mask (batch_size 256)", "FT+mask (batch_size 64)"}),
+        (lambda run: run["attack"].update(members="first"), {"FT+mask (members balanced)", "FT+mask (members first)"}),
+        (lambda run: run.update(mask={"path": "m", "density": 0.3}), {"FT+mask (mask 0.5)", "FT+mask (mask 0.3)"}),
     ],
 )
 def test_other_settings_make_rows_and_names(tmp_path, capsys, change, names):
-    one = result("FT", mask=0.5)
+    one = result("FT", "FT+mask", mask=0.5)
     other = copy.deepcopy(one)
     change(other)
     write(tmp_path, one, other)
     rows, _ = only_table(capsys, tmp_path)
     assert set(rows) == names
+
+
+@pytest.mark.parametrize(
+    ("method", "recorded", "mask", "shown"),
+    [
+        ("fisher", "FF", None, "FF-ref"), ("fisher_new", "FF-true", None, "FF"), ("fisher", "FF-ref", None, "FF-ref"),
+        ("fisher", "FF+mask", {}, "FF-ref+mask"), ("fisher_new", "FF-true+random-mask", {}, "FF+random-mask"),
+        ("fisher_new", "FF-true+mask", {"score": "magnitude"}, "FF+magnitude-mask"), ("RL", "SalUn", {"score": None}, "SalUn"),
+        ("RL", "RL+layers:fc,layer3-mask", {}, "RL+layers:fc,layer3-mask"), ("scrub_r", "SCRUB+R", None, "SCRUB+R"),
+        ("neggrad_plus", "NegGrad+", {"score": "saliency"}, "NegGrad++mask"), ("somebody's", "FF", None, "FF"),
+    ],
+)  # fmt: skip
+def test_a_row_has_the_label_of_its_method_today_whatever_the_file_says(tmp_path, capsys, method, recorded, mask, shown):
+    run = result(method, recorded) | {"mask": None if mask is None else {"path": "m", "density": 0.5, **mask}}
+    write(tmp_path, run)
+    rows, _ = only_table(capsys, tmp_path)
+    assert set(rows) == {shown}
+
+
+def test_runs_from_before_and_after_a_new_label_stand_in_one_row(tmp_path, capsys):
+    write(tmp_path, result("fisher", "FF", seed=1), result("fisher", "FF-ref", seed=2), result("fisher_new", "FF", seed=1))
+    rows, _ = only_table(capsys, tmp_path)
+    assert {name: row["runs"] for name, row in rows.items()} == {"FF-ref": 2, "FF": 1}
 
 
 def test_scenarios_have_separate_tables(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Scores other than SalUn's against torch.func and NumPy, layers that go first, how far two masks agree."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import make_data, make_model
+from conftest import CPU, make_data, make_image_set, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
+from test_methods import run
 from test_saliency import flatten, per_sample_gradients, whole
 
+from datasets.loaders import Data
+from unlearn.finetune import FineTune
 from unlearn.saliency import RATIOS, overlap, read_mask, top_masks
 from unlearn.scores import SCORES, belongs, check_layers, importance, layers_mask, listed_first
 from utils import UserError
@@ -59,7 +63,7 @@ def test_every_scores_masks_are_nested_bool_tensors_of_the_exact_counts(name, mo
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_every_score_is_the_same_bit_for_bit_in_another_run_and_only_random_heeds_the_seed(name):
+def test_every_score_is_the_same_bit_for_bit_in_another_run_and_only_what_is_drawn_heeds_the_seed(name):
     again = make_data()
     again.set_epoch(3)  # scores know no epoch
     for batches in (again.forget, again.retain):
@@ -67,7 +71,7 @@ def test_every_score_is_the_same_bit_for_bit_in_another_run_and_only_random_heed
     one, other = SCORES[name](make_model(), make_data()), SCORES[name](make_model(), again)
     assert all(torch.equal(one[key], other[key]) for key in one)
     seeded = SCORES[name](make_model(), make_data(seed=4))
-    assert all(torch.equal(one[key], seeded[key]) for key in one) == (name != "random")
+    assert all(torch.equal(one[key], seeded[key]) for key in one) == (name not in ("random", "ratio"))
 
 
 def test_scores_are_five_orders(model, data):
@@ -88,18 +92,53 @@ def test_gradient_scores_are_the_absolute_mean_of_per_sample_gradients(name, par
 
 
 def mean_square_of_batches(gradients, batch_size):
-    """The importance from per-sample gradients (n, P): batch means first, then squares, then the plain mean over batches."""
-    batches = [gradients[start : start + batch_size].mean(0) for start in range(0, len(gradients), batch_size)]
+    """The importance from per-sample gradients (n, P): means of even batches first, then squares, then the plain mean over batches."""
+    n, count = len(gradients), math.ceil(len(gradients) / batch_size)
+    batches = [gradients[n * batch // count : n * (batch + 1) // count].mean(0) for batch in range(count)]
     return np.mean(np.square(batches), 0)
 
 
 @pytest.mark.parametrize("batch_size", [7, 16, 160])
 def test_ratio_is_the_importance_to_forget_over_that_to_retain(batch_size):
-    """16 forget images: batches of 7, 7 and 2, one full batch, one that is not full."""
+    """16 shuffled forget images: batches of 5, 5 and 6, one full batch, one that is not full; --forget_batch_size is not read."""
     model, data = make_model(), make_data(batch_size=batch_size)
-    forget, retain = (mean_square_of_batches(gradients_of(model, part), batch_size) for part in (data.forget, data.retain))
-    expected = forget / (retain + 1e-15)
+    data.forget = data.forget.batches_of(3)
+    parts = [split.shuffled("importance") for split in (data.forget, data.retain)]
+    forget, retain = (mean_square_of_batches(gradients_of(model, part), batch_size) for part in parts)
+    expected = (forget + 1e-15) / (retain + 1e-15)
     np.testing.assert_allclose(flatten(SCORES["ratio"](model, data)), expected, rtol=5e-3, atol=1e-6 * expected.max())
+
+
+def sorted_by_class(data, batch_size):
+    """The same images, split and forget set in the order of a folder with one class after the other."""
+    images = data.dataset
+    order = np.argsort(images.y_train, kind="stable")
+    place = np.argsort(order)
+    moved = dataclasses.replace(images, x_train=images.x_train[order], y_train=images.y_train[order])
+    split = dataclasses.replace(data.split, train=np.sort(place[data.split.train]), val=np.sort(place[data.split.val]))
+    chosen = dataclasses.replace(data.chosen, forget=np.sort(place[data.chosen.forget]), retain=np.sort(place[data.chosen.retain]))
+    return Data(moved, split, chosen, device=CPU, batch_size=batch_size, seed=3)
+
+
+def in_file_order(model, data):
+    forget, retain = (importance(model, split.eval_view()) for split in (data.forget, data.retain))
+    return {name: (forget[name] + 1e-15) / (retain[name] + 1e-15) for name in forget}
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_the_ratios_mask_hardly_knows_the_order_of_the_images(batch_size):
+    """Where the batches follow the file, a file sorted by class gives another mask."""
+    images = make_image_set(train=800)
+    model = run(FineTune(unlearn_epochs=6, unlearn_lr=0.1), make_model(), make_data(images, count=1))
+    dealt = make_data(images, batch_size=batch_size, count=None, class_to_forget=1)
+    ordered = sorted_by_class(dealt, batch_size)
+    assert torch.equal(dealt.retain.labels.sort().values, ordered.retain.labels)
+    agree = {}
+    for score in (SCORES["ratio"], in_file_order):
+        one, other = (top_masks(score(model, data), [0.2, 0.5]) for data in (dealt, ordered))
+        agree[score] = [overlap(one[share].values(), other[share].values()).jaccard for share in one]
+    assert min(agree[SCORES["ratio"]]) > 0.95
+    assert max(agree[in_file_order]) < 0.9
 
 
 def test_importance_of_batches_of_one_is_the_fisher_diagonal(model, data):
@@ -110,13 +149,13 @@ def test_importance_of_batches_of_one_is_the_fisher_diagonal(model, data):
     np.testing.assert_allclose(flatten(one), flatten(other), rtol=1e-3, atol=1e-9)
 
 
-def test_ratio_of_a_weight_that_neither_set_uses_is_zero(model, data):
+def test_ratio_of_a_weight_that_neither_set_uses_is_one(model, data):
     with torch.no_grad():
         model.bn.weight[0] = 0.0
         model.bn.bias[0] = -9.0  # a dead channel: its ReLU never opens
     scores = SCORES["ratio"](model, data)
-    assert (scores["conv.weight"][0] == 0).all()
-    assert (scores["conv.weight"][1] > 0).any()
+    assert (scores["conv.weight"][0] == 1).all()
+    assert (scores["conv.weight"][1] != 1).any()
 
 
 def test_magnitude_is_the_absolute_weight(model, data):

@@ -125,6 +125,30 @@ def flag_of(field: str) -> str:
     return "--no-l1-epochs" if field == "no_l1_epochs" else f"--{field}"
 
 
+def label_of(method: type[Method], score: str | None) -> str:
+    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a random one.
+
+    ``score`` is what the mask was ranked by, as its record says; "saliency" where none does, None without a mask.
+    """
+    if score is None:
+        return method.label
+    if score != "saliency":
+        return f"{method.label}+{score}-mask"
+    return method.masked_label or f"{method.label}+mask"
+
+
+def label_today(name: str, recorded: str, masked: bool, score: str | None = None) -> str:
+    """The label of a run that a file tells of, by its method's name: files outlast labels. ``recorded`` where no method has that name.
+
+    The score of the mask is the one that ``recorded`` was made with, where ``score`` is None.
+    """
+    if name not in METHODS:
+        return recorded
+    suffix = recorded.rpartition("+")[2]
+    of_label = suffix.removesuffix("-mask") if suffix.endswith("-mask") else "saliency"
+    return label_of(METHODS[name], (score or of_label) if masked else None)
+
+
 def presets_of(method: type[Method]) -> dict[str, Preset]:
     """The presets of a method by name; ``paper``, its own defaults, is the first.
 

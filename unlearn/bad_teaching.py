@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets.loaders import Data, Loader
 from models import redraw
-from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.base import Iterative, Preset, Range, Step, Steps, option
 from unlearn.saliency import Mask
 from unlearn.teachers import ask, divergence, frozen_copy
 from utils import UserError, stream
@@ -19,8 +19,8 @@ class BadTeaching(Iterative):
     """Imitate a randomly initialised network on the forget set and the original on a part of the retain set.
 
     Both are shuffled into one epoch; the loss is the batch's mean of KL(its teacher || model) at temperature 1. The retain images
-    are one seeded draw of ``retain_part``. Defaults are the authors' (Adam at 1e-4, 1 epoch, no weight decay, 30 % of retain);
-    a later port takes SGD at 0.02 for 10 epochs under a cosine on all of retain.
+    are one seeded draw of ``retain_part``. Defaults are the authors' (Adam at 1e-4, 1 epoch, no weight decay, 30 % of retain, no
+    augmentation). Their loss is also divided by the number of classes, which Adam does not notice and SGD does.
 
     The random network's outputs are not uniform but depend on its draw, and a model that imitates them on members only is
     easy to tell from a retrained one (the Streisand effect). Both teachers see the whole batch, which needs no sorting.
@@ -30,7 +30,19 @@ class BadTeaching(Iterative):
     touches = "forget + retain"
     cost = "E (n_f + 0.3 n_r), and twice as many forward passes of teachers"
     paper = "Chundawat et al., AAAI 2023"
+    source = "the authors' code"
+    presets = {
+        "sfron_cifar10": Preset(
+            {
+                "optimizer": "sgd", "unlearn_lr": 2e-3, "weight_decay": 5e-3, "unlearn_epochs": 10, "schedule": "cosine",
+                "retain_part": 1.0, "batch_size": 128, "no_aug": False,
+            },
+            "SFRon's port for CIFAR-10: SGD at 0.02, weight decay 5e-4, all of retain, augmented; its loss is also divided by the ten "
+            "classes, so that its updates are those of 0.002 and 5e-3 here",
+        )
+    }  # fmt: skip
     splits = ("forget", "retain")
+    recipe = {"no_aug": True}
 
     unlearn_epochs: int = option(1, "epochs of unlearning")
     unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 3e-3))

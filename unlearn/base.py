@@ -71,7 +71,8 @@ class Method:
     Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask, ``scenarios`` what it
     was designed to forget ("random" images, a "class"), ``touches`` which data it reads, ``cost`` its price in sample
     gradients (E epochs, n_f forget and n_r retain images, P parameters), ``paper`` where it comes from, ``source`` where its
-    default values come from, ``presets`` other values by name, ``needs_original`` whether it starts from a trained model.
+    default values come from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the name of the set
+    and of the field, ``needs_original`` whether it starts from a trained model.
     """
 
     label: ClassVar[str]
@@ -82,6 +83,7 @@ class Method:
     paper: ClassVar[str]
     source: ClassVar[str] = "our choice"
     presets: ClassVar[dict[str, Preset]] = {}
+    by_dataset: ClassVar[dict[str, dict[str, object]]] = {}
     needs_original: ClassVar[bool] = True
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
@@ -116,6 +118,10 @@ class Iterative(Method):
     def rate_factor(self, epoch: int) -> float:
         """A factor on the learning rate in ``epoch``, on top of the schedule."""
         return 1.0
+
+    def resets(self, epoch: int) -> bool:
+        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of earlier steps."""
+        return False
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """What is trained beside the model and does not stay, such as a shadow class; made in :meth:`prepare`."""

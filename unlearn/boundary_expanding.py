@@ -30,6 +30,7 @@ class BoundaryExpanding(Iterative):
     touches = "forget"
     cost = "E n_f"
     paper = "Chen et al., CVPR 2023"
+    source = "10 epochs: the reference's code; rate: our choice"
     splits = ("forget",)
 
     unlearn_lr: float = option(1e-5, "learning rate of unlearning", Range(1e-6, 1e-3))

@@ -18,18 +18,19 @@ class FisherForgetting(OneShot):
     """Add noise to every weight, the more the less the retain set's Fisher information holds it.
 
     theta_j <- theta_j + min(sqrt(alpha / F_j), noise_limit) e_j with e_j ~ N(0, 1), ten times that in the classifier, and
-    F_j = (1/N) sum_i g_ij^2 + 1e-16 the empirical Fisher diagonal of retain, un-augmented, in eval mode. ``alpha`` 1e-9
-    is the authors' advice, 1e-3 the reference's limit: where nearly all weights reach it (the result says how many),
-    the limit is the strength and alpha is without effect. The reference meant the factor ten for the classifier,
-    and its test of a tensor's last dimension finds the bias alone.
+    F_j = (1/N) sum_i g_ij^2 + 1e-16 the empirical Fisher diagonal of retain, un-augmented, in eval mode. This is the reference's
+    variant; what papers call FF is ``fisher_new``. Where nearly all weights reach the limit (the result says how many), the limit
+    is the strength and alpha is without effect. The reference meant the factor ten for the classifier, and its test of a
+    tensor's last dimension finds the bias alone.
 
     All retain images by default, as in the papers: two to three times the cost of an epoch. ``fisher_samples`` takes a seeded draw.
     """
 
-    label = "FF"
+    label = "FF-ref"
     touches = "retain"
     cost = "n_r"
     paper = "Golatkar et al., CVPR 2020; as in SalUn: Fan et al., ICLR 2024"
+    source = "limit and factor: the reference's code; alpha: about 1e-9, as its authors advise"
 
     alpha: float = option(
         1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)

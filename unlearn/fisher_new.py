@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
-from unlearn.base import OneShot, Range, option
+from unlearn.base import OneShot, Preset, Range, option
 from unlearn.fisher import add_noise, classifier_parameters, retain_samples
 from unlearn.per_sample import Vector, true_fisher_diagonal
 from utils import UserError
@@ -26,14 +26,16 @@ class FisherScrubbing(OneShot):
     has mu 0 and v 1e-4 times ten, whatever alpha is. The reference goes by the number of forgotten images and blanks the
     last class after random forgetting.
 
-    ``alpha`` 1e-9 is the authors' advice; 1e-6 is in use too. All retain images by default, as in the papers, each with a
-    backward pass per class: tens of times the cost of an epoch. ``fisher_samples`` takes a seeded draw.
+    This is the FF of the papers' tables. All retain images by default, as there, each with a backward pass per class: tens of times
+    the cost of an epoch. ``fisher_samples`` takes a seeded draw.
     """
 
-    label = "FF-true"
+    label = "FF"
     touches = "retain"
     cost = "K n_r (K classes)"
     paper = "Golatkar et al., CVPR 2020"
+    source = "limits and factors: the authors' code; alpha: about 1e-9, as the reference's authors advise"
+    presets = {"ssd_class": Preset({"alpha": 1e-6}, "the SSD authors' comparison")}
 
     alpha: float = option(
         1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)

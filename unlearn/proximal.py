@@ -8,11 +8,17 @@ import torch
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import Range, Steps, option
+from unlearn.base import Preset, Range, Steps, option
 from unlearn.flat import flatten, frozen_flat, split_like
-from unlearn.random_label import RandomLabel
+from unlearn.random_label import RandomLabel, published
 from unlearn.saliency import Mask, lowest_chosen
 from utils import UserError
+
+
+def soft(lr: float, rho: float, source: str) -> Preset:
+    """A run by SalUn's code or a fork of it, which anchors each epoch anew and takes this share rho of the weights."""
+    values = published(lr, "mixed", source).values
+    return Preset({**values, "rho": rho}, source)
 
 
 @dataclasses.dataclass
@@ -23,13 +29,20 @@ class ProximalRandomLabel(RandomLabel):
     the proximal step of tau_t ||d||_1. tau_t is the q_t-th smallest |d| of the P weights that may change, with
     q_t = int(rho (1 - t / T) P), so that at least q_t of them equal the original, bit for bit, after update t.
     The anchor is the original throughout: the reference takes a new one each epoch, and its total drift is not sparse.
-    ``rho`` has no published default: 0.5 pins half of the weights at first, as SalUn's mask of density 0.5 does. Others
-    chose 0.1 with a rate of 5e-4 for 10 % and 0.9 with 0.013 for 50 % of CIFAR-10. At 0 this is RL in the same order.
+    ``rho`` has no published default: 0.5 pins half of the weights at first, as SalUn's mask of density 0.5 does. At 0 this is RL
+    in the same order.
     """
 
     label = "SalUn-soft"
     masked_label = None
     paper = "Fan et al., ICLR 2024"
+    source = "mixed order, 10 epochs: SalUn's released code; rate, rho and the one anchor: our choice"
+    by_dataset = {}
+    presets = {
+        "scissorhands_10": soft(0.1, 0.5, "rerun by Scissorhands' authors, without a hard mask: CIFAR-10, 10 %; rho: our choice"),
+        "matryoshka_10": soft(5e-4, 0.1, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"),
+        "matryoshka_50": soft(0.013, 0.9, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"),
+    }
 
     order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")
     rho: float = option(0.5, "share of the weights that the first update leaves at the original", Range(0.1, 0.9, log=False))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
 from datasets.loaders import Data
-from unlearn.base import Range, Steps, option
+from unlearn.base import Preset, Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.flat import flatten, frozen_flat, percent, split_like
 from unlearn.gradient_ascent import GradientAscent
@@ -22,6 +22,7 @@ class Pruning:
     """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and after its every update."""
 
     gradual: ClassVar[bool]
+    presets: ClassVar[dict[str, Preset]] = {}  # those of fine-tuning and ascent ran without pruning
 
     rate: float = option(0.95, "share of the convolution weights that are pruned in the end", Range(0.1, 0.99, log=False))
 
@@ -74,6 +75,7 @@ class PrunedAscent(Pruning, GradientAscent):
 
     label = "GA-prune"
     paper = "Jia et al., NeurIPS 2023"
+    source = "rate: the paper's 95 %; learning rate and epochs: GA's; the order: our choice"
     gradual = False
 
 
@@ -88,6 +90,7 @@ class GradualAscent(Pruning, GradientAscent):
 
     label = "GA-prune-bi"
     paper = "Jia et al., NeurIPS 2023"
+    source = "rate: the paper's 95 %; learning rate and epochs: GA's; the schedule: our choice"
     gradual = True
 
 
@@ -102,4 +105,5 @@ class GradualFineTune(Pruning, FineTune):
 
     label = "FT-prune-bi"
     paper = "Jia et al., NeurIPS 2023"
+    source = "rate: the paper's 95 %; learning rate and epochs: FT's; the schedule: our choice"
     gradual = True

@@ -8,16 +8,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.base import Iterative, Preset, Range, Step, Steps, option
 from utils import generator
+
+
+def published(lr: float, order: str, source: str) -> Preset:
+    """A run by SalUn's code or a fork of it: 10 epochs, batches of 256, labels drawn from all classes, the true one among them."""
+    return Preset({"unlearn_lr": lr, "unlearn_epochs": 10, "batch_size": 256, "order": order, "exclude_true": False}, source)
+
+
+# A mask's density is that of the file that --mask_path names, which no preset chooses.
+PRESETS = {
+    "salun_readme": published(
+        0.013, "sequential", "SalUn's README since April 2024: CIFAR-10, 10 %, mask of density 0.5, which no preset sets"
+    ),
+    "salun_scissorhands_10": published(
+        5e-3, "mixed", "rerun by Scissorhands' authors, in the older order: CIFAR-10, 10 %, mask of density 0.5, which no preset sets"
+    ),
+    "salun_scissorhands_50": published(
+        5e-2, "mixed", "rerun by Scissorhands' authors, in the older order: CIFAR-10, 50 %, mask of density 0.2, which no preset sets"
+    ),
+    "salun_scissorhands_svhn_class": published(
+        5e-2, "sequential", "rerun by Scissorhands' authors: SVHN, class 0, mask of density 0.5, which no preset sets"
+    ),
+    "salun_matryoshka_10": published(
+        5e-3,
+        "sequential",
+        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %, mask of density 0.5, which no preset sets",
+    ),
+    "salun_matryoshka_50": published(
+        5e-3,
+        "sequential",
+        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %, mask of density 0.9, which no preset sets",
+    ),
+    "rl_matryoshka_10": published(1e-3, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"),
+    "rl_matryoshka_50": published(1e-2, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"),
+}
 
 
 @dataclasses.dataclass
 class RandomLabel(Iterative):
     """Fit the forget set to random labels and the retain set to its own.
 
-    ``sequential`` is the order of the published code since April 2024: a pass over forget, then a pass over retain.
-    ``mixed`` shuffles both into one epoch, the older algorithm and another one: it keeps the wrong labels in the model.
+    ``sequential`` is a pass over forget, then a pass over retain: the order of SalUn's code for CIFAR-10, since April 2024, and for
+    SVHN. ``mixed`` shuffles both into one epoch, which is another algorithm: it keeps the wrong labels in the model. It is the
+    order of that code for CIFAR-100 and Tiny-ImageNet, and was for CIFAR-10. The default follows the data set; on others it is
+    sequential.
     """
 
     label = "RL"
@@ -25,6 +61,9 @@ class RandomLabel(Iterative):
     touches = "forget + retain"
     cost = "E (n_f + n_r)"
     paper = "Golatkar et al., CVPR 2020; SalUn: Fan et al., ICLR 2024"
+    source = "SalUn's code: order (mixed on CIFAR-100 and Tiny-ImageNet), labels per epoch; its paper: no true label; rate: our choice"
+    by_dataset = {"cifar100": {"order": "mixed"}, "tiny_imagenet": {"order": "mixed"}}
+    presets = PRESETS
     splits = ("forget", "retain")
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(5e-4, 5e-2))

@@ -12,6 +12,9 @@ from unlearn.saliency import Mask, check_finite_gradient, saliency_scores
 from utils import UserError, exact_fp32, generator
 
 Scores = dict[str, Tensor]
+TINY = 1e-15  # what SFRon adds to an importance
+# How the score's batches are drawn, in the record of its masks: those of a record without it went by the file's order.
+RATIO_ORDER = "shuffled"
 
 
 def saliency(model: nn.Module, data: Data) -> Scores:
@@ -39,16 +42,22 @@ def retain_gradient(model: nn.Module, data: Data) -> Scores:
 
 
 def ratio(model: nn.Module, data: Data) -> Scores:
-    """I_f / (I_r + 1e-15), the importance of a weight to forget over that to retain (SFRon: Huang et al., NeurIPS 2024)."""
-    forget, retain = importance(model, data.forget.eval_view()), importance(model, data.retain.eval_view())
-    return {name: forget[name] / (retain[name] + 1e-15) for name in forget}
+    """(I_f + 1e-15) / (I_r + 1e-15), the importance of a weight to forget over that to retain (SFRon: Huang et al., NeurIPS 2024).
+
+    A weight that neither set uses has ratio 1. The batches are shuffled, of one size on both sides: in the order of a folder that is
+    sorted by class they would hold one class each, and the mask would be another.
+    """
+    forget, retain = (
+        importance(model, split.eval_view().shuffled("importance").evenly(data.retain.batch_size)) for split in (data.forget, data.retain)
+    )
+    return {name: (forget[name] + TINY) / (retain[name] + TINY) for name in forget}
 
 
 def importance(model: nn.Module, batches: Loader) -> Scores:
     """The mean over batches of the squared gradient of a batch's mean cross-entropy, per parameter, in fp32 eval mode.
 
-    In batches of one this is the diagonal of the empirical Fisher matrix. In larger ones, as published, it depends on the batch size,
-    and a smaller last batch counts like the others.
+    In batches of one this is the diagonal of the empirical Fisher matrix. In larger ones, as published, it depends on their size and on
+    which images meet in one; all count alike, so a small last one, whose mean is noisier, is better spread.
     """
     model.eval()
     parameters = dict(model.named_parameters())

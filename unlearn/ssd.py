@@ -1,6 +1,8 @@
 """Selective synaptic dampening: shrink the weights that matter far more to the forget set than to all images."""
 
 import dataclasses
+import functools
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,15 @@ class SelectiveSynapticDampening(OneShot):
 
     Where I_f > alpha I_D, theta <- theta min(dampening I_D / I_f, 1), with I the mean over batches of the squared gradient
     of the batch's mean cross-entropy, in eval mode, without augmentation: I_f over forget, I_D over forget + retain.
-    Defaults are the paper's for ResNet-18 (alpha 10, lambda 1) and its code's (batches of 64).
+    Defaults are the paper's for ResNet-18 (alpha 10, lambda 1) and its code's (batches of 64, class by class).
 
-    ``importance_batch`` 1 gives the exact Fisher diagonals at about twice the cost, but then I_f <= (n / n_f) I_D for
-    every weight, so that with ten equal classes alpha 10 selects nothing. Larger batches are drawn from all classes (the
-    paper's code goes through D class by class): the mean gradient of one class adds up where that of all cancels, which
-    raises I_f / I_D. Random forget sets look like all images, and mostly nothing is selected.
+    The batches decide what alpha means. In order ``class`` I_D goes through the retain images class by class and then through
+    the forget images, I_f through the forget images alone, each cut into even batches one after the other: nearly all hold one
+    class, whose mean gradient is large, and I_f is at most about (n / n_f) I_D. With ten equal classes alpha 10 then selects next
+    to nothing; the authors had twenty and more. In order ``shuffled`` the batches of I_D hold all classes, whose gradients cancel:
+    I_D is small, and the same alpha selects many times as many weights. ``importance_batch`` 1 gives the exact Fisher diagonals in
+    either order at about twice the cost; then I_f <= (n / n_f) I_D for every weight. Random forget sets look like all images, and
+    mostly nothing is selected.
     """
 
     label = "SSD"
@@ -35,6 +40,7 @@ class SelectiveSynapticDampening(OneShot):
     touches = "forget + retain"
     cost = "2 n_f + n_r"
     paper = "Foster et al., AAAI 2024"
+    source = "the authors' code for a whole class and ResNet-18"
     losses, size = staticmethod(own_label), staticmethod(torch.square)
 
     alpha: float = option(
@@ -42,6 +48,7 @@ class SelectiveSynapticDampening(OneShot):
     )
     dampening: float = option(1.0, "lambda, how much of a chosen weight stays: times the ratio of its importances, at most all")
     importance_batch: int = option(64, "images whose mean gradient is squared as one; 1 is the exact Fisher diagonal")
+    importance_order: Literal["class", "shuffled"] = option("class", "batches of one class, as the authors', or of all")
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.dampening < 0 or self.importance_batch < 1:
@@ -50,19 +57,26 @@ class SelectiveSynapticDampening(OneShot):
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         of_forget = self.importance(model, data.forget)
-        of_all = self.importance(model, data.forget.joined(data.retain))
+        of_all = self.importance(model, data.retain, data.forget)
         selected = dampen(model, of_forget, of_all, self.alpha, self.dampening)
         share = selected / sum(parameter.numel() for parameter in model.parameters())
         print(f"{self.label}: {selected} weights dampened, {100 * share:.3g} % of all")
         report = {"selected": selected, "selected_share": share}
         if not selected:
-            report["warning"] = f"no weight matters to the forget set {self.alpha:g} times as much as to all images: lower --alpha"
+            other = ", or take --importance_order shuffled" if self.importance_order == "class" and self.importance_batch > 1 else ""
+            report["warning"] = f"no weight matters to the forget set {self.alpha:g} times as much as to all images: lower --alpha{other}"
         return report
 
-    def importance(self, model: nn.Module, split: Loader) -> Vector:
-        """The mean size of the gradient over shuffled batches: in file order a batch may hold a single class."""
-        batches = split.eval_view().shuffled("importance").batches_of(self.importance_batch)
-        return mean_batch_gradient_sizes(model, batches, self.losses, self.size)
+    def importance(self, model: nn.Module, *splits: Loader) -> Vector:
+        """The mean size of the gradient over the batches of ``splits`` taken together."""
+        return mean_batch_gradient_sizes(model, self.batches(*splits), self.losses, self.size)
+
+    def batches(self, *splits: Loader) -> Loader:
+        """The images one split after the other, each class by class; or all of them in one seeded shuffle."""
+        views = [split.eval_view() for split in splits]
+        if self.importance_order == "class":
+            return functools.reduce(Loader.joined, [view.by_class() for view in views]).evenly(self.importance_batch)
+        return functools.reduce(Loader.joined, views).shuffled("importance").evenly(self.importance_batch)
 
 
 @dataclasses.dataclass
@@ -70,11 +84,12 @@ class LabelFreeDampening(SelectiveSynapticDampening):
     """SSD without labels: importance is the size of the gradient of the logits' squared length.
 
     I is the mean over batches of |gradient of mean ||f(x)||^2|, an absolute value in the place of SSD's square; the rest
-    and the defaults are SSD's.
+    and the defaults are SSD's. In order ``class`` labels sort the images; ``shuffled`` reads none.
     """
 
     label = "LFSSD"
     paper = "Foster et al., ICLR 2024 Tiny Papers"
+    source = "SSD's values: our choice"
     losses, size = staticmethod(squared_norm), staticmethod(torch.abs)
 
 

@@ -29,16 +29,20 @@ class InfluenceUnlearning(OneShot):
 
     theta + alpha F^-1 v with v = (1/n) sum_forget g - n_f/(n n_r) sum_retain g and F = damping I + (1/N) sum g g^T, the
     empirical Fisher matrix of N seeded retain samples. ``exact`` solves F k = v by conjugate gradients on
-    Jacobian products, O(P) memory. ``one_vector`` is the reference's recursion, which keeps a single direction and so
-    returns v minus a multiple of the first sample's gradient; it is here to compare with published rows.
+    Jacobian products, O(P) memory. ``one_vector`` is the recursion of the reference, which keeps a single direction and so
+    returns v minus a multiple of the first sample's gradient. There it runs on augmented images and on the first 1,002 of the
+    retain set, here on the seeded samples as they are: a published ``alpha`` does not carry over.
     """
 
     label = "IU"
     touches = "forget + retain"
     cost = "n_f + n_r, then 2 per sample and iteration (about 20)"
     paper = "Izzo et al., AISTATS 2021; WoodFisher: Singh & Alistarh, NeurIPS 2020"
+    source = "number of samples and damping: the reference's code; the rest: our choice"
 
-    solver: Literal["exact", "one_vector"] = option("exact", "how the inverse Fisher product is computed")
+    solver: Literal["exact", "one_vector"] = option(
+        "exact", "how the inverse Fisher product is computed: by conjugate gradients, or by the reference's recursion, on other images"
+    )
     alpha: float = option(1.0, "weight of the penalty or of the step", Range(0.1, 20))
     samples: int = option(1000, "retain samples of the Fisher matrix")
     damping: float = option(1.0, "lambda, added to the Fisher matrix's diagonal")
