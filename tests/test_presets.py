@@ -97,7 +97,7 @@ def test_a_preset_is_of_flags_that_parse_and_make_the_method(name, preset):
     assert {key: getattr(args, key) for key in whole} == whole
     made = method(**{field.name: getattr(args, field.name) for field in dataclasses.fields(method)})
     if issubclass(method, Iterative):
-        schedule_of(args, made.unlearn_epochs, made.unlearn_lr, from_scratch=not made.needs_original)
+        schedule_of(args, made.unlearn_epochs, from_scratch=not made.needs_original)
 
 
 def test_a_method_that_is_built_on_another_does_not_claim_its_presets():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from auditing import read_saved
 from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from experiment import make_method
 from settings import LOOP
-from unlearn import METHODS, label_of, label_today, presets_of
+from unlearn import METHODS, label_of, label_today
 from unlearn.random_label import RandomLabel
 from utils import Stopwatch
 
@@ -42,28 +43,6 @@ def forget(original, folder, *words):
 
 
 # ----------------------------------------------------------------------------------------------------------- presets
-
-
-@pytest.mark.parametrize(("name", "preset"), [(name, preset) for name, method in METHODS.items() for preset in presets_of(method)])
-def test_a_preset_gives_flags_that_there_are_values_that_they_take_and_its_source(name, preset):
-    values, source = presets_of(METHODS[name])[preset]
-    fields = {field.name for field in dataclasses.fields(METHODS[name])}
-    assert values.keys() <= fields | {*LOOP}
-    assert source
-    method, args = settled("--unlearn", name, "--preset", preset)
-    for flag, value in values.items():
-        assert getattr(args, flag) == value
-        typed = parse_args([word for key, each in values.items() for word in words_of(key, each)], "")
-        assert getattr(typed, flag) == value
-    assert all(getattr(method, flag) == value for flag, value in values.items() if flag in fields)
-
-
-def words_of(flag, value):
-    if flag == "no_aug":
-        return ["--no-aug" if value else "--aug"]
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
@@ -156,7 +135,7 @@ def test_help_says_on_which_data_sets_the_order_is_another(capsys):
         parse_args(["--help"], "")
     shown = " ".join(capsys.readouterr().out.split())
     assert "(RL: sequential; RL on cifar100, RL on tiny_imagenet, RL_proximal, amnesiac: mixed)" in shown
-    assert "default: 256; amnesiac: 128" in shown
+    assert re.search("default: 256;.*amnesiac: 128", shown)
 
 
 def test_a_result_says_which_order_its_data_set_gave(monkeypatch, original, tmp_path):

@@ -257,7 +257,7 @@ def test_the_small_scale_rate_falls_when_the_authors_does():
     """Theirs, with epochs from 1: a tenth for each of 3, 5, 9 that the epoch is above."""
     args = parse_args(["--unlearn", "scrub", "--preset", "scrub_small"], "")
     settle(args, None)
-    schedule = schedule_of(args, args.unlearn_epochs, args.unlearn_lr, from_scratch=False)
+    schedule = schedule_of(args, args.unlearn_epochs, from_scratch=False)
     factor = learning_rate_factor(schedule["schedule"], args.unlearn_epochs, milestones=schedule["milestones"])
     theirs = [0.1 ** np.sum(epoch > np.array([3, 5, 9])) for epoch in range(1, 11)]
     for within in (0.01, 0.99):
