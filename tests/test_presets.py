@@ -68,6 +68,13 @@ def test_precedence(case, monkeypatch):
     assert {name: getattr(args, name) for name in wanted} == wanted
 
 
+def test_what_was_taken_from_the_original_is_said_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(METHODS["retrain"], "presets", {"short": Preset({"schedule": "constant"}, "test")})
+    words = ["--unlearn", "retrain", "--preset", "short", "--epochs", "3", "--momentum", "0.5"]
+    assert settle(parse_args(words, ""), RECORD) == {"unlearn_lr": 0.2, "batch_size": 64, "select": "best"}
+    assert settle(parse_args(["--unlearn", "FT"], ""), RECORD) == {}
+
+
 def test_a_configuration_file_counts_as_typed(tmp_path):
     (tmp_path / "run.toml").write_text('unlearn = "FT"\npreset = "long_budget"\nunlearn_lr = 0.07\n')
     assert settled(["--config", tmp_path / "run.toml"]).unlearn_lr == 0.07
