@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets.loaders import Data
 from models import blocks, redraw
-from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Preset, Steps, cross_entropy_steps, option
 from unlearn.saliency import Mask
 from utils import UserError, stream
 
@@ -27,7 +27,15 @@ class FinetuneLastBlocks(Iterative):
     touches = "retain"
     cost = "E n_r, backward only through the last blocks"
     paper = "Goel et al., 2022 (arXiv 2201.06640)"
+    source = "a later comparison's k 1 and 10 epochs at 0.01 (WorstCase)"
     splits = ("retain",)
+    presets = {
+        "scrub_resnet18": Preset(
+            {"k": 2, "classifier": "freeze", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 64},
+            "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's classifier; rate and epochs are the "
+            "defaults, EU-k takes as many epochs there as the original's training did",
+        )
+    }
 
     k: int = option(1, "blocks before the classifier that learn")
     classifier: Literal["train", "freeze"] = option("train", "whether the classifier learns with the last blocks")
