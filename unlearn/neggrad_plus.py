@@ -57,8 +57,8 @@ class NegGradPlus(Iterative):
             "RUM: Zhao et al., NeurIPS 2024; its share is not given",
         ),
         "long_budget": Preset(
-            {**LONG_BUDGET.values, "weight_decay": 5e-4, "momentum": 0.9, "no_aug": False},
-            f"{LONG_BUDGET.source}; momentum, decay and augmentation as FT's, the share is the default: our choice",
+            {**LONG_BUDGET.values, "weight_decay": 5e-4, "momentum": 0.9, "no_aug": False, "retain_share": 0.99},
+            f"{LONG_BUDGET.source}; so are the share (0.9999 is FT at twice the price) and the rest, which is FT's",
         ),
     }  # fmt: skip
 
