@@ -91,7 +91,7 @@ class Loader:
         batches = -(-n // (size * group)) * group
         if 2 * n < size * batches:
             batches = -(-n // size)
-        return min(batches, max(1, n // parallel.count()))
+        return min(batches, max(1, n // parallel.count())) if self.train else batches
 
     def __len__(self) -> int:
         return len(self.bounds()[self.own])
