@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Sequence
 
 RETRAIN, FLOOR = "retrain", "floor"
 
@@ -230,9 +231,14 @@ def describe(name: str) -> dict[str, str | float]:
 
 def definition_table() -> str:
     """All definitions as Markdown: the README's table."""
-    head = "| name | what it is | unit, range | good is | cost beyond the forward pass | source |\n|---|---|---|---|---|---|"
+    head = ["name", "what it is", "unit, range", "good is", "cost beyond the forward pass", "source"]
     lines = [
-        f"| {', '.join(f'`{part}`' for part in pattern.split('|'))} | {d.text} | {d.unit}, {d.range} | {d.good} | {d.cost} | {d.source} |"
+        [", ".join(f"`{part}`" for part in pattern.split("|")), d.text, f"{d.unit}, {d.range}", str(d.good), d.cost, d.source]
         for pattern, d in DEFINITIONS.items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([markdown_line(head), "|---" * len(head) + "|", *map(markdown_line, lines)])
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """One row of a Markdown table; a bar inside a cell is escaped."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+from evaluation.definitions import markdown_line
 from reporting.tables import METRICS, Scenario
 from utils import finite
 
@@ -74,14 +75,10 @@ def as_markdown(scenarios: list[Scenario]) -> str:
     """One Markdown table per scenario."""
     parts = []
     for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
-        parts += [f"**{table['title']}**", "", _markdown_line(HEADER), "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-        parts += [_markdown_line(line) for line in lines_of(table, r"\~")]
+        parts += [f"**{table['title']}**", "", markdown_line(HEADER), "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+        parts += [markdown_line(line) for line in lines_of(table, r"\~")]
         parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
     return "\n".join(parts).rstrip()
-
-
-def _markdown_line(line: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
 
 
 def as_csv(scenarios: list[Scenario]) -> str:
