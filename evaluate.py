@@ -23,6 +23,7 @@ from evaluation.definitions import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.suites import Splits, basic, class_accuracies, curves, folded, standard
+from reporting.audits import ulira_cells
 from shadows import Pool
 from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
 
@@ -58,6 +59,8 @@ def audit(args: argparse.Namespace) -> None:
         save_json(found, folder / "audit.json")
     for row in found["rows"]:
         print(line_of(row))
+        if cells := ulira_cells(row):
+            print("  " + ", ".join(f"{words} {cell}" for words, cell in cells.items()))
     for message in found["warnings"]:
         warn(message)
     print(f"RESULT audit={folder / 'audit.json'} suite={args.suite} models={len(saved)} rows={len(found['rows'])}")
@@ -143,7 +146,7 @@ def add_audits(
             continue
         row["mean"] |= distribution_gaps([judged[i] for i in row["models"]], retrain, audit=args.suite == "full")
         if pool is not None:
-            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]])
+            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]], per_image["memorisation"])
             metrics, intervals, row["chance"] = folded(found)
             row["mean"] |= metrics
             row["ci"] |= intervals

@@ -2,7 +2,8 @@
 
     python report.py DIR... [--format {text,markdown,latex,csv,json}] [--html FILE] [--plots FOLDER [--plot_format {png,pdf}]]
 
-Reads every *result.json below each DIR, and every audit.json of evaluate.py. A row is a method with its hyper-parameters,
+Reads every *result.json below each DIR, but for the shadow models' (give their own folder to see those), and every audit.json
+of evaluate.py. A row is a method with its hyper-parameters,
 averaged over its runs (mean and sample standard deviation where there are several). Beside each metric stands its signed gap
 to Retrain; Avg. Gap is the mean of the four absolute gaps between means, in percentage points: lower is better. With two
 or more Retrain runs the table also says what other seeds of Retrain would score, and marks the gaps that they explain.
@@ -28,6 +29,9 @@ def main(argv: list[str]) -> None:
 
         plots.require()
     found = scenarios(collect(args.dirs), read_audits(args.dirs))
+    if not found:
+        where = ", ".join(map(str, args.dirs))
+        raise UserError(f"no unlearning result and no audit in {where}; main_forget.py, main_random.py and evaluate.py write them")
     for scenario in found:
         check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:

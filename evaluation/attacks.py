@@ -19,6 +19,7 @@ FPRS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_0.1": 0.001}
 IDEAL: dict[str, float | str] = {
     "_auc": 0.5,
     "_auc_two_sided": "_auc_two_sided_floor",
+    "_sample_auc_median": "_sample_auc_median_floor",
     "_worst_1_percent_auc": "_worst_1_percent_auc_floor",
     **{f"_{name}": fpr for name, fpr in FPRS.items()},
     "_balanced_accuracy": 0.5,
@@ -129,7 +130,7 @@ def roc_summary(
     sd = auc_null_sd(members, others) if null_sd is None else null_sd
     summary = {
         f"{name}_auc": area,
-        **_null_bounds(f"{name}_auc", sd, alpha),
+        **null_bounds(f"{name}_auc", sd, alpha),
         f"{name}_auc_two_sided": max(area, 1 - area),
         f"{name}_auc_two_sided_floor": min(0.5 + sd * float(np.sqrt(2 / np.pi)), 1.0),
     }
@@ -139,7 +140,8 @@ def roc_summary(
     return summary
 
 
-def _null_bounds(name: str, sd: float, alpha: float) -> dict[str, float]:
+def null_bounds(name: str, sd: float, alpha: float = 0.05) -> dict[str, float]:
+    """NAME_null_low and NAME_null_high, 0.5 -+ z ``sd``: where chance puts a number of mean 0.5 with probability 1 - ``alpha``."""
     from scipy.special import ndtri
 
     reach = float(-ndtri(alpha / 2) * sd)
@@ -190,7 +192,7 @@ def threshold_attack(
         int(np.sum(_finite(scores) >= _thresholds(fit_members, fit_others, labels, per_class))) for scores, labels in (members, others)
     )
     results = {f"{name}_balanced_accuracy": (found / n1 + 1 - false / n2) / 2}
-    results |= _null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
+    results |= null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
     for end, count, n in (("tpr", found, n1), ("fpr", false, n2)):
         low, high = clopper_pearson(count, n, 1 - alpha)
         results |= {f"{name}_{end}": count / n, f"{name}_{end}_low": low, f"{name}_{end}_high": high}
@@ -230,7 +232,7 @@ def lr_loss_attack(forget_losses: np.ndarray, other_losses: np.ndarray, *, seed:
     splits = StratifiedShuffleSplit(10, random_state=seed)
     accuracy = cross_val_score(LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy").mean()
     sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
-    return {"lr_loss_accuracy": float(accuracy), **_null_bounds("lr_loss_accuracy", sd, alpha)}
+    return {"lr_loss_accuracy": float(accuracy), **null_bounds("lr_loss_accuracy", sd, alpha)}
 
 
 def lr_entropy_attack(members: np.ndarray, others: np.ndarray, forget: np.ndarray, held_out: np.ndarray) -> dict[str, float]:

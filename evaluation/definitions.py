@@ -80,8 +80,21 @@ DEFINITIONS: dict[str, Definition] = {
         "a pool of shadow models",
         "Hayes et al., 2024 (arXiv 2403.01218)",
     ),
+    "ulira_sample_auc_median_floor": Definition("the same with membership shuffled", _SHARE, "0.5 to 1"),
     "ulira_sample_auc_median": Definition(
-        "median over images of an image's own two-sided AUC over shadow models", _SHARE, "0.5 to 1", FLOOR, "a pool of shadow models"
+        "median over images of an image's own two-sided AUC over shadow models; good is its floor",
+        _SHARE,
+        "0.5 to 1",
+        FLOOR,
+        "a pool of shadow models",
+    ),
+    "ulira_low_memorisation_auc|ulira_middle_memorisation_auc|ulira_high_memorisation_auc": Definition(
+        "ulira_auc on the third of the pool's images that was memorised least, middling, most; low is the control: little to forget",
+        _SHARE,
+        "0 to 1",
+        0.5,
+        "a pool of shadow models",
+        "Zhao et al., NeurIPS 2024",
     ),
     "ulira_TA": Definition(
         "test accuracy of the method's runs on the shadow models", _PERCENT, "0 to 100", "high", "a pool of shadow models"

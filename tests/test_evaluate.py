@@ -13,6 +13,7 @@ import evaluate
 import main_forget
 import main_random
 import main_train
+import report
 from evaluation.definitions import define
 from shadows import draw_pool, positions_of
 
@@ -199,8 +200,11 @@ def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     assert "5 of" in refused(capsys, "--models", tmp_path / "z.pth.tar")
 
 
-def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
-    """Six shadows; SalUn as the audited method, so that masks are made for each shadow too. A second call makes nothing anew."""
+def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path, capsys):
+    """Six shadows; SalUn as the audited method, so that masks are made for each shadow too. A second call makes nothing anew.
+
+    The folder with the shadows' runs in it can be reported, and shows what U-LiRA found.
+    """
     mask = runs / "mask"
     if not mask.exists():
         import generate_mask
@@ -215,6 +219,13 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
     assert row["label"] == "SalUn"
     assert 0 <= row["mean"]["ulira_auc"] <= 1
     assert row["mean"]["ulira_TA"] > 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "U-LiRA AUC" in line)
+    assert report.main([str(tmp_path)]) == 0
+    reported = capsys.readouterr().out
+    for cell in (f"{row['mean']['ulira_auc']:.3f} (chance ", f"{row['mean']['ulira_low_memorisation_auc']:.3f} (chance "):
+        assert cell in line
+        assert cell in reported
+    assert f"{row['mean']['ulira_TA']:.2f}" in reported
     with np.load(tmp_path / "per_image.npz") as arrays:
         assert {len(values) for values in arrays.values()} == {120}
         areas = arrays["auc_of_row_0"]

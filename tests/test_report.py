@@ -8,7 +8,7 @@ import statistics
 
 import numpy as np
 import pytest
-from records import result, runs, write
+from records import audit, result, runs, with_shadows, write
 
 import report
 from reporting.tables import by_scenario, collect
@@ -333,6 +333,53 @@ def test_records_of_training_and_masks_are_no_rows(folder, capsys):
     (folder / "train_result.json").write_text(json.dumps({"schema": 1, "method": "original", "metrics": {"TA": 94.0, "VA": 93.0}}))
     (folder / "mask_result.json").write_text(json.dumps({"schema": 1, "method": "saliency", "metrics": {}}))
     assert tables(capsys, folder) == before
+
+
+def shadow_run(folder, shadow=0):
+    """A result where evaluate.py --suite full leaves one: a run of a method on a shadow model, which forgot other images."""
+    own = folder / f"shadows/shadow{shadow:02d}/FT-0123abcd"
+    own.mkdir(parents=True)
+    (own / "FTresult.json").write_text(json.dumps(result("FT", forget=str(shadow) * 64)))
+
+
+def test_results_of_shadow_models_are_no_rows(folder, capsys):
+    """At whatever depth they lie; a folder that a user called so is read."""
+    before = tables(capsys, folder)
+    shadow_run(folder), shadow_run(folder / "full", 1)
+    assert tables(capsys, folder) == before
+    own = folder / "shadows/mine"
+    own.mkdir()
+    write(own, result("FT", "FT", (1.6, 99.9, 94.2, 2.7), seed=2))
+    assert only_table(capsys, folder)[0]["FT"]["runs"] == 2
+
+
+def test_results_of_shadow_models_are_read_from_their_own_folder(tmp_path, capsys):
+    shadow_run(tmp_path), shadow_run(tmp_path, 1)
+    assert "no unlearning result" in refused(capsys, tmp_path)
+    assert only_table(capsys, tmp_path / "shadows", "--mixed")[0]["FT"]["runs"] == 2
+    assert only_table(capsys, tmp_path / "shadows/shadow00")[0]["FT"]["runs"] == 1
+
+
+@pytest.mark.parametrize("results_too", [True, False])
+@pytest.mark.parametrize("style", ["text", "markdown"])
+def test_the_numbers_of_ulira_are_printed(tmp_path, capsys, style, results_too):
+    """With what chance gives beside them; also from the folder of an audit, where no results lie."""
+    results = [result("FT"), result("retrain", "Retrain")]
+    if results_too:
+        write(tmp_path, *results)
+    (tmp_path / "audit.json").write_text(json.dumps(with_shadows(audit(*results))))
+    shadow_run(tmp_path)
+    out = run(capsys, tmp_path, "--format", style)
+    assert "cifar10" in out.splitlines()[0]
+    for words, cell in (
+        ("U-LiRA AUC", "0.562 (chance 0.469 to 0.531)"), ("TPR at 1 % FPR", "0.031 (0.016 to 0.062)"),
+        ("AUC of the median image", "0.625 (chance 0.594)"), ("AUC at high memorisation", "0.750"), ("TA on the shadow models", "71.25"),
+    ):  # fmt: skip
+        (line,) = (line for line in out.splitlines() if words in line)
+        assert cell in line
+    assert "worst 1 %" not in out  # what no row has is no line
+    for other in ("latex", "csv", "json"):
+        assert report.main([str(tmp_path), "--format", other]) == 0
 
 
 def test_a_missing_folder_is_refused(folder, capsys):

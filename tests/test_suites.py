@@ -14,6 +14,7 @@ from evaluation.accuracy import accuracies
 from evaluation.cache import cached
 from evaluation.definitions import DEFINITIONS, define, definition_table
 from evaluation.membership import svc_attack, svc_shares
+from evaluation.references import ulira_by_memorisation, ulira_summary
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.scores import margin
 from evaluation.suites import basic, class_accuracies, curves, folded, held_out, standard
@@ -215,7 +216,9 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
         "relearn_ratio",
         "relearn_accuracy",
     }
-    names |= {"ulira_auc", "ulira_worst_1_percent_auc", "ulira_worst_1_percent_auc_floor", "ulira_sample_auc_median", "ulira_TA"}
+    margins, member = np.random.default_rng(0).normal(size=(6, 9)), np.arange(54).reshape(6, 9) % 2 == 0
+    names |= {*folded(ulira_summary(margins, margins, member))[0], "ulira_TA"}
+    names |= folded(ulira_by_memorisation(margins, member, np.arange(9)))[0].keys()
     used = set()
     for name in names:
         used.add(id(define(name)))
