@@ -19,6 +19,8 @@ from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from models import build_model, place
+from reporting.tables import pick_reference, row_names
+from settings import completed
 from unlearn.base import cross_entropy_steps
 from utils import UserError, hash_arrays, load, reading, stream
 
@@ -42,6 +44,7 @@ class Saved:
     label: str
     key: str
     hyperparameters: dict
+    mask: list | None = None
 
     @property
     def seed(self) -> int:
@@ -77,7 +80,33 @@ def read_saved(path: Path, role: str) -> Saved:
         key = json.dumps([label, settings, mask], sort_keys=True)
         if type(arguments["seed"]) is not int or not isinstance(split["train"], Tensor) or not isinstance(split["val"], Tensor):
             raise TypeError("its record is not that of a run")
-        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings)
+        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask)
+
+
+def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]:
+    """``saved`` with one kind of Retrain left in the role ``retrain``, and the others under their own names in the role ``unlike``.
+
+    A kind is what was trained by one recipe; one under a mask, or on a part of the retain set, is no reference.
+
+    Raises:
+        UserError: several kinds and no choice, see :func:`pick_reference`.
+    """
+    retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
+    recipes = completed([saved[i].hyperparameters for i in retrain])
+    keys = [json.dumps([saved[i].label, recipe, saved[i].mask], sort_keys=True) for i, recipe in zip(retrain, recipes, strict=True)]
+    first = {key: keys.index(key) for key in keys}
+    settings = [{**recipes[at], **({"mask": saved[retrain[at]].mask} if saved[retrain[at]].mask else {})} for at in first.values()]
+    names = dict(zip(first, row_names([saved[retrain[at]].label for at in first.values()], settings), strict=True))
+    whole = [key for key, at in first.items() if not saved[retrain[at]].mask and recipes[at].get("retain_fraction", 1) == 1]
+    chosen = pick_reference("--retrain", {names[key]: keys.count(key) for key in whole}, reference)
+    if len(first) > (chosen is not None):
+        others = ", ".join(name for name in names.values() if name != chosen)
+        print(f"gaps are to {chosen or 'no Retrain'}; a row of its own: {others}")
+    found = list(saved)
+    for i, key in zip(retrain, keys, strict=True):
+        role = "retrain" if names[key] == chosen else "unlike"
+        found[i] = dataclasses.replace(saved[i], role=role, key=key, label=names[key])
+    return found
 
 
 class Request:

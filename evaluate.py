@@ -4,7 +4,8 @@
         --original runs/c10/0model_SA_best.pth.tar --suite standard
 
 Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
-Retrain models (other --seed, same --forget_seed) give every metric its noise floor. Suites: basic needs no other model;
+Retrain models (other --seed, same --forget_seed) give every metric its noise floor; of Retrains with unlike recipes --reference
+chooses one kind, and the others are rows of their own. Suites: basic needs no other model;
 standard adds what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains
 shadow models as the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 import parallel
 from arg_parser import evaluation_parser
-from auditing import Request, Saved, expand, read_saved
+from auditing import Request, Saved, expand, read_saved, with_reference
 from evaluation.definitions import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
@@ -76,8 +77,8 @@ def find(args: argparse.Namespace) -> list[Saved]:
     originals = [each for each in saved if each.role == "models" and each.forget is None]
     for each in originals:
         print(f"{each.path} forgot nothing and is left out; --original takes such a model")
-    saved = [each for each in saved if each not in originals]
-    saved.sort(key=lambda each: ("models", "retrain", "original").index(each.role))
+    saved = with_reference([each for each in saved if each not in originals], args.reference)
+    saved.sort(key=lambda each: ("models", "retrain", "unlike", "original").index(each.role))
     if not saved or saved[0].role != "models":
         raise UserError(f"--models {' '.join(args.models)} names no unlearned model; main_forget.py and main_random.py write them")
     if twice := len(saved) - len({(each.role, each.sha256) for each in saved}):

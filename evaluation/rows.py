@@ -21,8 +21,8 @@ FEWEST_FOR_EPSILON = 3  # models a side
 class Judged:
     """A model and what the suites say of it.
 
-    ``role`` is models, retrain or original; ``key`` is the same for all seeds of one configuration. ``chance`` holds the intervals
-    in which chance puts an attack's number.
+    ``role`` is models, retrain, unlike (a Retrain of another kind than the one that gaps are to) or original; ``key`` is the
+    same for all seeds of one configuration. ``chance`` holds the intervals in which chance puts an attack's number.
     """
 
     label: str

@@ -6,13 +6,13 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
 from evaluation.rows import unlike_retrain
-from settings import differences
+from settings import completed, differences
 from utils import UserError, load_json
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -36,13 +36,17 @@ class Scenario:
     curves: dict[str, list[list[dict]]] = dataclasses.field(default_factory=dict)
 
 
-def scenarios(results: Sequence[dict], audits: Sequence[dict]) -> list[Scenario]:
-    """Results and audits by scenario, sorted by data set, architecture and forget set."""
+def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | None = None) -> list[Scenario]:
+    """Results and audits by scenario, sorted by data set, architecture and forget set; for ``reference`` see :func:`pick_reference`.
+
+    Raises:
+        UserError: Retrains of several kinds, and none of them is chosen.
+    """
     runs, audited = by_scenario(results), by_scenario(audits)
     found = []
     for key in sorted(runs.keys() | audited.keys()):
         mine = runs.get(key, [])
-        table = summarise(key, mine)
+        table = summarise(key, mine, reference)
         groups = named_groups(mine)
         found.append(Scenario(table, {row["name"]: groups[row["name"]] for row in table["rows"]}, audited.get(key, [])))
     return found
@@ -137,23 +141,50 @@ def scenario_of(record: dict) -> tuple:
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def summarise(scenario: tuple, runs: list[dict]) -> dict:
+def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -> dict:
     """One table, rows sorted with Retrain first and then by Avg. Gap.
 
     Returns:
         {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": m, metric: points,
         "avg_gap": points}: the absolute gaps to expect of m other Retrain runs against these m.
+
+    Raises:
+        UserError: see :func:`pick_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
     """
-    groups = named_groups(runs)
-    retrains = [group for group in groups.values() if _is_retrain(group[0])]
-    retrain = max(retrains, key=len, default=[])
-    rows = [_row(name, group, retrain) for name, group in groups.items()]
-    rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
-    _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
     title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
-    return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains)) if runs else [], "floor": _floor(retrain)}
+    groups = named_groups(runs)
+    kinds = {name: len(group) for name, group in groups.items() if _is_retrain(group[0])}
+    chosen = pick_reference(title, kinds, reference if len(kinds) > 1 else None)
+    retrain = groups[chosen] if chosen is not None else []
+    rows = [_row(name, group, retrain) for name, group in groups.items()]
+    rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
+    _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
+    notes = [f"The gaps are to {chosen}, as --reference says; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
+    return {"title": title, "rows": rows, "notes": notes + (_notes(runs, retrain) if runs else []), "floor": _floor(retrain)}
+
+
+def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
+    """The kind of Retrain that gaps are to: the only one, or the one that ``reference`` names; None without any.
+
+    Args:
+        where: what a refusal is about.
+        kinds: the numbers of runs by the names of the rows.
+        reference: a name, or a part of a name that no other one has.
+
+    Raises:
+        UserError: several kinds and no choice, or a choice that is none or several of them.
+    """
+    if reference is None and len(kinds) < 2:
+        return next(iter(kinds), None)
+    named = [name for name in kinds if name == reference] or [name for name in kinds if reference is not None and reference in name]
+    if len(named) == 1:
+        return named[0]
+    listed = ", ".join(f"'{name}' ({runs} run{'s' * (runs > 1)})" for name, runs in kinds.items()) or "no Retrain"
+    if reference is None:
+        raise UserError(f"{where}: {len(kinds)} kinds of Retrain, which are never pooled: {listed}; --reference NAME chooses one")
+    raise UserError(f"{where}: --reference '{reference}' does not name one kind of Retrain; there is {listed}")
 
 
 def _is_retrain(run: dict) -> bool:
@@ -163,25 +194,26 @@ def _is_retrain(run: dict) -> bool:
 
 def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
     """Runs with the same method and settings, by the name of their row."""
-    groups = defaultdict(list)
-    for run in runs:
-        groups[_row_key(run)].append(run)
-    return dict(zip(_row_names(list(groups.values())), groups.values(), strict=True))
+    settings = [_settings(run) for run in runs]
+    retrains = [i for i, run in enumerate(runs) if run["method"] == "retrain"]
+    for i, whole in zip(retrains, completed([settings[i] for i in retrains]), strict=True):
+        settings[i] = whole
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(runs):
+        groups[json.dumps([run["label"], settings[i]], sort_keys=True)].append(i)
+    firsts = [members[0] for members in groups.values()]
+    names = row_names([runs[i]["label"] for i in firsts], [settings[i] for i in firsts])
+    return {name: [runs[i] for i in members] for name, members in zip(names, groups.values(), strict=True)}
 
 
-def _row_key(run: dict) -> str:
-    density = round(run["mask"]["density"], 6) if run.get("mask") else None
-    return json.dumps([run["label"], run["hyperparameters"], run.get("recipe"), density, run.get("attack")], sort_keys=True)
+def _settings(run: dict) -> dict:
+    """What sets a row apart from others of its label."""
+    mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
+    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})}
 
 
-def _row_names(groups: list[list[dict]]) -> list[str]:
-    """The labels, with what sets them apart where one label has several rows."""
-    settings = []
-    for group in groups:
-        run = group[0]
-        mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
-        settings.append({**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})})
-    labels = [group[0]["label"] for group in groups]
+def row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
+    """The labels, with the settings that differ where one label has several rows."""
     names = []
     for label, mine in zip(labels, settings, strict=True):
         others = [other for name, other in zip(labels, settings, strict=True) if name == label]
@@ -292,14 +324,12 @@ def _other_recipes(runs: list[dict]) -> set[str]:
     }  # fmt: skip
 
 
-def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
+def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
     notes = []
     if not retrain:
         notes.append(
             "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
         )
-    if kinds > 1:
-        notes.append(f"{kinds} kinds of Retrain; the gaps are to the one with most runs.")
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")

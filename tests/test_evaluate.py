@@ -170,6 +170,53 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsys):
+    """Other epochs, or a part of the retain set: never pooled. What is no reference is a row of its own."""
+    other, part = tmp_path / "other", tmp_path / "part"
+    run(main_forget.main, *SMALL, *FORGET, "--unlearn", "retrain", "--epochs", 1, "--save_dir", other)
+    run(main_forget.main, *SMALL, *FORGET, "--unlearn", "retrain", "--epochs", 3, "--retain_fraction", 0.5, "--save_dir", part)
+    whole, other, part = runs / "seed*/retraincheckpoint.pth.tar", other / "retraincheckpoint.pth.tar", part / "retraincheckpoint.pth.tar"
+    command = ["--models", runs / "seed2/FTcheckpoint.pth.tar", "--device", "cpu", "--save_dir", tmp_path, "--retrain", whole]
+
+    def gaps(*more):
+        capsys.readouterr()
+        run(evaluate.main, *command, *more)
+        rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
+        return {row["label"]: (row["role"], len(row["models"]), row["gap"]["RA"]) for row in rows}, capsys.readouterr().out
+
+    alone, _ = gaps()
+    message = refused(capsys, *command, other)
+    assert "2 kinds of Retrain" in message
+    assert "unlearn_epochs 3" in message
+    assert "(3 runs)" in message
+    assert "unlearn_epochs 1" in message
+    assert "--reference" in message
+    chosen, printed = gaps(other, "--reference", "unlearn_epochs 3")
+    (name,) = (label for label, (role, _, _) in chosen.items() if role == "retrain")
+    assert chosen["FT"] == alone["FT"]
+    assert chosen[name] == ("retrain", 3, 0)
+    assert f"gaps are to {name}" in printed
+    assert {role: count for role, count, _ in chosen.values()} == {"models": 1, "retrain": 3, "unlike": 1}
+    beside, _ = gaps(part)
+    assert beside["FT"] == alone["FT"]
+    assert beside["Retrain (retain_fraction 0.5)"][:2] == ("unlike", 1)
+    assert beside["Retrain (retain_fraction 1.0)"][:2] == ("retrain", 3)
+    only = [*command[:-1], part, "--suite", "standard"]
+    assert "give --retrain" in refused(capsys, *only)
+
+
+def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
+    """One that lacks what is recorded today is no other kind."""
+    content = torch.load(runs / "seed2/retraincheckpoint.pth.tar", weights_only=True)
+    for name in ("tail", "final_lr", "select", "label_smoothing"):
+        del content["identity"][name]
+    torch.save(content, tmp_path / "old.pth.tar")
+    words = ["--models", runs / "seed2/FTcheckpoint.pth.tar", "--device", "cpu", "--save_dir", tmp_path]
+    run(evaluate.main, *words, "--retrain", tmp_path / "old.pth.tar", runs / "seed3/retraincheckpoint.pth.tar")
+    rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
+    assert [(row["label"], row["role"], len(row["models"])) for row in rows] == [("FT", "models", 1), ("Retrain", "retrain", 2)]
+
+
 def test_threads_are_set_and_said(runs, tmp_path, capsys):
     found = audit(runs, tmp_path, "--threads", 2, models="seed2/FTcheckpoint.pth.tar", retrain=None)
     assert "fp32 on cpu, 2 threads\n" in capsys.readouterr().out
