@@ -100,7 +100,8 @@ DEFINITIONS: dict[str, Definition] = {
         "test accuracy of the method's runs on the shadow models", _PERCENT, "0 to 100", "high", "a pool of shadow models"
     ),
     "*_auc": Definition(
-        f"probability that a forget image looks more like a member than an unseen one, by {_ATTACK}; below 0.5 leaks too",
+        "probability that a forget image looks more like a member than an unseen one (weighted to forget's mix of classes), "
+        f"by {_ATTACK}; below 0.5 leaks too",
         _SHARE,
         "0 to 1",
         0.5,
