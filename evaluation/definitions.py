@@ -193,7 +193,7 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "epsilon_floor": Definition("its mean between two sets of Retrain models", "epsilon", "0 to 50"),
     "epsilon*": Definition(
-        "per image, the least epsilon that a threshold on the margin leaves possible, delta 1e-5",
+        "per image, the least epsilon that a threshold on the margin, or an interval around the peaked side, leaves possible, delta 1e-5",
         "epsilon",
         "0 to 50",
         "epsilon_floor",
