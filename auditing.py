@@ -19,7 +19,7 @@ from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from models import build_model, place
-from reporting.tables import pick_reference, row_names
+from reporting.tables import grouped, pick_reference
 from settings import completed
 from unlearn.base import cross_entropy_steps
 from utils import UserError, hash_arrays, load, reading, stream
@@ -92,20 +92,20 @@ def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]
         UserError: several kinds and no choice, see :func:`pick_reference`.
     """
     retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
-    recipes = completed([saved[i].hyperparameters for i in retrain])
-    keys = [json.dumps([saved[i].label, recipe, saved[i].mask], sort_keys=True) for i, recipe in zip(retrain, recipes, strict=True)]
-    first = {key: keys.index(key) for key in keys}
-    settings = [{**recipes[at], **({"mask": saved[retrain[at]].mask} if saved[retrain[at]].mask else {})} for at in first.values()]
-    names = dict(zip(first, row_names([saved[retrain[at]].label for at in first.values()], settings), strict=True))
-    whole = [key for key, at in first.items() if not saved[retrain[at]].mask and recipes[at].get("retain_fraction", 1) == 1]
-    chosen = pick_reference("--retrain", {names[key]: keys.count(key) for key in whole}, reference)
-    if len(first) > (chosen is not None):
-        others = ", ".join(name for name in names.values() if name != chosen)
-        print(f"gaps are to {chosen or 'no Retrain'}; a row of its own: {others}")
+    settings = completed([saved[i].hyperparameters | ({"mask": saved[i].mask} if saved[i].mask else {}) for i in retrain])
+    kinds = grouped([saved[i].label for i in retrain], settings)
+    whole = {
+        name: len(runs) for name, runs in kinds.items()
+        if "mask" not in settings[runs[0]] and settings[runs[0]].get("retain_fraction", 1) == 1
+    }  # fmt: skip
+    chosen = pick_reference("--retrain", whole, reference)
+    if others := [name for name in kinds if name != chosen]:
+        print(f"gaps are to {chosen or 'no Retrain'}; a row of its own: {', '.join(others)}")
     found = list(saved)
-    for i, key in zip(retrain, keys, strict=True):
-        role = "retrain" if names[key] == chosen else "unlike"
-        found[i] = dataclasses.replace(saved[i], role=role, key=key, label=names[key])
+    for name, runs in kinds.items():
+        role = "retrain" if name == chosen else "unlike"
+        for i in (retrain[run] for run in runs):
+            found[i] = dataclasses.replace(saved[i], role=role, key=name, label=name)
     return found
 
 

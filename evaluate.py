@@ -5,9 +5,9 @@
 
 Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
 Retrain models (other --seed, same --forget_seed) give every metric its noise floor; of Retrains with unlike recipes --reference
-chooses one kind, and the others are rows of their own. Suites: basic needs no other model;
-standard adds what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains
-shadow models as the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
+chooses one kind, and the others are rows of their own. Suites: basic needs no other model; standard adds what Retrain gives
+(gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains shadow models as the original was
+trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from auditing import Request, Saved, expand, read_saved, with_reference
 from evaluation.definitions import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
-from evaluation.suites import Splits, basic, class_accuracies, curves, folded, standard
+from evaluation.suites import Splits, basic, class_accuracies, curves, folded, left_out, standard
 from reporting.audits import ulira_cells
 from shadows import Pool
 from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
@@ -115,7 +115,8 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     return {
         "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
         "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
-        "warnings": audit_alarms(judged), "provenance": provenance(request.device, "fp32", {"seed": seed}),
+        "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
+        "provenance": provenance(request.device, "fp32", {"seed": seed}),
     }  # fmt: skip
 
 

@@ -46,6 +46,12 @@ def absent_classes(splits: Splits) -> np.ndarray:
     return np.setdiff1d(splits["forget"][1], held_out(splits)[1])
 
 
+def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
+    """A warning where :func:`absent_classes` leave out metrics; ``classes`` are the names of all."""
+    absent = ", ".join(classes[c] for c in absent_classes(splits))
+    return [f"no held-out image is of the forgotten class {absent}: what compares forget with such images is left out"] if absent else []
+
+
 def can_compare(splits: Splits) -> bool:
     """Whether forget can be compared with held-out images of its own mix of classes."""
     return can_attack(splits) and not len(absent_classes(splits))

@@ -198,12 +198,18 @@ def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
     retrains = [i for i, run in enumerate(runs) if run["method"] == "retrain"]
     for i, whole in zip(retrains, completed([settings[i] for i in retrains]), strict=True):
         settings[i] = whole
+    groups = grouped([run["label"] for run in runs], settings)
+    return {name: [runs[i] for i in positions] for name, positions in groups.items()}
+
+
+def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[int]]:
+    """Positions of the runs with equal label and settings, by a name: the label, with what sets it apart where it has several rows."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, run in enumerate(runs):
-        groups[json.dumps([run["label"], settings[i]], sort_keys=True)].append(i)
-    firsts = [members[0] for members in groups.values()]
-    names = row_names([runs[i]["label"] for i in firsts], [settings[i] for i in firsts])
-    return {name: [runs[i] for i in members] for name, members in zip(names, groups.values(), strict=True)}
+    for i, run in enumerate(zip(labels, settings, strict=True)):
+        groups[json.dumps(run, sort_keys=True)].append(i)
+    firsts = [positions[0] for positions in groups.values()]
+    names = _row_names([labels[i] for i in firsts], [settings[i] for i in firsts])
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def _settings(run: dict) -> dict:
@@ -212,7 +218,7 @@ def _settings(run: dict) -> dict:
     return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})}
 
 
-def row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
+def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
     """The labels, with the settings that differ where one label has several rows."""
     names = []
     for label, mine in zip(labels, settings, strict=True):

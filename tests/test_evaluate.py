@@ -1,5 +1,6 @@
 """evaluate.py from checkpoints to audit.json, on the smallest real data."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ import main_train
 import report
 from evaluation.definitions import define
 from shadows import draw_pool, positions_of
+from utils import UserError
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
 FORGET = ["--num_indexes_to_replace", "60", "--forget_seed", "2", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
@@ -203,6 +205,19 @@ def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsy
     assert beside["Retrain (retain_fraction 1.0)"][:2] == ("retrain", 3)
     only = [*command[:-1], part, "--suite", "standard"]
     assert "give --retrain" in refused(capsys, *only)
+
+
+def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
+    """By records made up from one of a run."""
+    saved = auditing.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
+    masked = dataclasses.replace(saved, mask=["with_0.5.pt", None], label="Retrain+mask")
+    found = auditing.with_reference([saved, masked, saved], None)
+    assert [(each.role, each.label) for each in found] == [("retrain", "Retrain"), ("unlike", "Retrain+mask"), ("retrain", "Retrain")]
+    assert found[0].key == found[2].key != found[1].key
+    assert "gaps are to Retrain; a row of its own: Retrain+mask" in capsys.readouterr().out
+    assert auditing.with_reference([masked], None)[0].role == "unlike"
+    with pytest.raises(UserError, match="does not name one kind"):
+        auditing.with_reference([masked], "Retrain")
 
 
 def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
