@@ -94,6 +94,7 @@ def evaluation_parser(description: str, suites: Sequence[str]) -> Parser:
     add = parser.add_argument
     add("--models", nargs="+", required=True, metavar="PATTERN", help="checkpoints of unlearned models")
     add("--retrain", nargs="+", default=[], metavar="PATTERN", help="Retrain's checkpoints; two or more give noise floors")
+    add("--reference", metavar="NAME", help="the kind of Retrain that gaps are to, where --retrain names several: its row's name or a part")
     add("--original", type=Path, help="the original model: the row that forgot nothing")
     add("--suite", default="basic", choices=suites, help="default: %(default)s")
     add("--save_dir", type=Path, help="where audit.json goes (default: the first model's folder)")

@@ -19,6 +19,8 @@ from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from models import build_model, place
+from reporting.tables import grouped, pick_reference
+from settings import completed
 from unlearn import label_today
 from unlearn.base import cross_entropy_steps
 from utils import UserError, hash_arrays, load, reading, stream
@@ -43,6 +45,7 @@ class Saved:
     label: str
     key: str
     hyperparameters: dict
+    mask: list | None = None
 
     @property
     def seed(self) -> int:
@@ -81,7 +84,33 @@ def read_saved(path: Path, role: str) -> Saved:
         key = json.dumps([label, settings, mask], sort_keys=True)
         if type(arguments["seed"]) is not int or not isinstance(split["train"], Tensor) or not isinstance(split["val"], Tensor):
             raise TypeError("its record is not that of a run")
-        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings)
+        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask)
+
+
+def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]:
+    """``saved`` with one kind of Retrain left in the role ``retrain``, and the others under their own names in the role ``unlike``.
+
+    A kind is what was trained by one recipe; one under a mask, or on a part of the retain set, is no reference.
+
+    Raises:
+        UserError: several kinds and no choice, see :func:`pick_reference`.
+    """
+    retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
+    settings = completed([saved[i].hyperparameters | ({"mask": saved[i].mask} if saved[i].mask else {}) for i in retrain])
+    kinds = grouped([saved[i].label for i in retrain], settings)
+    whole = {
+        name: len(runs) for name, runs in kinds.items()
+        if "mask" not in settings[runs[0]] and settings[runs[0]].get("retain_fraction", 1) == 1
+    }  # fmt: skip
+    chosen = pick_reference("--retrain", whole, reference)
+    if others := [name for name in kinds if name != chosen]:
+        print(f"gaps are to {chosen or 'no Retrain'}; a row of its own: {', '.join(others)}")
+    found = list(saved)
+    for name, runs in kinds.items():
+        role = "retrain" if name == chosen else "unlike"
+        for i in (retrain[run] for run in runs):
+            found[i] = dataclasses.replace(saved[i], role=role, key=name, label=name)
+    return found
 
 
 class Request:

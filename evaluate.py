@@ -4,9 +4,10 @@
         --original runs/c10/0model_SA_best.pth.tar --suite standard
 
 Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
-Retrain models (other --seed, same --forget_seed) give every metric its noise floor. Suites: basic needs no other model;
-standard adds what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains
-shadow models as the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
+Retrain models (other --seed, same --forget_seed) give every metric its noise floor; of Retrains with unlike recipes --reference
+chooses one kind, and the others are rows of their own. Suites: basic needs no other model; standard adds what Retrain gives
+(gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains shadow models as the original was
+trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import numpy as np
 
 import parallel
 from arg_parser import evaluation_parser
-from auditing import Request, Saved, expand, read_saved
+from auditing import Request, Saved, expand, read_saved, with_reference
 from evaluation.definitions import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
-from evaluation.suites import Splits, basic, class_accuracies, curves, folded, standard
+from evaluation.suites import Splits, basic, class_accuracies, curves, folded, left_out, standard
+from reporting.audits import ulira_cells
 from shadows import Pool
 from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
 
@@ -58,6 +60,8 @@ def audit(args: argparse.Namespace) -> None:
         save_json(found, folder / "audit.json")
     for row in found["rows"]:
         print(line_of(row))
+        if cells := ulira_cells(row):
+            print("  " + ", ".join(f"{words} {cell}" for words, cell in cells.items()))
     for message in found["warnings"]:
         warn(message)
     print(f"RESULT audit={folder / 'audit.json'} suite={args.suite} models={len(saved)} rows={len(found['rows'])}")
@@ -73,8 +77,8 @@ def find(args: argparse.Namespace) -> list[Saved]:
     originals = [each for each in saved if each.role == "models" and each.forget is None]
     for each in originals:
         print(f"{each.path} forgot nothing and is left out; --original takes such a model")
-    saved = [each for each in saved if each not in originals]
-    saved.sort(key=lambda each: ("models", "retrain", "original").index(each.role))
+    saved = with_reference([each for each in saved if each not in originals], args.reference)
+    saved.sort(key=lambda each: ("models", "retrain", "unlike", "original").index(each.role))
     if not saved or saved[0].role != "models":
         raise UserError(f"--models {' '.join(args.models)} names no unlearned model; main_forget.py and main_random.py write them")
     if twice := len(saved) - len({(each.role, each.sha256) for each in saved}):
@@ -111,7 +115,8 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     return {
         "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
         "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
-        "warnings": audit_alarms(judged), "provenance": provenance(request.device, "fp32", {"seed": seed}),
+        "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
+        "provenance": provenance(request.device, "fp32", {"seed": seed}),
     }  # fmt: skip
 
 
@@ -143,7 +148,7 @@ def add_audits(
             continue
         row["mean"] |= distribution_gaps([judged[i] for i in row["models"]], retrain, audit=args.suite == "full")
         if pool is not None:
-            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]])
+            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]], per_image["memorisation"])
             metrics, intervals, row["chance"] = folded(found)
             row["mean"] |= metrics
             row["ci"] |= intervals

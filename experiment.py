@@ -24,7 +24,7 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from models import MODELS, blocks, build_model, check_arch, place
-from settings import check_final_lr, differences, settle
+from settings import check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
@@ -483,15 +483,6 @@ def read_state(path: Path, identity: dict) -> dict:
         if theirs != value:
             raise UserError(f"--resume: {path} was made with {name} {theirs}, this command says {value}; {OTHER_FLAGS}")
     return state
-
-
-def unrecorded(identity: dict) -> dict:
-    """What a run did whose checkpoint is older than the flags that say so."""
-    select = "best" if "train_seed" in identity else "last"
-    return {
-        "tail": "keep", "final_lr": 0.0, "label_smoothing": 0.0, "optimizer": "sgd", "select": select,
-        "forget_batch_size": identity.get("batch_size"), "pull": 0.0,
-    }  # fmt: skip
 
 
 def adopt_tail(args: argparse.Namespace, checkpoint: Path) -> None:

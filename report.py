@@ -2,10 +2,11 @@
 
     python report.py DIR... [--format {text,markdown,latex,csv,json}] [--html FILE] [--plots FOLDER [--plot_format {png,pdf}]]
 
-Reads every *result.json below each DIR, and every audit.json of evaluate.py. A row is a method with its hyper-parameters,
-averaged over its runs (mean and sample standard deviation where there are several). Beside each metric stands its signed gap
-to Retrain; Avg. Gap is the mean of the four absolute gaps between means, in percentage points: lower is better. With two
-or more Retrain runs the table also says what other seeds of Retrain would score, and marks the gaps that they explain.
+Reads every *result.json below each DIR, but for the shadow models' (give their own folder to see those), and every audit.json
+of evaluate.py. A row is a method with its hyper-parameters, averaged over its runs (mean and sample standard deviation where
+there are several). Beside each metric stands its signed gap to Retrain; Avg. Gap is the mean of the four absolute gaps between
+means, in percentage points: lower is better. With two or more Retrain runs the table also says what other seeds of Retrain
+would score, and marks the gaps that they explain. Retrains of unlike recipes are never pooled: --reference chooses one.
 """
 
 import argparse
@@ -27,7 +28,14 @@ def main(argv: list[str]) -> None:
         from reporting import plots  # matplotlib is wanted for these two alone: a missing one is named before any work
 
         plots.require()
-    found = scenarios(collect(args.dirs), read_audits(args.dirs))
+    found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference)
+    if not found:
+        where = ", ".join(map(str, args.dirs))
+        raise UserError(f"no unlearning result and no audit in {where}; main_forget.py, main_random.py and evaluate.py write them")
+    if args.reference is not None and not any(
+        row["is_retrain"] and args.reference in row["name"] for each in found for row in each.table["rows"]
+    ):
+        raise UserError(f"--reference '{args.reference}': no Retrain is called so in any table")
     for scenario in found:
         check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:
@@ -55,6 +63,8 @@ def make_parser() -> Parser:
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write each plot as a file of its own")
     parser.add_argument("--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png")
     mixed = "average rows over several forget sets; without it such results are refused"
+    reference = "the Retrain that gaps are to, where several kinds lie in DIR: its row's name or a part that no other has"
+    parser.add_argument("--reference", metavar="NAME", help=reference)
     parser.add_argument("--mixed", action="store_true", help=mixed)
     return parser
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 
 from arg_parser import recorded_flags
 from unlearn import METHODS, presets_of
@@ -90,6 +91,29 @@ def check_final_lr(args: argparse.Namespace, lr: float) -> None:
         raise UserError("--final_lr is where a cosine ends; add --schedule cosine, or drop it")
     if args.final_lr > lr:
         raise UserError(f"--final_lr {args.final_lr}: a cosine falls, so at most the learning rate {lr}")
+
+
+def unrecorded(identity: dict) -> dict:
+    """What a run did whose record is older than the flags that say so."""
+    select = "best" if "train_seed" in identity else "last"
+    return {
+        "tail": "keep", "final_lr": 0.0, "label_smoothing": 0.0, "optimizer": "sgd", "select": select,
+        "forget_batch_size": identity.get("batch_size"), "pull": 0.0,
+    }  # fmt: skip
+
+
+def completed(recipes: Sequence[dict]) -> list[dict]:
+    """``recipes`` with what older versions did not record: the value that all others have, else what a run did then.
+
+    So an entry that is absent does not by itself set two recipes apart, and likeness stays transitive.
+    """
+    found = []
+    for recipe in recipes:
+        absent = {name: then for name, then in unrecorded(recipe).items() if name not in recipe}
+        known = {name: [other[name] for other in recipes if name in other] for name in absent}
+        agreed = {name: values[0] if values.count(values[0]) == len(values) else absent[name] for name, values in known.items() if values}
+        found.append({**recipe, **agreed})
+    return found
 
 
 def differences(recipe: dict, original: dict) -> str:

@@ -18,7 +18,7 @@ import parallel
 from arg_parser import flags_of
 from auditing import Request, Saved, read_saved
 from datasets.splits import make_split
-from evaluation.references import memorisation_scores, per_sample_auc, ulira_scores, ulira_summary
+from evaluation.references import memorisation_scores, per_sample_auc, ulira_by_memorisation, ulira_scores, ulira_summary
 from evaluation.scores import margin
 from utils import RunFailed, load_json, stream
 
@@ -70,16 +70,18 @@ class Pool:
         scores, errors = memorisation_scores(correct, self.member)
         return {"indices": self.indices, "memorisation": scores, "standard_error": errors}
 
-    def audit(self, saved: Saved) -> tuple[dict[str, float], np.ndarray]:
-        """U-LiRA's numbers for the method of a checkpoint with its runs' accuracy, and each image's AUC (m,) over the shadows."""
+    def audit(self, saved: Saved, memorisation: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+        """U-LiRA's numbers for the method of a checkpoint with its runs' accuracy, and each image's AUC (m,) over the shadows.
+
+        Args:
+            memorisation: (m,), of :meth:`memorisation`.
+        """
         files = [self._unlearn(saved, i) for i in range(len(self.trained))]
         margins = np.stack([margin(*self._outputs(file)) for file in files])
         scores = ulira_scores(margins, self.member)
-        areas = per_sample_auc(margins, self.member)
         test = [load_json(file.with_name(f"{saved.arguments['unlearn']}result.json"), "result")["metrics"]["TA"] for file in files]
-        found = ulira_summary(scores, margins, self.member)
-        both_ways = float(np.median(np.maximum(areas, 1 - areas)))
-        return found | {"ulira_sample_auc_median": both_ways, "ulira_TA": float(np.mean(test))}, areas
+        found = ulira_summary(scores, margins, self.member) | ulira_by_memorisation(scores, self.member, memorisation)
+        return found | {"ulira_TA": float(np.mean(test))}, per_sample_auc(margins, self.member)
 
     def _train(self, shadow: int) -> Path:
         argv = [

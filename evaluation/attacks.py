@@ -1,9 +1,10 @@
 """Membership attacks on one score per sample, and what their receiver operating characteristic (ROC) says.
 
 Throughout, a larger score is more member-like, ``members`` (n1,) are the scores of the samples under suspicion (the
-forget set) and ``others`` (n2,) those of samples that no ancestor of the model was trained on. Both sides should have
-the same mix of classes. Forgotten perfectly means that the two cannot be told apart: good is near :data:`IDEAL`, below
-an AUC of 0.5 is not better than above it.
+forget set) and ``others`` (n2,) those of samples that no ancestor of the model was trained on. Both sides must have the
+same mix of classes, or the classes are told apart and not the members: ``weights`` (n2,), from :func:`class_weights`,
+give the others the members' shares. Their intervals count n2 as :func:`effective_size`. Forgotten perfectly means that the
+two cannot be told apart: good is near :data:`IDEAL`, below an AUC of 0.5 is not better than above it.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ FPRS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_0.1": 0.001}
 IDEAL: dict[str, float | str] = {
     "_auc": 0.5,
     "_auc_two_sided": "_auc_two_sided_floor",
+    "_sample_auc_median": "_sample_auc_median_floor",
     "_worst_1_percent_auc": "_worst_1_percent_auc_floor",
     **{f"_{name}": fpr for name, fpr in FPRS.items()},
     "_balanced_accuracy": 0.5,
@@ -34,50 +36,91 @@ def ideals(results: Mapping[str, float]) -> dict[str, float]:
         end = max((end for end in IDEAL if name.endswith(end)), key=len, default=None)
         if end is not None:
             target = IDEAL[end]
-            found[name] = results[name.removesuffix(end) + target] if isinstance(target, str) else target
-    return found
+            found[name] = results.get(name.removesuffix(end) + target) if isinstance(target, str) else target
+    return {name: target for name, target in found.items() if target is not None}
+
+
+def class_weights(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Weights (n2,), of mean 1, that give samples of classes ``others`` (n2,) the class shares of ``labels`` (n1,).
+
+    Raises:
+        ValueError: a class of ``labels`` has no sample among the others.
+    """
+    labels, others = np.asarray(labels), np.asarray(others)
+    if len(absent := np.setdiff1d(labels, others)):
+        raise ValueError(f"No other sample is of class {', '.join(map(str, absent))}: its share cannot be given to any.")
+    classes, where, counts = np.unique(others, return_inverse=True, return_counts=True)
+    wanted = np.array([np.sum(labels == c) for c in classes])
+    return (wanted * len(others) / (counts * len(labels)))[where]
+
+
+def effective_size(weights: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2: how many equally weighted samples have a mean as uncertain as that of these (Kish 1965)."""
+    weights = np.asarray(weights, np.float64)
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def with_shares(values: np.ndarray, others: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The largest part of ``values`` (n2,), of classes ``others`` (n2,), with the class shares of ``labels`` (n1,); (m,).
+
+    Of a class that has more than its share every so-manieth value is kept, in ascending order. Nothing is left where a
+    class of ``labels`` has no value.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    size = min(np.sum(others == c) / count for c, count in zip(classes, counts, strict=True))
+    parts = []
+    for c, count in zip(classes, counts, strict=True):
+        own = np.sort(values[others == c])
+        keep = int(size * count + 1e-9)
+        parts.append(own[((np.arange(keep) + 0.5) * len(own) / max(keep, 1)).astype(int)])
+    return np.concatenate(parts)
 
 
 # ------------------------------------------------------------------------------------------------------- the ROC
 
 
-def roc(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def roc(members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Thresholds, true positives, false positives (m,) of the rule "member if score >= threshold".
 
     The thresholds are +inf, which calls nobody a member, and every distinct score, falling; so equal scores are never
-    told apart. The counts are integers: a rate is a count over len(members) or len(others). O(n log n).
+    told apart. The counts are integers, but for false positives that are summed ``weights`` (n2,); a rate is a count over the
+    last one. O(n log n).
     """
     members, others = _finite(members), _finite(others)
     values, where = np.unique(np.concatenate([members, others]), return_inverse=True)
     sides = (where[: len(members)], where[len(members) :])
-    hits, alarms = (np.bincount(side, minlength=len(values))[::-1].cumsum() for side in sides)
+    hits, alarms = (np.bincount(side, w, minlength=len(values))[::-1].cumsum() for side, w in zip(sides, (None, weights), strict=True))
     return np.append(np.inf, values[::-1]), np.append(0, hits), np.append(0, alarms)
 
 
-def auc(members: np.ndarray, others: np.ndarray) -> float:
+def auc(members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Probability that a member scores above another, ties counting half: Mann-Whitney's U / (n1 n2), in [0, 1].
 
-    0.5 is no leak; below 0.5 leaks too (samples made conspicuous by being forgotten too hard). Exact up to one division.
+    With ``weights`` (n2,) the other one is drawn in proportion to them. 0.5 is no leak; below 0.5 leaks too (samples made
+    conspicuous by being forgotten too hard). Exact up to one division.
     """
-    _, hits, alarms = roc(members, others)
+    _, hits, alarms = roc(members, others, weights)
     return float((np.diff(alarms) * (hits[1:] + hits[:-1])).sum() / (2 * hits[-1] * alarms[-1]))
 
 
-def auc_null_sd(members: np.ndarray, others: np.ndarray) -> float:
+def auc_null_sd(members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Standard deviation of the AUC where members and others have one distribution: Mann-Whitney's, with its tie correction.
 
     sqrt((n + 1 - sum (t^3 - t) / (n (n - 1))) / (12 n1 n2)) with n = n1 + n2 and t the numbers of equal scores. Without
-    ties it is 0.0059 for 4,500 against 5,000 and 0.024 for 300 against 300.
+    ties it is 0.0059 for 4,500 against 5,000 and 0.024 for 300 against 300. With ``weights`` n2 is their effective size.
     """
-    _, hits, alarms = roc(members, others)
+    _, hits, alarms = roc(members, others, weights)
+    if weights is not None:
+        alarms = alarms * (effective_size(weights) / alarms[-1])
     n, ties = hits[-1] + alarms[-1], np.diff(hits + alarms).astype(np.float64)
     spread = n + 1 - (ties**3 - ties).sum() / (n * (n - 1))
     return float(np.sqrt(max(spread, 0) / (12.0 * hits[-1] * alarms[-1])))
 
 
 def tpr_at_fpr(
-    members: np.ndarray, others: np.ndarray, fpr: float, *, alpha: float = 0.05, independent: int | None = None
-) -> tuple[float, float, float]:
+    members: np.ndarray, others: np.ndarray, fpr: float, weights: np.ndarray | None = None, *, alpha: float = 0.05,
+    independent: int | None = None,
+) -> tuple[float, float, float]:  # fmt: skip
     """The largest share of members found with at most ``fpr`` of the others called members; a lower and an upper bound.
 
     The bounds hold together with probability at least 1 - ``alpha``, for the rate at the *true* false positive rate:
@@ -90,18 +133,20 @@ def tpr_at_fpr(
     """
     from scipy.stats import binom
 
-    _, hits, alarms = roc(members, others)
-    n1, n2 = int(hits[-1]), int(alarms[-1])
-    trials, draws = min(independent or n1, n1), min(independent or n2, n2)
+    _, hits, alarms = roc(members, others, weights)
+    n1, n2 = int(hits[-1]), float(alarms[-1])
+    trials = min(independent or n1, n1)
+    draws = int(min(independent or n2, n2 if weights is None else effective_size(weights)))
     few, many = (int(binom.ppf(q, draws, fpr)) for q in (alpha / 4, 1 - alpha / 4))
-    allowed = (int(fpr * n2 + 1e-9), -(-few * n2 // draws) - 1, many * n2 // draws)  # 0.29 * 100 is below 29
+    # At most, fewer than and at most these false positives, with room for rounding: 0.29 * 100 is below 29.
+    allowed = (fpr * n2 + 1e-9, few * n2 / draws - 1e-9, many * n2 / draws + 1e-9)
     rate, rate_low, rate_high = (_hits_within(hits, alarms, count) / n1 for count in allowed)
     low, _ = clopper_pearson(rate_low * trials, trials, 1 - alpha / 2)
     _, high = clopper_pearson(rate_high * trials, trials, 1 - alpha / 2)
     return rate, low, high
 
 
-def _hits_within(hits: np.ndarray, alarms: np.ndarray, count: int) -> int:
+def _hits_within(hits: np.ndarray, alarms: np.ndarray, count: float) -> int:
     """Most true positives with at most ``count`` false ones; none where not even an impossible threshold is allowed."""
     return 0 if count < 0 else int(hits[np.searchsorted(alarms, count, side="right") - 1])
 
@@ -110,6 +155,7 @@ def roc_summary(
     name: str,
     members: np.ndarray,
     others: np.ndarray,
+    weights: np.ndarray | None = None,
     *,
     alpha: float = 0.05,
     null_sd: float | None = None,
@@ -125,21 +171,22 @@ def roc_summary(
     Args:
         null_sd, independent: for scores that are not independent, the SD of their AUC and the number of samples behind them.
     """
-    area = auc(members, others)
-    sd = auc_null_sd(members, others) if null_sd is None else null_sd
+    area = auc(members, others, weights)
+    sd = auc_null_sd(members, others, weights) if null_sd is None else null_sd
     summary = {
         f"{name}_auc": area,
-        **_null_bounds(f"{name}_auc", sd, alpha),
+        **null_bounds(f"{name}_auc", sd, alpha),
         f"{name}_auc_two_sided": max(area, 1 - area),
         f"{name}_auc_two_sided_floor": min(0.5 + sd * float(np.sqrt(2 / np.pi)), 1.0),
     }
     for at, fpr in FPRS.items():
-        rate, low, high = tpr_at_fpr(members, others, fpr, alpha=alpha, independent=independent)
+        rate, low, high = tpr_at_fpr(members, others, fpr, weights, alpha=alpha, independent=independent)
         summary |= {f"{name}_{at}": rate, f"{name}_{at}_low": low, f"{name}_{at}_high": high}
     return summary
 
 
-def _null_bounds(name: str, sd: float, alpha: float) -> dict[str, float]:
+def null_bounds(name: str, sd: float, alpha: float = 0.05) -> dict[str, float]:
+    """NAME_null_low and NAME_null_high, 0.5 -+ z ``sd``: where chance puts a number of mean 0.5 with probability 1 - ``alpha``."""
     from scipy.special import ndtri
 
     reach = float(-ndtri(alpha / 2) * sd)
@@ -172,6 +219,7 @@ def threshold_attack(
     fit_others: Scored,
     members: Scored,
     others: Scored,
+    weights: np.ndarray | None = None,
     *,
     per_class: bool = False,
     alpha: float = 0.05,
@@ -185,12 +233,11 @@ def threshold_attack(
     with its Clopper-Pearson _low and _high. NAME_class_threshold_... for ``per_class``. O(n log n), and O(n) per class.
     """
     name = f"{name}_class_threshold" if per_class else f"{name}_threshold"
-    n1, n2 = len(members[0]), len(others[0])
-    found, false = (
-        int(np.sum(_finite(scores) >= _thresholds(fit_members, fit_others, labels, per_class))) for scores, labels in (members, others)
-    )
+    n1, n2 = len(members[0]), len(others[0]) if weights is None else effective_size(weights)
+    called, falsely = (_finite(scores) >= _thresholds(fit_members, fit_others, labels, per_class) for scores, labels in (members, others))
+    found, false = int(called.sum()), n2 * float(np.average(falsely, weights=weights))
     results = {f"{name}_balanced_accuracy": (found / n1 + 1 - false / n2) / 2}
-    results |= _null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
+    results |= null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
     for end, count, n in (("tpr", found, n1), ("fpr", false, n2)):
         low, high = clopper_pearson(count, n, 1 - alpha)
         results |= {f"{name}_{end}": count / n, f"{name}_{end}_low": low, f"{name}_{end}_high": high}
@@ -230,20 +277,25 @@ def lr_loss_attack(forget_losses: np.ndarray, other_losses: np.ndarray, *, seed:
     splits = StratifiedShuffleSplit(10, random_state=seed)
     accuracy = cross_val_score(LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy").mean()
     sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
-    return {"lr_loss_accuracy": float(accuracy), **_null_bounds("lr_loss_accuracy", sd, alpha)}
+    return {"lr_loss_accuracy": float(accuracy), **null_bounds("lr_loss_accuracy", sd, alpha)}
 
 
-def lr_entropy_attack(members: np.ndarray, others: np.ndarray, forget: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+def lr_entropy_attack(
+    members: np.ndarray, others: np.ndarray, forget: np.ndarray, held_out: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, float]:
     """The share of forget that a logistic regression on the entropy calls member: "MIA" in the papers on bad teaching and SSD.
 
     Fitted on the entropies of retain (``members``) and test (``others``), sides weighted to be equal.
     ``lr_entropy_member_rate`` in [0, 1]: low is how those papers want it, the opposite of the support-vector attack's
-    share of non-members; but good is what samples that were never trained on get, ``lr_entropy_member_rate_held_out``.
+    share of non-members; but good is what samples that were never trained on get, ``lr_entropy_member_rate_held_out``, a mean
+    with ``weights`` over ``held_out``.
     """
     from sklearn.linear_model import LogisticRegression
 
     members, others, forget, held_out = map(_finite, (members, others, forget, held_out))
     is_member = np.repeat([1, 0], [len(members), len(others)])
     attack = LogisticRegression(class_weight="balanced").fit(np.concatenate([members, others])[:, None], is_member)
-    rate, held_out_rate = (float(attack.predict(split[:, None]).mean()) for split in (forget, held_out))
+    rate, held_out_rate = (
+        float(np.average(attack.predict(split[:, None]), weights=w)) for split, w in ((forget, None), (held_out, weights))
+    )
     return {"lr_entropy_member_rate": rate, "lr_entropy_member_rate_held_out": held_out_rate}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Sequence
 
 RETRAIN, FLOOR = "retrain", "floor"
 
@@ -79,14 +80,28 @@ DEFINITIONS: dict[str, Definition] = {
         "a pool of shadow models",
         "Hayes et al., 2024 (arXiv 2403.01218)",
     ),
+    "ulira_sample_auc_median_floor": Definition("the same with membership shuffled", _SHARE, "0.5 to 1"),
     "ulira_sample_auc_median": Definition(
-        "median over images of an image's own two-sided AUC over shadow models", _SHARE, "0.5 to 1", FLOOR, "a pool of shadow models"
+        "median over images of an image's own two-sided AUC over shadow models; good is its floor",
+        _SHARE,
+        "0.5 to 1",
+        FLOOR,
+        "a pool of shadow models",
+    ),
+    "ulira_low_memorisation_auc|ulira_middle_memorisation_auc|ulira_high_memorisation_auc": Definition(
+        "ulira_auc on the third of the pool's images that was memorised least, middling, most; low is the control: little to forget",
+        _SHARE,
+        "0 to 1",
+        0.5,
+        "a pool of shadow models",
+        "Zhao et al., NeurIPS 2024",
     ),
     "ulira_TA": Definition(
         "test accuracy of the method's runs on the shadow models", _PERCENT, "0 to 100", "high", "a pool of shadow models"
     ),
     "*_auc": Definition(
-        f"probability that a forget image looks more like a member than an unseen one, by {_ATTACK}; below 0.5 leaks too",
+        "probability that a forget image looks more like a member than an unseen one (weighted to forget's mix of classes), "
+        f"by {_ATTACK}; below 0.5 leaks too",
         _SHARE,
         "0 to 1",
         0.5,
@@ -178,7 +193,7 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "epsilon_floor": Definition("its mean between two sets of Retrain models", "epsilon", "0 to 50"),
     "epsilon*": Definition(
-        "per image, the least epsilon that a threshold on the margin leaves possible, delta 1e-5",
+        "per image, the least epsilon that a threshold on the margin, or an interval around the peaked side, leaves possible, delta 1e-5",
         "epsilon",
         "0 to 50",
         "epsilon_floor",
@@ -230,9 +245,14 @@ def describe(name: str) -> dict[str, str | float]:
 
 def definition_table() -> str:
     """All definitions as Markdown: the README's table."""
-    head = "| name | what it is | unit, range | good is | cost beyond the forward pass | source |\n|---|---|---|---|---|---|"
+    head = ["name", "what it is", "unit, range", "good is", "cost beyond the forward pass", "source"]
     lines = [
-        f"| {', '.join(f'`{part}`' for part in pattern.split('|'))} | {d.text} | {d.unit}, {d.range} | {d.good} | {d.cost} | {d.source} |"
+        [", ".join(f"`{part}`" for part in pattern.split("|")), d.text, f"{d.unit}, {d.range}", str(d.good), d.cost, d.source]
         for pattern, d in DEFINITIONS.items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join([markdown_line(head), "|---" * len(head) + "|", *map(markdown_line, lines)])
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """One row of a Markdown table; a bar inside a cell is escaped."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

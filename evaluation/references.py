@@ -7,7 +7,7 @@ Margins and log-probabilities are those of :mod:`evaluation.scores`. Larger scor
 
 import numpy as np
 
-from evaluation.attacks import roc_summary
+from evaluation.attacks import auc, null_bounds, roc_summary
 
 POOLED_BELOW = 64  # models; of fewer, one standard deviation is estimated for all samples (Carlini et al. 2022)
 MIN_SD = 1e-6  # of a margin: models that agree to the last digit would divide by zero
@@ -149,22 +149,36 @@ def ulira_summary(scores: np.ndarray, margins: np.ndarray, member: np.ndarray, *
 
     As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under the S shadows hang
     together: the AUC's interval is of samples as clusters, the rates' intervals count samples only.
-    ulira_worst_1_percent_auc: the 99th percentile over samples of max(A, 1 - A), A from :func:`per_sample_auc`. With few
-    shadows it is far above 0.5 by chance: ulira_worst_1_percent_auc_floor is the same with each sample's membership
-    shuffled by ``seed``, 0.86 for 8 in and 8 out.
+    ulira_sample_auc_median and ulira_worst_1_percent_auc: the median and the 99th percentile over samples of max(A, 1 - A),
+    A from :func:`per_sample_auc`. With few shadows they are far above 0.5 by chance: NAME_floor is the same with each
+    sample's membership shuffled by ``seed``, 0.61 and 0.86 for 8 in and 8 out.
     A method that gives every forgotten sample the same margin passes this; read it beside the accuracies.
     """
     scores, member = _pool(scores, member)
     shuffled = np.random.default_rng(seed).permuted(member, axis=0)
     inside, outside, sd = scores[member], scores[~member], clustered_auc_sd(scores, member)
-    return roc_summary("ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1]) | {
-        "ulira_worst_1_percent_auc": _worst_1_percent(per_sample_auc(margins, member)),
-        "ulira_worst_1_percent_auc_floor": _worst_1_percent(per_sample_auc(margins, shuffled)),
-    }
+    found = roc_summary("ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1])
+    for end, membership in (("", member), ("_floor", shuffled)):
+        areas = per_sample_auc(margins, membership)
+        two_sided = np.maximum(areas, 1 - areas)
+        found[f"ulira_sample_auc_median{end}"] = float(np.median(two_sided))
+        found[f"ulira_worst_1_percent_auc{end}"] = float(np.quantile(two_sided, 0.99))
+    return found
 
 
-def _worst_1_percent(areas: np.ndarray) -> float:
-    return float(np.quantile(np.maximum(areas, 1 - areas), 0.99))
+def ulira_by_memorisation(scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray) -> dict[str, float]:
+    """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation score (n,), with where chance puts it.
+
+    Low is the negative control: there is next to nothing to forget. High is the stress test. (Zhao et al., NeurIPS 2024.)
+    Ties go by position. {} where a third would have fewer than two samples.
+    """
+    scores, member = _pool(scores, member)
+    found = {}
+    if len(memorisation) >= 6:
+        for group, chosen in zip(("low", "middle", "high"), np.array_split(np.argsort(memorisation, kind="stable"), 3), strict=True):
+            name, part, inside = f"ulira_{group}_memorisation_auc", scores[:, chosen], member[:, chosen]
+            found |= {name: auc(part[inside], part[~inside]), **null_bounds(name, clustered_auc_sd(part, inside))}
+    return found
 
 
 def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:

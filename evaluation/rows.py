@@ -21,8 +21,8 @@ FEWEST_FOR_EPSILON = 3  # models a side
 class Judged:
     """A model and what the suites say of it.
 
-    ``role`` is models, retrain or original; ``key`` is the same for all seeds of one configuration. ``chance`` holds the intervals
-    in which chance puts an attack's number.
+    ``role`` is models, retrain, unlike (a Retrain of another kind than the one that gaps are to) or original; ``key`` is the
+    same for all seeds of one configuration. ``chance`` holds the intervals in which chance puts an attack's number.
     """
 
     label: str
@@ -132,12 +132,14 @@ def _spread(name: str, values: np.ndarray) -> dict[str, float]:
 def _challenge(group: Sequence[Judged], retrain: Sequence[Judged]) -> dict[str, float]:
     sides = len(group), len(retrain)
     most = max(sides)
-    epsilons = epsilon(margins(group, "forget"), margins(retrain, "forget"))
+    theirs = margins(retrain, "forget")
+    epsilons = epsilon(margins(group, "forget"), theirs)
     quality = forgetting_quality(epsilons, most)
     utility = ({name: float(np.mean([model.metrics[name] for model in side])) for name in ("RA", "TA")} for side in (group, retrain))
-    floor = simulated_floor(lambda ours, theirs: np.array([forgetting_quality(epsilon(ours, theirs), most)]), *sides)
+    scale = float(np.median(theirs.std(0, ddof=1))) or 1.0
+    floor = simulated_floor(lambda ours, theirs: np.array([forgetting_quality(epsilon(ours, theirs), most)]), *sides, scale=scale)
     return {
-        **_spread("epsilon", epsilons), "epsilon_floor": simulated_floor(epsilon, *sides),
+        **_spread("epsilon", epsilons), "epsilon_floor": simulated_floor(epsilon, *sides, scale=scale),
         "forgetting_quality": quality, "forgetting_quality_floor": floor, "challenge_score": final_score(quality, *utility),
     }  # fmt: skip
 
@@ -213,4 +215,4 @@ def audit_alarms(models: Sequence[Judged]) -> list[str]:
 
 def _at_chance(model: Judged) -> bool:
     areas = [name for name in model.chance if name.endswith("_auc")]
-    return all(model.chance[name][0] <= model.metrics[name] <= model.chance[name][1] for name in areas)
+    return bool(areas) and all(model.chance[name][0] <= model.metrics[name] <= model.chance[name][1] for name in areas)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluation.accuracy import accuracies, accuracy
-from evaluation.attacks import lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack
+from evaluation.attacks import class_weights, lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack, with_shares
 from evaluation.distances import distances, tow, tow_mia
 from evaluation.intervals import clopper_pearson
 from evaluation.membership import svc_margin_attack, svc_shares
@@ -39,6 +39,22 @@ def held_out(splits: Splits) -> Outputs:
     logits, labels = splits["val"]
     same = np.isin(labels, splits["forget"][1])
     return logits[same], labels[same]
+
+
+def absent_classes(splits: Splits) -> np.ndarray:
+    """The forgotten classes that no held-out image is of: forget then has nothing to be compared with."""
+    return np.setdiff1d(splits["forget"][1], held_out(splits)[1])
+
+
+def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
+    """A warning where :func:`absent_classes` leave out metrics; ``classes`` are the names of all."""
+    absent = ", ".join(classes[c] for c in absent_classes(splits))
+    return [f"no held-out image is of the forgotten class {absent}: what compares forget with such images is left out"] if absent else []
+
+
+def can_compare(splits: Splits) -> bool:
+    """Whether forget can be compared with held-out images of its own mix of classes."""
+    return can_attack(splits) and not len(absent_classes(splits))
 
 
 def can_attack(splits: Splits) -> bool:
@@ -90,14 +106,26 @@ def _attacks(splits: Splits, seed: int) -> dict[str, float]:
         found[f"svc_margin_{end}"] = 100 * share
     four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": unseen}
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
-    same_classes = np.isin(splits["test"][1], splits["forget"][1])  # none of them in test where a whole class is forgotten
-    unseen_losses = -(scores["test"]["loss"][same_classes] if same_classes.sum() >= FEWEST else scores["held_out"]["loss"])
-    found |= lr_loss_attack(-scores["forget"]["loss"], unseen_losses, seed=seed)
-    found |= lr_entropy_attack(*(-scores[name]["entropy"] for name in four))
+    weights = class_weights(splits["forget"][1], unseen[1]) if can_compare(splits) else None
+    entropies = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
+    if weights is None:
+        return found | {"lr_entropy_member_rate": entropies["lr_entropy_member_rate"]}
+    return found | entropies | _against_held_out(four, scores, weights, seed)
+
+
+def _against_held_out(four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int) -> dict[str, float]:
+    """The attacks on forget whose other side are held-out images, which ``weights`` give the class shares of forget."""
+    found = {}
+    # Test images teach no attack here; there are none of its classes where a whole class is forgotten.
+    for name in ("test", "held_out"):
+        unseen_losses = with_shares(-scores[name]["loss"], four[name][1], four["forget"][1])
+        if len(unseen_losses) >= FEWEST:
+            found |= lr_loss_attack(-scores["forget"]["loss"], unseen_losses, seed=seed)
+            break
     for name in RANKED_BY:
         scored = [(scores[split][name], labels) for split, (_, labels) in four.items()]
-        found |= roc_summary(name, scores["forget"][name], scores["held_out"][name])
-        found |= threshold_attack(name, *scored) | threshold_attack(name, *scored, per_class=True)
+        found |= roc_summary(name, scores["forget"][name], scores["held_out"][name], weights)
+        found |= threshold_attack(name, *scored, weights) | threshold_attack(name, *scored, weights, per_class=True)
     return found
 
 
@@ -120,8 +148,10 @@ def standard(
     if can_attack(splits):
         mine, *theirs = ({**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs))
         found["tow_mia"] = float(np.mean([tow_mia(mine, other) for other in theirs]))
+    if can_compare(splits):
+        weights = class_weights(splits["forget"][1], held_out(splits)[1])
         for name, (members, others) in reference_scores(splits, references).items():
-            found |= roc_summary(name, members, others)
+            found |= roc_summary(name, members, others, weights)
     return found
 
 
@@ -152,27 +182,28 @@ def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[s
 
 def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
     """What the report draws: histograms of loss and confidence, and the ROC of the loss and of the attacks by reference."""
-    if not can_attack(splits):
+    if not can_compare(splits):
         return {}
+    weights = {"forget": None, "held_out": class_weights(splits["forget"][1], held_out(splits)[1])}
     parts = {"forget": sample_scores(*splits["forget"]), "held_out": sample_scores(*held_out(splits))}
     # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
     tops = {"loss": max(float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)), 1e-6), "confidence": 1.0}
-    histograms = {name: _histogram({split: part[name] for split, part in parts.items()}, top) for name, top in tops.items()}
+    histograms = {name: _histogram({split: part[name] for split, part in parts.items()}, weights, top) for name, top in tops.items()}
     pairs = {"loss": (-parts["forget"]["loss"], -parts["held_out"]["loss"])}
     pairs |= reference_scores(splits, references) if references else {}
-    return {"histograms": histograms, "roc": {name: _thinned_roc(*pair) for name, pair in pairs.items()}}
+    return {"histograms": histograms, "roc": {name: _thinned_roc(*pair, weights["held_out"]) for name, pair in pairs.items()}}
 
 
-def _histogram(sides: Mapping[str, np.ndarray], top: float) -> dict[str, list[float]]:
+def _histogram(sides: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray | None], top: float) -> dict[str, list[float]]:
     """Shares of each side in equal bins of [0, top]; what is above is in the last one."""
     edges = np.linspace(0, top, BINS + 1)
-    shares = {name: np.histogram(np.minimum(values, top), edges)[0] / len(values) for name, values in sides.items()}
+    shares = {name: np.histogram(np.minimum(values, top), edges, weights=weights[name])[0] / len(values) for name, values in sides.items()}
     return {"edges": edges.tolist(), **{name: share.tolist() for name, share in shares.items()}}
 
 
-def _thinned_roc(members: np.ndarray, others: np.ndarray) -> dict[str, list[float]]:
+def _thinned_roc(members: np.ndarray, others: np.ndarray, weights: np.ndarray) -> dict[str, list[float]]:
     """At most 200 points of the ROC, evenly spread over the logarithm of the false positive rate, both ends kept."""
-    _, hits, alarms = roc(members, others)
+    _, hits, alarms = roc(members, others, weights)
     wanted = np.unique(np.concatenate([[0], np.geomspace(1, alarms[-1], ROC_POINTS - 2).round(), [alarms[-1]]]))
     at = np.unique(np.append(np.searchsorted(alarms, wanted, side="right") - 1, len(alarms) - 1))
     return {"fpr": (alarms[at] / alarms[-1]).tolist(), "tpr": (hits[at] / hits[-1]).tolist()}

@@ -11,6 +11,13 @@ from reporting.tables import AUDIT, Scenario, find, scenario_of, told_apart
 from utils import UserError, load_json, reading
 
 REMEDY = "run evaluate.py again, or move the file away"
+# U-LiRA's numbers in the order and the words in which they are printed.
+ULIRA = {
+    "ulira_auc": "U-LiRA AUC", "ulira_tpr_at_fpr_1": "TPR at 1 % FPR", "ulira_tpr_at_fpr_0.1": "TPR at 0.1 % FPR",
+    "ulira_sample_auc_median": "AUC of the median image", "ulira_worst_1_percent_auc": "AUC of the worst 1 %",
+    "ulira_low_memorisation_auc": "AUC at low memorisation", "ulira_middle_memorisation_auc": "AUC at middle memorisation",
+    "ulira_high_memorisation_auc": "AUC at high memorisation", "ulira_TA": "TA on the shadow models",
+}  # fmt: skip
 AVERAGES = ("gap_of_means", "mean_paired_gap")  # of a row over its metrics; they are shown as metrics of their own
 
 
@@ -19,7 +26,8 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
 
     Returns:
         Dictionaries with "data", "metrics" {name: {"unit", "good", "text"}}, "rows", "floors" {metric: number},
-        "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "gap", "inside_noise", "warnings"},
+        "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "chance", "gap", "inside_noise",
+        "warnings"},
         its models {"weights_sha256", "seed", "per_class", "curves"}.
 
     Raises:
@@ -31,6 +39,24 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
         with reading(file, "audit", REMEDY):
             audits.append(_audit(content))
     return audits
+
+
+def ulira_cells(row: dict) -> dict[str, str]:
+    """What an audit's row says of U-LiRA, by the words of :data:`ULIRA`; each number with what it is at chance, or how sure it is."""
+    cells = {}
+    for name, words in ULIRA.items():
+        if (value := row["mean"].get(name)) is None:
+            continue
+        floor, chance, ends = row["mean"].get(f"{name}_floor"), (row.get("chance") or {}).get(name), row["ci"].get(name)
+        beside = ""
+        if floor is not None:
+            beside = f" (chance {floor:.3f})"
+        elif chance is not None:
+            beside = f" (chance {chance[0]:.3f} to {chance[1]:.3f})"
+        elif ends is not None:
+            beside = f" ({ends[0]:.3f} to {ends[1]:.3f})"
+        cells[words] = (f"{value:.2f}" if name == "ulira_TA" else f"{value:.3f}") + beside
+    return cells
 
 
 def named_rows(audit: dict, groups: dict[str, list[dict]]) -> dict[str, dict]:
@@ -120,6 +146,7 @@ def _row(row: dict, models: list[dict]) -> dict:
         "mean": _by_name({**row.get("mean", {}), **averages}, _number),
         **{name: _by_name(row.get(name, {}), _number) for name in ("sd", "gap")},
         "ci": _by_name(row.get("ci", {}), _interval),
+        "chance": _by_name(row.get("chance", {}), _interval),
         "inside_noise": _by_name(row.get("inside_noise", {}), _flag),
         "warnings": _each(row.get("warnings", []), _text),
     }

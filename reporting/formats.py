@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 
+from evaluation.definitions import markdown_line
+from reporting.audits import ULIRA, named_rows, ulira_cells
 from reporting.tables import METRICS, Scenario
 from utils import finite
 
 HEADER = ["method", *METRICS, "Avg. Gap", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
+SHADOWS = "An AUC within chance is as good as it gets; below it the images are conspicuous. Read it beside the accuracies."
 GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better."
 
 
@@ -50,17 +54,43 @@ def lines_of(table: dict, mark: str = "~") -> list[list[str]]:
     return lines
 
 
+def ulira_lines(scenario: Scenario) -> list[list[list[str]]]:
+    """For each audit with a pool of shadow models a table: a header with the names of the rows, then a line for each number."""
+    tables = []
+    for audit in scenario.audits:
+        cells = {name: found for name, row in named_rows(audit, scenario.groups).items() if (found := ulira_cells(row))}
+        lines = [
+            [words, *(found.get(words, "-") for found in cells.values())]
+            for words in ULIRA.values() if any(words in found for found in cells.values())
+        ]  # fmt: skip
+        if cells:
+            tables.append([["on shadow models", *cells], *lines])
+    return tables
+
+
 def as_text(scenarios: list[Scenario]) -> str:
     """Aligned columns for a terminal."""
     parts = []
-    for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
-        columns = [_room_for_marks(column) for column in zip(HEADER, *lines_of(table), strict=True)]
-        widths = [max(map(len, column)) for column in columns]
+    for scenario in scenarios:
+        table = scenario.table
         parts.append(table["title"])
-        for first, *rest in zip(*columns, strict=True):
-            parts.append("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]))
-        parts += [GAPS, *legend(table, "~"), *table["notes"], ""]
+        if table["rows"]:
+            columns = [_room_for_marks(column) for column in zip(HEADER, *lines_of(table), strict=True)]
+            parts += [*_aligned(zip(*columns, strict=True)), GAPS, *legend(table, "~"), *table["notes"]]
+        for lines in ulira_lines(scenario):
+            parts += [*_aligned(lines), SHADOWS]
+        parts.append("")
     return "\n".join(parts).rstrip()
+
+
+def _aligned(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Cells side by side: the first column to the left, the others to the right."""
+    lines = list(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
+        for first, *rest in lines
+    ]
 
 
 def _room_for_marks(column: tuple[str, ...]) -> list[str]:
@@ -71,23 +101,30 @@ def _room_for_marks(column: tuple[str, ...]) -> list[str]:
 
 
 def as_markdown(scenarios: list[Scenario]) -> str:
-    """One Markdown table per scenario."""
+    """One Markdown table per scenario, and one more for each audit with shadow models."""
     parts = []
-    for table in (scenario.table for scenario in scenarios if scenario.table["rows"]):
-        parts += [f"**{table['title']}**", "", _markdown_line(HEADER), "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-        parts += [_markdown_line(line) for line in lines_of(table, r"\~")]
-        parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
+    for scenario in scenarios:
+        table = scenario.table
+        parts += [f"**{table['title']}**", ""]
+        if table["rows"]:
+            parts += _markdown_table([HEADER, *lines_of(table, r"\~")])
+            parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
+        for lines in ulira_lines(scenario):
+            parts += [*_markdown_table(lines), "", f"{SHADOWS}\n"]
     return "\n".join(parts).rstrip()
 
 
-def _markdown_line(line: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
+def _markdown_table(lines: list[list[str]]) -> list[str]:
+    rule = "|---" + "|---:" * (len(lines[0]) - 1) + "|"
+    return [markdown_line(lines[0]), rule, *map(markdown_line, lines[1:])]
 
 
 def as_csv(scenarios: list[Scenario]) -> str:
     """Every number of every row, one line each."""
     out = io.StringIO()
     tables = [scenario.table for scenario in scenarios if scenario.table["rows"]]
+    if not tables:
+        return ""
     writer = csv.DictWriter(out, ["scenario", *tables[0]["rows"][0]], lineterminator="\n")
     writer.writeheader()
     writer.writerows({"scenario": table["title"], **row} for table in tables for row in table["rows"])

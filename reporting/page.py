@@ -37,7 +37,8 @@ GROUPS = {
     "Classic attacks: support-vector machine and logistic regression": r"^(svc|lr)_",
     "Threshold attacks on the loss": r"^loss_(auc|tpr|threshold|class)",
     "Threshold attacks on the entropies": r"^(m_)?entropy_",
-    "Attacks with reference models": r"^(rmia|u?lira|u_lira)_",
+    "Attacks with reference models": r"^(rmia|lira)_",
+    "U-LiRA: attack on shadow models that the method was run on": r"^ulira_",
     "Distances to Retrain": r"^(activation|js|kl|gaussian_kl|klom|disagreement|epsilon|forgetting_quality)",
     "Averages over metrics": r"^(gap_of|mean_paired|tow)",
     "Relearning": r"^relearn",
@@ -295,10 +296,11 @@ def _audit_cell(row: dict, metric: str, digits: int) -> Html:
     inside = bool(row["inside_noise"].get(metric)) and not is_retrain
     spread = None if deviation is None else tag("span", f" ±{_fixed(deviation, digits)}", class_="sd")
     below = None if gap is None or is_retrain else tag("span", f"({_fixed(gap, digits, '+')}){' ~' if inside else ''}", class_="gap")
-    why = (
-        None if ends is None else f"95 % bootstrap interval of the mean over seeds: {_fixed(ends[0], digits)} to {_fixed(ends[1], digits)}"
-    )
-    return tag("td", _fixed(mean, digits), spread, below, class_="noise" if inside else None, title=why, data_value=_value(mean))
+    kind = "interval of its uncertainty" if metric.startswith("ulira_") else "bootstrap interval of the mean over seeds"
+    why = None if ends is None else f"95 % {kind}: {_fixed(ends[0], digits)} to {_fixed(ends[1], digits)}"
+    chance = row["chance"].get(metric)
+    words = chance and tag("span", f"(chance {_fixed(chance[0], digits)} to {_fixed(chance[1], digits)})", class_="gap")
+    return tag("td", _fixed(mean, digits), spread, below, words, class_="noise" if inside else None, title=why, data_value=_value(mean))
 
 
 def _fixed(number: float, digits: int, sign: str = "") -> str:

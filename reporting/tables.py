@@ -3,20 +3,23 @@
 import dataclasses
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
 from evaluation.rows import unlike_retrain
-from settings import differences
+from settings import completed, differences
 from unlearn import label_today
 from utils import UserError, load_json
 
 METRICS = ("UA", "RA", "TA", "MIA")
 AUDIT = "audit.json"
+# Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table: each forgot other images.
+OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +37,17 @@ class Scenario:
     curves: dict[str, list[list[dict]]] = dataclasses.field(default_factory=dict)
 
 
-def scenarios(results: Sequence[dict], audits: Sequence[dict]) -> list[Scenario]:
-    """Results and audits by scenario, sorted by data set, architecture and forget set."""
+def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | None = None) -> list[Scenario]:
+    """Results and audits by scenario, sorted by data set, architecture and forget set; for ``reference`` see :func:`pick_reference`.
+
+    Raises:
+        UserError: Retrains of several kinds, and none of them is chosen.
+    """
     runs, audited = by_scenario(results), by_scenario(audits)
     found = []
     for key in sorted(runs.keys() | audited.keys()):
         mine = runs.get(key, [])
-        table = summarise(key, mine)
+        table = summarise(key, mine, reference)
         groups = named_groups(mine)
         found.append(Scenario(table, {row["name"]: groups[row["name"]] for row in table["rows"]}, audited.get(key, [])))
     return found
@@ -52,6 +59,8 @@ def scenarios(results: Sequence[dict], audits: Sequence[dict]) -> list[Scenario]
 def find(folders: Sequence[Path], pattern: str) -> list[Path]:
     """The files below ``folders`` that match ``pattern``, and those of ``folders`` that are such files; each once, sorted.
 
+    The runs on shadow models are left out, unless one of ``folders`` is their own folder or lies within it.
+
     Raises:
         UserError: a folder does not exist.
     """
@@ -60,7 +69,11 @@ def find(folders: Sequence[Path], pattern: str) -> list[Path]:
             raise UserError(f"{folder}: no such folder")
     is_audit = pattern == AUDIT
     given = {file for file in folders if file.is_file() and (file.name == AUDIT) == is_audit}
-    below = {file for folder in folders if folder.is_dir() for file in folder.rglob(pattern)}
+    below = {
+        file
+        for folder in folders if folder.is_dir()
+        for file in folder.rglob(pattern) if not OF_SHADOWS.search(file.relative_to(folder).as_posix())
+    }  # fmt: skip
     return sorted({file.resolve() for file in given | below})
 
 
@@ -68,12 +81,9 @@ def collect(folders: Sequence[Path]) -> list[dict]:
     """The unlearning results below ``folders``, each file once; each also holds its path, under "file".
 
     Raises:
-        UserError: a folder does not exist, a file is damaged, or there is no result at all.
+        UserError: a folder does not exist, or a file is damaged.
     """
-    results = [{**result, "file": file} for file in find(folders, "*result.json") if (result := _read(file)) is not None]
-    if not results:
-        raise UserError(f"no unlearning result in {', '.join(map(str, folders))}; main_forget.py and main_random.py write them")
-    return results
+    return [{**result, "file": file} for file in find(folders, "*result.json") if (result := _read(file)) is not None]
 
 
 def _read(file: Path) -> dict | None:
@@ -136,23 +146,50 @@ def scenario_of(record: dict) -> tuple:
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def summarise(scenario: tuple, runs: list[dict]) -> dict:
+def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -> dict:
     """One table, rows sorted with Retrain first and then by Avg. Gap.
 
     Returns:
         {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": m, metric: points,
         "avg_gap": points}: the absolute gaps to expect of m other Retrain runs against these m.
+
+    Raises:
+        UserError: see :func:`pick_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
     """
-    groups = named_groups(runs)
-    retrains = [group for group in groups.values() if _is_retrain(group[0])]
-    retrain = max(retrains, key=len, default=[])
-    rows = [_row(name, group, retrain) for name, group in groups.items()]
-    rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
-    _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
     title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
-    return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains)) if runs else [], "floor": _floor(retrain)}
+    groups = named_groups(runs)
+    kinds = {name: len(group) for name, group in groups.items() if _is_retrain(group[0])}
+    chosen = pick_reference(title, kinds, reference if len(kinds) > 1 else None)
+    retrain = groups[chosen] if chosen is not None else []
+    rows = [_row(name, group, retrain) for name, group in groups.items()]
+    rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
+    _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
+    notes = [f"The gaps are to {chosen}, as --reference says; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
+    return {"title": title, "rows": rows, "notes": notes + (_notes(runs, retrain) if runs else []), "floor": _floor(retrain)}
+
+
+def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
+    """The kind of Retrain that gaps are to: the only one, or the one that ``reference`` names; None without any.
+
+    Args:
+        where: what a refusal is about.
+        kinds: the numbers of runs by the names of the rows.
+        reference: a name, or a part of a name that no other one has.
+
+    Raises:
+        UserError: several kinds and no choice, or a choice that is none or several of them.
+    """
+    if reference is None and len(kinds) < 2:
+        return next(iter(kinds), None)
+    named = [name for name in kinds if name == reference] or [name for name in kinds if reference is not None and reference in name]
+    if len(named) == 1:
+        return named[0]
+    listed = ", ".join(f"'{name}' ({runs} run{'s' * (runs > 1)})" for name, runs in kinds.items()) or "no Retrain"
+    if reference is None:
+        raise UserError(f"{where}: {len(kinds)} kinds of Retrain, which are never pooled: {listed}; --reference NAME chooses one")
+    raise UserError(f"{where}: --reference '{reference}' does not name one kind of Retrain; there is {listed}")
 
 
 def _is_retrain(run: dict) -> bool:
@@ -162,25 +199,32 @@ def _is_retrain(run: dict) -> bool:
 
 def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
     """Runs with the same method and settings, by the name of their row."""
-    groups = defaultdict(list)
-    for run in runs:
-        groups[_row_key(run)].append(run)
-    return dict(zip(_row_names(list(groups.values())), groups.values(), strict=True))
+    settings = [_settings(run) for run in runs]
+    retrains = [i for i, run in enumerate(runs) if run["method"] == "retrain"]
+    for i, whole in zip(retrains, completed([settings[i] for i in retrains]), strict=True):
+        settings[i] = whole
+    groups = grouped([run["label"] for run in runs], settings)
+    return {name: [runs[i] for i in positions] for name, positions in groups.items()}
 
 
-def _row_key(run: dict) -> str:
-    density = round(run["mask"]["density"], 6) if run.get("mask") else None
-    return json.dumps([run["label"], run["hyperparameters"], run.get("recipe"), density, run.get("attack")], sort_keys=True)
+def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[int]]:
+    """Positions of the runs with equal label and settings, by a name: the label, with what sets it apart where it has several rows."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, run in enumerate(zip(labels, settings, strict=True)):
+        groups[json.dumps(run, sort_keys=True)].append(i)
+    firsts = [positions[0] for positions in groups.values()]
+    names = _row_names([labels[i] for i in firsts], [settings[i] for i in firsts])
+    return dict(zip(names, groups.values(), strict=True))
 
 
-def _row_names(groups: list[list[dict]]) -> list[str]:
-    """The labels, with what sets them apart where one label has several rows."""
-    settings = []
-    for group in groups:
-        run = group[0]
-        mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
-        settings.append({**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})})
-    labels = [group[0]["label"] for group in groups]
+def _settings(run: dict) -> dict:
+    """What sets a row apart from others of its label."""
+    mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
+    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})}
+
+
+def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
+    """The labels, with the settings that differ where one label has several rows."""
     names = []
     for label, mine in zip(labels, settings, strict=True):
         others = [other for name, other in zip(labels, settings, strict=True) if name == label]
@@ -291,14 +335,12 @@ def _other_recipes(runs: list[dict]) -> set[str]:
     }  # fmt: skip
 
 
-def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
+def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
     notes = []
     if not retrain:
         notes.append(
             "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
         )
-    if kinds > 1:
-        notes.append(f"{kinds} kinds of Retrain; the gaps are to the one with most runs.")
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")

@@ -16,6 +16,8 @@ from evaluation.attacks import (
     auc,
     auc_null_sd,
     best_threshold,
+    class_weights,
+    effective_size,
     ideals,
     lr_entropy_attack,
     lr_loss_attack,
@@ -23,6 +25,7 @@ from evaluation.attacks import (
     roc_summary,
     threshold_attack,
     tpr_at_fpr,
+    with_shares,
 )
 from evaluation.intervals import clopper_pearson
 from evaluation.membership import attack_features
@@ -130,6 +133,96 @@ def test_auc_equals_mann_whitney_and_scikit_learn(members, others):
     assert value == pytest.approx(u / (len(members) * len(others)), abs=1e-12)
     sides = np.repeat([1, 0], [len(members), len(others)])
     assert value == pytest.approx(roc_auc_score(sides, np.concatenate([members, others])), abs=1e-12)
+
+
+@few
+@given(small, small, st.integers(0, 10**6))
+def test_weighted_roc_and_auc_equal_scikit_learn(members, others, seed):
+    weights = np.random.default_rng(seed).uniform(0.1, 3, len(others))
+    sides, joined = np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others])
+    all_weights = np.concatenate([np.ones(len(members)), weights])
+    assert auc(members, others, weights) == pytest.approx(roc_auc_score(sides, joined, sample_weight=all_weights), abs=1e-12)
+    fpr, tpr, _ = roc_curve(sides, joined, sample_weight=all_weights, drop_intermediate=False)
+    _, hits, alarms = roc(members, others, weights)
+    np.testing.assert_allclose(alarms / alarms[-1], fpr, atol=1e-12)
+    np.testing.assert_allclose(hits / hits[-1], tpr)
+    for target in (0.1, 0.25, 0.5):
+        rate, low, high = tpr_at_fpr(members, others, target, weights)
+        assert rate == pytest.approx(tpr[fpr <= target + 1e-9].max())
+        assert 0 <= low <= rate <= high <= 1
+
+
+def test_class_weights_give_the_shares_of_the_members():
+    """By hand: three of four members are of class 0, which two of six others are."""
+    labels, others = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1, 1, 1])
+    weights = class_weights(labels, others)
+    assert weights.tolist() == [2.25, 2.25, 0.375, 0.375, 0.375, 0.375]
+    assert weights[others == 0].sum() / weights.sum() == 0.75
+    assert effective_size(weights) == pytest.approx(36 / (2 * 2.25**2 + 4 * 0.375**2))
+    assert effective_size(np.full(7, 3.0)) == 7
+    with pytest.raises(ValueError, match="of class 2"):
+        class_weights(np.array([0, 2]), others)
+
+
+def test_equal_shares_leave_every_number_as_it_was():
+    members, others = np.random.default_rng(0).normal(size=(2, 400)).round(1)
+    labels = np.arange(400) % 4
+    weights = class_weights(labels[:200], labels)
+    assert roc_summary("x", members[:200], others, weights) == pytest.approx(roc_summary("x", members[:200], others), abs=1e-12)
+    sides = labelled(members[:200], labels[:200]), labelled(others, labels)
+    assert threshold_attack("x", *sides, *sides, weights) == pytest.approx(threshold_attack("x", *sides, *sides), abs=1e-12)
+    np.testing.assert_array_equal(np.sort(with_shares(others, labels, labels[:200])), np.sort(others))
+
+
+@pytest.mark.parametrize("of_class", [0.0, 2.0], ids=["classes alike", "classes unlike"])
+def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
+    """82 % of one class against held-out images of all: alarms in at most 5 % of the trials, where unweighted it is all of them.
+
+    Where all classes score alike the interval by the effective size is exact: nearly 5 %.
+    """
+    shares = np.full(10, 0.02)
+    shares[3] = 0.82
+    trials, alarms, unweighted, threshold = 600, 0, 0, 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        labels, others = rng.choice(10, 300, p=shares), np.repeat(np.arange(10), 50)
+        members, held_out = (rng.normal(of_class * (each == 3), 1) for each in (labels, others))
+        weights = class_weights(labels, others)
+        got, plain = roc_summary("x", members, held_out, weights), roc_summary("x", members, held_out)
+        alarms += not got["x_auc_null_low"] <= got["x_auc"] <= got["x_auc_null_high"]
+        unweighted += not plain["x_auc_null_low"] <= plain["x_auc"] <= plain["x_auc_null_high"]
+        pair = (members, labels), (held_out, others)
+        got = threshold_attack("x", *pair, *((rng.normal(of_class * (each == 3), 1), each) for each in (labels, others)), weights)
+        name = "x_threshold_balanced_accuracy"
+        threshold += not got[f"{name}_null_low"] <= got[name] <= got[f"{name}_null_high"]
+    room = 3 * (0.05 * 0.95 / trials) ** 0.5
+    assert alarms / trials <= 0.05 + room
+    assert threshold / trials <= 0.05 + room
+    if of_class:
+        assert unweighted == trials
+    else:
+        assert alarms / trials >= 0.05 - room
+
+
+def test_weighted_rates_hold_their_bounds():
+    """TPR at 10 % FPR of a shift, with weights: the true rate lies within the bounds in at least 95 % of the trials."""
+    truth, missed = scipy.stats.norm.sf(scipy.stats.norm.isf(0.1) - 1), 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        labels, others = rng.choice(2, 200, p=[0.8, 0.2]), np.arange(300) % 2
+        _, low, high = tpr_at_fpr(rng.normal(1, 1, 200), rng.normal(size=300), 0.1, class_weights(labels, others))
+        missed += not low <= truth <= high
+    assert missed / 300 <= 0.05
+
+
+def test_with_shares_keeps_the_largest_part_and_its_distribution():
+    """Two to one of 30 and 100 values: 30 and 15, the 15 spread evenly; nothing where a class is missing."""
+    values, others = np.concatenate([np.zeros(30), np.arange(1, 101)]), np.repeat([0, 1], [30, 100])
+    kept = with_shares(values, others, np.array([0, 0, 1]))
+    assert np.sum(kept == 0) == 30
+    assert len(kept) == 45
+    assert np.mean(kept[kept > 0]) == pytest.approx(50.5, abs=1)
+    assert len(with_shares(values, others, np.array([0, 2]))) == 0
 
 
 @few

@@ -82,9 +82,9 @@ def test_epsilon_of_many_models_is_the_gaussian_mechanisms(mu, delta):
     """
     q = scipy.stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)[:, None]
     wanted = pytest.approx(gaussian_epsilon(mu, delta), abs=0.02)
-    assert epsilon(q, q + mu, delta).item() == wanted
-    assert epsilon(q + mu, q, delta).item() == wanted
-    assert epsilon(q, q - mu, delta).item() == wanted
+    assert epsilon(q, q + mu, delta, intervals=False).item() == wanted
+    assert epsilon(q + mu, q, delta, intervals=False).item() == wanted
+    assert epsilon(q, q - mu, delta, intervals=False).item() == wanted
 
 
 @pytest.mark.parametrize("delta", [1e-5, 0.1])
@@ -92,7 +92,7 @@ def test_epsilon_of_many_models_is_the_gaussian_mechanisms(mu, delta):
 def test_epsilon_equals_a_loop_over_thresholds(shape, delta):
     unlearned, retrained = margins(shape[0], 60, 1, 0.7), margins(shape[1], 60, 2)
     wanted = [loop_epsilon(u, r, delta) for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)]
-    np.testing.assert_allclose(epsilon(unlearned, retrained, delta), wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(epsilon(unlearned, retrained, delta, intervals=False), wanted, rtol=1e-12, atol=1e-12)
 
 
 @properties
@@ -101,6 +101,51 @@ def test_epsilon_equals_a_loop_where_margins_are_tied(first, second, seed):
     rng = np.random.default_rng(seed)
     unlearned, retrained = rng.integers(0, 5, (first, 8)).astype(float), rng.integers(0, 6, (second, 8)).astype(float)
     wanted = [loop_epsilon(u, r) for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)]
+    np.testing.assert_allclose(epsilon(unlearned, retrained, intervals=False), wanted, rtol=1e-12, atol=1e-12)
+
+
+def interval_epsilon(unlearned, retrained, intervals, delta=DELTA):
+    """One sample's epsilon by trying both families: every threshold, and each of the closed ``intervals`` (l, r) in turn."""
+    best, median = loop_epsilon(unlearned, retrained, delta), np.median
+    spans = np.ptp(unlearned), np.ptp(retrained)
+    unlearned_is_peaked = spans[0] < spans[1] or (spans[0] == spans[1] and median(unlearned) < median(retrained))
+    peaked, other = (unlearned, retrained) if unlearned_is_peaked else (retrained, unlearned)
+    for left, right in intervals(min(peaked), max(peaked)):
+        fnr, fpr = sum(not left <= v <= right for v in peaked) / len(peaked), sum(left <= v <= right for v in other) / len(other)
+        if fpr == fnr == 0:
+            return 50.0
+        if fpr and fnr:
+            best = max([best, *(math.log(1 - delta - a) - math.log(b) for a, b in ((fpr, fnr), (fnr, fpr)) if 1 - delta - a > 0)])
+    return best
+
+
+@properties
+@given(st.integers(2, 7), st.integers(2, 7), st.integers(0, 10**6))
+def test_epsilon_equals_a_loop_over_all_intervals(first, second, seed):
+    """Margins within 1 of each other, with ties: then every interval is around the peak. Each one between two margins is tried."""
+    rng = np.random.default_rng(seed)
+    unlearned, retrained = rng.integers(0, 9, (first, 8)) / 8, rng.integers(0, 7, (second, 8)) / 8
+
+    def every(low, high):
+        return [(left / 8 - 1 / 16, right / 8 + 1 / 16) for left in range(9) for right in range(left, 9)]
+
+    wanted = [interval_epsilon(u, r, every) for u, r in zip(unlearned.T, retrained.T, strict=True)]
+    np.testing.assert_allclose(epsilon(unlearned, retrained), wanted, rtol=1e-12, atol=1e-12)
+    assert (epsilon(unlearned, retrained) >= epsilon(unlearned, retrained, intervals=False)).all()
+
+
+@properties
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 10**6))
+def test_epsilon_equals_a_loop_over_the_challenges_grid_of_intervals(first, second, seed):
+    """Margins on multiples of 1/4 that span more than an interval may reach; the grid of ends has a step of 1/8."""
+    rng = np.random.default_rng(seed)
+    unlearned, retrained = rng.integers(-16, 17, (first, 6)) / 4, rng.integers(-24, 25, (second, 6)) / 4
+
+    def around(low, high):
+        steps = np.arange(-16, 17) / 8
+        return [(high + right - (high - low) + length, high + right) for right in steps for length in steps]
+
+    wanted = [interval_epsilon(u, r, around) for u, r in zip(unlearned.T, retrained.T, strict=True)]
     np.testing.assert_allclose(epsilon(unlearned, retrained), wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -145,12 +190,12 @@ def test_no_epsilon_but_the_cap_is_beyond_the_number_of_models():
 
 def test_intervals_find_the_exact_epsilon_of_a_change_of_spread():
     """N(0, .7) against N(0, 1): inside |x| <= r the exact rates are known; thresholds alone see less."""
-    q = scipy.stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)[:, None]
+    q = scipy.stats.norm.ppf((np.arange(6000) + 0.5) / 6000)[:, None]
     r = np.linspace(1e-4, 5, 20_001)
     wanted = epsilon_of_rates(1 - 2 * scipy.stats.norm.sf(r), 2 * scipy.stats.norm.sf(r / 0.7), 0.05).max()
     for sides in ((0.7 * q, q), (q, 0.7 * q)):
-        assert epsilon(*sides, 0.05, intervals=True).item() == pytest.approx(wanted, abs=0.02)
-        assert epsilon(*sides, 0.05).item() < wanted - 0.3
+        assert epsilon(*sides, 0.05).item() == pytest.approx(wanted, abs=0.02)
+        assert epsilon(*sides, 0.05, intervals=False).item() < wanted - 0.3
 
 
 @properties
@@ -166,10 +211,11 @@ def test_order_of_models_and_samples_does_not_matter(first, second, intervals, s
         np.testing.assert_allclose(alone, wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_epsilon_depends_on_ranks_alone():
+def test_thresholds_depend_on_ranks_alone():
     """With odd numbers of models, whose medians are margins themselves."""
     unlearned, retrained = margins(21, 200, 0, 0.5), margins(21, 200, 1)
-    np.testing.assert_allclose(epsilon(np.exp(unlearned), np.exp(retrained)), epsilon(unlearned, retrained), rtol=1e-12)
+    threshold = partial(epsilon, intervals=False)
+    np.testing.assert_allclose(threshold(np.exp(unlearned), np.exp(retrained)), threshold(unlearned, retrained), rtol=1e-12)
 
 
 @pytest.mark.parametrize("statistic", [epsilon, klom, gaussian_kl])
@@ -308,19 +354,27 @@ def test_divergences_do_not_depend_on_the_margins_unit(shift, scale, pooled, see
 
 
 @pytest.mark.parametrize(("models", "mean", "quality"), [(20, 1.21, 0.32), (64, 1.18, 0.34), (512, 1.13, 0.37)])
-def test_floor_of_epsilon_is_as_documented(models, mean, quality):
+def test_floor_of_the_thresholds_is_as_documented(models, mean, quality):
     """For Gaussians, and for a skewed distribution the same, within four standard errors and the digits printed."""
     columns = {20: 6000, 64: 4000, 512: 800}[models]
-    assert simulated_floor(epsilon, models, models, samples=columns) == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005)
+    threshold = partial(epsilon, intervals=False)
+    assert simulated_floor(threshold, models, models, samples=columns) == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005)
     rng = np.random.default_rng(5)
-    found = epsilon(rng.exponential(size=(models, columns)), rng.exponential(size=(models, columns)))
+    found = threshold(rng.exponential(size=(models, columns)), rng.exponential(size=(models, columns)))
     assert found.std() < 0.52
     assert found.mean() == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005)
     assert forgetting_quality(found, models) == pytest.approx(quality, abs=4 * 0.25 / math.sqrt(columns) + 0.005)
 
 
-def test_floor_of_the_interval_rules_is_higher():
-    assert simulated_floor(partial(epsilon, intervals=True), 64, 64) == pytest.approx(1.5, abs=0.05)
+@pytest.mark.parametrize(("models", "scale"), [(20, 1.0), (20, 4.0), (64, 2.0)])
+def test_floor_of_both_families_is_what_two_samples_of_one_gaussian_get(models, scale):
+    """Epsilon above that of the thresholds alone, and F below; on margins of that scale."""
+    ours, theirs = margins(models, 3000, 7, 5, scale), margins(models, 3000, 8, 5, scale)
+    found, floor = epsilon(ours, theirs), simulated_floor(epsilon, models, models, scale=scale)
+    assert found.mean() == pytest.approx(floor, abs=5 * found.std() / math.sqrt(1200))
+    assert floor > simulated_floor(partial(epsilon, intervals=False), models, models) + 0.2
+    quality = simulated_floor(lambda a, b: np.array([forgetting_quality(epsilon(a, b), models)]), models, models, scale=scale)
+    assert forgetting_quality(found, models) == pytest.approx(quality, rel=0.1)
 
 
 @pytest.mark.parametrize(("models", "mean"), [(20, 3.05), (50, 0.875), (100, 0.345), (200, 0.147)])
@@ -343,7 +397,7 @@ def test_halves_of_retrain_have_the_floor_of_half_as_many_models():
     """On Gaussian margins both floors are the same number; M / 2 models, since M would be lower."""
     pool = margins(41, 3000, 3, 5, 2)
     assert floor_by_halves(gaussian_kl, pool) == pytest.approx(gaussian_kl_floor(20, 21), rel=0.05)
-    assert floor_by_halves(epsilon, pool) == pytest.approx(simulated_floor(epsilon, 20, 21), abs=0.05)
+    assert floor_by_halves(epsilon, pool) == pytest.approx(simulated_floor(epsilon, 20, 21, scale=2), abs=0.05)
     assert floor_by_halves(klom, pool) == pytest.approx(simulated_floor(klom, 20, 21), rel=0.05)
 
 

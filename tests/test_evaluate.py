@@ -1,5 +1,6 @@
 """evaluate.py from checkpoints to audit.json, on the smallest real data."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,10 @@ import evaluate
 import main_forget
 import main_random
 import main_train
+import report
 from evaluation.definitions import define
 from shadows import draw_pool, positions_of
+from utils import UserError
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
 FORGET = ["--num_indexes_to_replace", "60", "--forget_seed", "2", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
@@ -169,6 +172,66 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsys):
+    """Other epochs, or a part of the retain set: never pooled. What is no reference is a row of its own."""
+    other, part = tmp_path / "other", tmp_path / "part"
+    run(main_forget.main, *SMALL, *FORGET, "--unlearn", "retrain", "--epochs", 1, "--save_dir", other)
+    run(main_forget.main, *SMALL, *FORGET, "--unlearn", "retrain", "--epochs", 3, "--retain_fraction", 0.5, "--save_dir", part)
+    whole, other, part = runs / "seed*/retraincheckpoint.pth.tar", other / "retraincheckpoint.pth.tar", part / "retraincheckpoint.pth.tar"
+    command = ["--models", runs / "seed2/FTcheckpoint.pth.tar", "--device", "cpu", "--save_dir", tmp_path, "--retrain", whole]
+
+    def gaps(*more):
+        capsys.readouterr()
+        run(evaluate.main, *command, *more)
+        rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
+        return {row["label"]: (row["role"], len(row["models"]), row["gap"]["RA"]) for row in rows}, capsys.readouterr().out
+
+    alone, _ = gaps()
+    message = refused(capsys, *command, other)
+    assert "2 kinds of Retrain" in message
+    assert "unlearn_epochs 3" in message
+    assert "(3 runs)" in message
+    assert "unlearn_epochs 1" in message
+    assert "--reference" in message
+    chosen, printed = gaps(other, "--reference", "unlearn_epochs 3")
+    (name,) = (label for label, (role, _, _) in chosen.items() if role == "retrain")
+    assert chosen["FT"] == alone["FT"]
+    assert chosen[name] == ("retrain", 3, 0)
+    assert f"gaps are to {name}" in printed
+    assert {role: count for role, count, _ in chosen.values()} == {"models": 1, "retrain": 3, "unlike": 1}
+    beside, _ = gaps(part)
+    assert beside["FT"] == alone["FT"]
+    assert beside["Retrain (retain_fraction 0.5)"][:2] == ("unlike", 1)
+    assert beside["Retrain (retain_fraction 1.0)"][:2] == ("retrain", 3)
+    only = [*command[:-1], part, "--suite", "standard"]
+    assert "give --retrain" in refused(capsys, *only)
+
+
+def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
+    """By records made up from one of a run."""
+    saved = auditing.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
+    masked = dataclasses.replace(saved, mask=["with_0.5.pt", None], label="Retrain+mask")
+    found = auditing.with_reference([saved, masked, saved], None)
+    assert [(each.role, each.label) for each in found] == [("retrain", "Retrain"), ("unlike", "Retrain+mask"), ("retrain", "Retrain")]
+    assert found[0].key == found[2].key != found[1].key
+    assert "gaps are to Retrain; a row of its own: Retrain+mask" in capsys.readouterr().out
+    assert auditing.with_reference([masked], None)[0].role == "unlike"
+    with pytest.raises(UserError, match="does not name one kind"):
+        auditing.with_reference([masked], "Retrain")
+
+
+def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
+    """One that lacks what is recorded today is no other kind."""
+    content = torch.load(runs / "seed2/retraincheckpoint.pth.tar", weights_only=True)
+    for name in ("tail", "final_lr", "select", "label_smoothing"):
+        del content["identity"][name]
+    torch.save(content, tmp_path / "old.pth.tar")
+    words = ["--models", runs / "seed2/FTcheckpoint.pth.tar", "--device", "cpu", "--save_dir", tmp_path]
+    run(evaluate.main, *words, "--retrain", tmp_path / "old.pth.tar", runs / "seed3/retraincheckpoint.pth.tar")
+    rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
+    assert [(row["label"], row["role"], len(row["models"])) for row in rows] == [("FT", "models", 1), ("Retrain", "retrain", 2)]
+
+
 def test_threads_are_set_and_said(runs, tmp_path, capsys):
     found = audit(runs, tmp_path, "--threads", 2, models="seed2/FTcheckpoint.pth.tar", retrain=None)
     assert "fp32 on cpu, 2 threads\n" in capsys.readouterr().out
@@ -199,8 +262,11 @@ def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     assert "5 of" in refused(capsys, "--models", tmp_path / "z.pth.tar")
 
 
-def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
-    """Six shadows; SalUn as the audited method, so that masks are made for each shadow too. A second call makes nothing anew."""
+def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path, capsys):
+    """Six shadows; SalUn as the audited method, so that masks are made for each shadow too. A second call makes nothing anew.
+
+    The folder with the shadows' runs in it can be reported, and shows what U-LiRA found.
+    """
     mask = runs / "mask"
     if not mask.exists():
         import generate_mask
@@ -215,6 +281,13 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path):
     assert row["label"] == "SalUn"
     assert 0 <= row["mean"]["ulira_auc"] <= 1
     assert row["mean"]["ulira_TA"] > 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "U-LiRA AUC" in line)
+    assert report.main([str(tmp_path)]) == 0
+    reported = capsys.readouterr().out
+    for cell in (f"{row['mean']['ulira_auc']:.3f} (chance ", f"{row['mean']['ulira_low_memorisation_auc']:.3f} (chance "):
+        assert cell in line
+        assert cell in reported
+    assert f"{row['mean']['ulira_TA']:.2f}" in reported
     with np.load(tmp_path / "per_image.npz") as arrays:
         assert {len(values) for values in arrays.values()} == {120}
         areas = arrays["auc_of_row_0"]

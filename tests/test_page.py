@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, DRIVER, browser
-from records import audit, result, write
+from records import audit, result, with_shadows, write
 from test_plots import HOSTILE, everything
 
 import report
@@ -25,7 +25,7 @@ def page(tmp_path_factory):
     """The page of everything a report can show, with a row whose name tries to become markup."""
     folder = tmp_path_factory.mktemp("page")
     results = everything(folder, HOSTILE)
-    content = audit(*results, warnings=[HOSTILE])
+    content = with_shadows(audit(*results, warnings=[HOSTILE]))
     content["metrics"][HOSTILE] = {"unit": HOSTILE, "good": HOSTILE, "text": HOSTILE}
     for row in content["rows"]:
         row["mean"] = {**row["mean"], HOSTILE: 0.25}
@@ -105,6 +105,14 @@ def test_hostile_names_are_shown_as_text(page):
     assert any(shown in text for _, text in reader.all("dd"))
     assert any(shown in (attributes.get("title") or "") for attributes, _ in reader.all("button"))
     assert not re.search(r"<script>alert|\x07", page.read_text())
+
+
+def test_the_numbers_of_ulira_stand_in_a_table_of_their_own(page):
+    """With what chance gives beside them."""
+    reader = Reader(page.read_text())
+    (table,) = (text for attributes, text in reader.all("table") if "U-LiRA" in text)
+    assert "0.562(chance 0.469 to 0.531)" in table
+    assert "71.25" in table
 
 
 def test_tables_say_what_they_are_to_those_who_do_not_see_them(page):

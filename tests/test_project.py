@@ -16,7 +16,7 @@ import torch
 from arg_parser import UNREAD, evaluation_parser, make_parser, parse_args
 from datasets import DATASETS
 from evaluate import SUITES
-from evaluation.definitions import definition_table
+from evaluation.definitions import definition_table, markdown_line
 from models import MODELS
 from report import make_parser as make_report_parser
 from sweep import main as sweep_main
@@ -80,6 +80,20 @@ def test_readme_method_table_is_the_registry():
 
 def test_readme_metric_table_is_the_registry():
     assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in README
+
+
+@pytest.mark.parametrize("text", [README, SWEEPS], ids=["README.md", "sweeping/README.md"])
+def test_every_markdown_table_has_one_number_of_cells(text):
+    """A bar that is not escaped begins another cell, which Markdown then drops."""
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    assert text is SWEEPS or len(tables) > 1
+    for table in tables:
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table.splitlines()[0]
+
+
+def test_the_metric_table_escapes_bars():
+    assert markdown_line(["`a`", "|x - y|"]) == r"| `a` | \|x - y\| |"
+    assert all(len(re.split(r"(?<!\\)\|", line)) == 6 + 2 for line in definition_table().splitlines())
 
 
 def test_every_flag_of_evaluate_is_read():

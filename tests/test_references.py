@@ -21,6 +21,7 @@ from evaluation.references import (
     rmia_offline_ratio,
     rmia_online_ratio,
     rmia_scores,
+    ulira_by_memorisation,
     ulira_scores,
     ulira_summary,
 )
@@ -322,6 +323,36 @@ def test_worst_samples_have_the_floor_of_chance():
     assert caught["ulira_worst_1_percent_auc"] == 1
     assert abs(caught["ulira_worst_1_percent_auc_floor"] - floor) <= 1 / 64
     assert ideals(got)["ulira_worst_1_percent_auc"] == got["ulira_worst_1_percent_auc_floor"]
+
+
+def test_the_median_sample_has_the_floor_of_chance():
+    """The median of Mann-Whitney's exact distribution, 8 in and 8 out; images that all leak do not move it."""
+    margins, member = make_pool(16, 2000)
+    got = ulira_summary(np.zeros_like(margins), margins, member)
+    floor = got["ulira_sample_auc_median_floor"]
+    assert exact_two_sided_tail(floor) > 0.47
+    assert exact_two_sided_tail(floor + 1 / 64) < 0.53
+    assert abs(got["ulira_sample_auc_median"] - floor) <= 1 / 64
+    leaking = ulira_summary(np.zeros_like(margins), margins + 8 * member, member)
+    assert leaking["ulira_sample_auc_median"] == 1
+    assert abs(leaking["ulira_sample_auc_median_floor"] - floor) <= 1 / 32
+    assert ideals(got)["ulira_sample_auc_median"] == floor
+
+
+def test_ulira_by_memorisation_finds_the_third_that_leaks():
+    """Only the images of the highest scores leak: 1 there, chance elsewhere; five images have no thirds of two."""
+    margins, member = make_pool(8, 300)
+    memorisation = np.random.default_rng(1).permutation(300) / 300
+    margins = margins + 40 * member * (memorisation >= 2 / 3)
+    got = ulira_by_memorisation(margins, member, memorisation)
+    assert got["ulira_high_memorisation_auc"] > 0.99
+    for group in ("low", "middle"):
+        name = f"ulira_{group}_memorisation_auc"
+        chosen = (memorisation >= {"low": 0, "middle": 1 / 3}[group]) & (memorisation < {"low": 1 / 3, "middle": 2 / 3}[group])
+        truth = roc_auc_score(member[:, chosen].ravel(), margins[:, chosen].ravel())
+        assert got[name] == pytest.approx(truth, abs=1e-12)
+        assert abs(got[name] - 0.5) <= (got[f"{name}_null_high"] - 0.5) * 3.29 / 1.96
+    assert ulira_by_memorisation(margins[:, :5], member[:, :5], memorisation[:5]) == {}
 
 
 def test_clustered_sd_equals_loops_and_delong():

@@ -8,7 +8,7 @@ import statistics
 
 import numpy as np
 import pytest
-from records import result, runs, write
+from records import audit, result, runs, with_shadows, write
 
 import report
 from reporting.tables import by_scenario, collect
@@ -256,13 +256,58 @@ def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):
     assert run(capsys, tmp_path).count("GA: accuracy fell to chance") == 1
 
 
-def test_two_kinds_of_retrain_are_mentioned_and_the_commoner_one_compared_with(tmp_path, capsys):
-    """lr 0.1 has two runs and is the reference; the other is a row with a gap."""
+def test_two_kinds_of_retrain_are_refused_and_reference_chooses(tmp_path, capsys):
+    """Neither pooled nor taken by number of runs: a choice, by the row's name or a part of it, and the other one is a row with a gap."""
     write(tmp_path, result("retrain", "Retrain", (9.0,) * 4, lr=0.5), *runs("retrain", "Retrain", [(4.0,) * 4, (6.0,) * 4], lr=0.1))
-    rows, table = only_table(capsys, tmp_path)
+    message = refused(capsys, tmp_path)
+    assert "'Retrain (unlearn_lr 0.1)' (2 runs)" in message
+    assert "'Retrain (unlearn_lr 0.5)' (1 run)" in message
+    assert "--reference" in message
+    rows, table = only_table(capsys, tmp_path, "--reference", "Retrain (unlearn_lr 0.1)")
     assert rows["Retrain (unlearn_lr 0.1)"]["is_retrain"]
     assert rows["Retrain (unlearn_lr 0.5)"]["avg_gap"] == pytest.approx(4)
-    assert any("2 kinds of Retrain" in note for note in table["notes"])
+    assert any("The gaps are to Retrain (unlearn_lr 0.1)" in note for note in table["notes"])
+    rows, _ = only_table(capsys, tmp_path, "--reference", "0.5")
+    assert rows["Retrain (unlearn_lr 0.5)"]["is_retrain"]
+    assert rows["Retrain (unlearn_lr 0.1)"]["avg_gap"] == pytest.approx(4)
+    for unclear in ("Retrain", "0.7"):
+        assert "does not name one kind" in refused(capsys, tmp_path, "--reference", unclear)
+
+
+def test_a_reference_that_no_table_has_is_refused(folder, capsys):
+    assert "no Retrain is called so" in refused(capsys, folder, "--reference", "unlearn_lr 3")
+    assert "Retrain" in run(capsys, folder, "--reference", "Retrain")
+
+
+UNRECORDED = {"tail": "keep", "final_lr": 0.0, "select": "last", "forget_batch_size": 256, "label_smoothing": 0.0}
+
+
+def with_recipe(run, **entries):
+    run["recipe"] |= entries
+    return run
+
+
+@pytest.mark.parametrize("now", [UNRECORDED, {**UNRECORDED, "tail": "spread", "select": "best"}], ids=["as then", "as now"])
+def test_what_older_versions_did_not_record_parts_no_retrains(tmp_path, capsys, now):
+    """A result of before --tail and the like pools with one that records them; so does one with the original's recipe beside it."""
+    old, *new = runs("retrain", "Retrain", RETRAIN)
+    new = [with_recipe(run, **now) | {"original_recipe": {"tail": "keep", "unlearn_lr": 0.01}} for run in new]
+    rows, _ = only_table(capsys, write(tmp_path, old, *new))
+    assert rows["Retrain"]["runs"] == 3
+
+
+def test_an_older_retrain_counts_as_what_it_did_where_the_others_disagree(tmp_path, capsys):
+    old, keep, spread = runs("retrain", "Retrain", RETRAIN)
+    write(tmp_path, old, with_recipe(keep, tail="keep"), with_recipe(spread, tail="spread"))
+    rows, _ = only_table(capsys, tmp_path, "--reference", "tail keep")
+    assert (rows["Retrain (tail keep)"]["runs"], rows["Retrain (tail spread)"]["runs"]) == (2, 1)
+
+
+def test_a_retrain_on_a_part_of_the_retain_set_is_a_row_and_no_reference(tmp_path, capsys):
+    part = with_recipe(result("retrain", "Retrain", (9.0,) * 4), retain_fraction=0.5)
+    rows, _ = only_table(capsys, write(tmp_path, result("retrain", "Retrain", (5.0,) * 4, seed=2), part))
+    assert [row["is_retrain"] for row in rows.values()] == [True, False]
+    assert rows["Retrain (retain_fraction 0.5)"]["avg_gap"] == 4
 
 
 def test_a_masked_retrain_is_not_the_reference(tmp_path, capsys):
@@ -356,6 +401,53 @@ def test_records_of_training_and_masks_are_no_rows(folder, capsys):
     (folder / "train_result.json").write_text(json.dumps({"schema": 1, "method": "original", "metrics": {"TA": 94.0, "VA": 93.0}}))
     (folder / "mask_result.json").write_text(json.dumps({"schema": 1, "method": "saliency", "metrics": {}}))
     assert tables(capsys, folder) == before
+
+
+def shadow_run(folder, shadow=0):
+    """A result where evaluate.py --suite full leaves one: a run of a method on a shadow model, which forgot other images."""
+    own = folder / f"shadows/shadow{shadow:02d}/FT-0123abcd"
+    own.mkdir(parents=True)
+    (own / "FTresult.json").write_text(json.dumps(result("FT", forget=str(shadow) * 64)))
+
+
+def test_results_of_shadow_models_are_no_rows(folder, capsys):
+    """At whatever depth they lie; a folder that a user called so is read."""
+    before = tables(capsys, folder)
+    shadow_run(folder), shadow_run(folder / "full", 1)
+    assert tables(capsys, folder) == before
+    own = folder / "shadows/mine"
+    own.mkdir()
+    write(own, result("FT", "FT", (1.6, 99.9, 94.2, 2.7), seed=2))
+    assert only_table(capsys, folder)[0]["FT"]["runs"] == 2
+
+
+def test_results_of_shadow_models_are_read_from_their_own_folder(tmp_path, capsys):
+    shadow_run(tmp_path), shadow_run(tmp_path, 1)
+    assert "no unlearning result" in refused(capsys, tmp_path)
+    assert only_table(capsys, tmp_path / "shadows", "--mixed")[0]["FT"]["runs"] == 2
+    assert only_table(capsys, tmp_path / "shadows/shadow00")[0]["FT"]["runs"] == 1
+
+
+@pytest.mark.parametrize("results_too", [True, False])
+@pytest.mark.parametrize("style", ["text", "markdown"])
+def test_the_numbers_of_ulira_are_printed(tmp_path, capsys, style, results_too):
+    """With what chance gives beside them; also from the folder of an audit, where no results lie."""
+    results = [result("FT"), result("retrain", "Retrain")]
+    if results_too:
+        write(tmp_path, *results)
+    (tmp_path / "audit.json").write_text(json.dumps(with_shadows(audit(*results))))
+    shadow_run(tmp_path)
+    out = run(capsys, tmp_path, "--format", style)
+    assert "cifar10" in out.splitlines()[0]
+    for words, cell in (
+        ("U-LiRA AUC", "0.562 (chance 0.469 to 0.531)"), ("TPR at 1 % FPR", "0.031 (0.016 to 0.062)"),
+        ("AUC of the median image", "0.625 (chance 0.594)"), ("AUC at high memorisation", "0.750"), ("TA on the shadow models", "71.25"),
+    ):  # fmt: skip
+        (line,) = (line for line in out.splitlines() if words in line)
+        assert cell in line
+    assert "worst 1 %" not in out  # what no row has is no line
+    for other in ("latex", "csv", "json"):
+        assert report.main([str(tmp_path), "--format", other]) == 0
 
 
 def test_a_missing_folder_is_refused(folder, capsys):

@@ -11,12 +11,14 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from engine import predict
 from evaluation import suites
 from evaluation.accuracy import accuracies
+from evaluation.attacks import class_weights
 from evaluation.cache import cached
 from evaluation.definitions import DEFINITIONS, define, definition_table
 from evaluation.membership import svc_attack, svc_shares
+from evaluation.references import ulira_by_memorisation, ulira_summary
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.scores import margin
-from evaluation.suites import basic, class_accuracies, curves, folded, held_out, standard
+from evaluation.suites import basic, class_accuracies, curves, folded, held_out, left_out, standard
 
 SIZES = {"forget": 120, "retain": 400, "val": 120, "test": 300}
 CLASSES = 4
@@ -139,6 +141,59 @@ def test_held_out_is_of_the_forgotten_classes():
     assert "forgotten_class_accuracy" in basic(splits)
 
 
+def skewed(seed, knows=()):
+    """Splits of a model to which class 0 comes easily and the others hard; 82 % of the forget images are of class 0."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, count in {"forget": 200, "retain": 400, "val": 400, "test": 400}.items():
+        labels = np.where(np.arange(count) < 0.82 * count, 0, 1 + np.arange(count) % 3) if name == "forget" else np.arange(count) % CLASSES
+        logits = rng.normal(0, 1, (count, CLASSES))
+        logits[np.arange(count), labels] += np.where(labels == 0, 4, 1) + 30 * (name in knows)
+        found[name] = logits, labels
+    return found
+
+
+def test_a_true_retrain_is_at_chance_on_a_list_of_mostly_one_class():
+    """Every attack that compares forget with held-out images, RMIA and LiRA among them; and a leak is still seen."""
+    models = [skewed(seed) for seed in range(3)]
+    metrics = [folded(basic(splits))[0] for splits in models]
+    found = basic(models[0]) | standard(models[0], metrics[0], models[1:], metrics[1:])
+    assert {"loss_auc", "rmia_auc", "lira_auc", "lr_loss_accuracy"} <= found.keys()
+    _all_at_chance(found)
+    truth = np.repeat([1, 0], [200, 400])
+    weights = np.concatenate([np.ones(200), class_weights(models[0]["forget"][1], models[0]["val"][1])])
+    losses = np.concatenate(
+        [-np.log(_softmax(models[0][name][0])[np.arange(n), models[0][name][1]]) for name, n in (("forget", 200), ("val", 400))]
+    )
+    assert found["loss_auc"] == pytest.approx(roc_auc_score(truth, -losses, sample_weight=weights))
+    line = curves(models[0], [])["roc"]["loss"]
+    assert np.trapezoid(line["tpr"], line["fpr"]) == pytest.approx(found["loss_auc"], abs=0.01)
+    assert basic(skewed(0, knows=("forget",)))["loss_auc"] > 0.99
+
+
+def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with_them():
+    """No AUC, no threshold; the papers' attacks stay, and the audit says it once."""
+    splits = [skewed(seed) for seed in range(3)]
+    for each in splits:
+        logits, labels = each["val"]
+        each["val"] = logits[labels != 2], labels[labels != 2]
+    metrics = [folded(basic(each))[0] for each in splits]
+    assert not [name for name in metrics[0] if "_auc" in name or "threshold" in name or ("held_out" in name and "svc" not in name)]
+    assert {"svc_confidence_tnr", "lr_entropy_member_rate"} <= metrics[0].keys()
+    more = standard(splits[0], metrics[0], splits[1:], metrics[1:])
+    assert {"tow", "tow_mia"} <= more.keys()
+    assert not [name for name in more if "_auc" in name]
+    assert curves(splits[0], splits[1:]) == {}
+    models = [
+        _judged(i, each, metrics[i], role, chance={})
+        for i, (each, role) in enumerate(zip(splits, ("models", "retrain", "original"), strict=True))
+    ]
+    assert not any("at chance" in line for line in audit_alarms(models))
+    (line,) = left_out(splits[0], "abcd")
+    assert "forgotten class c" in line
+    assert left_out(skewed(0), "abcd") == []
+
+
 def test_too_few_images_to_attack_leave_the_accuracies():
     splits = outputs()
     splits["val"] = splits["val"][0][:5], splits["val"][1][:5]
@@ -215,7 +270,9 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
         "relearn_ratio",
         "relearn_accuracy",
     }
-    names |= {"ulira_auc", "ulira_worst_1_percent_auc", "ulira_worst_1_percent_auc_floor", "ulira_sample_auc_median", "ulira_TA"}
+    margins, member = np.random.default_rng(0).normal(size=(6, 9)), np.arange(54).reshape(6, 9) % 2 == 0
+    names |= {*folded(ulira_summary(margins, margins, member))[0], "ulira_TA"}
+    names |= folded(ulira_by_memorisation(margins, member, np.arange(9)))[0].keys()
     used = set()
     for name in names:
         used.add(id(define(name)))
@@ -229,7 +286,8 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
 
 
 def _judged(seed, splits, metrics, role="models", label="FT", chance=None):
-    return Judged(label, role, label + role, seed, splits, metrics, chance or {"loss_auc": [0.45, 0.55]})
+    chance = {"loss_auc": [0.45, 0.55]} if chance is None else chance
+    return Judged(label, role, label + role, seed, splits, metrics, chance)
 
 
 def _front(ua, ra=100.0, ta=90.0, mia=10.0, **more):
