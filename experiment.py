@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
 from evaluation.suites import Splits
-from evaluation.verdicts import at_chance, changed_nothing, judge, judge_alone, remedies, say_at_chance, standing
+from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
 from models import MODELS, build_model, check_arch, place
 from settings import check_final_lr, differences, settle
 from unlearn import METHODS
@@ -1251,21 +1251,39 @@ def judge_run(
         return [say_at_chance("the original", own)] if at_chance(own) else [], {"standing": own._asdict()}
     if task.original is None or not (method.needs_original or mask):
         return judge_alone(own, method.label), {"standing": own._asdict()}
-    before = original_outputs(args, task)
-    start, (weaker, stronger) = standing(*before["retain"]), remedies(dataclasses.asdict(method))
-    if at_chance(start):
+    before, (weaker, stronger) = OriginalOutputs(args, task), remedies(dataclasses.asdict(method))
+    # The retain set, the largest, is asked for where a verdict may hang on it: forget was trained on like it.
+    guesses = at_chance(Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1])))
+    start = standing(*before["retain"]) if guesses or needs_reference(own) else None
+    if start and at_chance(start):
         found = [say_at_chance("the original", start)]
     else:
         moved = weights_moved(task)
         found = judge(own, start, advice=weaker) + changed_nothing(outputs, before, weights_moved=moved, advice=stronger)
-    return found, {"standing": own._asdict(), "original_standing": start._asdict()}
+    return found, {"standing": own._asdict(), "original_standing": start and start._asdict()}
 
 
-def original_outputs(args: argparse.Namespace, task: Task) -> Splits:
-    """Logits and labels of the original on the evaluation splits."""
-    model = new_model(args, task.dataset, task.device)
-    load_weights(model, task.original, args.arch)
-    return {name: to_numpy(predict(model, loader)) for name, loader in task.data.evaluation.items()}
+class OriginalOutputs(Mapping):
+    """Logits and labels of the original by evaluation split, each computed when it is first asked for."""
+
+    def __init__(self, args: argparse.Namespace, task: Task):
+        self.loaders, self.found = task.data.evaluation, {}
+        self.model = new_model(args, task.dataset, task.device)
+        load_weights(self.model, task.original, args.arch)
+
+    def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in self.found:
+            self.found[name] = to_numpy(predict(self.model, self.loaders[name]))
+        return self.found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.loaders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaders)
+
+    def __len__(self) -> int:
+        return len(self.loaders)
 
 
 def weights_moved(task: Task) -> float:

@@ -101,6 +101,13 @@ def judge(model: Standing, original: Standing | None = None, retrain: Standing |
     return _line(DESTROYED, _fallen(model, *fit[0]) or _not_looking(model, *fit[0]), advice)
 
 
+def needs_reference(model: Standing) -> bool:
+    """Whether :func:`judge` could call a model destroyed, beside a reference of whatever accuracy."""
+    if not _has_chance(model) or model.top_answer is None or model.top_answer > ONE_ANSWER:
+        return True
+    return skill(model.accuracy, 100.0, model.chance) < LEAST_SKILL
+
+
 def judge_alone(model: Standing, name: str) -> list[str]:
     """``destroyed`` and ``at chance`` of a model with nothing to compare with, such as Retrain: the labels are its reference."""
     if not math.isfinite(model.accuracy):
@@ -145,6 +152,7 @@ def changed_nothing(
 
     On every split the accuracy is the original's within two of :func:`paired_error`, and the mean total variation is below 0.005:
     the mean over splits of each split's, so that a small forget set counts as much as a large retain set. Empty splits are left out.
+    Small splits are asked for first and the others only until it is decided, which spares an ``original`` that is yet to be evaluated.
 
     Args:
         weights_moved: norm of the change of the weights over their norm, where it is known. Below 1e-6 nothing was learned, though
@@ -154,11 +162,13 @@ def changed_nothing(
         return _line(
             CHANGED_NOTHING, f"the weights moved by {weights_moved:.1g} of their norm, what else changed are BatchNorm's statistics", advice
         )
-    pairs = [(ours[name], original[name]) for name in original if name in ours and len(original[name][1])]
-    if not pairs or not all(same_accuracy(*pair) for pair in pairs):
-        return []
-    moved = float(np.mean([total_variation(mine[0], theirs[0]) for mine, theirs in pairs]))
-    if not moved < LEAST_CHANGE:
+    names = sorted((name for name in ours if name in original and len(ours[name][1])), key=lambda name: len(ours[name][1]))
+    moved = 0.0
+    for name in names:
+        moved += total_variation(ours[name][0], original[name][0]) / len(names)
+        if not (moved < LEAST_CHANGE and same_accuracy(ours[name], original[name])):
+            return []
+    if not names:
         return []
     reason = f"no accuracy differs from the original's by more than chance, and the probabilities moved by {moved:.2g} on average"
     return _line(CHANGED_NOTHING, reason, advice)

@@ -20,6 +20,7 @@ import main_random
 import main_train
 import report
 import utils
+from engine import predict
 from evaluation.verdicts import verdict_of
 from unlearn import METHODS
 from unlearn.scores import SCORES
@@ -790,6 +791,17 @@ def test_a_rate_at_which_nothing_happens_is_named_without_equal_bits(original, t
     before, after = weights(original), weights(tmp_path / "FTcheckpoint.pth.tar")
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
     assert [verdict_of(line) for line in result(tmp_path, "FT")["warnings"]] == ["changed nothing"]
+
+
+def test_a_verdict_costs_no_pass_over_the_retain_set_that_it_does_not_need(original, tmp_path, monkeypatch):
+    """FT that changes much and stays good: the original answers on the smaller splits, until that is seen."""
+    seen = []
+    monkeypatch.setattr(experiment, "predict", lambda model, loader: seen.append(loader.name) or predict(model, loader))
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--unlearn_lr", 0.02) == 0
+    found = result(tmp_path, "FT")
+    assert (found["warnings"], found["original_standing"], found["standing"]["accuracy"]) == ([], None, found["metrics"]["RA"])
+    assert Counter(seen)["retain"] == 1
+    assert Counter(seen)["forget"] == 3  # after the epoch, at the end, and by the original
 
 
 def test_training_that_ends_at_chance_says_so_and_no_method_is_blamed_for_it(tmp_path, capsys):

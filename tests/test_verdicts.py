@@ -16,6 +16,7 @@ from evaluation.verdicts import (
     judge,
     judge_alone,
     mean_standing,
+    needs_reference,
     once_each,
     paired_error,
     remedies,
@@ -204,6 +205,30 @@ def test_a_change_of_a_small_forget_set_is_a_change():
     """3 / (3 + e^3) less sure on the 50 forgotten images alone: 0.0014 averaged over images, 0.03 over splits."""
     names = ("forget", "retain", "val", "test")
     assert changed_nothing(splits_of({name: 3.0 if name == "forget" else 8.0 for name in names}), splits_of(8.0)) == []
+
+
+def test_large_splits_of_the_original_are_asked_for_only_until_it_is_decided():
+    asked = []
+
+    class Original(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    changed_nothing(splits_of(2.0), Original(splits_of(8.0)))
+    assert set(asked) == {"forget"}
+    changed_nothing(splits_of(8.0), Original(splits_of(8.0)))
+    assert set(asked) == {"forget", "val", "test", "retain"}
+
+
+def test_a_reference_is_asked_for_wherever_one_could_call_the_model_destroyed():
+    """Over all accuracies of model and reference at three chances."""
+    for chance in (10.0, 50.0, 90.0):
+        for accuracy in np.linspace(0, 100, 101):
+            own = Standing(accuracy, chance, 98.0, 10_000)
+            destroyed = [judge(own, Standing(other, chance, 12.0, 10_000)) for other in np.linspace(0, 100, 101)]
+            assert needs_reference(own) == any(destroyed)
+            assert needs_reference(own._replace(top_answer=99.5))
 
 
 def test_weights_that_did_not_move_changed_nothing_whatever_batch_norm_did():
