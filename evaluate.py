@@ -108,7 +108,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     if args.suite != "basic":
         add_audits(args, request, saved, judged, rows, seed)
     for position, row in enumerate(rows):
-        row["warnings"] = row_alarms(row, judged, request.dataset.num_classes)
+        row["warnings"] = row_alarms(row, judged)
         for i in row["models"]:
             models[i]["row"] = position
     names = sorted({name for row in rows for name in row["mean"]})

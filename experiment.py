@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.membership import svc_attack
+from evaluation.suites import Splits
+from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
 from models import MODELS, blocks, build_model, check_arch, place
 from settings import check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
@@ -626,11 +628,15 @@ def train_report(
     """Evaluate the best epoch's model and write train_result.json; returns its accuracies in percent."""
     kept = read_original(files["0model_SA_best.pth.tar"])
     model.load_state_dict(kept.state_dict)
-    percent = {name: accuracy(*to_numpy(predict(model, loader))) for name, loader in data.evaluation.items()}
+    outputs = {name: to_numpy(predict(model, loader)) for name, loader in data.evaluation.items()}
+    percent, trained = {name: accuracy(*output) for name, output in outputs.items()}, standing(*outputs["train"])
     metrics = {"train": percent["train"], "VA": percent["val"], "TA": percent["test"]}
+    warnings = [say_at_chance("the original", trained, "a training accuracy of")] if at_chance(trained) else []
+    for message in warnings:
+        warn(message)
     result = {
         "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
-        "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe,
+        "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe, "warnings": warnings,
         "data": {
             "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
             "test_sha256": data.dataset.test_sha256(), "train_sha256": hash_arrays({"train": record["train"]}),
@@ -1173,14 +1179,16 @@ def report(
     """Evaluate the finished model, write its results, print them by name."""
     outputs = {name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()}
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        raise RunFailed("the model's logits are not finite; try a lower learning rate")
+        raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
     metrics = accuracies(outputs)
     # One draw of attack members for all methods and seeds on a forget set, so that they differ by the models alone.
     attack_seed = stream(forget_seed(args), "attack") % 2**32
     parts = (outputs["retain"], outputs["test"], outputs["forget"])
     attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
     metrics["MIA"] = 100 * attack["confidence"]
-    warnings, original = alarms(args, task, mask, extra, metrics), recipe_of_original(task.original)
+    warnings, original = alarms(args, task, mask, extra), recipe_of_original(task.original)
+    verdicts, standings = judge_run(args, method, task, mask, outputs)
+    warnings += verdicts
     if args.unlearn == "retrain" and original and (apart := differences({**dataclasses.asdict(method), **recipe}, original)):
         warnings.append(f"trained unlike the original: {apart}")
     for message in warnings:
@@ -1193,6 +1201,7 @@ def report(
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original, "preset": args.preset,
         "mask": mask.record() if mask else None,
         "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
+        **standings,
         "provenance": {
             **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
             "original_sha256": task.original.sha256 if task.original else "", "mask_sha256": mask.sha256 if mask else "",
@@ -1213,8 +1222,8 @@ def print_result(result: dict, file: Path) -> None:
     print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 
 
-def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict, metrics: dict[str, float]) -> list[str]:
-    """What a reader must know before trusting the numbers, one line each."""
+def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict) -> list[str]:
+    """What a reader must know before trusting the numbers, one line each, besides the verdicts on them."""
     found = [extra["warning"]] if "warning" in extra else []
     if args.unlearn == "retrain" and args.retain_fraction < 1:
         found.append(PARTIAL_RETRAIN)
@@ -1225,12 +1234,62 @@ def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra:
         )
     if mask and not mask.density:
         found.append("the mask freezes every weight")
-    chance = 100 / task.dataset.num_classes
-    if metrics["RA"] < 2 * chance or metrics["TA"] < 2 * chance:
-        fell = f"RA {metrics['RA']:.1f}, TA {metrics['TA']:.1f}"
-        found.append(f"accuracy fell to chance ({fell}); the model is destroyed, try a lower learning rate")
-    if task.original is not None and args.unlearn != "raw":
-        weights = dict(task.model.named_parameters())
-        if all(torch.equal(weights[name].cpu(), task.original.state_dict[name]) for name in weights):
-            found.append(f"{args.unlearn} changed no weight")
     return found
+
+
+def judge_run(
+    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, outputs: Splits
+) -> tuple[list[str], dict]:  # fmt: skip
+    """The verdicts on a finished model beside its original, and what a report needs to judge it again beside Retrain.
+
+    Retrain, which others are judged by, has no reference, and the original is none to itself.
+    """
+    own = standing(*outputs["retain"])
+    if args.unlearn == "raw":
+        return [say_at_chance("the original", own)] if at_chance(own) else [], {"standing": own._asdict()}
+    if task.original is None or not (method.needs_original or mask):
+        return judge_alone(own, method.label), {"standing": own._asdict()}
+    before, (weaker, stronger) = OriginalOutputs(args, task), remedies(dataclasses.asdict(method))
+    # The retain set, the largest, is asked for where a verdict may hang on it: forget was trained on like it.
+    guesses = at_chance(Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1])))
+    start = standing(*before["retain"]) if guesses or needs_reference(own) else None
+    if start and at_chance(start):
+        found = [say_at_chance("the original", start)]
+    else:
+        moved = weights_moved(task)
+        found = judge(own, start, advice=weaker) + changed_nothing(outputs, before, weights_moved=moved, advice=stronger)
+    return found, {"standing": own._asdict(), "original_standing": start and start._asdict()}
+
+
+class OriginalOutputs(Mapping):
+    """Logits and labels of the original by evaluation split, each computed when it is first asked for."""
+
+    def __init__(self, args: argparse.Namespace, task: Task):
+        self.loaders, self.found = task.data.evaluation, {}
+        self.model = new_model(args, task.dataset, task.device)
+        load_weights(self.model, task.original, args.arch)
+
+    def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in self.found:
+            self.found[name] = to_numpy(predict(self.model, self.loaders[name]))
+        return self.found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.loaders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaders)
+
+    def __len__(self) -> int:
+        return len(self.loaders)
+
+
+def weights_moved(task: Task) -> float:
+    """The norm of the change from the original's weights over their norm; BatchNorm's statistics are no weights."""
+    now = {name: value.detach().cpu().double() for name, value in task.model.named_parameters()}
+    before = {name: task.original.state_dict[name].double() for name in now}
+    change, norm = (
+        math.sqrt(sum(float(part.square().sum()) for part in parts))
+        for parts in ((now[name] - before[name] for name in now), before.values())
+    )
+    return change / norm if norm else math.inf

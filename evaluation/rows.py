@@ -1,6 +1,7 @@
 """Models -> rows: one per configuration, averaged over its seeds, with gaps to Retrain, noise floors and alarms."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from evaluation.gaps import gap_floor, gap_of_means, inside_noise, mean_paired_g
 from evaluation.intervals import bootstrap_mean
 from evaluation.scores import margin
 from evaluation.suites import Splits, held_out
+from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, mean_standing, once_each, say_at_chance, standing
+from unlearn.raw import Raw
 
 # What "Avg. Gap" is taken over: the four numbers of the SalUn paper's tables.
 FRONT_PAGE = ("UA", "RA", "TA", "svc_confidence_tnr")
@@ -147,24 +150,28 @@ def _challenge(group: Sequence[Judged], retrain: Sequence[Judged]) -> dict[str, 
 # -------------------------------------------------------------------------------------------------------------- alarms
 
 
-def row_alarms(row: Mapping[str, Any], models: Sequence[Judged], num_classes: int) -> list[str]:
-    """What a reader must know before trusting a row, one line each."""
+def row_alarms(row: Mapping[str, Any], models: Sequence[Judged]) -> list[str]:
+    """What a reader must know before trusting a row, one line each; the original is judged by no rule."""
     group = [models[position] for position in row["models"]]
+    if row["role"] == "retrain":
+        return once_each([judge_alone(_standing(model), model.label) for model in group])
+    if row["role"] != "models":
+        return []
+    # The original evaluated as if it had forgotten, "raw", is judged by no rule either.
+    judged = [] if row["label"] == Raw.label else group
     original = next((model for model in models if model.role == "original"), None)
     retrain = [model for model in models if model.role == "retrain"]
-    found = []
-    if row["role"] == "models" and original is not None and any(_same_outputs(model, original) for model in group):
-        found.append("no-op: some run has exactly the original's outputs on the forget set")
-    mean, chance = row["mean"], 100 / num_classes
-    if min(mean["RA"], mean["TA"]) < 2 * chance:
-        found.append(f"collapse: RA {mean['RA']:.1f}, TA {mean['TA']:.1f} with chance at {chance:.1f}; the model is destroyed")
-    if row["role"] == "models":
-        found += _forget_alarms(row, group, retrain)
-    return found
+    start = _standing(original) if original else None
+    target = mean_standing([_standing(model) for model in retrain])
+    found = [judge(_standing(model), start, target) for model in judged]
+    if start and not at_chance(start):
+        found = [lines + changed_nothing(model.splits, original.splits) for lines, model in zip(found, judged, strict=True)]
+    return once_each(found) + _forget_alarms(row, group, retrain)
 
 
-def _same_outputs(model: Judged, original: Judged) -> bool:
-    return np.array_equal(model.splits["forget"][0], original.splits["forget"][0])
+def _standing(model: Judged) -> Standing:
+    known = standing(*model.splits["retain"]) if "retain" in model.splits else Standing(math.nan)
+    return known._replace(accuracy=model.metrics["RA"])
 
 
 def _forget_alarms(row: Mapping[str, Any], group: Sequence[Judged], retrain: Sequence[Judged]) -> list[str]:
@@ -203,6 +210,11 @@ def audit_alarms(models: Sequence[Judged]) -> list[str]:
             "one Retrain model: no noise floor, so no difference can be called real; make another with --seed and the same --forget_seed"
         )
     theirs = [model.metrics["RA"] for model in retrain]
+    found += [
+        say_at_chance("the original", start)
+        for start in (_standing(model) for model in models if model.role == "original")
+        if at_chance(start)
+    ]
     for model in models:
         if model.role == "original" and trained_unlike(model.metrics["RA"], theirs):
             found.append(unlike_retrain(model.metrics["RA"], theirs))

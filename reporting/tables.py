@@ -12,6 +12,7 @@ from pathlib import Path
 from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
 from evaluation.rows import unlike_retrain
+from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, remedies, verdict_of
 from settings import completed, differences
 from unlearn import label_today
 from utils import UserError, load_json
@@ -116,6 +117,9 @@ def _check_optional(result: dict) -> None:
     origin = result["provenance"]
     if not isinstance(origin.get("command", []), list) or not isinstance(origin.get("unlearned_sha256", ""), str):
         raise TypeError("the command is no list, or the hash of the weights no text")
+    for each in filter(None, (_standing(result), _standing(result, "original_standing"))):
+        if not all(isinstance(value, int | float) for value in each if value is not None) or each.accuracy is None:
+            raise TypeError(f"a standing holds {tuple(each)}")
     for name, share in ((result.get("mask") or {}).get("layers") or {}).items():
         if not 0 <= share <= 1:
             raise ValueError(f"layer {name} of the mask has a density of {share}")
@@ -250,7 +254,7 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     row["avg_gap_floor"] = _floor_of(retrain, METRICS, len(group))
     inside = [row[f"{metric}_inside_noise"] for metric in METRICS]
     row["inside_noise"] = None if None in inside else all(inside)
-    row["warnings"] = sum(bool(run.get("warnings")) for run in group)
+    row["warnings"] = sum(bool(_warnings(run, retrain)) for run in group)
     return row
 
 
@@ -335,6 +339,30 @@ def _other_recipes(runs: list[dict]) -> set[str]:
     }  # fmt: skip
 
 
+def _warnings(run: dict, retrain: list[dict]) -> list[str]:
+    """A run's warnings; beside Retrain its verdict is taken anew, in the place of its own, which had but the original to compare with.
+
+    Of older results, which record no chance, their own stays.
+    """
+    stored, standings = run.get("warnings", []), [_standing(other) for other in (run, *retrain)]
+    if not retrain or _is_retrain(run) or run["method"] == "raw" or all(each.chance is None for each in standings):
+        return stored
+    advice, _ = remedies(run["hyperparameters"])
+    anew = judge(standings[0], _standing(run, "original_standing"), mean_standing(standings[1:]), advice=advice)
+    return anew + [message for message in stored if verdict_of(message) != DESTROYED]
+
+
+def _standing(run: dict, name: str = "standing") -> Standing | None:
+    """What the result says of its model, or of the original that it began with; of an older result the accuracy alone."""
+    older = Standing(run["metrics"]["RA"]) if name == "standing" else None
+    return older if run.get(name) is None else Standing(**run[name])
+
+
+def _named(run: dict, message: str) -> str:
+    """A warning with the row that it is about; that a reference is at chance is about no row."""
+    return message if verdict_of(message) == AT_CHANCE else f"{run['label']}: {message}"
+
+
 def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
     notes = []
     if not retrain:
@@ -344,7 +372,7 @@ def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")
-    notes += sorted({f"{run['label']}: {message}" for run in runs for message in run.get("warnings", [])} | _other_recipes(runs))
+    notes += sorted({_named(run, message) for run in runs for message in _warnings(run, retrain)} | _other_recipes(runs))
     originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
     theirs = [run["metrics"]["RA"] for run in retrain]
     notes += [unlike_retrain(original, theirs) for original in set(originals) if trained_unlike(original, theirs)]

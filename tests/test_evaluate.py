@@ -16,6 +16,7 @@ import main_random
 import main_train
 import report
 from evaluation.definitions import define
+from evaluation.verdicts import verdict_of
 from shadows import draw_pool, positions_of
 from utils import UserError
 
@@ -139,11 +140,20 @@ def test_a_forgotten_class_has_a_split_of_its_own(runs, tmp_path):
 
 
 def test_alarms(runs, tmp_path):
-    """Doing nothing is named as that; no Retrain is said to be missing; a destroyed model is called destroyed."""
+    """Doing nothing is named as that, but not of the original; no Retrain is said to be missing; a destroyed model is called destroyed."""
     found = audit(runs, tmp_path, models="seed2/rawcheckpoint.pth.tar")
-    assert "no-op" in found["rows"][0]["warnings"][0]
+    assert not any(map(verdict_of, found["rows"][0]["warnings"]))
     found = audit(runs, tmp_path, retrain=None)
     assert "no Retrain" in found["warnings"][0]
+    idle = runs / "idle" / "FTcheckpoint.pth.tar"
+    idle.parent.mkdir(exist_ok=True)
+    content = torch.load(runs / "seed2" / "FTcheckpoint.pth.tar", weights_only=True)
+    content["state_dict"] = torch.load(runs / "0model_SA_best.pth.tar", weights_only=True)["state_dict"]
+    content["state_dict"]["fc.bias"] += 1e-4  # all logits alike
+    torch.save(content, idle)
+    found = audit(runs, tmp_path, models="idle/FTcheckpoint.pth.tar")
+    assert found["rows"][0]["warnings"][0].startswith("changed nothing: ")
+    shutil.rmtree(idle.parent)
     broken = runs / "broken" / "FTcheckpoint.pth.tar"
     broken.parent.mkdir(exist_ok=True)
     content = torch.load(runs / "seed2" / "FTcheckpoint.pth.tar", weights_only=True)
@@ -152,7 +162,7 @@ def test_alarms(runs, tmp_path):
     content["state_dict"] |= {name: torch.zeros_like(content["state_dict"][name]) for name in last}  # one answer for all images
     torch.save(content, broken)
     found = audit(runs, tmp_path, models="broken/FTcheckpoint.pth.tar")
-    assert any("collapse" in warning for warning in found["rows"][0]["warnings"])
+    assert any(warning.startswith("destroyed: RA") for warning in found["rows"][0]["warnings"])
     shutil.rmtree(broken.parent)
 
 

@@ -20,6 +20,8 @@ import main_random
 import main_train
 import report
 import utils
+from engine import predict
+from evaluation.verdicts import verdict_of
 from unlearn import METHODS
 from unlearn.scores import SCORES
 from utils import hash_arrays
@@ -772,10 +774,69 @@ def test_flags_that_nothing_reads_are_named_once(original, tmp_path, capsys):
 
 def test_alarms_for_a_destroyed_and_an_untouched_model(original, tmp_path, capsys):
     assert forget(original, tmp_path / "a", "--unlearn", "FT", "--unlearn_epochs", 1, "--unlearn_lr", 0, "--bn", "freeze") == 0
-    assert "FT changed no weight" in capsys.readouterr().err
-    assert result(tmp_path / "a", "FT")["warnings"] == ["FT changed no weight"]
+    assert "changed nothing: " in capsys.readouterr().err
+    assert [verdict_of(line) for line in result(tmp_path / "a", "FT")["warnings"]] == ["changed nothing"]
     assert forget(original, tmp_path / "b", "--unlearn", "GA", "--unlearn_epochs", 3, "--unlearn_lr", 0.3) == 0
     assert "chance" in capsys.readouterr().err
+    (line,) = result(tmp_path / "b", "GA")["warnings"]
+    assert re.match(r"destroyed: RA \d.* where the original has 9.* and chance is 11.4; try a lower learning rate", line)
+    assert report.main([str(tmp_path / "b")]) == 0
+    assert f"GA: {line}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("bn", ["train", "freeze"])
+def test_a_rate_at_which_nothing_happens_is_named_without_equal_bits(original, tmp_path, bn):
+    """At a rate of 1e-9 some weights move in their last bits, and with --bn train the running statistics do."""
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--unlearn_lr", 1e-9, "--bn", bn) == 0
+    before, after = weights(original), weights(tmp_path / "FTcheckpoint.pth.tar")
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert [verdict_of(line) for line in result(tmp_path, "FT")["warnings"]] == ["changed nothing"]
+
+
+def test_a_verdict_costs_no_pass_over_the_retain_set_that_it_does_not_need(original, tmp_path, monkeypatch):
+    """FT that changes much and stays good: the original answers on the smaller splits, until that is seen."""
+    seen = []
+    monkeypatch.setattr(experiment, "predict", lambda model, loader: seen.append(loader.name) or predict(model, loader))
+    assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--unlearn_lr", 0.02) == 0
+    found = result(tmp_path, "FT")
+    assert (found["warnings"], found["original_standing"], found["standing"]["accuracy"]) == ([], None, found["metrics"]["RA"])
+    assert Counter(seen)["retain"] == 1
+    assert Counter(seen)["forget"] == 3  # after the epoch, at the end, and by the original
+
+
+def test_training_that_ends_at_chance_says_so_and_no_method_is_blamed_for_it(tmp_path, capsys):
+    """At a rate of 1e-9 the network stays as it was drawn."""
+    assert call(main_train.main, *SETUP, "--epochs", 1, "--lr", 1e-9, "--save_dir", tmp_path) == 0
+    line = "at chance: the original has a training accuracy of"
+    assert line in capsys.readouterr().err
+    assert json.loads((tmp_path / "train_result.json").read_text())["warnings"][0].startswith(line)
+    for words in (["FT", "--unlearn_lr", 1e-4], ["FT", "--unlearn_lr", 1e-9, "--bn", "freeze"], ["GA", "--unlearn_lr", 1e-4], ["raw"]):
+        words += [] if words == ["raw"] else ["--unlearn_epochs", 1]
+        model = tmp_path / "0model_SA_best.pth.tar"
+        assert forget(model, tmp_path, "--unlearn", *words, "--overwrite") == 0
+        assert [verdict_of(line) for line in result(tmp_path, words[0])["warnings"]] == ["at chance"]
+        assert "lower learning rate" not in capsys.readouterr().err
+
+
+def test_two_classes_are_not_destroyed(tmp_path):
+    """Their accuracy cannot be twice chance. Bright against dark images, of which one in twenty has the wrong label."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for half, count in (("train", 400), ("test", 100)):
+        arrays[f"y_{half}"] = np.arange(count) % 2
+        bright = 80 * arrays[f"y_{half}"][:, None, None, None]
+        arrays[f"x_{half}"] = (rng.integers(0, 120, (count, 8, 8, 3)) + bright).astype(np.uint8)
+        arrays[f"y_{half}"][rng.permutation(count)[: count // 20]] ^= 1
+    np.savez(tmp_path / "two.npz", **arrays)
+    own = ["--dataset", "npz", "--data", tmp_path / "two.npz", "--arch", "resnet20s", "--device", "cpu", "--batch_size", 32]
+    assert call(main_train.main, *own, "--epochs", 3, "--lr", 0.05, "--save_dir", tmp_path) == 0
+    assert json.loads((tmp_path / "train_result.json").read_text())["warnings"] == []
+    rest = ["--num_indexes_to_replace", 20, "--model_path", tmp_path / "0model_SA_best.pth.tar", "--save_dir", tmp_path]
+    for method in (["raw"], ["retrain"], ["FT", "--unlearn_epochs", 3, "--unlearn_lr", 0.05]):
+        assert call(main_forget.main, *own, "--unlearn", *method, *rest) == 0
+        found = result(tmp_path, method[0])
+        assert 85 < found["metrics"]["RA"] < 100
+        assert "destroyed" not in " ".join(found["warnings"])
 
 
 def test_flags_of_training_that_a_method_does_not_read_are_named(original, tmp_path, capsys):
@@ -791,7 +852,7 @@ def test_unconverged_influence_and_a_freezing_mask_are_alarms_in_the_result(orig
     words = ["--unlearn", "wfisher", "--samples", 20, "--max_iterations", 1, "--mask_path", tmp_path / "frozen.pt"]
     assert forget(original, tmp_path, *words) == 0
     said = " ".join(result(tmp_path, "wfisher")["warnings"])
-    assert all(words in said for words in ("did not converge", "freezes every weight", "changed no weight"))
+    assert all(words in said for words in ("did not converge", "freezes every weight", "changed nothing"))
 
 
 def test_overwriting_run_that_fails_leaves_no_result_of_the_run_before(original, tmp_path):

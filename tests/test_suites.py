@@ -326,11 +326,11 @@ def test_alarms_of_rows_by_hand():
 
     def of(metrics, splits=other):
         models = [_judged(2, splits, metrics), *retrain, original]
-        return row_alarms(make_rows(models)[0][0], models, CLASSES)
+        return row_alarms(make_rows(models)[0][0], models)
 
     assert of(_front(9.0, loss_auc=0.5)) == []
-    assert "no-op" in of(_front(1.0, loss_auc=0.5), splits)[0]
-    assert "collapse" in of(_front(70.0, ra=40.0, loss_auc=0.5))[0]
+    assert "changed nothing" in of(_front(1.0, loss_auc=0.5), splits)[0]
+    assert "destroyed" in of(_front(70.0, ra=40.0, loss_auc=0.5))[0]
     assert "over-forgetting" in of(_front(30.0, loss_auc=0.3))[0]
     assert "under-forgetting" in of(_front(1.0, loss_auc=0.7))[0]
 
