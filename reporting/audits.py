@@ -11,7 +11,9 @@ from reporting.tables import AUDIT, Scenario, find, scenario_of, told_apart
 from utils import UserError, load_json, reading
 
 REMEDY = "run evaluate.py again, or move the file away"
-AVERAGES = ("gap_of_means", "mean_paired_gap")  # of a row over its metrics; they are shown as metrics of their own
+AVERAGES = tuple(
+    f"{gap}{end}" for end in ("", "_entropy") for gap in ("gap_of_means", "mean_paired_gap")
+)  # of a row over its metrics; they are shown as metrics of their own
 
 
 def read_audits(folders: Sequence[Path]) -> list[dict]:

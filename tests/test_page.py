@@ -127,7 +127,7 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
     assert marked["warned"].startswith("</script>")
     text = page.read_text()
     for words in (
-        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of 3 more Retrain runs.",
+        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of one more Retrain run.",
         "Green and ~: a gap that Retrain&#x27;s own seeds explain", "Bold: the lowest Avg. Gap", "Two Retrain runs differ by",
         "python main_forget.py --unlearn RL", "cpu: test", "python evaluate.py", ": it fell", "few images",
         "gap_of_means", "Averages over metrics",
