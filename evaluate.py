@@ -200,7 +200,7 @@ def line_of(row: dict) -> str:
         for name, short in shown.items()
         if name in row["mean"]
     ]
-    gap = [f"Avg. Gap {row['gap_of_means']:.2f}"] if "gap_of_means" in row else []
+    gap = [f"Avg. Gap {row['gap_of_means']:.2f} (entropy {row['gap_of_means_entropy']:.2f})"] if "gap_of_means" in row else []
     return "  ".join([f"{row['label']} ({len(row['models'])})", *cells, *gap, *(f"[{text}]" for text in row["warnings"])])
 
 

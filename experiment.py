@@ -22,6 +22,8 @@ from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
+from evaluation.attacks import entropy_member_rate
+from evaluation.gaps import ENTROPY
 from evaluation.membership import svc_attack
 from models import MODELS, build_model, check_arch, place
 from settings import check_final_lr, differences, settle
@@ -1182,6 +1184,7 @@ def report(
     parts = (outputs["retain"], outputs["test"], outputs["forget"])
     attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
     metrics["MIA"] = 100 * attack["confidence"]
+    metrics[ENTROPY] = 100 * parallel.by_first(lambda: entropy_member_rate(*(logits for logits, _ in parts)))
     warnings, original = alarms(args, task, mask, extra, metrics), recipe_of_original(task.original)
     if args.unlearn == "retrain" and original and (apart := differences({**dataclasses.asdict(method), **recipe}, original)):
         warnings.append(f"trained unlike the original: {apart}")
@@ -1211,6 +1214,8 @@ def print_result(result: dict, file: Path) -> None:
     """A result's metrics by name; null in a file is a number that is none."""
     metrics = result["metrics"]
     print("  ".join(f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()))
+    if ENTROPY in metrics:  # not in older files
+        print(f"{ENTROPY} {number(metrics[ENTROPY]):.2f} (forget called member by the entropy attack)")
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
     print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from evaluation.entropy import entropy, softmax
 from evaluation.intervals import clopper_pearson
 
 Scored = tuple[np.ndarray, np.ndarray]  # scores (n,), labels (n,)
@@ -236,14 +237,28 @@ def lr_loss_attack(forget_losses: np.ndarray, other_losses: np.ndarray, *, seed:
 def lr_entropy_attack(members: np.ndarray, others: np.ndarray, forget: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
     """The share of forget that a logistic regression on the entropy calls member: "MIA" in the papers on bad teaching and SSD.
 
-    Fitted on the entropies of retain (``members``) and test (``others``), sides weighted to be equal.
     ``lr_entropy_member_rate`` in [0, 1]: low is how those papers want it, the opposite of the support-vector attack's
     share of non-members; but good is what samples that were never trained on get, ``lr_entropy_member_rate_held_out``.
+
+    Args:
+        members, others, forget, held_out: entropies (n,), in nats, of retain, test, forget and unseen images.
     """
+    rate, held_out_rate = _entropy_rates(members, others, forget, held_out)
+    return {"lr_entropy_member_rate": rate, "lr_entropy_member_rate_held_out": held_out_rate}
+
+
+def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
+    """``lr_entropy_member_rate`` from logits (n, k) of all un-augmented images of each split; NaN where one is empty."""
+    if not all(map(len, (retain, test, forget))):
+        return float("nan")
+    return _entropy_rates(*(entropy(softmax(logits)) for logits in (retain, test, forget)))[0]
+
+
+def _entropy_rates(members: np.ndarray, others: np.ndarray, *audited: np.ndarray) -> list[float]:
+    """The share of each audited split that is called member, the two sides weighted to be equal; scikit-learn, C = 1."""
     from sklearn.linear_model import LogisticRegression
 
-    members, others, forget, held_out = map(_finite, (members, others, forget, held_out))
+    members, others, *audited = map(_finite, (members, others, *audited))
     is_member = np.repeat([1, 0], [len(members), len(others)])
-    attack = LogisticRegression(class_weight="balanced").fit(np.concatenate([members, others])[:, None], is_member)
-    rate, held_out_rate = (float(attack.predict(split[:, None]).mean()) for split in (forget, held_out))
-    return {"lr_entropy_member_rate": rate, "lr_entropy_member_rate_held_out": held_out_rate}
+    attack = LogisticRegression(class_weight="balanced", C=1).fit(np.concatenate([members, others])[:, None], is_member)
+    return [float(attack.predict(split[:, None]).mean()) for split in audited]
