@@ -4,7 +4,7 @@
         --original runs/c10/0model_SA_best.pth.tar --suite standard
 
 Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
-Retrain models (other --seed, same --forget_seed) give every metric its noise floor. Suites: basic needs no other model;
+Retrain models (other --seed, same --forget_seed) give every metric its noise floor, three its marks. Suites: basic needs no other model;
 standard adds what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains
 shadow models as the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
 """
