@@ -14,7 +14,7 @@ from records import audit, result, write
 from test_plots import HOSTILE, everything
 
 import report
-from reporting.page import Html, _class_table, escape, tag
+from reporting.page import Html, _audit_table, _class_table, escape, tag
 
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "wbr"}
@@ -135,6 +135,20 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
         "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
+    """Differences have a sign, distances none; audits of before do not say of how many runs."""
+    marks = {"gap_of_means": True, "js_forget": True}
+    mean = {"gap_of_means": 1.5, "js_forget": 0.02, "UA": 5.0}
+    row = {"role": "models", "mean": mean, "sd": {}, "gap": {"js_forget": 0.01}, "ci": {}, "inside_noise": marks}
+    audited = {"metrics": {}, "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5}}
+    reader = Reader(_audit_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
+    assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == ["Retrain again (1 run)", "FT"]
+    assert [text for _, text in reader.all("td")] == ["±0.750", "0.013", "0.500", "5.000", "0.020(+0.010) ~", "1.500 ~"]
+    assert [attributes.get("class") for attributes, _ in reader.all("td")][3:] == [None, "noise", "noise"]
+    del audited["floors"]["runs"]
+    assert "Two Retrain runs differ by" in _audit_table("t", ["UA"], audited, {"FT": row})
 
 
 def test_accuracy_by_class_is_the_mean_over_a_rows_models():
