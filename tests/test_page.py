@@ -14,6 +14,7 @@ from records import audit, result, write
 from test_plots import HOSTILE, everything
 
 import report
+from reporting.audits import read_audits
 from reporting.page import Html, _audit_table, _class_table, escape, tag
 
 ROOT = Path(__file__).parent.parent
@@ -149,6 +150,14 @@ def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
     assert [attributes.get("class") for attributes, _ in reader.all("td")][3:] == [None, "noise", "noise"]
     del audited["floors"]["runs"]
     assert "Two Retrain runs differ by" in _audit_table("t", ["UA"], audited, {"FT": row})
+
+
+@pytest.mark.parametrize(("retrains", "kept"), [(2, {}), (3, {"UA": True, "loss_auc": False})])
+def test_marks_of_an_older_audit_with_two_retrains_are_not_shown(tmp_path, retrains, kept):
+    content = audit(*(result("retrain", "Retrain", seed=seed) for seed in range(retrains)), result("FT"))
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    (found,) = read_audits([tmp_path])
+    assert found["rows"][1]["inside_noise"] == kept
 
 
 def test_accuracy_by_class_is_the_mean_over_a_rows_models():
