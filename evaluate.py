@@ -4,10 +4,10 @@
         --original runs/c10/0model_SA_best.pth.tar --suite standard
 
 Data set, architecture and who is forgotten come from the checkpoints; all must be about one forget set. Two or more
-Retrain models (other --seed, same --forget_seed) give every metric its noise floor; of Retrains with unlike recipes --reference
-chooses one kind, and the others are rows of their own. Suites: basic needs no other model; standard adds what Retrain gives
-(gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains shadow models as the original was
-trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
+Retrain models (other --seed, same --forget_seed) give every metric its noise floor, three its marks; of Retrains with unlike
+recipes --reference chooses one kind, and the others are rows of their own. Suites: basic needs no other model; standard adds
+what Retrain gives (gaps, distances, RMIA, LiRA, relearning); full adds the audits with many models: it trains shadow models as
+the original was trained, runs every method on them (U-LiRA, memorisation), and goes on where it was stopped.
 """
 
 import argparse
@@ -205,7 +205,7 @@ def line_of(row: dict) -> str:
         for name, short in shown.items()
         if name in row["mean"]
     ]
-    gap = [f"Avg. Gap {row['gap_of_means']:.2f}"] if "gap_of_means" in row else []
+    gap = [f"Avg. Gap {row['gap_of_means']:.2f} (entropy {row['gap_of_means_entropy']:.2f})"] if "gap_of_means" in row else []
     return "  ".join([f"{row['label']} ({len(row['models'])})", *cells, *gap, *(f"[{text}]" for text in row["warnings"])])
 
 

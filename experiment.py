@@ -22,6 +22,8 @@ from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
+from evaluation.attacks import entropy_member_rate
+from evaluation.gaps import ENTROPY
 from evaluation.membership import svc_attack
 from evaluation.suites import Splits
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
@@ -1186,6 +1188,7 @@ def report(
     parts = (outputs["retain"], outputs["test"], outputs["forget"])
     attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
     metrics["MIA"] = 100 * attack["confidence"]
+    metrics[ENTROPY] = 100 * parallel.by_first(lambda: entropy_member_rate(*(logits for logits, _ in parts)))
     warnings, original = alarms(args, task, mask, extra), recipe_of_original(task.original)
     verdicts, standings = judge_run(args, method, task, mask, outputs)
     warnings += verdicts
@@ -1218,6 +1221,8 @@ def print_result(result: dict, file: Path) -> None:
     """A result's metrics by name; null in a file is a number that is none."""
     metrics = result["metrics"]
     print("  ".join(f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()))
+    if ENTROPY in metrics:  # not in older files
+        print(f"{ENTROPY} {number(metrics[ENTROPY]):.2f} (forget called member by the entropy attack)")
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
     print(result_line(result["label"], {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}, result["RTE"]["total"]))
 

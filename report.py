@@ -5,8 +5,9 @@
 Reads every *result.json below each DIR, but for the shadow models' (give their own folder to see those), and every audit.json
 of evaluate.py. A row is a method with its hyper-parameters, averaged over its runs (mean and sample standard deviation where
 there are several). Beside each metric stands its signed gap to Retrain; Avg. Gap is the mean of the four absolute gaps between
-means, in percentage points: lower is better. With two or more Retrain runs the table also says what other seeds of Retrain
-would score, and marks the gaps that they explain. Retrains of unlike recipes are never pooled: --reference chooses one.
+means, in percentage points: lower is better; Gap (entropy) is the same under the other membership attack in use. With two or
+more Retrain runs the table also says what other seeds of Retrain would score, and with three it marks the gaps that they
+explain. Retrains of unlike recipes are never pooled: --reference chooses one.
 """
 
 import argparse

@@ -21,9 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 import sweep  # noqa: E402
 from benchmarks.hardware import describe, hardware_line  # noqa: E402
+from evaluation.gaps import AVERAGED  # noqa: E402
 from sweeping.plan import Plan, Run, expand, read_plan  # noqa: E402
 from sweeping.runs import read_record, work  # noqa: E402
-from sweeping.search import GAP, OBJECTIVES, oracle_gap_score, run_search, val_proxy_score  # noqa: E402
+from sweeping.search import OBJECTIVES, oracle_gap_score, run_search, val_proxy_score  # noqa: E402
 from utils import RunFailed, load_json  # noqa: E402
 
 PLAN = ROOT / "recipes" / "search.toml"
@@ -185,7 +186,7 @@ def scale(judge: Judge, searched: int) -> str:
     raw = raws[searched]
     proxy, _ = val_proxy_score(judge.plan.folder / raw.name / raw.checkpoint, original, "cpu", 0)
     values = {seed: [load_json(file, "result")["metrics"] for file in pair] for seed, pair in pairs.items()}
-    spreads = ", ".join(f"{name} {statistics.fmean(abs(a[name] - b[name]) for a, b in values.values()):.2f}" for name in GAP)
+    spreads = ", ".join(f"{name} {statistics.fmean(abs(a[name] - b[name]) for a, b in values.values()):.2f}" for name in AVERAGED)
     rows = {
         "doing nothing (the original)": (judge.gap(raw), [judge.gap(raws[seed]) for seed in OTHERS]),
         "one Retrain to the other": (floor[searched], [floor[seed] for seed in OTHERS]),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from evaluation.entropy import entropy, softmax
 from evaluation.intervals import clopper_pearson
 
 Scored = tuple[np.ndarray, np.ndarray]  # scores (n,), labels (n,)
@@ -285,17 +286,31 @@ def lr_entropy_attack(
 ) -> dict[str, float]:
     """The share of forget that a logistic regression on the entropy calls member: "MIA" in the papers on bad teaching and SSD.
 
-    Fitted on the entropies of retain (``members``) and test (``others``), sides weighted to be equal.
     ``lr_entropy_member_rate`` in [0, 1]: low is how those papers want it, the opposite of the support-vector attack's
     share of non-members; but good is what samples that were never trained on get, ``lr_entropy_member_rate_held_out``, a mean
     with ``weights`` over ``held_out``.
+
+    Args:
+        members, others, forget, held_out: entropies (n,), in nats, of retain, test, forget and unseen images.
     """
+    called, held_out_called = _called_members(members, others, forget, held_out)
+    held_out_rate = float(np.average(held_out_called, weights=weights))
+    return {"lr_entropy_member_rate": float(called.mean()), "lr_entropy_member_rate_held_out": held_out_rate}
+
+
+def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
+    """``lr_entropy_member_rate`` from logits (n, k) of all un-augmented images of each split; NaN where one is empty."""
+    if not all(map(len, (retain, test, forget))):
+        return float("nan")
+    (called,) = _called_members(*(entropy(softmax(logits)) for logits in (retain, test, forget)))
+    return float(called.mean())
+
+
+def _called_members(members: np.ndarray, others: np.ndarray, *audited: np.ndarray) -> list[np.ndarray]:
+    """Which samples of each audited split are called members, 0 or 1, the two sides weighted to be equal; scikit-learn, C = 1."""
     from sklearn.linear_model import LogisticRegression
 
-    members, others, forget, held_out = map(_finite, (members, others, forget, held_out))
+    members, others, *audited = map(_finite, (members, others, *audited))
     is_member = np.repeat([1, 0], [len(members), len(others)])
-    attack = LogisticRegression(class_weight="balanced").fit(np.concatenate([members, others])[:, None], is_member)
-    rate, held_out_rate = (
-        float(np.average(attack.predict(split[:, None]), weights=w)) for split, w in ((forget, None), (held_out, weights))
-    )
-    return {"lr_entropy_member_rate": rate, "lr_entropy_member_rate_held_out": held_out_rate}
+    attack = LogisticRegression(class_weight="balanced", C=1).fit(np.concatenate([members, others])[:, None], is_member)
+    return [attack.predict(split[:, None]) for split in audited]

@@ -125,7 +125,7 @@ DEFINITIONS: dict[str, Definition] = {
     "*_threshold_tpr": Definition("share of forget that this threshold calls member", _SHARE, "0 to 1", RETRAIN, "none beyond it"),
     "*_threshold_fpr": Definition("share of unseen images that this threshold calls member", _SHARE, "0 to 1", RETRAIN, "none beyond it"),
     "tow": Definition(
-        "tug of war: product over forget, retain and test of 1 - |accuracy - Retrain's| / 100",
+        "tug of war: product over forget, retain and test of 1 - |accuracy - Retrain's| / 100; geometric mean over Retrain models",
         _SHARE,
         "0 to 1",
         FLOOR,
@@ -220,8 +220,11 @@ DEFINITIONS: dict[str, Definition] = {
         "a Retrain model",
         "Fan et al., ICLR 2024",
     ),
-    "mean_paired_gap": Definition(
-        "the same, seed against equal seed before the mean", _PERCENT, "0 to 100", FLOOR, "a Retrain model of each seed"
+    "gap_of_means_entropy": Definition(
+        "the same with lr_entropy_member_rate, in percent, for svc_confidence_tnr", _PERCENT, "0 to 100", FLOOR, "a Retrain model"
+    ),
+    "mean_paired_gap|mean_paired_gap_entropy": Definition(
+        "these two, seed against equal seed before the mean", _PERCENT, "0 to 100", FLOOR, "a Retrain model of each seed"
     ),
 }
 

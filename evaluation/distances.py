@@ -1,7 +1,7 @@
 """How far a model's outputs are from Retrain's: on single samples (logits against logits) and on accuracies (ToW).
 
 Two trainings that differ in nothing but the seed are also apart, so a distance means little without the same distance
-between Retrain models beside it: :func:`evaluation.gaps.between_oracles`.
+between Retrain models beside it: :func:`evaluation.gaps.between_oracles` and :func:`evaluation.gaps.inside_distance`.
 """
 
 import math
@@ -72,6 +72,16 @@ DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def distances(unlearned: np.ndarray, retrain: np.ndarray) -> dict[str, float]:
     """All of ``DISTANCES`` between logits (n, k) of the same samples in the same order."""
     return {name: distance(unlearned, retrain) for name, distance in DISTANCES.items()}
+
+
+def is_distance(name: str) -> bool:
+    """Whether a metric of an audit is one of ``DISTANCES`` on a split (``js_forget``): between models, not a property of one."""
+    return name.rpartition("_")[0] in DISTANCES
+
+
+def is_agreement(name: str) -> bool:
+    """Whether a metric of an audit is a tug of war."""
+    return name in ("tow", "tow_mia")
 
 
 def zrf(unlearned: np.ndarray, random: np.ndarray) -> float:

@@ -5,13 +5,21 @@ alone; and a method inside the floor is indistinguishable from Retrain on these 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import permutations
+from statistics import multimode
 from typing import Any
 
 import numpy as np
 
-Runs = Mapping[str, Sequence[float] | np.ndarray]
+Values = Sequence[float] | np.ndarray
+Runs = Mapping[str, Values]
+
+# What "Avg. Gap" is taken over, all in percent: the SalUn paper's four, and with the attack that papers of 2025 report in MIA's place.
+ENTROPY = "MIA_entropy"
+AVERAGED = ("UA", "RA", "TA", "MIA")
+AVERAGED_ENTROPY = (*AVERAGED[:3], ENTROPY)
+FEWEST = 3  # Retrain runs; with two a band has one degree of freedom, and everything is inside
 
 
 def signed_gaps(method: Runs, retrain: Runs) -> dict[str, float]:
@@ -50,6 +58,19 @@ def mean_paired_gap(method: Runs, retrain: Runs) -> float:
     return float(np.mean([np.abs(method[name] - retrain[name]).mean() for name in method]))
 
 
+def paired_gap(method: Sequence[tuple[Hashable, Values]], retrain: Sequence[tuple[Hashable, Values]]) -> float | None:
+    """:func:`mean_paired_gap` of the runs whose key (seed, forget set) a Retrain run has too; None where none has.
+
+    Args:
+        method, retrain: a key and the values of the metrics (metrics,) for each run; of equal keys the last Retrain counts.
+    """
+    partners = dict(retrain)
+    pairs = [(values, partners[key]) for key, values in method if key in partners]
+    if not pairs:
+        return None
+    return mean_paired_gap(*(dict(enumerate(np.transpose(side))) for side in zip(*pairs, strict=True)))
+
+
 # -------------------------------------------------------------------------------------------------------------- floors
 
 
@@ -66,7 +87,7 @@ def between_oracles(distance: Callable[[Any, Any], float], oracles: Sequence[Any
     return float(np.mean([distance(one, other) for one, other in permutations(oracles, 2)]))
 
 
-def noise_floor(values: Sequence[float] | np.ndarray) -> float:
+def noise_floor(values: Values) -> float:
     """Mean absolute difference between two Retrain runs, over all pairs of ``values`` (m,), m >= 2, of any one metric.
 
     Unbiased for E|A - A'| of two new runs however few there are, which the standard deviation is not (20 % low at two
@@ -96,7 +117,15 @@ def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
     return shrink * float(np.mean([noise_floor(values) for values in _checked(retrain).values()]))
 
 
-def noise_band(retrain: Sequence[float] | np.ndarray, method_runs: int, level: float = 0.95) -> float:
+def usual_runs(counts: Sequence[int]) -> int:
+    """Of how many further runs Retrain's row in a table speaks: as many as most rows average over, the fewer where two are as common."""
+    return min(multimode(counts), default=1)
+
+
+# --------------------------------------------------------------------------------------------------------------- marks
+
+
+def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
     """Half-width of the band in which mean(method) - mean(retrain) falls with probability ``level`` if the method is Retrain.
 
     t * s * sqrt(1 / method_runs + 1 / m) with s the standard deviation of the m Retrain values and t the two-sided quantile
@@ -117,16 +146,78 @@ def noise_band(retrain: Sequence[float] | np.ndarray, method_runs: int, level: f
     return float(quantile * retrain.std(ddof=1) * math.sqrt(1 / method_runs + 1 / len(retrain)))
 
 
-def inside_noise(method: Sequence[float] | np.ndarray, retrain: Sequence[float] | np.ndarray, level: float = 0.95) -> bool:
-    """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`: what Retrain's seeds explain.
+def average_band(retrain: Runs, method_runs: int, level: float = 0.95) -> float:
+    """What :func:`gap_of_means` of a method that is Retrain stays below with probability ``level`` or more.
+
+    The mean of the metrics' bands. A mean of absolute values is never above what it is where the metrics move as one, for
+    which this is exact; so no covariance is needed. benchmarks/null.py simulates it.
+    """
+    return float(np.mean([noise_band(values, method_runs, level) for values in _checked(retrain).values()]))
+
+
+def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
+    """:func:`noise_band` for a symmetric distance between models.
+
+    d(i, j) = c + a_i + a_j + noise of the pair, with a_i how far out model i lies. Retrain i's mean distance to the other m - 1
+    moves by (m - 2) / (m - 1) of its a_i against the mean of all, so that factor is taken out; noise of pairs makes the
+    band wider than need be.
+
+    Args:
+        retrain: (m,), m >= 3, each Retrain model's mean distance to the others. Their mean is the floor.
+    """
+    retrain = _values("Retrain", retrain)
+    if len(retrain) < FEWEST:
+        raise ValueError(f"a band of distances needs {FEWEST} Retrain models, not {len(retrain)}")
+    return noise_band(retrain, method_runs, level) * (len(retrain) - 1) / (len(retrain) - 2)
+
+
+def inside_noise(method: Values, retrain: Values, level: float = 0.95) -> bool | None:
+    """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`; None with fewer than three Retrain runs.
 
     A Retrain metric that never varies (RA at 100) has a band of 0, outside of which everything else lies.
     """
-    method = _values("method", method)
-    return bool(abs(method.mean() - np.mean(retrain)) <= noise_band(retrain, len(method), level))
+    return _inside(method, retrain, noise_band, level)
 
 
-def trained_unlike(original: float, retrain: Sequence[float] | np.ndarray) -> bool:
+def inside_distance(method: Values, retrain: Values, level: float = 0.95) -> bool | None:
+    """The same for a symmetric distance, by :func:`distance_band`.
+
+    Args:
+        method: (k,), the mean distance of each run to all m Retrain models.
+        retrain: (m,), the mean distance of each Retrain model to the other m - 1.
+    """
+    return _inside(method, retrain, distance_band, level)
+
+
+def inside_average(method: Runs, retrain: Runs, level: float = 0.95) -> bool | None:
+    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three Retrain runs."""
+    if min(map(len, retrain.values())) < FEWEST:
+        return None
+    runs = min(map(len, method.values()))
+    return bool(gap_of_means(method, retrain) <= average_band(retrain, runs, level) + _rounding(*method.values(), *retrain.values()))
+
+
+def _inside(method: Values, retrain: Values, band: Callable[..., float], level: float) -> bool | None:
+    method, retrain = _values("method", method), _values("Retrain", retrain)
+    if len(retrain) < FEWEST:
+        return None
+    return bool(abs(method.mean() - retrain.mean()) <= band(retrain, len(method), level) + _rounding(method, retrain))
+
+
+def _rounding(*columns: Values) -> float:
+    """What a mean of equal numbers may be off by: no gap."""
+    return 1e-12 * max(1.0, *(float(np.abs(column).max()) for column in columns))
+
+
+def too_few(retrain_runs: int) -> str | None:
+    """In words, that gaps cannot be marked; None where they can be, or where there is no Retrain at all."""
+    if not 0 < retrain_runs < FEWEST:
+        return None
+    here = "one Retrain model" if retrain_runs == 1 else f"{retrain_runs} Retrain models"
+    return f"{here}: telling gaps from noise needs {FEWEST} Retrain runs; nothing is marked; add --seed N with the same --forget_seed"
+
+
+def trained_unlike(original: float, retrain: Values) -> bool:
     """Whether the original fits the retain set unlike Retrain does: what a wrong recipe, or a crippled run, looks like.
 
     Its accuracy is outside of the band in which one more Retrain run falls, and more than half a point from their mean. Never said
@@ -135,7 +226,7 @@ def trained_unlike(original: float, retrain: Sequence[float] | np.ndarray) -> bo
     Args:
         original, retrain: accuracies on the retain set in percent, of one model and of m others (m,).
     """
-    if len(retrain) < 3:
+    if len(retrain) < FEWEST:
         return False
     return bool(abs(original - np.mean(retrain)) > max(noise_band(retrain, 1), 0.5))
 
@@ -146,7 +237,7 @@ def _checked(runs: Runs) -> dict[str, np.ndarray]:
     return {name: _values(name, values) for name, values in runs.items()}
 
 
-def _values(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _values(name: str, values: Values) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{name}: need the values (runs,) of at least one run, and finite ones")

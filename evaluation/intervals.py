@@ -1,4 +1,4 @@
-"""How sure a number is: exact intervals for rates, resampled ones for means over seeds."""
+"""How sure a number is: exact intervals for rates, Student's or resampled ones for means over seeds."""
 
 import numpy as np
 
@@ -26,22 +26,45 @@ def clopper_pearson(
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
+FEWEST_TO_RESAMPLE = 10
+
+
+def mean_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value, which has no spread.
+
+    Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap covers too little (of 95 %: 48 %
+    with two, 76 % with three, 82 % with five values). From ten on :func:`bootstrap_mean`.
+    """
+    from scipy.special import stdtrit
+
+    values = np.asarray(values, np.float64)
+    if not 1 < len(values) < FEWEST_TO_RESAMPLE:
+        return bootstrap_mean(values, level=level)
+    _check_values(values, level)
+    half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | None:
     """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value.
 
     ``draws`` times n values are drawn with replacement; the ends are quantiles of their means. Independent of the order
-    of ``values``. For few seeds it is too narrow, at n = 5 about 85 % coverage instead of 95 %: it shows spread and is
-    no test. Cost O(draws n). (Efron & Tibshirani 1993, chapter 13.)
+    of ``values``. For few seeds it is too narrow: see :func:`mean_interval`. Cost O(draws n). (Efron & Tibshirani 1993,
+    chapter 13.)
     """
     values = np.sort(np.asarray(values, np.float64))
-    _check_level(level)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError("a mean needs at least one value, and finite ones")
+    _check_values(values, level)
     if len(values) == 1:
         return None
     picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
     low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _check_values(values: np.ndarray, level: float) -> None:
+    _check_level(level)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError("a mean needs at least one value, and finite ones")
 
 
 def _check_level(level: float) -> None:

@@ -8,15 +8,29 @@ from typing import Any
 import numpy as np
 
 from evaluation.audit import epsilon, final_score, forgetting_quality, gaussian_kl, gaussian_kl_floor, klom, simulated_floor
-from evaluation.gaps import gap_floor, gap_of_means, inside_noise, mean_paired_gap, noise_band, noise_floor, trained_unlike
-from evaluation.intervals import bootstrap_mean
+from evaluation.definitions import define
+from evaluation.distances import is_agreement, is_distance
+from evaluation.gaps import (
+    FEWEST,
+    gap_floor,
+    gap_of_means,
+    inside_average,
+    inside_distance,
+    inside_noise,
+    noise_band,
+    paired_gap,
+    too_few,
+    trained_unlike,
+    usual_runs,
+)
+from evaluation.intervals import mean_interval
 from evaluation.scores import margin
 from evaluation.suites import Splits, held_out
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, mean_standing, once_each, say_at_chance, standing
 from unlearn.raw import Raw
 
-# What "Avg. Gap" is taken over: the four numbers of the SalUn paper's tables.
-FRONT_PAGE = ("UA", "RA", "TA", "svc_confidence_tnr")
+# What "Avg. Gap" is taken over, as an audit names it: evaluation.gaps.AVERAGED and, with the ending _entropy, AVERAGED_ENTROPY.
+FRONT_PAGES = {"": ("UA", "RA", "TA", "svc_confidence_tnr"), "_entropy": ("UA", "RA", "TA", "lr_entropy_member_rate")}
 FEWEST_FOR_EPSILON = 3  # models a side
 
 
@@ -40,33 +54,54 @@ class Judged:
 def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Rows in the order of their first model, and the floors: what Retrain's own seeds differ by, {} with fewer than two.
 
-    A row: label, role, models (positions), mean, sd, ci, gap, inside_noise, gap_of_means, mean_paired_gap; see
-    :mod:`evaluation.gaps`. A metric that a model lacks, or that is not finite, is left out of its row.
+    A row: label, role, models (positions), mean, sd, ci, gap, inside_noise, and for each of FRONT_PAGES that it has
+    gap_of_means and mean_paired_gap; see :mod:`evaluation.gaps`. A metric that a model lacks, or that is not finite, is left out
+    of its row. ``floors`` are the gaps to expect of ``runs`` more Retrain runs, of a distance what two Retrain models have.
     """
     groups: dict[tuple, list[int]] = {}
     for position, model in enumerate(models):
         groups.setdefault((model.role, model.key), []).append(position)
     retrain = [model for model in models if model.role == "retrain"]
-    return [_row(positions, models, retrain) for positions in groups.values()], _floors(retrain)
+    runs = usual_runs([len(positions) for (role, _), positions in groups.items() if role != "retrain"])
+    return [_row(positions, models, retrain) for positions in groups.values()], _floors(retrain, runs)
 
 
 def _row(positions: list[int], models: Sequence[Judged], retrain: list[Judged]) -> dict[str, Any]:
     group = [models[position] for position in positions]
     values, theirs = _columns(group), _columns(retrain)
     both = [name for name in values if name in theirs]
+    found = {name: inside(name, values[name], theirs[name]) for name in both}
     row = {
         "label": group[0].label, "role": group[0].role, "models": positions,
         "mean": {name: float(np.mean(column)) for name, column in values.items()},
         "sd": {name: float(np.std(column, ddof=1)) if len(group) > 1 else None for name, column in values.items()},
-        "ci": {name: bootstrap_mean(column) for name, column in values.items()},
+        "ci": {name: mean_interval(column) for name, column in values.items()},
         "gap": {name: float(np.mean(values[name]) - np.mean(theirs[name])) for name in both},
-        "inside_noise": {name: inside_noise(values[name], theirs[name]) for name in both} if len(retrain) > 1 else {},
     }  # fmt: skip
-    front = [name for name in FRONT_PAGE if name in both]
-    if len(front) == len(FRONT_PAGE):
-        row["gap_of_means"] = gap_of_means({name: values[name] for name in front}, {name: theirs[name] for name in front})
-        row["mean_paired_gap"] = _paired(group, retrain)
-    return row
+    for end in FRONT_PAGES:
+        ours, wanted = _front_page(values, end), _front_page(theirs, end)
+        if ours and wanted:
+            row[f"gap_of_means{end}"] = gap_of_means(ours, wanted)
+            row[f"mean_paired_gap{end}"] = paired_gap(*(_by_seed(side, end) for side in (group, retrain)))
+            found[f"gap_of_means{end}"] = inside_average(ours, wanted)
+    return row | {"inside_noise": {name: mark for name, mark in found.items() if mark is not None}}
+
+
+def inside(name: str, method: np.ndarray, retrain: np.ndarray) -> bool | None:
+    """Whether Retrain's own seeds explain a metric's difference; None with fewer than three Retrain models.
+
+    Args:
+        method, retrain: the values (k,) and (m,) of the runs. A distance, or ToW, of a Retrain model is to the m - 1 others. KL is
+            not symmetric, but between models as close as two Retrains it is to second order, and is judged as if it were.
+    """
+    if is_agreement(name):  # a product of three shares: its logarithm is a sum, as a distance is
+        with np.errstate(divide="ignore"):
+            method, retrain = -np.log(method), -np.log(retrain)
+        if not np.isfinite(retrain).all():
+            return None
+        if not np.isfinite(method).all():
+            return False if len(retrain) >= FEWEST else None
+    return (inside_distance if is_agreement(name) or is_distance(name) else inside_noise)(method, retrain)
 
 
 def _columns(group: Sequence[Judged]) -> dict[str, np.ndarray]:
@@ -75,26 +110,37 @@ def _columns(group: Sequence[Judged]) -> dict[str, np.ndarray]:
     return {name: column for name, column in columns.items() if np.isfinite(column).all()}
 
 
-def _paired(group: Sequence[Judged], retrain: Sequence[Judged]) -> float | None:
-    """The mean gap between models and Retrain models of equal seeds; None where no seed has both."""
-    partners = {model.seed: model for model in retrain}
-    pairs = [(model, partners[model.seed]) for model in group if model.seed in partners]
-    if not pairs:
-        return None
-    sides = ({name: [pair[side].metrics[name] for pair in pairs] for name in FRONT_PAGE} for side in (0, 1))
-    return mean_paired_gap(*sides)
+def _front_page(columns: Mapping[str, Any], end: str) -> dict[str, Any]:
+    """The four that an average gap is taken over, in percent; {} where one is missing."""
+    names = FRONT_PAGES[end]
+    return {name: columns[name] * _to_percent(name) for name in names} if all(name in columns for name in names) else {}
 
 
-def _floors(retrain: list[Judged]) -> dict[str, float]:
-    """The expected difference of two Retrain runs, metric by metric, and what gap Retrain has to itself."""
+def _to_percent(name: str) -> float:
+    return 1.0 if define(name).unit == "percent" else 100.0
+
+
+def _by_seed(group: Sequence[Judged], end: str) -> list[tuple[int, list[float]]]:
+    return [(model.seed, list(_front_page(model.metrics, end).values())) for model in group]
+
+
+def _floors(retrain: list[Judged], runs: int) -> dict[str, float]:
+    """The expected gap of ``runs`` more Retrain runs, metric by metric and averaged; Retrain's own distances."""
     if len(retrain) < 2:
         return {}
-    columns = _columns(retrain)
-    floors = {name: noise_floor(column) for name, column in columns.items()}
-    front = {name: columns[name] for name in FRONT_PAGE if name in columns}
-    if len(front) == len(FRONT_PAGE):
-        floors |= {"gap_of_means": gap_floor(front, 1, len(retrain)), "mean_paired_gap": gap_floor(front, 1, 1)}
-    return floors
+    columns, sides = _columns(retrain), (runs, len(retrain))
+    floors = {name: _floor(name, column, sides) for name, column in columns.items()}
+    for end in FRONT_PAGES:
+        if front := _front_page(columns, end):
+            floors |= {f"gap_of_means{end}": gap_floor(front, *sides), f"mean_paired_gap{end}": gap_floor(front, 1, 1)}
+    return floors | {"runs": runs}
+
+
+def _floor(name: str, values: np.ndarray, sides: tuple[int, int]) -> float:
+    if is_agreement(name):
+        with np.errstate(divide="ignore"):
+            return float(np.exp(np.log(values).mean()))
+    return float(values.mean()) if is_distance(name) else gap_floor({name: values}, *sides)
 
 
 def margins(models: Sequence[Judged], split: str) -> np.ndarray:
@@ -205,10 +251,8 @@ def audit_alarms(models: Sequence[Judged]) -> list[str]:
     found = []
     if not retrain:
         found.append("no Retrain model: how close a method came is not known; give --retrain")
-    elif len(retrain) == 1:
-        found.append(
-            "one Retrain model: no noise floor, so no difference can be called real; make another with --seed and the same --forget_seed"
-        )
+    elif message := too_few(len(retrain)):
+        found.append(message)
     theirs = [model.metrics["RA"] for model in retrain]
     found += [
         say_at_chance("the original", start)

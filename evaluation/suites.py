@@ -135,8 +135,8 @@ def standard(
     """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that use them as references.
 
     ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what :func:`basic` found.
-    Distances and ToW are means over them, so that for a Retrain model these are the floors that other models' values are
-    read against. RMIA needs one reference, LiRA two.
+    Distances are means over them and ToW geometric ones, since its logarithm is what is judged as a distance; for Retrain models
+    their mean is the floor that other models' values are read against. RMIA needs one reference, LiRA two.
     """
     if not references:
         return {}
@@ -144,15 +144,19 @@ def standard(
     for split in COMPARED_ON:
         pairs = [distances(splits[split][0], other[split][0]) for other in references]
         found |= {f"{name}_{split}": float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]}
-    found["tow"] = float(np.mean([tow(mine, other) for other in theirs]))
+    found["tow"] = _geometric_mean([tow(mine, other) for other in theirs])
     if can_attack(splits):
         mine, *theirs = ({**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs))
-        found["tow_mia"] = float(np.mean([tow_mia(mine, other) for other in theirs]))
+        found["tow_mia"] = _geometric_mean([tow_mia(mine, other) for other in theirs])
     if can_compare(splits):
         weights = class_weights(splits["forget"][1], held_out(splits)[1])
         for name, (members, others) in reference_scores(splits, references).items():
             found |= roc_summary(name, members, others, weights)
     return found
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return float(np.prod(values) ** (1 / len(values)))
 
 
 def reference_scores(splits: Splits, references: Sequence[Splits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

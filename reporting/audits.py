@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.gaps import FEWEST
 from reporting.tables import AUDIT, Scenario, find, scenario_of, told_apart
 from utils import UserError, load_json, reading
 
@@ -18,7 +19,8 @@ ULIRA = {
     "ulira_low_memorisation_auc": "AUC at low memorisation", "ulira_middle_memorisation_auc": "AUC at middle memorisation",
     "ulira_high_memorisation_auc": "AUC at high memorisation", "ulira_TA": "TA on the shadow models",
 }  # fmt: skip
-AVERAGES = ("gap_of_means", "mean_paired_gap")  # of a row over its metrics; they are shown as metrics of their own
+# Of a row over its metrics; they are shown as metrics of their own.
+AVERAGES = tuple(f"{gap}{end}" for end in ("", "_entropy") for gap in ("gap_of_means", "mean_paired_gap"))
 
 
 def read_audits(folders: Sequence[Path]) -> list[dict]:
@@ -108,10 +110,13 @@ def _audit(content: dict) -> dict:
     json.dumps(content, ensure_ascii=False).encode()  # half a character, which JSON can hold, could not be written anywhere
     scenario_of(content)
     models = [_model(model) for model in _list(content["models"])]
+    rows = [_row(row, models) for row in _list(content["rows"])]
+    if sum(len(row["models"]) for row in rows if row["role"] == "retrain") < FEWEST:
+        rows = [row | {"inside_noise": {}} for row in rows]  # audits of before marked gaps to two Retrains
     return {
         "data": content["data"],
         "metrics": _by_name(content["metrics"], _definition),
-        "rows": [_row(row, models) for row in _list(content["rows"])],
+        "rows": rows,
         "floors": _by_name(content.get("floors", {}), _number),
         "warnings": _each(content.get("warnings", []), _text),
         "provenance": _by_name(content["provenance"], lambda value: value),

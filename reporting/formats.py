@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from evaluation.definitions import markdown_line
 from reporting.audits import ULIRA, named_rows, ulira_cells
-from reporting.tables import METRICS, Scenario
+from reporting.tables import AVERAGES, METRICS, Scenario
 from utils import finite
 
-HEADER = ["method", *METRICS, "Avg. Gap", "RTE (s)", "runs"]
+HEADER = ["method", *METRICS, "Avg. Gap", "Gap (entropy)", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
 SHADOWS = "An AUC within chance is as good as it gets; below it the images are conspicuous. Read it beside the accuracies."
 GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better."
@@ -18,11 +18,18 @@ GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better
 
 def legend(table: dict, mark: str, *, bold: bool = False) -> list[str]:
     """What the row of the floor, the mark beside a gap and, where it is used, bold type say; nothing about what the table lacks."""
-    lines = []
+    lines, rows = [], table["rows"]
     if table["floor"]:
-        lines.append(f"{AGAIN}: the gaps to expect of {table['floor']['runs']} more Retrain runs.")
-    if any(row[f"{metric}_inside_noise"] for row in table["rows"] for metric in METRICS):
-        lines.append(f"{mark}: a gap that Retrain's own seeds explain (95 % band); beside Avg. Gap, all four are.")
+        more = table["floor"]["runs"]
+        lines.append(f"{AGAIN}: the gaps to expect of {'one more Retrain run' if more == 1 else f'the mean of {more} more Retrain runs'}.")
+    if any(row[f"{name}_inside_noise"] for row in rows for name in METRICS) or any(
+        row[f"inside_noise{end}"] for row in rows for end in AVERAGES
+    ):
+        lines.append(
+            f"{mark}: a gap that Retrain's own seeds explain: 95 % of true Retrains have it; beside an average gap, at least 95 %."
+        )
+    if any(row["avg_gap_entropy"] is not None for row in rows):
+        lines.append("Gap (entropy): Avg. Gap with the share that the entropy attack calls member in the place of MIA.")
     if bold and any(row["is_best"] for row in table["rows"]):
         lines.append("Bold: the lowest Avg. Gap among methods whose runs gave no warning.")
     return lines
@@ -36,14 +43,20 @@ def cells(row: dict, mark: str = "~") -> list[str]:
         gap = row[f"{metric}_gap"]
         beside = "" if gap is None or row["is_retrain"] else f" ({gap:+.2f}){mark if row[f'{metric}_inside_noise'] else ''}"
         out.append(f"{row[metric]:.2f}{spread}{beside}")
-    out.append("-" if row["avg_gap"] is None else f"{row['avg_gap']:.2f}{mark if row['inside_noise'] else ''}")
+    out += [average_cell(row[f"avg_gap{end}"]) + (mark if row[f"inside_noise{end}"] else "") for end in AVERAGES]
     spread = "" if row["RTE_std"] is None else f"±{row['RTE_std']:.1f}"
     return [*out, f"{row['RTE']:.1f}{spread}", str(row["runs"])]
 
 
+def average_cell(gap: float | None) -> str:
+    """An average gap as printed; a dash where it is not known."""
+    return "-" if gap is None else f"{gap:.2f}"
+
+
 def floor_cells(floor: dict) -> list[str]:
     """The row of the noise floor, for the columns of :func:`cells`."""
-    return [AGAIN, *(f"(±{floor[metric]:.2f})" for metric in METRICS), f"{floor['avg_gap']:.2f}", "-", str(floor["runs"])]
+    averages = [average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES]
+    return [AGAIN, *(f"(±{floor[metric]:.2f})" for metric in METRICS), *averages, "-", str(floor["runs"])]
 
 
 def lines_of(table: dict, mark: str = "~") -> list[list[str]]:

@@ -88,8 +88,9 @@ def table_plots(table: dict) -> list[Plot]:
         return []
     retrain = next((row for row in rows if row["is_retrain"]), None)
     about = table["title"]
-    noise = "Grey bars: what Retrain's own seeds explain; a hollow dot lies inside. " if table["floor"] else ""
-    ellipse = " The ellipse spans what other seeds of Retrain would score (95 % along each axis)." if table["floor"] else ""
+    marked = any(row["UA_band"] is not None for row in others)
+    noise = "Grey bars: what Retrain's own seeds explain; a hollow dot lies inside. " if marked else ""
+    ellipse = " The ellipse spans what other seeds of Retrain would score (95 % along each axis)." if marked else ""
     return [
         Plot(
             "gaps", "Gaps to Retrain",

@@ -9,15 +9,31 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
-from evaluation.intervals import bootstrap_mean
+from evaluation.gaps import (
+    AVERAGED,
+    AVERAGED_ENTROPY,
+    ENTROPY,
+    FEWEST,
+    average_band,
+    gap_floor,
+    gap_of_means,
+    inside_average,
+    inside_noise,
+    noise_band,
+    paired_gap,
+    too_few,
+    trained_unlike,
+    usual_runs,
+)
+from evaluation.intervals import mean_interval
 from evaluation.rows import unlike_retrain
 from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, remedies, verdict_of
 from settings import completed, differences
 from unlearn import label_today
 from utils import UserError, load_json
 
-METRICS = ("UA", "RA", "TA", "MIA")
+METRICS = AVERAGED
+AVERAGES = {"": AVERAGED, "_entropy": AVERAGED_ENTROPY}  # the two average gaps, by the ending of their names in a row
 AUDIT = "audit.json"
 # Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table: each forgot other images.
 OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
@@ -154,8 +170,9 @@ def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -
     """One table, rows sorted with Retrain first and then by Avg. Gap.
 
     Returns:
-        {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": m, metric: points,
-        "avg_gap": points}: the absolute gaps to expect of m other Retrain runs against these m.
+        {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": k, metric: points,
+        "avg_gap": points, "avg_gap_entropy": points or None}: the absolute gaps to expect of k other Retrain runs, as many as
+        most rows average over.
 
     Raises:
         UserError: see :func:`pick_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
@@ -171,7 +188,7 @@ def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
     _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
     notes = [f"The gaps are to {chosen}, as --reference says; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
-    return {"title": title, "rows": rows, "notes": notes + (_notes(runs, retrain) if runs else []), "floor": _floor(retrain)}
+    return {"title": title, "rows": rows, "notes": notes + (_notes(runs, retrain) if runs else []), "floor": _floor(retrain, rows)}
 
 
 def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
@@ -245,37 +262,42 @@ def told_apart(names: list[str]) -> list[str]:
 def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     """Every number of one row, in percentage points and seconds; None where it is not known."""
     row = {"name": name, "runs": len(group), "is_retrain": bool(retrain) and group is retrain}
-    for metric in (*METRICS, "RTE"):
+    for metric in (*METRICS, ENTROPY, "RTE"):
         row |= _spread(metric, _values(group, metric))
-    for metric in METRICS:
+    for metric in (*METRICS, ENTROPY):
         row |= _gap(metric, _values(group, metric), _values(retrain, metric), row["is_retrain"])
-    row["avg_gap"] = statistics.fmean(abs(row[f"{metric}_gap"]) for metric in METRICS) if retrain else None
-    row["mean_paired_gap"] = _paired_gap(group, retrain)
-    row["avg_gap_floor"] = _floor_of(retrain, METRICS, len(group))
-    inside = [row[f"{metric}_inside_noise"] for metric in METRICS]
-    row["inside_noise"] = None if None in inside else all(inside)
+    for end, metrics in AVERAGES.items():
+        row |= _average(end, metrics, group, retrain, row["is_retrain"])
     row["warnings"] = sum(bool(_warnings(run, retrain)) for run in group)
     return row
 
 
 def _values(group: list[dict], metric: str) -> list[float]:
-    return [run["RTE"]["total"] if metric == "RTE" else run["metrics"][metric] for run in group]
+    """A number for each run; none at all where a run is older than the metric."""
+    values = [run["RTE"]["total"] if metric == "RTE" else run["metrics"].get(metric) for run in group]
+    return [] if None in values else values
+
+
+def _finite_columns(group: list[dict], metrics: Sequence[str]) -> dict[str, list[float]] | None:
+    """The runs' values of each metric; None where one is missing or no number."""
+    columns = {metric: _values(group, metric) for metric in metrics}
+    return columns if all(column and all(map(math.isfinite, column)) for column in columns.values()) else None
 
 
 def _spread(metric: str, values: list[float]) -> dict:
-    """Mean, sample standard deviation and bootstrap interval of the mean; the last two for several finite runs only."""
+    """Mean, sample standard deviation and interval of the mean; the last two for several finite runs only."""
     several = len(values) > 1 and all(map(math.isfinite, values))
-    low, high = bootstrap_mean(values) if several else (None, None)
+    low, high = mean_interval(values) if several else (None, None)
     return {
-        metric: statistics.fmean(values), f"{metric}_std": statistics.stdev(values) if several else None,
+        metric: statistics.fmean(values) if values else None, f"{metric}_std": statistics.stdev(values) if several else None,
         f"{metric}_low": low, f"{metric}_high": high,
     }  # fmt: skip
 
 
 def _gap(metric: str, values: list[float], retrain: list[float], is_retrain: bool) -> dict:
     """The signed gap, the half-width of the band in which Retrain's own would fall, and whether it does."""
-    gap = statistics.fmean(values) - statistics.fmean(retrain) if retrain else None
-    known = len(retrain) > 1 and not is_retrain and all(map(math.isfinite, [*values, *retrain]))
+    gap = statistics.fmean(values) - statistics.fmean(retrain) if values and retrain else None
+    known = gap is not None and len(retrain) >= FEWEST and not is_retrain and all(map(math.isfinite, [*values, *retrain]))
     return {
         f"{metric}_gap": gap,
         f"{metric}_band": noise_band(retrain, len(values)) if known else None,
@@ -283,37 +305,42 @@ def _gap(metric: str, values: list[float], retrain: list[float], is_retrain: boo
     }
 
 
-def _paired_gap(group: list[dict], retrain: list[dict]) -> float | None:
-    """The mean over runs of the mean absolute difference to the Retrain of the same forget set and seed."""
-    partners = {_pair_key(run): run for run in retrain}
-    gaps = [
-        statistics.fmean(abs(run["metrics"][metric] - partners[_pair_key(run)]["metrics"][metric]) for metric in METRICS)
-        for run in group
-        if _pair_key(run) in partners
-    ]
-    return statistics.fmean(gaps) if gaps else None
+def _average(end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], is_retrain: bool) -> dict:
+    """One average gap, that of paired runs, what Retrain's own would be, what it would stay below, and whether this one does."""
+    ours, theirs = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
+    known = bool(ours and theirs)
+    marked = known and len(retrain) >= FEWEST and not is_retrain
+    paired = (
+        [[(_pair_key(run), [run["metrics"][metric] for metric in metrics]) for run in side] for side in (group, retrain)] if known else ()
+    )
+    return {
+        f"avg_gap{end}": gap_of_means(ours, theirs) if known else None,
+        f"mean_paired_gap{end}": paired_gap(*paired) if known else None,
+        f"avg_gap{end}_floor": _floor_of(retrain, metrics, len(group)),
+        f"avg_gap{end}_band": average_band(theirs, len(group)) if marked else None,
+        f"inside_noise{end}": inside_average(ours, theirs) if marked else None,
+    }
 
 
 def _pair_key(run: dict) -> tuple:
     return run["data"]["forget"]["sha256"], run["provenance"]["seed"]
 
 
-def _floor(retrain: list[dict]) -> dict | None:
-    if _floor_of(retrain, METRICS, 1) is None:
+def _floor(retrain: list[dict], rows: list[dict]) -> dict | None:
+    runs = usual_runs([row["runs"] for row in rows if not row["is_retrain"]])
+    if _floor_of(retrain, METRICS, runs) is None:
         return None
     return {
-        "runs": len(retrain),
-        **{metric: _floor_of(retrain, [metric], len(retrain)) for metric in METRICS},
-        "avg_gap": _floor_of(retrain, METRICS, len(retrain)),
+        "runs": runs,
+        **{metric: _floor_of(retrain, [metric], runs) for metric in METRICS},
+        **{f"avg_gap{end}": _floor_of(retrain, metrics, runs) for end, metrics in AVERAGES.items()},
     }
 
 
 def _floor_of(retrain: list[dict], metrics: Sequence[str], method_runs: int) -> float | None:
     """The mean over ``metrics`` of the absolute gap to expect of ``method_runs`` Retrain runs against ``retrain``."""
-    values = {metric: _values(retrain, metric) for metric in metrics}
-    if len(retrain) < 2 or not all(math.isfinite(value) for column in values.values() for value in column):
-        return None
-    return gap_floor(values, method_runs, len(retrain))
+    values = _finite_columns(retrain, metrics)
+    return gap_floor(values, method_runs, len(retrain)) if values and len(retrain) > 1 else None
 
 
 def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
@@ -369,6 +396,8 @@ def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
         notes.append(
             "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
         )
+    if (message := too_few(len(retrain))) and len(runs) > len(retrain):
+        notes.append(f"~: {message}.")
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")

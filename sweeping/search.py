@@ -11,13 +11,14 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from auditing import Request, Saved, read_saved
 from engine import predict
 from evaluation.accuracy import accuracy
 from evaluation.attacks import auc
+from evaluation.gaps import AVERAGED, AVERAGED_ENTROPY, ENTROPY, gap_of_means
 from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
 from sweeping.launchers import need
@@ -27,7 +28,6 @@ from unlearn import METHODS, method_key
 from unlearn.base import Range
 from utils import RunFailed, UserError, load_json, lock, pick_device, save_json, save_text
 
-GAP = ("UA", "RA", "TA", "MIA")
 LEVELS = 5  # rows of a hyper-parameter in the sensitivity table
 OBJECTIVES = ("val_proxy", "oracle_gap")
 SAMPLERS = ("optuna", "grid")
@@ -246,10 +246,16 @@ def _outputs(request: Request, saved: Saved) -> dict:
     return {name: (logits.numpy(), labels.numpy()) for name, (logits, labels) in found.items()}
 
 
-def oracle_gap_score(result: Path, retrain: list[Path]) -> float:
-    """Mean absolute gap over UA, RA, TA and MIA to the mean of Retrain's results, in points."""
-    mine, theirs = load_json(result, "result")["metrics"], [load_json(file, "result")["metrics"] for file in retrain]
-    return statistics.fmean(abs(mine[name] - statistics.fmean(each[name] for each in theirs)) for name in GAP)
+def oracle_gap_score(result: Path, retrain: list[Path], metrics: Sequence[str] = AVERAGED) -> float:
+    """Avg. Gap, in points, of one result to Retrain's."""
+    sides = ([load_json(file, "result")["metrics"] for file in files] for files in ([result], retrain))
+    return gap_of_means(*({name: [each[name] for each in side] for name in metrics} for side in sides))
+
+
+def entropy_gap_score(result: Path, retrain: list[Path]) -> float | None:
+    """The same under the entropy attack; None where a result is older than that or the attack had no images."""
+    known = [load_json(file, "result")["metrics"].get(ENTROPY) for file in (result, *retrain)]
+    return None if None in known else oracle_gap_score(result, retrain, AVERAGED_ENTROPY)
 
 
 # ------------------------------------------------------------------------------------------------------ a search
@@ -310,7 +316,7 @@ def make_trials(plan: Plan, name: str, *, trials: int, objective: str, check: Ch
         at = plan.folder / run.name
         with waiting(at, objective):
             trial = judged(run, at, point, objective, [plan.folder / each.name / each.result for each in retrain])
-        print(f"{' '.join(f'--{flag}={number:.6g}' for flag, number in point.items())}  {objective} {trial['objective']:.3f}", flush=True)
+        print(f"{' '.join(f'--{flag}={number:.6g}' for flag, number in point.items())}  {objective} {objectives_of(trial)}", flush=True)
         return trial["objective"]
 
     if sampler == "optuna":
@@ -332,8 +338,18 @@ def judged(run: Run, at: Path, point: dict, objective: str, retrain: list[Path])
         settings = run.settings
         value, noise = val_proxy_score(at / run.checkpoint, Path(original), settings.get("device", "auto"), settings.get("gpu", 0))
     trial = {"values": point, "objective": value, "noise": noise, "run": run.name}
+    if objective == "oracle_gap":
+        trial["entropy_gap"] = entropy_gap_score(at / run.result, retrain)
     save_json(trial, file)
     return trial
+
+
+def objectives_of(trial: dict, between: str = ", under the entropy MIA ") -> str:
+    """What a trial is judged by; with oracle_gap also its gap under the other attack, which judges nothing, or a dash."""
+    if "entropy_gap" not in trial:
+        return f"{trial['objective']:.3f}"
+    other = trial["entropy_gap"]
+    return f"{trial['objective']:.3f}{between}{'-' if other is None else f'{other:.3f}'}"
 
 
 def as_markdown(found: dict) -> str:
@@ -343,7 +359,7 @@ def as_markdown(found: dict) -> str:
     tied = [trial for trial in found["trials"] if trial["objective"] <= best["objective"] + found["noise"]]
     parts = [
         f"**{found['search']}** by {found['objective']} ({found['sampler']}, {len(found['trials'])} of {found['budget']} trials): "
-        f"{chosen}, {found['objective']} {best['objective']:.3f}."
+        f"{chosen}, {found['objective']} {objectives_of(best)}."
     ]
     if found["noise"]:
         parts.append(f"Noise of the objective {found['noise']:.2f}: {len(tied)} trials are not told apart from the best.")
@@ -353,8 +369,9 @@ def as_markdown(found: dict) -> str:
     rows = []
     for trial in found["trials"]:
         values = " | ".join(f"{trial['values'][flag]:.4g}" for flag in flags)
-        rows.append(f"| {values} | {trial['objective']:.3f} | {trial['run']} |")
-    head = f"| {' | '.join(flags)} | {found['objective']} | run |\n{'|---:' * (len(flags) + 1)}|---|"
+        rows.append(f"| {values} | {objectives_of(trial, ' | ')} | {trial['run']} |")
+    columns = [*flags, found["objective"], *(["entropy MIA"] if "entropy_gap" in best else [])]
+    head = f"| {' | '.join(columns)} | run |\n{'|---:' * len(columns)}|---|"
     return "\n\n".join([*parts, "\n".join([head, *rows])]) + "\n"
 
 

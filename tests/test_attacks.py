@@ -18,6 +18,7 @@ from evaluation.attacks import (
     best_threshold,
     class_weights,
     effective_size,
+    entropy_member_rate,
     ideals,
     lr_entropy_attack,
     lr_loss_attack,
@@ -30,6 +31,7 @@ from evaluation.attacks import (
 from evaluation.intervals import clopper_pearson
 from evaluation.membership import attack_features
 from evaluation.scores import MEMBER_SIGN, margin, member_scores, sample_scores
+from evaluation.suites import basic
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 small = st.lists(st.integers(-4, 4), min_size=1, max_size=12).map(lambda values: np.array(values) / 2)
@@ -482,6 +484,30 @@ def test_lr_entropy_equals_scikit_learn_and_says_member():
     assert got["lr_entropy_member_rate"] == 1
     assert got["lr_entropy_member_rate_held_out"] == pytest.approx(attack.predict(held_out[:, None]).mean())
     assert 0 < got["lr_entropy_member_rate_held_out"] < 0.5
+
+
+def test_entropy_member_rate_is_scikit_learn_on_scipys_entropy():
+    """From logits: entropies in nats, all retain against all test, balanced weights, C = 1, share of forget called member."""
+    rng = np.random.default_rng(1)
+    sizes, sharpness = {"retain": 700, "test": 150, "forget": 130}, {"retain": 4.0, "test": 2.5, "forget": 3.0}
+    logits = {name: (sharpness[name] * rng.normal(size=(count, 6))).astype(np.float32) for name, count in sizes.items()}
+    entropies = {name: scipy.stats.entropy(scipy.special.softmax(each.astype(np.float64), 1), axis=1) for name, each in logits.items()}
+    taught = np.concatenate([entropies["retain"], entropies["test"]])[:, None]
+    weights = np.repeat([850 / (2 * 700), 850 / (2 * 150)], [700, 150])
+    attack = LogisticRegression(C=1.0).fit(taught, np.repeat([1, 0], [700, 150]), sample_weight=weights)
+    wanted = attack.predict(entropies["forget"][:, None]).mean()
+    assert entropy_member_rate(*logits.values()) == pytest.approx(wanted, abs=1e-12)
+    assert 0.2 < wanted < 0.95
+    assert np.isnan(entropy_member_rate(logits["retain"], logits["test"], logits["forget"][:0]))
+
+
+def test_entropy_rate_of_an_audit_is_that_of_the_logits():
+    """The class-wise case too: test without the class is what the split holds, and of test's other images there are none here."""
+    rng = np.random.default_rng(2)
+    splits = {name: (rng.normal(0, 2, (count, 4)), np.arange(count) % 3) for name, count in (("retain", 90), ("test", 60), ("val", 30))}
+    splits |= {name: (rng.normal(0, 2, (30, 4)), np.full(30, 3)) for name in ("forget", "test_forgotten")}
+    wanted = entropy_member_rate(*(splits[name][0] for name in ("retain", "test", "forget")))
+    assert basic(splits)["lr_entropy_member_rate"] == wanted
 
 
 # ------------------------------------------------------------------------------------ networks, and the same in another form

@@ -70,6 +70,7 @@ def test_metrics_from_cached_logits_are_those_of_the_run_itself(runs, standard):
             assert model["metrics"][name] == result["metrics"][name]
         for feature, share in result["metrics"]["SVC_MIA"].items():
             assert model["metrics"][f"svc_{feature}_tnr"] == pytest.approx(share, abs=1e-9)
+        assert 100 * model["metrics"]["lr_entropy_member_rate"] == result["metrics"]["MIA_entropy"]
 
 
 def test_rows_are_configurations_over_seeds(standard):

@@ -45,13 +45,23 @@ def folder(tmp_path):
 
 
 def test_floor_is_the_mean_difference_of_two_retrain_runs_shrunk_by_their_number(folder, capsys):
-    """By all pairs, for 3 against 3 runs: the mean of 3 scatters 1 / sqrt(3) as much as one."""
+    """By all pairs, for 1 against 3 runs, as single runs are no rarer than other rows: sqrt((1 + 1/3) / 2) of a pair's difference."""
     _, table = rows_of(capsys, folder)
     for index, metric in enumerate(METRICS):
         pairs = [abs(a[index] - b[index]) for a, b in itertools.combinations(RETRAIN, 2)]
-        assert table["floor"][metric] == pytest.approx(statistics.mean(pairs) / math.sqrt(3))
+        assert table["floor"][metric] == pytest.approx(statistics.mean(pairs) * math.sqrt(2 / 3))
     assert table["floor"]["avg_gap"] == pytest.approx(statistics.mean(table["floor"][metric] for metric in METRICS))
-    assert table["floor"]["runs"] == 3
+    assert table["floor"]["runs"] == 1
+
+
+def test_floor_is_of_as_many_runs_as_most_rows_average_over(tmp_path, capsys):
+    methods = [run for name in ("RL", "GA") for run in runs(name, name, NEAR)]
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *methods, result("raw", "Original"))
+    _, table = rows_of(capsys, tmp_path)
+    pairs = [abs(a[0] - b[0]) for a, b in itertools.combinations(RETRAIN, 2)]
+    assert table["floor"]["runs"] == 2
+    assert table["floor"]["UA"] == pytest.approx(statistics.mean(pairs) * math.sqrt((1 / 2 + 1 / 3) / 2))
+    assert "Retrain again: the gaps to expect of the mean of 2 more Retrain runs." in printed(capsys, tmp_path, "text")
 
 
 def test_band_is_students_and_marks_the_gaps_inside(folder, capsys):
@@ -70,7 +80,7 @@ def test_band_is_students_and_marks_the_gaps_inside(folder, capsys):
 def test_each_row_has_the_floor_of_its_own_number_of_runs(folder, capsys):
     rows, table = rows_of(capsys, folder)
     for name, count in (("FT", 1), ("GA", 2), ("Retrain", 3)):
-        assert rows[name]["avg_gap_floor"] == pytest.approx(table["floor"]["avg_gap"] * math.sqrt((1 / count + 1 / 3) / 2 * 3))
+        assert rows[name]["avg_gap_floor"] == pytest.approx(table["floor"]["avg_gap"] * math.sqrt((1 / count + 1 / 3) / (1 + 1 / 3)))
 
 
 def test_one_retrain_run_has_no_floor(tmp_path, capsys):
@@ -94,12 +104,12 @@ def test_runs_without_an_attack_leave_the_rest_of_the_table_whole(tmp_path, caps
         assert "SalUn" in printed(capsys, tmp_path, style)
 
 
-def test_bootstrap_interval_lies_around_the_mean_and_within_the_values(folder, capsys):
-    """Of three values the 95 % interval of means reaches from the least to the largest one; a single run has none."""
+def test_interval_of_few_seeds_is_students_and_of_one_there_is_none(folder, capsys):
     rows, _ = rows_of(capsys, folder)
     for index, metric in enumerate(METRICS):
         values = [run[index] for run in RETRAIN]
-        assert [rows["Retrain"][f"{metric}_low"], rows["Retrain"][f"{metric}_high"]] == pytest.approx([min(values), max(values)])
+        wanted = t.interval(0.95, 2, statistics.mean(values), statistics.stdev(values) / math.sqrt(3))
+        assert [rows["Retrain"][f"{metric}_low"], rows["Retrain"][f"{metric}_high"]] == pytest.approx(wanted)
         assert rows["FT"][f"{metric}_low"] is rows["FT"][f"{metric}_high"] is None
 
 
@@ -108,11 +118,85 @@ def test_text_says_what_retrain_scores_again_and_marks_what_is_inside(folder, ca
     header, retrain, again, *_ = lines[1:]
     assert retrain.startswith("Retrain ")
     assert again.startswith("Retrain again ")
-    assert re.findall(r"±(\d+\.\d\d)", again) == ["0.77", "0.04", "0.38", "1.15"]
+    assert re.findall(r"±(\d+\.\d\d)", again) == ["1.09", "0.05", "0.54", "1.63"]
+    assert "Retrain again: the gaps to expect of one more Retrain run." in lines
     assert len({len(line) for line in (header, retrain, again)}) == 1
     by_name = {line.split("  ")[0].strip(): line for line in lines[2:8]}
-    assert by_name["SalUn"].count("~") == 5  # four gaps, and Avg. Gap since all four are inside
+    assert by_name["SalUn"].count("~") == 5  # four gaps, and Avg. Gap
     assert re.findall(r"\(([-+][\d.]+)\)~", by_name["GA"]) == ["-0.02"]
+
+
+def test_mark_of_the_average_is_its_own_band_not_that_all_four_are_inside(tmp_path, capsys):
+    """RA never varied: one run in 40,500 images off is outside by RA, and far within the mean band of the four."""
+    retrain = [(5.0, 100.0, 94.0, 13.0), (6.0, 100.0, 94.5, 12.0), (4.0, 100.0, 93.5, 15.0)]
+    write(tmp_path, *runs("retrain", "Retrain", retrain), result("RL", "SalUn", (5.0, 99.9975, 94.0, 13.0)))
+    rows, _ = rows_of(capsys, tmp_path)
+    assert rows["SalUn"]["RA_inside_noise"] is False
+    assert rows["SalUn"]["inside_noise"] is True
+    bands = [t.ppf(0.975, 2) * statistics.stdev(run[i] for run in retrain) * math.sqrt(4 / 3) for i in range(4)]
+    assert rows["SalUn"]["avg_gap_band"] == pytest.approx(statistics.mean(bands))
+    assert "at least 95 %" in printed(capsys, tmp_path, "text")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_than_three_retrains_mark_nothing_and_say_so(tmp_path, capsys, count):
+    """In every format, on the page and in the plots: no mark, one line, no error."""
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN[:count]), *runs("RL", "SalUn", NEAR), result("raw", "Original", RETRAIN[0]))
+    rows, table = rows_of(capsys, tmp_path)
+    assert all(row[f"{name}_inside_noise"] is row[f"{name}_band"] is None for row in rows.values() for name in METRICS)
+    assert all(row["inside_noise"] is row["avg_gap_band"] is None for row in rows.values())
+    assert (table["floor"] is None) == (count == 1)
+    for style in ("text", "markdown", "latex"):
+        out = printed(capsys, tmp_path, style)
+        assert out.count("needs 3 Retrain runs") == 1
+        assert not re.search(r"[\d)]\s?\\?~|textsuperscript", out)
+    assert not any(line["UA_inside_noise"] for line in csv.DictReader(io.StringIO(printed(capsys, tmp_path, "csv"))))
+    assert report.main([str(tmp_path), "--html", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert 'class="noise' not in page
+    assert page.count("needs 3 Retrain runs") == 1
+
+
+# --------------------------------------------------------------------------------------------------- two average gaps
+
+
+def with_entropy(results, rates):
+    for made, rate in zip(results, rates, strict=True):
+        made["metrics"]["MIA_entropy"] = rate
+    return results
+
+
+def test_both_average_gaps_stand_side_by_side(tmp_path, capsys):
+    """MIA apart by 0.5, entropy rates by 8: the second gap has the latter in the place of the former; marks are of their own."""
+    retrain = with_entropy(runs("retrain", "Retrain", RETRAIN), (75.0, 76.0, 77.0))
+    method = with_entropy(runs("RL", "SalUn", NEAR), (84.0, 84.0))
+    write(tmp_path, *retrain, *method, result("FT", "FT", RETRAIN[0]))
+    rows, table = rows_of(capsys, tmp_path)
+    gaps = np.abs(np.mean(NEAR, 0) - np.mean(RETRAIN, 0))
+    salun = rows["SalUn"]
+    assert salun["avg_gap"] == pytest.approx(gaps.mean())
+    assert salun["avg_gap_entropy"] == pytest.approx((gaps[:3].sum() + 8) / 4)
+    assert (salun["MIA_entropy"], salun["MIA_entropy_gap"], salun["MIA_entropy_inside_noise"]) == (84, 8, False)
+    assert salun["mean_paired_gap_entropy"] == pytest.approx((np.abs(np.subtract(NEAR, RETRAIN[:2]))[:, :3].sum() + 9 + 8) / 8)
+    spread = [statistics.stdev(column) for column in (*list(zip(*RETRAIN, strict=True))[:3], (75.0, 76.0, 77.0))]
+    band = t.ppf(0.975, 2) * math.sqrt(1 / 2 + 1 / 3) * statistics.mean(spread)
+    assert salun["avg_gap_entropy_band"] == pytest.approx(band)
+    assert salun["inside_noise_entropy"] == (salun["avg_gap_entropy"] <= band)
+    assert rows["FT"]["avg_gap_entropy"] is rows["FT"]["MIA_entropy"] is rows["FT"]["inside_noise_entropy"] is None
+    assert table["floor"]["avg_gap_entropy"] > 0
+    for style in ("text", "markdown", "latex"):
+        out = printed(capsys, tmp_path, style)
+        assert "Gap (entropy)" in out
+        assert f"{salun['avg_gap_entropy']:.2f}" in next(line for line in out.splitlines() if "SalUn" in line)
+        assert re.search(r"(  -  |\| - \|| - &)", next(line for line in out.splitlines() if re.match(r"(\| |\\textbf{)?FT\b", line)))
+
+
+def test_older_results_have_the_first_gap_alone(folder, capsys):
+    rows, table = rows_of(capsys, folder)
+    assert all(row["avg_gap"] is not None and row["avg_gap_entropy"] is row["mean_paired_gap_entropy"] is None for row in rows.values())
+    assert table["floor"]["avg_gap_entropy"] is None
+    for line in printed(capsys, folder, "text").splitlines()[2:8]:
+        assert re.split(r" {2,}", line.strip())[6] == "-"
 
 
 # ----------------------------------------------------------------------------------------------------------- best
@@ -176,7 +260,7 @@ def test_latex_of_a_hostile_label_has_no_command_of_its_own(tmp_path):
     (table,) = (as_latex(scenarios(collect([write(tmp_path, result("own", label))]), [])),)
     assert not re.search(r"\\(input|end\{document)", table)
     (row,) = latex_rows(table)[1:]
-    assert len(row) == 8
+    assert len(row) == 9
     assert "%" not in re.sub(r"\\%", "", row[0])
     assert plain(row[0]).replace("\n", " ") == plain(latex(label))
 
@@ -187,7 +271,7 @@ def test_latex_of_a_hostile_label_has_no_command_of_its_own(tmp_path):
 def test_markdown_keeps_its_columns_whatever_a_label_holds(tmp_path, capsys):
     write(tmp_path, result("retrain", "Retrain"), result("own", "a|b"))
     lines = [line for line in printed(capsys, tmp_path, "markdown").splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
 
 
 def test_csv_and_json_hold_the_same_numbers(folder, capsys):

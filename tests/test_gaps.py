@@ -11,16 +11,23 @@ from hypothesis import strategies as st
 
 from evaluation.distances import jensen_shannon, kl_divergence
 from evaluation.gaps import (
+    average_band,
     between_oracles,
+    distance_band,
     gap_floor,
     gap_of_means,
+    inside_average,
+    inside_distance,
     inside_noise,
     mean_paired_gap,
     noise_band,
     noise_floor,
+    paired_gap,
     signed_gaps,
+    too_few,
+    usual_runs,
 )
-from evaluation.intervals import bootstrap_mean, clopper_pearson
+from evaluation.intervals import bootstrap_mean, clopper_pearson, mean_interval
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
 
@@ -146,7 +153,7 @@ def test_distances_between_oracles_average_both_directions():
     assert between_oracles(jensen_shannon, oracles[:2]) == pytest.approx(jensen_shannon(*oracles[:2]))
 
 
-@pytest.mark.parametrize(("method_runs", "retrain_runs"), [(1, 2), (3, 5), (10, 10)])
+@pytest.mark.parametrize(("method_runs", "retrain_runs"), [(1, 3), (3, 5), (10, 10)])
 def test_noise_band_holds_a_second_retrain_as_often_as_it_says(method_runs, retrain_runs):
     """Binomial test at alpha 1e-3: the coverage of 4,000 experiments is the level."""
     rng = np.random.default_rng(2)
@@ -165,8 +172,51 @@ def test_noise_band_is_the_two_sample_interval_with_the_spread_of_retrain():
 
 
 def test_a_metric_that_never_varies_has_no_band():
-    assert inside_noise([100.0], [100.0, 100.0])
-    assert not inside_noise([99.99], [100.0, 100.0])
+    assert inside_noise([100.0], [100.0] * 3)
+    assert not inside_noise([99.99], [100.0] * 3)
+    assert inside_noise([94.1], [94.1] * 3)  # whose mean is not 94.1 to the last bit
+    assert inside_average({"RA": [94.1]}, {"RA": [94.1] * 3})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_marked_with_fewer_than_three_retrains(count):
+    retrain = [5.0, 6.0][:count]
+    assert inside_noise([5.0], retrain) is inside_distance([5.0], retrain) is inside_average({"UA": [5.0]}, {"UA": retrain}) is None
+    assert "needs 3 Retrain runs" in too_few(count)
+    assert too_few(0) is too_few(3) is None
+
+
+def test_band_of_an_average_is_the_mean_band():
+    """Two metrics with standard deviations 1 and 3 against t = 4.303 at three Retrains: 4.303 x 2 x sqrt(1 + 1/3)."""
+    retrain = {"UA": [9.0, 10.0, 11.0], "TA": [47.0, 50.0, 53.0]}
+    wanted = scipy.stats.t.ppf(0.975, 2) * 2 * math.sqrt(4 / 3)
+    assert average_band(retrain, 1) == pytest.approx(wanted)
+    assert inside_average({"UA": [10.0], "TA": [50 + 1.999 * wanted]}, retrain)  # the gap is half of that
+    assert not inside_average({"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain)
+
+
+def test_band_of_distances_by_hand():
+    """Models 0, 3 and 9 on a line: mean distances 6, 4.5 and 7.5 to the others, their standard deviation 1.5, the factor 2."""
+    points = [0.0, 3.0, 9.0]
+    own = [np.mean([abs(x - y) for y in points if y != x]) for x in points]
+    assert own == [6.0, 4.5, 7.5]
+    assert np.mean(own) == between_oracles(lambda a, b: abs(a - b), points)
+    half = scipy.stats.t.ppf(0.975, 2) * math.sqrt(1 / 2 + 1 / 3) * 2 * 1.5
+    assert distance_band(own, 2) == pytest.approx(half)
+    assert inside_distance([6 + 0.999 * half] * 2, own)
+    assert not inside_distance([6 + 1.001 * half] * 2, own)
+    with pytest.raises(ValueError, match="needs 3"):
+        distance_band(own[:2], 1)
+
+
+def test_usual_runs_are_the_commonest():
+    assert [usual_runs(counts) for counts in ([], [3, 1, 3], [1, 5], [5, 1, 5, 1])] == [1, 3, 1, 1]
+
+
+def test_paired_gap_pairs_by_key():
+    retrain = [(3, (6.0, 10.0)), (2, (8.0, 14.0))]
+    assert paired_gap([(2, (3.0, 10.0)), (3, (5.0, 10.0)), (9, (0.0, 0.0))], retrain) == pytest.approx((5 + 4 + 1 + 0) / 4)
+    assert paired_gap([(9, (0.0, 0.0))], retrain) is None
 
 
 def test_floors_need_two_retrains():
@@ -222,6 +272,30 @@ def test_bootstrap_coverage_at_five_seeds_is_as_documented():
     rng = np.random.default_rng(0)
     intervals = [bootstrap_mean(rng.normal(size=5), draws=1000) for _ in range(1000)]
     assert np.mean([low <= 0 <= high for low, high in intervals]) == pytest.approx(0.84, abs=0.04)
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_interval_of_few_seeds_is_students(count):
+    sample = np.random.default_rng(count).normal(3, 2, count)
+    wanted = scipy.stats.t.interval(0.95, count - 1, sample.mean(), scipy.stats.sem(sample))
+    assert mean_interval(sample) == pytest.approx(wanted)
+
+
+def test_interval_of_ten_seeds_is_resampled_and_of_one_is_none():
+    sample = np.random.default_rng(0).normal(3, 2, 10)
+    assert mean_interval(sample) == bootstrap_mean(sample)
+    assert mean_interval([3.0]) is None
+    for bad in ([], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="at least one value"):
+            mean_interval(bad)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_interval_covers_the_mean_as_often_as_it_says(count):
+    """Binomial test at alpha 1e-3 over 4,000 samples; a bootstrap of these sizes covers 48, 76 and 82 %."""
+    rng = np.random.default_rng(count)
+    covered = sum(low <= 1 <= high for low, high in (mean_interval(row) for row in rng.normal(1, 2, (4000, count))))
+    assert scipy.stats.binomtest(covered, 4000, 0.95).pvalue > 1e-3
 
 
 def test_bootstrap_of_one_value_is_no_interval_and_of_none_an_error():

@@ -14,7 +14,8 @@ from records import audit, result, with_shadows, write
 from test_plots import HOSTILE, everything
 
 import report
-from reporting.page import Html, _class_table, escape, tag
+from reporting.audits import read_audits
+from reporting.page import Html, _audit_table, _class_table, escape, tag
 
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "wbr"}
@@ -135,7 +136,7 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
     assert marked["warned"].startswith("</script>")
     text = page.read_text()
     for words in (
-        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of 3 more Retrain runs.",
+        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of one more Retrain run.",
         "Green and ~: a gap that Retrain&#x27;s own seeds explain", "Bold: the lowest Avg. Gap", "Two Retrain runs differ by",
         "python main_forget.py --unlearn RL", "cpu: test", "python evaluate.py", ": it fell", "few images",
         "gap_of_means", "Averages over metrics",
@@ -143,6 +144,28 @@ def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
         "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
+    """Differences have a sign, distances none; audits of before do not say of how many runs."""
+    marks = {"gap_of_means": True, "js_forget": True}
+    mean = {"gap_of_means": 1.5, "js_forget": 0.02, "UA": 5.0}
+    row = {"role": "models", "mean": mean, "sd": {}, "gap": {"js_forget": 0.01}, "ci": {}, "inside_noise": marks}
+    audited = {"metrics": {}, "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5}}
+    reader = Reader(_audit_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
+    assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == ["Retrain again (1 run)", "FT"]
+    assert [text for _, text in reader.all("td")] == ["±0.750", "0.013", "0.500", "5.000", "0.020(+0.010) ~", "1.500 ~"]
+    assert [attributes.get("class") for attributes, _ in reader.all("td")][3:] == [None, "noise", "noise"]
+    del audited["floors"]["runs"]
+    assert "Two Retrain runs differ by" in _audit_table("t", ["UA"], audited, {"FT": row})
+
+
+@pytest.mark.parametrize(("retrains", "kept"), [(2, {}), (3, {"UA": True, "loss_auc": False})])
+def test_marks_of_an_older_audit_with_two_retrains_are_not_shown(tmp_path, retrains, kept):
+    content = audit(*(result("retrain", "Retrain", seed=seed) for seed in range(retrains)), result("FT"))
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    (found,) = read_audits([tmp_path])
+    assert found["rows"][1]["inside_noise"] == kept
 
 
 def test_accuracy_by_class_is_the_mean_over_a_rows_models():

@@ -215,7 +215,8 @@ def test_scenarios_have_separate_tables(tmp_path, capsys):
         table = found[10 * offset + 1 + offset]
         assert table["rows"][1]["avg_gap"] == pytest.approx(1 + offset)
         assert all(word in table["title"] for word in words)
-        assert table["notes"] == []
+        (note,) = table["notes"]
+        assert "needs 3 Retrain runs" in note
 
 
 @pytest.mark.parametrize("style", ["text", "markdown"])
@@ -328,7 +329,8 @@ def expected_cells(mark="~"):
         inside = abs(gap) <= 4.303 * statistics.stdev(reference) * (2 / 3) ** 0.5
         cells.append(f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f} ({gap:+.2f}){mark if inside else ''}")
     gap = np.abs(np.mean(SALUN, 0) - np.mean(RETRAIN, 0)).mean()
-    return [*cells, f"{gap:.2f}", "160.0±0.0", "3"]
+    band = 4.303 * np.std(RETRAIN, 0, ddof=1).mean() * (2 / 3) ** 0.5
+    return [*cells, f"{gap:.2f}{mark if gap <= band else ''}", "-", "160.0±0.0", "3"]
 
 
 def test_markdown_has_one_line_per_method(folder, capsys):
@@ -336,8 +338,8 @@ def test_markdown_has_one_line_per_method(folder, capsys):
     lines = [line for line in run(capsys, folder, "--format", "markdown").splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len(cells) == 2 + 5
-    assert {len(row) for row in cells} == {8}
-    assert cells[0][:6] == ["method", *METRICS, "Avg. Gap"]
+    assert {len(row) for row in cells} == {9}
+    assert cells[0][:7] == ["method", *METRICS, "Avg. Gap", "Gap (entropy)"]
     assert all(set(cell) <= set("-:") for cell in cells[1])
     assert cells[2][0] == "Retrain"
     assert not any("(" in cell for cell in cells[2])

@@ -11,7 +11,7 @@ import engine
 import sweep
 from sweeping import search
 from sweeping.plan import make_plan
-from sweeping.search import grid, oracle_gap_score, search_of, searchable, sensitivity
+from sweeping.search import as_markdown, entropy_gap_score, grid, oracle_gap_score, search_of, searchable, sensitivity
 from unlearn import METHODS
 from unlearn.base import Range
 from utils import RunFailed, UserError
@@ -125,6 +125,28 @@ def test_oracle_gap_is_the_mean_of_four_gaps_to_the_mean_retrain(tmp_path):
     for file, metrics in zip(files, values, strict=True):
         file.write_text(json.dumps({"metrics": metrics}))
     assert oracle_gap_score(files[0], files[1:]) == pytest.approx((0 + 1 + 1 + 11) / 4)
+    assert entropy_gap_score(files[0], files[1:]) is None  # results of before the attack
+    for file, metrics, rate in zip(files, values, (80, 70, 76), strict=True):
+        file.write_text(json.dumps({"metrics": metrics | {"MIA_entropy": rate}}))
+    assert entropy_gap_score(files[0], files[1:]) == pytest.approx((0 + 1 + 1 + 7) / 4)
+
+
+def test_a_search_by_the_answer_shows_both_gaps():
+    found = {
+        "search": "GA", "objective": "oracle_gap", "sampler": "grid", "budget": 2, "noise": 0.0, "ranges": {"a": None},
+        "trials": [{"values": {"a": 1.0}, "objective": 1.5, "entropy_gap": gap, "run": "x"} for gap in (2.5, None)],
+    }  # fmt: skip
+    text = as_markdown(found | {"best": found["trials"][0]})
+    for words in (
+        "oracle_gap 1.500, under the entropy MIA 2.500.",
+        "| a | oracle_gap | entropy MIA | run |",
+        "| 1.500 | 2.500 |",
+        "| 1.500 | - |",
+    ):
+        assert words in text
+    assert "entropy" not in as_markdown(
+        {**found, "trials": [{"values": {"a": 1.0}, "objective": 1.5, "run": "x"}], "best": {"values": {"a": 1.0}, "objective": 1.5}}
+    )
 
 
 def test_sensitivity_covers_every_trial_once():
@@ -222,5 +244,6 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
     if sampler == "grid":  # the same trials, judged by the answer
         assert sweep.main([*words, "--objective", "oracle_gap"]) == 0
         assert "looks at the answer" in capsys.readouterr().err
-        assert (tmp_path / "runs/search/GA-oracle_gap.md").read_text().count("Warning") == 1
+        text = (tmp_path / "runs/search/GA-oracle_gap.md").read_text()
+        assert text.count("Warning") == text.count("under the entropy MIA") == 1
         assert len([*(tmp_path / "runs").glob("search-GA/*/run.json")]) == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from engine import predict
-from evaluation import suites
+from evaluation import rows, suites
 from evaluation.accuracy import accuracies
 from evaluation.attacks import class_weights
 from evaluation.cache import cached
@@ -266,6 +266,7 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
         *distribution_gaps(judged, others, audit=True),
         "gap_of_means",
         "mean_paired_gap",
+        "gap_of_means_entropy",
         "relearn_steps",
         "relearn_ratio",
         "relearn_accuracy",
@@ -306,9 +307,61 @@ def test_rows_by_hand():
     assert first["gap_of_means"] == pytest.approx(5 / 4)
     assert first["mean_paired_gap"] == pytest.approx(((8 - 3) + (6 - 5) + (14 - 10)) / 8)  # seed 2 with seed 2
     assert first["sd"]["UA"] == pytest.approx(2**0.5)
-    assert first["ci"]["UA"] == (3.0, 5.0)
-    assert floors["UA"] == 2.0
-    assert first["inside_noise"] == {"UA": True, "RA": True, "TA": True, "svc_confidence_tnr": True}
+    assert first["ci"]["UA"] == pytest.approx((4 - 12.706, 4 + 12.706), abs=1e-3)  # t at one degree of freedom, times sqrt 2 / sqrt 2
+    assert floors["UA"] == pytest.approx(2 / 2**0.5)  # two runs differ by 2, means of two by sqrt 2 less
+    assert floors["runs"] == 2
+    assert rows[0]["inside_noise"] == rows[1]["inside_noise"] == {}  # two Retrains mark nothing
+    assert "gap_of_means_entropy" not in first
+
+
+def test_both_average_gaps_and_their_marks_by_hand():
+    """Three Retrains, one run: UA is 2 off, the support-vector rate 4 points, the entropy rate 0.9 of a share."""
+    splits = outputs()
+    retrain = [
+        _judged(i, splits, _front(6.0 + i, mia=10.0 + i, lr_entropy_member_rate=0.5 + 0.01 * i), "retrain", "Retrain") for i in range(3)
+    ]
+    rows, floors = make_rows([_judged(1, splits, _front(9.0, mia=15.0, lr_entropy_member_rate=0.91)), *retrain])
+    row = rows[0]
+    assert row["gap_of_means"] == pytest.approx((2 + 4) / 4)
+    assert row["gap_of_means_entropy"] == pytest.approx((2 + 40) / 4)
+    assert row["mean_paired_gap"] == pytest.approx((2 + 4) / 4)  # seed 1 has the mean values
+    assert row["mean_paired_gap_entropy"] == pytest.approx((2 + 40) / 4)
+    band = 4.3027 * (4 / 3) ** 0.5  # times a standard deviation of 1 for both, 0 for RA and TA
+    assert 4 < band < 5 < 40
+    assert row["inside_noise"] == {
+        "UA": True, "RA": True, "TA": True, "svc_confidence_tnr": True, "lr_entropy_member_rate": False,
+        "gap_of_means": True, "gap_of_means_entropy": False,
+    }  # fmt: skip
+    assert floors["runs"] == 1
+    assert floors["gap_of_means"] == pytest.approx(floors["gap_of_means_entropy"])
+    assert floors["mean_paired_gap"] == pytest.approx(2 * (1 + 1 + 2) / 3 / 4)
+
+
+@pytest.mark.parametrize("name", ["js_forget", "kl_retrain_unlearned_test", "tow"])
+def test_floor_of_a_distance_is_retrains_own_distance(name):
+    """Two Retrains are at one distance from each other: that is the floor, not the 0 between two equal numbers; three make marks."""
+    splits = outputs()
+
+    def rows_of(ours, *theirs):
+        retrain = [_judged(i, splits, _front(5.0, **{name: value}), "retrain", "Retrain") for i, value in enumerate(theirs)]
+        return make_rows([_judged(0, splits, _front(5.0, **{name: ours})), *retrain])
+
+    rows, floors = rows_of(0.9, 0.5, 0.5)
+    assert floors[name] == pytest.approx(0.5)
+    assert name not in rows[0]["inside_noise"]
+    rows, floors = rows_of(0.5, 0.4, 0.5, 0.625)
+    assert floors[name] == pytest.approx(0.5 if name == "tow" else 1.525 / 3)  # by its logarithm the geometric mean
+    assert rows[0]["inside_noise"][name]
+    assert not rows_of(1e-9 if name == "tow" else 9.0, 0.4, 0.5, 0.625)[0][0]["inside_noise"][name]
+
+
+def test_tow_is_judged_on_its_logarithm():
+    """Mean -log ToW 1, 2 and 3: the band is 4.303 x 2 x sqrt(4/3) x 1 = 9.94 around 2, hence from 1 down to e^-11.94; 0 is outside."""
+    retrain = np.exp([-1.0, -2.0, -3.0])
+    inside = [rows.inside("tow", np.array([value]), retrain) for value in (1.0, np.exp(-11.9), np.exp(-12.0), 0.0)]
+    assert inside == [True, True, False, False]
+    assert rows.inside("tow", np.array([0.0]), retrain[:2]) is None
+    assert rows.inside("tow", np.array([0.5]), np.array([0.5, 0.5, 0.0])) is None
 
 
 def test_rows_leave_out_what_is_not_a_number():
@@ -339,9 +392,10 @@ def test_alarms_of_an_audit():
     splits = outputs()
     powerless = _judged(0, splits, _front(1.0, loss_auc=0.5), "original", "Original")
     ours = _judged(2, splits, _front(1.0, loss_auc=0.7))
-    retrain = [_judged(i, splits, _front(9.0, loss_auc=0.5), "retrain") for i in range(2)]
+    retrain = [_judged(i, splits, _front(9.0, loss_auc=0.5), "retrain") for i in range(3)]
     assert "no Retrain" in audit_alarms([ours])[0]
     assert "one Retrain" in audit_alarms([ours, retrain[0]])[0]
+    assert "needs 3 Retrain runs" in audit_alarms([ours, *retrain[:2]])[0]
     assert audit_alarms([ours, *retrain]) == []
     assert "every attack is at chance on the original" in audit_alarms([ours, *retrain, powerless])[0]
 
