@@ -129,7 +129,7 @@ def test_text_says_what_retrain_scores_again_and_marks_what_is_inside(folder, ca
 def test_mark_of_the_average_is_its_own_band_not_that_all_four_are_inside(tmp_path, capsys):
     """RA never varied: one run in 40,500 images off is outside by RA, and far within the mean band of the four."""
     retrain = [(5.0, 100.0, 94.0, 13.0), (6.0, 100.0, 94.5, 12.0), (4.0, 100.0, 93.5, 15.0)]
-    write(tmp_path, *runs("retrain", "Retrain", retrain), result("RL", "SalUn", (5.0, 99.9975, 94.0, 13.0)))
+    write(tmp_path, *runs("retrain", "Retrain", retrain), result("RL", "SalUn", (5.0, 99.9975, 94.0, 13.0), mask=0.5))
     rows, _ = rows_of(capsys, tmp_path)
     assert rows["SalUn"]["RA_inside_noise"] is False
     assert rows["SalUn"]["inside_noise"] is True
@@ -169,7 +169,7 @@ def with_entropy(results, rates):
 def test_both_average_gaps_stand_side_by_side(tmp_path, capsys):
     """MIA apart by 0.5, entropy rates by 8: the second gap has the latter in the place of the former; marks are of their own."""
     retrain = with_entropy(runs("retrain", "Retrain", RETRAIN), (75.0, 76.0, 77.0))
-    method = with_entropy(runs("RL", "SalUn", NEAR), (84.0, 84.0))
+    method = with_entropy(runs("RL", "SalUn", NEAR, mask=0.5), (84.0, 84.0))
     write(tmp_path, *retrain, *method, result("FT", "FT", RETRAIN[0]))
     rows, table = rows_of(capsys, tmp_path)
     gaps = np.abs(np.mean(NEAR, 0) - np.mean(RETRAIN, 0))

@@ -150,7 +150,7 @@ def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
     """Differences have a sign, distances none; audits of before do not say of how many runs."""
     marks = {"gap_of_means": True, "js_forget": True}
     mean = {"gap_of_means": 1.5, "js_forget": 0.02, "UA": 5.0}
-    row = {"role": "models", "mean": mean, "sd": {}, "gap": {"js_forget": 0.01}, "ci": {}, "inside_noise": marks}
+    row = {"role": "models", "mean": mean, "sd": {}, "gap": {"js_forget": 0.01}, "ci": {}, "chance": {}, "inside_noise": marks}
     audited = {"metrics": {}, "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5}}
     reader = Reader(_audit_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
     assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == ["Retrain again (1 run)", "FT"]

@@ -330,7 +330,8 @@ def table_of(capsys, folder, *results):
     assert report.main([str(folder), "--format", "json"]) == 0
     captured = capsys.readouterr()
     (table,) = json.loads(captured.out)
-    return {row["name"]: row for row in table["rows"]}, table["notes"]
+    # Fewer than three Retrains is said in another test.
+    return {row["name"]: row for row in table["rows"]}, [note for note in table["notes"] if not note.startswith("~")]
 
 
 def test_report_judges_by_retrain_in_the_place_of_the_run(tmp_path, capsys):
