@@ -22,7 +22,7 @@ from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
 from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
 from evaluation.accuracy import accuracies, accuracy
-from evaluation.membership import svc_attack
+from evaluation.membership import DrawRule, draw_rule, draws_line, means, same_draws, svc_draws
 from models import MODELS, build_model, check_arch, place
 from settings import check_final_lr, differences, settle
 from unlearn import METHODS
@@ -699,6 +699,12 @@ class Task:
     def retain_sha256(self) -> str:
         return hash_arrays({"retain": self.retain_indices()})
 
+    def attack(self, args: argparse.Namespace) -> tuple[DrawRule, dict]:
+        """Who teaches the membership attack, and the record of it."""
+        rule = draw_rule(args.mia_members, self.split.split_seed, self.data_sha256, self.chosen.sha256())
+        indices = {name: self.data.evaluation[name].indices.cpu().numpy() for name in ("retain", "test")}
+        return rule, rule.record(self.dataset.y_train[indices["retain"]], self.dataset.y_test[indices["test"]])
+
     def data_record(self, args: argparse.Namespace) -> dict:
         """The ``data`` entry of a result."""
         chosen = self.chosen
@@ -1005,7 +1011,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"))
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
-            if done and done.get("attack") == {"members": args.mia_members}:
+            if done and same_draws(done, task.attack(args)[1]):
                 print(f"finished already; {files['result.json']} says")
                 print_result(done, files["result.json"])
                 return
@@ -1177,10 +1183,11 @@ def report(
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
         raise RunFailed("the model's logits are not finite; try a lower learning rate")
     metrics = accuracies(outputs)
-    # One draw of attack members for all methods and seeds on a forget set, so that they differ by the models alone.
-    attack_seed = stream(forget_seed(args), "attack") % 2**32
-    parts = (outputs["retain"], outputs["test"], outputs["forget"])
-    attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
+    rule, drawn = task.attack(args)
+    parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
+    draws = parallel.by_first(lambda: svc_draws(*parts, rule))
+    attack = means(draws)["forget"]
+    print(draws_line(drawn))
     metrics["MIA"] = 100 * attack["confidence"]
     warnings, original = alarms(args, task, mask, extra, metrics), recipe_of_original(task.original)
     if args.unlearn == "retrain" and original and (apart := differences({**dataclasses.asdict(method), **recipe}, original)):
@@ -1194,7 +1201,8 @@ def report(
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original,
         "mask": mask.record() if mask else None,
-        "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
+        "attack": {**drawn, "MIA": [100 * share for share in draws["forget"]["confidence"].tolist()]},
+        "details": extra, "warnings": warnings, "data": task.data_record(args),
         "provenance": {
             **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
             "original_sha256": task.original.sha256 if task.original else "", "mask_sha256": mask.sha256 if mask else "",
