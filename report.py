@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         from reporting import plots  # matplotlib is wanted for these two alone: a missing one is named before any work
 
         plots.require()
-    found = scenarios(collect(args.dirs), read_audits(args.dirs))
+    found = scenarios(collect(args.dirs), read_audits(args.dirs), args.mia_members)
     for scenario in found:
         check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:
@@ -54,6 +54,8 @@ def make_parser() -> Parser:
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one page with tables and plots, readable without a network")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write each plot as a file of its own")
     parser.add_argument("--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png")
+    members = "the rule of the attack that gaps are taken by: Retrain's of these members; a result by another rule is named"
+    parser.add_argument("--mia_members", choices=("balanced", "first"), help=members)
     mixed = "average rows over several forget sets; without it such results are refused"
     parser.add_argument("--mixed", action="store_true", help=mixed)
     return parser

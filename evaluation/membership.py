@@ -81,10 +81,15 @@ def draw_rule(members: Literal["balanced", "first"], split_seed: int, data_sha25
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw, by the forget seed."""
+    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw, by the forget seed.
+
+    Nothing of a run or a forget set is in it: equal rules may stand in one row. {} where a result says nothing.
+    """
     attack = result.get("attack") or {}
-    if attack.get("members") != "balanced":
-        return {"members": attack.get("members"), "draws": 1}
+    if "members" not in attack:
+        return {}
+    if attack["members"] != "balanced":
+        return {"members": attack["members"], "draws": 1}
     return {"members": "balanced", "draws": attack.get("draws", 1), "seeded_by": attack.get("seeded_by", "forget seed")}
 
 
@@ -148,6 +153,13 @@ def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[flo
     """
     differences = np.mean(np.asarray(method, np.float64), 0) - np.mean(np.asarray(retrain, np.float64), 0)
     return float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0
+
+
+def widened(band: float, noise: float, draws: int) -> float:
+    """The half-width of a 95 % band in MIA with :func:`draw_noise` of so many draws in it, which is independent of the runs' own."""
+    from scipy.special import stdtrit
+
+    return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
 
 
 # ---------------------------------------------------------------------------------------------------------- the attack

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evaluation.gaps import gap_floor, inside_noise, noise_band, trained_unlike
 from evaluation.intervals import bootstrap_mean
+from evaluation.membership import draw_noise, rule_of, widened
 from evaluation.rows import unlike_retrain
 from settings import differences
 from utils import UserError, load_json
@@ -33,13 +34,13 @@ class Scenario:
     curves: dict[str, list[list[dict]]] = dataclasses.field(default_factory=dict)
 
 
-def scenarios(results: Sequence[dict], audits: Sequence[dict]) -> list[Scenario]:
-    """Results and audits by scenario, sorted by data set, architecture and forget set."""
+def scenarios(results: Sequence[dict], audits: Sequence[dict], members: str | None = None) -> list[Scenario]:
+    """Results and audits by scenario, sorted by data set, architecture and forget set; ``members`` as in :func:`summarise`."""
     runs, audited = by_scenario(results), by_scenario(audits)
     found = []
     for key in sorted(runs.keys() | audited.keys()):
         mine = runs.get(key, [])
-        table = summarise(key, mine)
+        table = summarise(key, mine, members)
         groups = named_groups(mine)
         found.append(Scenario(table, {row["name"]: groups[row["name"]] for row in table["rows"]}, audited.get(key, [])))
     return found
@@ -131,8 +132,10 @@ def scenario_of(record: dict) -> tuple:
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def summarise(scenario: tuple, runs: list[dict]) -> dict:
+def summarise(scenario: tuple, runs: list[dict], members: str | None = None) -> dict:
     """One table, rows sorted with Retrain first and then by Avg. Gap.
+
+    ``members`` of the attack choose among Retrains that were asked by several rules; a result by another one is named.
 
     Returns:
         {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": m, metric: points,
@@ -140,6 +143,7 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     """
     groups = named_groups(runs)
     retrains = [group for group in groups.values() if _is_retrain(group[0])]
+    retrains = [group for group in retrains if members and rule_of(group[0]).get("members") == members] or retrains
     retrain = max(retrains, key=len, default=[])
     rows = [_row(name, group, retrain) for name, group in groups.items()]
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
@@ -147,7 +151,8 @@ def summarise(scenario: tuple, runs: list[dict]) -> dict:
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
     title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
-    return {"title": title, "rows": rows, "notes": _notes(runs, retrain, len(retrains)) if runs else [], "floor": _floor(retrain)}
+    notes = [*_notes(runs, retrain, len(retrains)), *_other_draws(runs, retrain, members)] if runs else []
+    return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain)}
 
 
 def _is_retrain(run: dict) -> bool:
@@ -165,7 +170,7 @@ def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
 
 def _row_key(run: dict) -> str:
     density = round(run["mask"]["density"], 6) if run.get("mask") else None
-    return json.dumps([run["label"], run["hyperparameters"], run.get("recipe"), density, run.get("attack")], sort_keys=True)
+    return json.dumps([run["label"], run["hyperparameters"], run.get("recipe"), density, rule_of(run)], sort_keys=True)
 
 
 def _row_names(groups: list[list[dict]]) -> list[str]:
@@ -174,12 +179,14 @@ def _row_names(groups: list[list[dict]]) -> list[str]:
     for group in groups:
         run = group[0]
         mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
-        settings.append({**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})})
+        settings.append({**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **rule_of(run)})
     labels = [group[0]["label"] for group in groups]
     names = []
     for label, mine in zip(labels, settings, strict=True):
         others = [other for name, other in zip(labels, settings, strict=True) if name == label]
         differing = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
+        if "members" in differing:  # which say more than how often they were drawn
+            differing = [key for key in differing if key not in ("draws", "seeded_by")]
         names.append(label + (" (" + ", ".join(f"{key} {mine[key]}" for key in differing) + ")" if differing else ""))
     return told_apart(names)
 
@@ -202,6 +209,29 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     inside = [row[f"{metric}_inside_noise"] for metric in METRICS]
     row["inside_noise"] = None if None in inside else all(inside)
     row["warnings"] = sum(bool(run.get("warnings")) for run in group)
+    return _with_draw_noise(row, group, retrain)
+
+
+def _with_draw_noise(row: dict, group: list[dict], retrain: list[dict]) -> dict:
+    """The row with the noise of the attack's draws in the band of MIA, and a quarter of what that adds in the one of Avg. Gap.
+
+    Known where all runs were asked by the same draws, two or more.
+    """
+    values = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
+    same = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)}
+    draws = min((len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0)
+    known = bool(retrain) and len(same) == 1 and draws > 1 and not any(value is None for side in values for each in side for value in each)
+    noise = row["MIA_draw_noise"] = draw_noise(*values) if known else None
+    if noise is None or row["MIA_band"] is None:
+        return row
+    band = widened(row["MIA_band"], noise, draws)
+    added = (band - row["MIA_band"]) / len(METRICS)
+    row |= {"MIA_band": band, "MIA_inside_noise": abs(row["MIA_gap"]) <= band}
+    if row.get("avg_gap_band") is None:
+        row["inside_noise"] = all(row[f"{metric}_inside_noise"] for metric in METRICS)
+    else:
+        row["avg_gap_band"] += added
+        row["inside_noise"] |= row["avg_gap"] <= row["avg_gap_band"]
     return row
 
 
@@ -284,6 +314,28 @@ def _other_recipes(runs: list[dict]) -> set[str]:
         for run in runs if run["method"] == "retrain"
         for original in originals if (apart := differences({**run["hyperparameters"], **(run.get("recipe") or {})}, original))
     }  # fmt: skip
+
+
+def _other_draws(runs: list[dict], retrain: list[dict], members: str | None) -> list[str]:
+    """What names the results whose MIA was made by another rule than Retrain's, or than the ``members`` that were asked for."""
+    usual = rule_of((retrain or runs)[0])
+    wanted = members or usual.get("members")
+    others = [run for run in runs if rule_of(run) != usual or rule_of(run).get("members") != wanted]
+    found = {f"{run['label']} (seed {run['provenance']['seed']}) by {_in_words(rule_of(run))}" for run in others}
+    if not found:
+        return []
+    here = _in_words(usual) if usual.get("members") == wanted else f"members {wanted}"
+    return [
+        f"The attack's rule here is {here}; another rule made the MIA of {'; '.join(sorted(found))}. "
+        "Evaluate such a run anew by --resume, with the --mia_members that are wanted."
+    ]
+
+
+def _in_words(rule: dict) -> str:
+    if not rule:
+        return "a rule that it does not say"
+    seeded = f", seeded by {rule['seeded_by']}" if "seeded_by" in rule else ""
+    return f"members {rule['members']}, {rule['draws']} {'draw' if rule['draws'] == 1 else 'draws'}{seeded}"
 
 
 def _notes(runs: list[dict], retrain: list[dict], kinds: int) -> list[str]:
