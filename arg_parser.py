@@ -23,6 +23,7 @@ UNREAD = (
 )  # fmt: skip
 # The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
 MOST_EPOCHS = 100_000
+MEMBERS = "members of the membership attack: drawn class by class, or the reference's first ones"
 THREADS = "CPU threads; 1 where other work keeps the cores busy (default: OMP_NUM_THREADS, else torch's: one for each core)"
 
 
@@ -98,6 +99,7 @@ def evaluation_parser(description: str, suites: Sequence[str]) -> Parser:
     add("--original", type=Path, help="the original model: the row that forgot nothing")
     add("--suite", default="basic", choices=suites, help="default: %(default)s")
     add("--save_dir", type=Path, help="where audit.json goes (default: the first model's folder)")
+    add("--mia_members", default="balanced", choices=("balanced", "first"), help=f"{MEMBERS} (default: %(default)s)")
     add("--data", help="folder or file of the data set (default: as recorded)")
     add("--batch_size", type=_positive, default=256, help="default: %(default)s")
     add("--relearn_steps", type=_positive, default=16, help="updates of the relearn curves (default: %(default)s)")
@@ -228,8 +230,7 @@ def _unlearning_flags(group: argparse._ArgumentGroup) -> None:
     add("--rate", type=_rate, default=0.95, help=f"share of the convolution weights that are pruned in the end ({_defaults('rate')})")
     add("--mask_path", type=Path, help="saliency mask: a file, or with --mask_ratio the folder of with_*.pt")
     add("--mask_ratio", type=float, help="share of the weights that may change; picks the file in --mask_path")
-    members = "members of the attack: drawn class by class, or the reference's first ones (default: %(default)s)"
-    add("--mia_members", default="balanced", choices=("balanced", "first"), help=members)
+    add("--mia_members", default="balanced", choices=("balanced", "first"), help=f"{MEMBERS} (default: %(default)s)")
 
 
 def _method_flags(parser: argparse.ArgumentParser) -> None:

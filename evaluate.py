@@ -21,6 +21,7 @@ import parallel
 from arg_parser import evaluation_parser
 from auditing import Request, Saved, expand, read_saved, with_reference
 from evaluation.definitions import define, describe
+from evaluation.membership import draw_rule, draws_line
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.suites import Splits, basic, class_accuracies, curves, folded, left_out, standard
@@ -64,6 +65,7 @@ def audit(args: argparse.Namespace) -> None:
             print("  " + ", ".join(f"{words} {cell}" for words, cell in cells.items()))
     for message in found["warnings"]:
         warn(message)
+    print(draws_line(found["attack"]))
     print(f"RESULT audit={folder / 'audit.json'} suite={args.suite} models={len(saved)} rows={len(found['rows'])}")
 
 
@@ -88,10 +90,9 @@ def find(args: argparse.Namespace) -> list[Saved]:
 
 def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> dict:
     """All that audit.json holds."""
-    first = request.first.arguments
-    seed = stream(first["seed"] if first["forget_seed"] is None else first["forget_seed"], "attack") % 2**32  # as in result.json
+    rule = draw_rule(args.mia_members, request.split.split_seed, request.data_sha256, request.chosen.sha256())  # as in result.json
     outputs = [request.outputs(each) for each in saved]
-    found = parallel.by_first(lambda: [basic(splits, seed=seed) for splits in outputs])
+    found = parallel.by_first(lambda: [basic(splits, seed=rule.seed, members=rule.members) for splits in outputs])
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
         found, extra = beside_retrain(args, request, saved, outputs, found)
@@ -106,7 +107,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
         })  # fmt: skip
     rows, floors = make_rows(judged)
     if args.suite != "basic":
-        add_audits(args, request, saved, judged, rows, seed)
+        add_audits(args, request, saved, judged, rows)
     for position, row in enumerate(rows):
         row["warnings"] = row_alarms(row, judged)
         for i in row["models"]:
@@ -114,9 +115,10 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     names = sorted({name for row in rows for name in row["mean"]})
     return {
         "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
+        "attack": rule.record(outputs[0]["retain"][1], outputs[0]["test"][1]),
         "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
         "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
-        "provenance": provenance(request.device, "fp32", {"seed": seed}),
+        "provenance": provenance(request.device, "fp32", {"seed": rule.seed}),
     }  # fmt: skip
 
 
@@ -137,11 +139,11 @@ def beside_retrain(
 
 
 def add_audits(
-    args: argparse.Namespace, request: Request, saved: list[Saved], judged: list[Judged], rows: list[dict], seed: int
+    args: argparse.Namespace, request: Request, saved: list[Saved], judged: list[Judged], rows: list[dict]
 ) -> None:  # fmt: skip
     """To rows of unlearned models, what many models say: the spread of margins and, with full, the audits and the pool of shadows."""
     retrain = [each for each in judged if each.role == "retrain"]
-    pool = make_pool(args, request, saved, seed) if args.suite == "full" else None
+    pool = make_pool(args, request, saved) if args.suite == "full" else None
     per_image = {} if pool is None else pool.memorisation()
     for position, row in enumerate(rows):
         if row["role"] != "models":
@@ -156,12 +158,15 @@ def add_audits(
         save_arrays(per_image, folder_of(args, saved) / "per_image.npz")
 
 
-def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved], seed: int) -> Pool | None:
+def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved]) -> Pool | None:
     """The shadow models; None for a whole class."""
     if request.chosen.dropped_class is not None:
         warn("a whole class cannot be in half of the shadows: --suite full goes without U-LiRA here")
         return None
     original = next(each for each in saved if each.role == "original")
+    # Of the forget set's own seed, and of no order of files where it has none.
+    flags = [each.arguments for each in saved if each.forget is not None]
+    seed = stream(min(each["seed"] if each["forget_seed"] is None else each["forget_seed"] for each in flags), "attack") % 2**32
     where, data = folder_of(args, saved) / "shadows", args.data or original.arguments["data"]
     return Pool(request, original, where, shadows=args.shadows, seed=seed, data=data, gpu=args.gpu)
 

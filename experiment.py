@@ -24,7 +24,7 @@ from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rat
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import ENTROPY
-from evaluation.membership import svc_attack
+from evaluation.membership import DrawRule, draw_rule, draws_line, means, same_draws, svc_draws
 from evaluation.suites import Splits
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
 from models import MODELS, blocks, build_model, check_arch, place
@@ -700,6 +700,12 @@ class Task:
     def retain_sha256(self) -> str:
         return hash_arrays({"retain": self.retain_indices()})
 
+    def attack(self, args: argparse.Namespace) -> tuple[DrawRule, dict]:
+        """Who teaches the membership attack, and the record of it."""
+        rule = draw_rule(args.mia_members, self.split.split_seed, self.data_sha256, self.chosen.sha256())
+        indices = {name: self.data.evaluation[name].indices.cpu().numpy() for name in ("retain", "test")}
+        return rule, rule.record(self.dataset.y_train[indices["retain"]], self.dataset.y_test[indices["test"]])
+
     def data_record(self, args: argparse.Namespace) -> dict:
         """The ``data`` entry of a result."""
         chosen = self.chosen
@@ -1011,7 +1017,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"))
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
-            if done and done.get("attack") == {"members": args.mia_members}:
+            if done and same_draws(done, task.attack(args)[1]):
                 print(f"finished already; {files['result.json']} says")
                 print_result(done | {"label": label}, files["result.json"])
                 return
@@ -1183,12 +1189,13 @@ def report(
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
         raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
     metrics = accuracies(outputs)
-    # One draw of attack members for all methods and seeds on a forget set, so that they differ by the models alone.
-    attack_seed = stream(forget_seed(args), "attack") % 2**32
-    parts = (outputs["retain"], outputs["test"], outputs["forget"])
-    attack = parallel.by_first(lambda: svc_attack(*parts, how=args.mia_members, seed=attack_seed))
+    rule, drawn = task.attack(args)
+    parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
+    draws = parallel.by_first(lambda: svc_draws(*parts, rule))
+    attack = means(draws)["forget"]
+    print(draws_line(drawn))
     metrics["MIA"] = 100 * attack["confidence"]
-    metrics[ENTROPY] = 100 * parallel.by_first(lambda: entropy_member_rate(*(logits for logits, _ in parts)))
+    metrics[ENTROPY] = 100 * parallel.by_first(lambda: entropy_member_rate(*(outputs[name][0] for name in ("retain", "test", "forget"))))
     warnings, original = alarms(args, task, mask, extra), recipe_of_original(task.original)
     verdicts, standings = judge_run(args, method, task, mask, outputs)
     warnings += verdicts
@@ -1203,7 +1210,8 @@ def report(
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original, "preset": args.preset,
         "mask": mask.record() if mask else None,
-        "attack": {"members": args.mia_members}, "details": extra, "warnings": warnings, "data": task.data_record(args),
+        "attack": {**drawn, "MIA": [100 * share for share in draws["forget"]["confidence"].tolist()]},
+        "details": extra, "warnings": warnings, "data": task.data_record(args),
         **standings,
         "provenance": {
             **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
         from reporting import plots  # matplotlib is wanted for these two alone: a missing one is named before any work
 
         plots.require()
-    found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference)
+    found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference, args.mia_members)
     if not found:
         where = ", ".join(map(str, args.dirs))
         raise UserError(f"no unlearning result and no audit in {where}; main_forget.py, main_random.py and evaluate.py write them")
@@ -63,6 +63,8 @@ def make_parser() -> Parser:
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one page with tables and plots, readable without a network")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="also write each plot as a file of its own")
     parser.add_argument("--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png")
+    members = "the rule of the attack that gaps are taken by: Retrain's of these members; a result by another rule is named"
+    parser.add_argument("--mia_members", choices=("balanced", "first"), help=members)
     mixed = "average rows over several forget sets; without it such results are refused"
     reference = "the Retrain that gaps are to, where several kinds lie in DIR: its row's name or a part that no other has"
     parser.add_argument("--reference", metavar="NAME", help=reference)

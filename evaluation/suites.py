@@ -12,7 +12,7 @@ from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import class_weights, lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack, with_shares
 from evaluation.distances import distances, tow, tow_mia
 from evaluation.intervals import clopper_pearson
-from evaluation.membership import svc_margin_attack, svc_shares
+from evaluation.membership import DrawRule, svc_margin_attack, svc_shares
 from evaluation.references import lira_offline, rmia_offline_ratio, rmia_scores
 from evaluation.scores import member_scores, sample_scores
 
@@ -63,13 +63,14 @@ def can_attack(splits: Splits) -> bool:
     return all(len(labels) >= FEWEST for _, labels in parts) and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
 
 
-def basic(splits: Splits, *, seed: int = 0) -> dict[str, float]:
+def basic(splits: Splits, *, seed: int = 0, members: str = "balanced") -> dict[str, float]:
     """Accuracies, losses and the attacks that need no other model; names are those of :mod:`evaluation.definitions`.
 
     NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it; see :func:`folded`.
-    Cost: O(n log n) in the samples, but for the support-vector machines, which see at most 2 n_test points.
+    ``members`` and ``seed`` are the :class:`evaluation.membership.DrawRule` of the support-vector machines.
+    Cost: O(n log n) in the samples, but for these machines, which see at most 2 n_test points in each draw.
     """
-    return _accuracies(splits) | _losses(splits) | (_attacks(splits, seed) if can_attack(splits) else {})
+    return _accuracies(splits) | _losses(splits) | (_attacks(splits, DrawRule(members, seed)) if can_attack(splits) else {})
 
 
 def _accuracies(splits: Splits) -> dict[str, float]:
@@ -96,13 +97,13 @@ def _losses(splits: Splits) -> dict[str, float]:
     return {f"loss_{name}": float(sample_scores(*outputs)["loss"].mean()) for name, outputs in splits.items() if len(outputs[1])}
 
 
-def _attacks(splits: Splits, seed: int) -> dict[str, float]:
+def _attacks(splits: Splits, rule: DrawRule) -> dict[str, float]:
     unseen = held_out(splits)
     audited = {"tnr": splits["forget"], "tnr_held_out": unseen}
     found = {}
-    for end, shares in svc_shares(splits["retain"], splits["test"], audited, seed=seed).items():
+    for end, shares in svc_shares(splits["retain"], splits["test"], audited, how=rule.members, seed=rule.seed).items():
         found |= {f"svc_{feature}_{end}": 100 * share for feature, share in shares.items()}
-    for end, share in svc_margin_attack(splits["retain"], splits["test"], audited, seed=seed).items():
+    for end, share in svc_margin_attack(splits["retain"], splits["test"], audited, rule).items():
         found[f"svc_margin_{end}"] = 100 * share
     four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": unseen}
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
@@ -110,7 +111,7 @@ def _attacks(splits: Splits, seed: int) -> dict[str, float]:
     entropies = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
     if weights is None:
         return found | {"lr_entropy_member_rate": entropies["lr_entropy_member_rate"]}
-    return found | entropies | _against_held_out(four, scores, weights, seed)
+    return found | entropies | _against_held_out(four, scores, weights, rule.seed)
 
 
 def _against_held_out(four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int) -> dict[str, float]:

@@ -26,6 +26,7 @@ from evaluation.gaps import (
     usual_runs,
 )
 from evaluation.intervals import mean_interval
+from evaluation.membership import draw_noise, rule_of, widened
 from evaluation.rows import unlike_retrain
 from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, remedies, verdict_of
 from settings import completed, differences
@@ -54,8 +55,10 @@ class Scenario:
     curves: dict[str, list[list[dict]]] = dataclasses.field(default_factory=dict)
 
 
-def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | None = None) -> list[Scenario]:
-    """Results and audits by scenario, sorted by data set, architecture and forget set; for ``reference`` see :func:`pick_reference`.
+def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | None = None, members: str | None = None) -> list[Scenario]:
+    """Results and audits by scenario, sorted by data set, architecture and forget set.
+
+    For ``reference`` see :func:`pick_reference`; ``members`` names the rule of the attack that gaps are taken by.
 
     Raises:
         UserError: Retrains of several kinds, and none of them is chosen.
@@ -64,7 +67,7 @@ def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | 
     found = []
     for key in sorted(runs.keys() | audited.keys()):
         mine = runs.get(key, [])
-        table = summarise(key, mine, reference)
+        table = summarise(key, mine, reference, members)
         groups = named_groups(mine)
         found.append(Scenario(table, {row["name"]: groups[row["name"]] for row in table["rows"]}, audited.get(key, [])))
     return found
@@ -166,8 +169,10 @@ def scenario_of(record: dict) -> tuple:
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -> dict:
+def summarise(scenario: tuple, runs: list[dict], reference: str | None = None, members: str | None = None) -> dict:
     """One table, rows sorted with Retrain first and then by Avg. Gap.
+
+    ``members`` of the attack choose among Retrains that were asked by several rules; a result by another one is named.
 
     Returns:
         {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": k, metric: points,
@@ -181,14 +186,23 @@ def summarise(scenario: tuple, runs: list[dict], reference: str | None = None) -
     share = 100 * count / (count + retained)
     title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
     groups = named_groups(runs)
-    kinds = {name: len(group) for name, group in groups.items() if _is_retrain(group[0])}
+    kinds = _kinds_of_retrain(groups, members)
     chosen = pick_reference(title, kinds, reference if len(kinds) > 1 else None)
     retrain = groups[chosen] if chosen is not None else []
     rows = [_row(name, group, retrain) for name, group in groups.items()]
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
     _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
     notes = [f"The gaps are to {chosen}, as --reference says; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
-    return {"title": title, "rows": rows, "notes": notes + (_notes(runs, retrain) if runs else []), "floor": _floor(retrain, rows)}
+    notes += [*_notes(runs, retrain), *_other_draws(runs, retrain, members)] if runs else []
+    return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain, rows)}
+
+
+def _kinds_of_retrain(groups: dict[str, list[dict]], members: str | None) -> dict[str, int]:
+    """Numbers of runs by the names of the rows that gaps may be to: those of one rule of the attack's draw, asked for or most used."""
+    retrains = {name: group for name, group in groups.items() if _is_retrain(group[0])}
+    asked = [group for group in retrains.values() if members and rule_of(group[0]).get("members") == members]
+    usual = max(asked or retrains.values(), key=len, default=None)
+    return {name: len(group) for name, group in retrains.items() if rule_of(group[0]) == rule_of(usual[0])}
 
 
 def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
@@ -241,7 +255,7 @@ def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[i
 def _settings(run: dict) -> dict:
     """What sets a row apart from others of its label."""
     mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
-    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **(run.get("attack") or {})}
+    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **rule_of(run)}
 
 
 def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
@@ -250,6 +264,8 @@ def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
     for label, mine in zip(labels, settings, strict=True):
         others = [other for name, other in zip(labels, settings, strict=True) if name == label]
         differing = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
+        if "members" in differing:  # which say more than how often they were drawn
+            differing = [key for key in differing if key not in ("draws", "seeded_by")]
         names.append(label + (" (" + ", ".join(f"{key} {mine[key]}" for key in differing) + ")" if differing else ""))
     return told_apart(names)
 
@@ -269,6 +285,29 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     for end, metrics in AVERAGES.items():
         row |= _average(end, metrics, group, retrain, row["is_retrain"])
     row["warnings"] = sum(bool(_warnings(run, retrain)) for run in group)
+    return _with_draw_noise(row, group, retrain)
+
+
+def _with_draw_noise(row: dict, group: list[dict], retrain: list[dict]) -> dict:
+    """The row with the noise of the attack's draws in the band of MIA, and a quarter of what that adds in the one of Avg. Gap.
+
+    Known where all runs were asked by the same draws, two or more.
+    """
+    values = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
+    same = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)}
+    draws = min((len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0)
+    known = bool(retrain) and len(same) == 1 and draws > 1 and not any(value is None for side in values for each in side for value in each)
+    noise = row["MIA_draw_noise"] = draw_noise(*values) if known else None
+    if noise is None or row["MIA_band"] is None:
+        return row
+    band = widened(row["MIA_band"], noise, draws)
+    added = (band - row["MIA_band"]) / len(METRICS)
+    row |= {"MIA_band": band, "MIA_inside_noise": abs(row["MIA_gap"]) <= band}
+    if row.get("avg_gap_band") is None:
+        row["inside_noise"] = all(row[f"{metric}_inside_noise"] for metric in METRICS)
+    else:
+        row["avg_gap_band"] += added
+        row["inside_noise"] |= row["avg_gap"] <= row["avg_gap_band"]
     return row
 
 
@@ -388,6 +427,28 @@ def _standing(run: dict, name: str = "standing") -> Standing | None:
 def _named(run: dict, message: str) -> str:
     """A warning with the row that it is about; that a reference is at chance is about no row."""
     return message if verdict_of(message) == AT_CHANCE else f"{run['label']}: {message}"
+
+
+def _other_draws(runs: list[dict], retrain: list[dict], members: str | None) -> list[str]:
+    """What names the results whose MIA was made by another rule than Retrain's, or than the ``members`` that were asked for."""
+    usual = rule_of((retrain or runs)[0])
+    wanted = members or usual.get("members")
+    others = [run for run in runs if rule_of(run) != usual or rule_of(run).get("members") != wanted]
+    found = {f"{run['label']} (seed {run['provenance']['seed']}) by {_in_words(rule_of(run))}" for run in others}
+    if not found:
+        return []
+    here = _in_words(usual) if usual.get("members") == wanted else f"members {wanted}"
+    return [
+        f"The attack's rule here is {here}; another rule made the MIA of {'; '.join(sorted(found))}. "
+        "Evaluate such a run anew by --resume, with the --mia_members that are wanted."
+    ]
+
+
+def _in_words(rule: dict) -> str:
+    if not rule:
+        return "a rule that it does not say"
+    seeded = f", seeded by {rule['seeded_by']}" if "seeded_by" in rule else ""
+    return f"members {rule['members']}, {rule['draws']} {'draw' if rule['draws'] == 1 else 'draws'}{seeded}"
 
 
 def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:

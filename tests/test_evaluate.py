@@ -73,6 +73,47 @@ def test_metrics_from_cached_logits_are_those_of_the_run_itself(runs, standard):
         assert 100 * model["metrics"]["lr_entropy_member_rate"] == result["metrics"]["MIA_entropy"]
 
 
+def test_the_audit_and_the_report_have_one_average_gap(runs, standard, capsys):
+    """From results of the scripts and from saved models: the same four numbers, the same draws."""
+    argv = [str(runs / name) for name in ("seed2", "seed3", "seed4")]
+    run(report.main, *argv, "--format", "json")
+    (table,) = json.loads(capsys.readouterr().out)
+    mine = {row["name"]: row["avg_gap"] for row in table["rows"]}
+    theirs = {row["label"]: row["gap_of_means"] for row in standard["rows"]}
+    assert mine["FT"] == pytest.approx(theirs["FT"], abs=1e-9)
+    assert mine["FT"] > 0
+
+
+def test_the_order_of_the_models_changes_no_number(runs, tmp_path):
+    """Neither does the seed of the model that comes first."""
+    files = [runs / f"seed{seed}/FTcheckpoint.pth.tar" for seed in (2, 3)] + [runs / "seed2/rawcheckpoint.pth.tar"]
+    retrain = [runs / f"seed{seed}/retraincheckpoint.pth.tar" for seed in (2, 3, 4)]
+    found = []
+    for order in (slice(None), slice(None, None, -1)):
+        words = ["--models", *files[order], "--retrain", *retrain[order], "--save_dir", tmp_path, "--device", "cpu"]
+        run(evaluate.main, *words)
+        found.append(json.loads((tmp_path / "audit.json").read_text()))
+    ours, other = ({model["path"]: (model["metrics"], model["intervals"]) for model in each["models"]} for each in found)
+    assert ours == other
+    gaps, others = ({row["label"]: row.get("gap_of_means") for row in each["rows"]} for each in found)
+    assert gaps == pytest.approx(others)
+    assert found[0]["attack"] == found[1]["attack"]
+
+
+def test_the_members_of_the_audits_attack_are_those_that_were_asked_for(runs, tmp_path, capsys):
+    first = audit(runs, tmp_path, "--mia_members", "first", models="seed2/FTcheckpoint.pth.tar", retrain=None)
+    assert (first["attack"]["members"], first["attack"]["draws"]) == ("first", 1)
+    assert "one draw (first)" in capsys.readouterr().out
+    balanced = audit(runs, tmp_path, models="seed2/FTcheckpoint.pth.tar", retrain=None)
+    recorded = json.loads((runs / "seed2/FTresult.json").read_text())["attack"]
+    assert balanced["attack"] == {name: value for name, value in recorded.items() if name != "MIA"}
+    assert "the mean of 10 draws" in capsys.readouterr().out
+    argv = ["--model_path", runs / "0model_SA_best.pth.tar", "--unlearn", "FT", "--unlearn_epochs", 1, "--seed", 2, "--save_dir", tmp_path]
+    run(main_forget.main, *FORGET, *argv, "--mia_members", "first")
+    wanted = json.loads((tmp_path / "FTresult.json").read_text())["metrics"]["SVC_MIA"]
+    assert {name: first["models"][0]["metrics"][f"svc_{name}_tnr"] for name in wanted} == pytest.approx(wanted, abs=1e-9)
+
+
 def test_rows_are_configurations_over_seeds(standard):
     assert [(row["label"], row["role"], len(row["models"])) for row in standard["rows"]] == [
         ("FT", "models", 2), ("Retrain", "retrain", 3), ("Original", "original", 1),

@@ -136,7 +136,7 @@ def test_resuming_what_is_finished_returns_its_result_at_once(original, masks, t
     assert forget(original, tmp_path, *rl) == 0
     unlearned = capsys.readouterr().out.splitlines()[-1]
     before = {file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))}
-    for name in ("predict", "fit", "svc_attack", "save", "save_json"):
+    for name in ("predict", "fit", "svc_draws", "save", "save_json"):
         forbid(monkeypatch, experiment, name)
     monkeypatch.setattr(experiment, "SCORES", dict.fromkeys(experiment.SCORES))
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume") == 0
@@ -154,10 +154,28 @@ def test_another_attack_or_a_damaged_result_is_evaluated_again(original, tmp_pat
     assert forget(original, tmp_path, "--unlearn", "raw") == 0
     metrics = result(tmp_path, "raw")["metrics"]
     assert forget(original, tmp_path, "--unlearn", "raw", "--resume", "--mia_members", "first") == 0
-    assert result(tmp_path, "raw")["attack"] == {"members": "first"}
+    assert result(tmp_path, "raw")["attack"]["members"] == "first"
+    assert result(tmp_path, "raw")["attack"]["draws"] == 1
     (tmp_path / "rawresult.json").write_text('{"metrics": ')
     assert forget(original, tmp_path, "--unlearn", "raw", "--resume") == 0
     assert result(tmp_path, "raw")["metrics"] == metrics
+
+
+def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, tmp_path, capsys):  # noqa: F811
+    """It says who were the members and nothing of how many draws there were, nor what seeded them."""
+    assert forget(original, tmp_path, "--unlearn", "raw") == 0
+    whole = result(tmp_path, "raw")
+    assert len(whole["attack"]["MIA"]) == whole["attack"]["draws"] == 10
+    assert np.mean(whole["attack"]["MIA"]) == pytest.approx(whole["metrics"]["MIA"])
+    for attack in ({"members": "balanced"}, None, {**whole["attack"], "draws": 1}):
+        old = {**whole, "attack": attack, "metrics": {**whole["metrics"], "MIA": -1.0}}
+        (tmp_path / "rawresult.json").write_text(json.dumps(old))
+        assert forget(original, tmp_path, "--unlearn", "raw", "--resume") == 0
+        assert "finished already" not in capsys.readouterr().out
+        again = result(tmp_path, "raw")
+        assert (again["attack"], again["metrics"]) == (whole["attack"], whole["metrics"])
+    assert forget(original, tmp_path, "--unlearn", "raw", "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
 
 
 def test_masks_resume_where_some_are_missing_and_refuse_another_request(original, tmp_path, capsys):  # noqa: F811

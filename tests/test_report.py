@@ -4,14 +4,16 @@ import copy
 import csv
 import io
 import json
+import math
 import statistics
 
 import numpy as np
 import pytest
 from records import audit, result, runs, with_shadows, write
+from scipy import stats
 
 import report
-from reporting.tables import by_scenario, collect
+from reporting.tables import _with_draw_noise, by_scenario, collect
 
 METRICS = ("UA", "RA", "TA", "MIA")
 RETRAIN = [(5.2, 100.0, 94.1, 13.1), (5.6, 99.9, 94.5, 12.2), (4.9, 100.0, 93.8, 13.6)]
@@ -191,6 +193,82 @@ def test_runs_from_before_and_after_a_new_label_stand_in_one_row(tmp_path, capsy
     write(tmp_path, result("fisher", "FF", seed=1), result("fisher", "FF-ref", seed=2), result("fisher_new", "FF", seed=1))
     rows, _ = only_table(capsys, tmp_path)
     assert {name: row["runs"] for name, row in rows.items()} == {"FF-ref": 2, "FF": 1}
+
+
+DRAWN = {"members": "balanced", "draws": 4, "seeded_by": "split_seed, data, forget set", "points": [90, 90]}
+
+
+def drawn(run, *values):
+    """The run, asked by four draws."""
+    run["attack"] = {**DRAWN, "MIA": list(values)}
+    run["metrics"]["MIA"] = float(np.mean(values))
+    return run
+
+
+def test_draws_that_move_a_method_alone_widen_its_band(tmp_path, capsys):
+    """The SD of the difference by hand: 0 where the method follows Retrain, that of 4, 8, 4, 8 where it does not."""
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0]))) for seed in (1, 2, 3)]
+    follows = drawn(result("FT"), 15, 25, 35, 45)
+    alone = drawn(result("GA"), *(2 + np.array([10, 20, 30, 40]) + [4.0, 8, 4, 8]))
+    write(tmp_path, *retrain, follows, alone)
+    rows, _ = only_table(capsys, tmp_path)
+    plain = stats.t.ppf(0.975, 2) * math.sqrt(1 + 1 / 3)  # Retrain's SD is 1
+    noise = math.sqrt(4 * 2**2 / 3 / 4)
+    assert rows["FT"]["MIA_draw_noise"] == pytest.approx(0, abs=1e-12)
+    assert rows["FT"]["MIA_band"] == pytest.approx(plain)
+    assert rows["GA"]["MIA_draw_noise"] == pytest.approx(noise)
+    assert rows["GA"]["MIA_band"] == pytest.approx(math.hypot(plain, stats.t.ppf(0.975, 3) * noise))
+    assert rows["GA"]["MIA_gap"] == pytest.approx(6)
+    assert plain < 6 < rows["GA"]["MIA_band"]
+    assert rows["GA"]["MIA_inside_noise"]
+
+
+def test_average_gap_takes_a_quarter_of_what_the_draws_add_to_the_band_of_mia():
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
+    group = [drawn(result("GA"), 5, 10, 7, 12)]
+    row = {"MIA_band": 3.0, "MIA_gap": 6.0, "avg_gap": 2.5, "avg_gap_band": 2.0, "inside_noise": False}
+    found = _with_draw_noise(row.copy(), group, retrain)
+    assert found["avg_gap_band"] - 2 == pytest.approx((found["MIA_band"] - 3) / 4)
+    assert found["inside_noise"] == (found["avg_gap_band"] >= 2.5)
+
+
+def test_draws_of_other_rules_or_without_a_number_are_not_compared(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.arange(4.0))) for seed in (1, 2, 3)]
+    old, without = result("FT"), drawn(result("GA"), 1, 2, 3, 4)
+    without["attack"]["MIA"][0] = None
+    write(tmp_path, *retrain, old, without)
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["FT"]["MIA_draw_noise"] is rows["GA"]["MIA_draw_noise"] is None
+
+
+def test_a_result_by_another_rule_of_the_draw_is_named(tmp_path, capsys):
+    """One of an older version, one of the reference's members; none where all are by one rule, whatever their values."""
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, seed) for seed in (1, 2, 3)]
+    old, first = result("FT", seed=7), result("GA", seed=8)
+    first["attack"] = {"members": "first", "draws": 1, "seeded_by": None, "points": [90, 90], "MIA": [12.0]}
+    write(tmp_path, *retrain, drawn(result("RL"), 4, 3, 2, 1))
+    rows, table = only_table(capsys, tmp_path)
+    assert rows["Retrain"]["runs"] == 3
+    assert not any("another rule" in note for note in table["notes"])
+    write(tmp_path, old, first)
+    _, table = only_table(capsys, tmp_path)
+    (note,) = [note for note in table["notes"] if "another rule" in note]
+    assert "FT (seed 7) by members balanced, 1 draw, seeded by forget seed" in note
+    assert "GA (seed 8) by members first, 1 draw" in note
+    assert "RL" not in note
+
+
+def test_the_members_that_are_asked_for_choose_the_retrain(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
+    first = [result("retrain", "Retrain", (5.0, 99.0, 93.0, 50.0), seed=seed) for seed in (1, 2)]
+    for run in first:
+        run["attack"] = {"members": "first", "draws": 1, "seeded_by": None, "points": [90, 90], "MIA": [50.0]}
+    write(tmp_path, *retrain, *first)
+    for words, wanted, other in (([], 2.5, "(seed 1) by members first"), (["--mia_members", "first"], 50, "by members balanced, 4 draws")):
+        _, table = only_table(capsys, tmp_path, *words)
+        (row,) = [row for row in table["rows"] if row["is_retrain"]]
+        assert row["MIA"] == wanted
+        assert any(other in note for note in table["notes"])
 
 
 def test_scenarios_have_separate_tables(tmp_path, capsys):
