@@ -42,7 +42,7 @@ DEFINITIONS: dict[str, Definition] = {
         _PERCENT,
         "0 to 100",
         RETRAIN,
-        "up to 5 s for 20,000 points",
+        "up to 3 s for 20,000 points of 10 classes, 20 s of 100",
         "Jia et al., NeurIPS 2023; Fan et al., ICLR 2024",
     ),
     "svc_*_tnr_held_out": Definition(
