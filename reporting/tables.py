@@ -301,13 +301,9 @@ def _with_draw_noise(row: dict, group: list[dict], retrain: list[dict]) -> dict:
     if noise is None or row["MIA_band"] is None:
         return row
     band = widened(row["MIA_band"], noise, draws)
-    added = (band - row["MIA_band"]) / len(METRICS)
+    row["avg_gap_band"] += (band - row["MIA_band"]) / len(METRICS)
     row |= {"MIA_band": band, "MIA_inside_noise": abs(row["MIA_gap"]) <= band}
-    if row.get("avg_gap_band") is None:
-        row["inside_noise"] = all(row[f"{metric}_inside_noise"] for metric in METRICS)
-    else:
-        row["avg_gap_band"] += added
-        row["inside_noise"] |= row["avg_gap"] <= row["avg_gap_band"]
+    row["inside_noise"] |= row["avg_gap"] <= row["avg_gap_band"]
     return row
 
 
