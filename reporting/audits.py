@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def ulira_cells(row: dict) -> dict[str, str]:
         elif ends is not None:
             beside = f" ({ends[0]:.3f} to {ends[1]:.3f})"
         cells[words] = (f"{value:.2f}" if name == "ulira_TA" else f"{value:.3f}") + beside
+    return cells
+
+
+def rmia_cells(audits: Sequence[dict], groups: dict[str, list[dict]]) -> dict[str, str]:
+    """By the name of a table's row, the AUC of RMIA that the first audit with one found, and where chance puts it."""
+    cells: dict[str, str] = {}
+    for audit in audits:
+        for name, row in named_rows(audit, groups).items():
+            ends = [model["chance"].get("rmia_auc") for model in row["models"]]
+            if name in groups and name not in cells and "rmia_auc" in row["mean"] and None not in ends:
+                low, high = (statistics.fmean(side) for side in zip(*ends, strict=True))
+                cells[name] = f"{row['mean']['rmia_auc']:.3f} ({low:.3f} to {high:.3f})"
     return cells
 
 
@@ -133,6 +146,7 @@ def _model(model: dict) -> dict:
     return {
         "weights_sha256": _text(model["weights_sha256"]),
         "seed": model.get("seed"),
+        "chance": _by_name(model.get("chance") or {}, _interval),
         "per_class": _by_name(model.get("per_class") or {}, lambda split: _by_name(split, _number)),
         "curves": {
             "histograms": _by_name(curves.get("histograms") or {}, _histogram),

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 
 from evaluation.definitions import markdown_line
-from reporting.audits import ULIRA, named_rows, ulira_cells
+from reporting.audits import ULIRA, named_rows, rmia_cells, ulira_cells
 from reporting.tables import AVERAGES, METRICS, Scenario
 from utils import finite
 
 HEADER = ["method", *METRICS, "Avg. Gap", "Gap (entropy)", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
 SHADOWS = "An AUC within chance is as good as it gets; below it the images are conspicuous. Read it beside the accuracies."
+RMIA = "RMIA AUC (chance)"
 GAPS = "In brackets: signed gap to Retrain. Percent; closer to Retrain is better."
 
 
@@ -67,6 +68,17 @@ def lines_of(table: dict, mark: str = "~") -> list[list[str]]:
     return lines
 
 
+def table_lines(scenario: Scenario, mark: str) -> list[list[str]]:
+    """The header and the printed rows, with the AUC of RMIA where an audit of these models has it."""
+    lines = [HEADER, *lines_of(scenario.table, mark)]
+    cells = rmia_cells(scenario.audits, scenario.groups)
+    return (
+        [[*line, cell] for line, cell in zip(lines, [RMIA, *(cells.get(line[0], "-") for line in lines[1:])], strict=True)]
+        if cells
+        else lines
+    )
+
+
 def ulira_lines(scenario: Scenario) -> list[list[list[str]]]:
     """For each audit with a pool of shadow models a table: a header with the names of the rows, then a line for each number."""
     tables = []
@@ -88,7 +100,7 @@ def as_text(scenarios: list[Scenario]) -> str:
         table = scenario.table
         parts.append(table["title"])
         if table["rows"]:
-            columns = [_room_for_marks(column) for column in zip(HEADER, *lines_of(table), strict=True)]
+            columns = [_room_for_marks(column) for column in zip(*table_lines(scenario, "~"), strict=True)]
             parts += [*_aligned(zip(*columns, strict=True)), GAPS, *legend(table, "~"), *table["notes"]]
         for lines in ulira_lines(scenario):
             parts += [*_aligned(lines), SHADOWS]
@@ -120,7 +132,7 @@ def as_markdown(scenarios: list[Scenario]) -> str:
         table = scenario.table
         parts += [f"**{table['title']}**", ""]
         if table["rows"]:
-            parts += _markdown_table([HEADER, *lines_of(table, r"\~")])
+            parts += _markdown_table(table_lines(scenario, r"\~"))
             parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
         for lines in ulira_lines(scenario):
             parts += [*_markdown_table(lines), "", f"{SHADOWS}\n"]

@@ -314,3 +314,25 @@ def test_marks_agree_with_a_direct_computation(tmp_path, capsys, seed):
     band = t.ppf(0.975, 3) * retrain.std(0, ddof=1) * np.sqrt(1 / 3 + 1 / 4)
     inside = np.abs(method.mean(0) - retrain.mean(0)) <= band
     assert [mark == "~" for mark in re.findall(r"\([-+.\d]+\)(.)", line)] == inside.tolist()
+
+
+def test_the_first_table_shows_rmia_beside_the_gaps_where_an_audit_has_it(tmp_path, capsys):
+    """The mean of the row's models' chance intervals; a dash for the floor and for what was not audited; no column without an audit."""
+    results = [*runs("retrain", "Retrain", RETRAIN), *runs("FT", "FT", NEAR), result("GA", seed=9)]
+    write(tmp_path, *results)
+    assert "RMIA" not in printed(capsys, tmp_path, "text")
+    made = audit(*results[:-1])
+    for row in made["rows"]:
+        row["mean"] = row["mean"] | {"rmia_auc": 0.512}
+    for number, model in enumerate(made["models"]):
+        model["chance"] = {"rmia_auc": [0.44 + 0.01 * number, 0.55]}
+    (tmp_path / "audit.json").write_text(json.dumps(made))
+    for kind in ("text", "markdown"):
+        table = printed(capsys, tmp_path, kind)
+        assert "RMIA AUC (chance)" in table
+        lines = {
+            name: next(line for line in table.splitlines() if name in line.split("  ")[0]) for name in ("Retrain", "FT", "GA", "again")
+        }
+        assert "0.512 (0.450 to 0.550)" in lines["Retrain"]
+        assert "0.512 (0.475 to 0.550)" in lines["FT"]
+        assert "0.512" not in lines["GA"] + lines["again"]
