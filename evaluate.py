@@ -13,9 +13,11 @@ the original was trained, runs every method on them (U-LiRA, memorisation), and 
 import argparse
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import parallel
 from arg_parser import evaluation_parser
@@ -91,8 +93,13 @@ def find(args: argparse.Namespace) -> list[Saved]:
 def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> dict:
     """All that audit.json holds."""
     rule = draw_rule(args.mia_members, request.split.split_seed, request.data_sha256, request.chosen.sha256())  # as in result.json
-    outputs = [request.outputs(each) for each in saved]
-    found = parallel.by_first(lambda: [basic(splits, seed=rule.seed, members=rule.members) for splits in outputs])
+    outputs = [request.outputs(each) for each in one_by_one(saved, "outputs")]
+
+    def attacked() -> list[dict[str, float]]:
+        models = zip(one_by_one(saved, "attacks"), outputs, strict=True)
+        return [basic(splits, seed=rule.seed, members=rule.members) for _, splits in models]
+
+    found = parallel.by_first(attacked)
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
         found, extra = beside_retrain(args, request, saved, outputs, found)
@@ -120,6 +127,16 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
         "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
         "provenance": provenance(request.device, "fp32", {"seed": rule.seed}),
     }  # fmt: skip
+
+
+def one_by_one(saved: list[Saved], stage: str) -> Iterator[Saved]:
+    """The models in turn: a bar on a terminal, else a line for each as it begins."""
+    if sys.stderr.isatty():
+        yield from tqdm(saved, desc=stage, unit="model", disable=None, leave=False)
+        return
+    for number, each in enumerate(saved, start=1):
+        print(f"{stage} {number}/{len(saved)}: {each.label}, {each.path}", flush=True)
+        yield each
 
 
 def beside_retrain(
@@ -179,7 +196,7 @@ def folder_of(args: argparse.Namespace, saved: list[Saved]) -> Path:
 def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) -> list[dict]:
     """For each model its relearn curve, and the steps that it takes back to the original's accuracy, beside Retrain's."""
     settings = {"steps": args.relearn_steps, "lr": args.relearn_lr, "seeds": args.relearn_seeds}
-    arrays = [request.relearn(each, **settings) for each in saved]
+    arrays = [request.relearn(each, **settings) for each in one_by_one(saved, "relearning")]
     original = [each["accuracy"][0, 0] for each, model in zip(arrays, saved, strict=True) if model.role == "original"]
     steps = [mean_steps(each, original[0] - RELEARNED) if original else math.nan for each in arrays]
     theirs = float(np.mean([n for n, each in zip(steps, saved, strict=True) if each.role == "retrain"]))

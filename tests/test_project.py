@@ -35,8 +35,8 @@ def commands(text):
     """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their values."""
     values = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', text, re.MULTILINE))
     starters = r"python (?:-u )?|torchrun (?:--\S+ )+"
-    for line in re.findall(rf"^(?:{starters})(\w+\.py .*)$", text, re.MULTILINE):
-        for _ in range(3):
+    for line in re.findall(rf"^(?:run )?(?:{starters})(\w+\.py .*)$", text, re.MULTILINE):
+        for _ in range(5):
             line = re.sub(r"\$\{(\w+):-([^}]*)\}|\$(\w+)", lambda m: m[2] or values.get(m[3] or m[1], "x"), line)
         yield shlex.split(line, comments=True)
 
