@@ -180,29 +180,44 @@ def summarise(scenario: tuple, runs: list[dict], reference: str | None = None, m
         most rows average over.
 
     Raises:
-        UserError: see :func:`pick_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
+        UserError: see :func:`_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
     """
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
     title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
     groups = named_groups(runs)
-    kinds = _kinds_of_retrain(groups, members)
-    chosen = pick_reference(title, kinds, reference if len(kinds) > 1 else None)
+    kinds = [name for name, group in groups.items() if _is_retrain(group[0])]
+    chosen = _reference(title, groups, reference if len(kinds) > 1 else None, members)
     retrain = groups[chosen] if chosen is not None else []
     rows = [_row(name, group, retrain) for name, group in groups.items()]
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
     _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
-    notes = [f"The gaps are to {chosen}, as --reference says; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
+    notes = [f"The gaps are to {chosen}; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
     notes += [*_notes(runs, retrain), *_other_draws(runs, retrain, members)] if runs else []
     return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain, rows)}
 
 
-def _kinds_of_retrain(groups: dict[str, list[dict]], members: str | None) -> dict[str, int]:
-    """Numbers of runs by the names of the rows that gaps may be to: those of one rule of the attack's draw, asked for or most used."""
+def _reference(title: str, groups: dict[str, list[dict]], reference: str | None, members: str | None) -> str | None:
+    """The row that gaps are to. Retrains of several recipes ask for a choice, whatever rule of the attack's draw they were asked by.
+
+    Of one recipe under several rules, the one of the members asked for, else of most other runs, else today's.
+
+    Raises:
+        UserError: see :func:`pick_reference`.
+    """
     retrains = {name: group for name, group in groups.items() if _is_retrain(group[0])}
-    asked = [group for group in retrains.values() if members and rule_of(group[0]).get("members") == members]
-    usual = max(asked or retrains.values(), key=len, default=None)
-    return {name: len(group) for name, group in retrains.items() if rule_of(group[0]) == rule_of(usual[0])}
+    named = {name: group for name, group in retrains.items() if reference is None or reference in name}
+    named = {name: group for name, group in named.items() if name == reference} or named
+    recipes = completed([_recipe(group[0]) for group in named.values()])
+    if not named or any(recipe != recipes[0] for recipe in recipes):
+        return pick_reference(title, {name: len(group) for name, group in retrains.items()}, reference)
+    methods = [rule_of(run) for group in groups.values() for run in group if run["method"] != "retrain"]
+
+    def preferred(name: str) -> tuple:
+        rule = rule_of(named[name][0])
+        return rule.get("members") == members, methods.count(rule), "seeded_by" not in rule or rule["draws"] > 1, len(named[name])
+
+    return max(named, key=preferred)
 
 
 def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
@@ -234,11 +249,12 @@ def _is_retrain(run: dict) -> bool:
 
 def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
     """Runs with the same method and settings, by the name of their row."""
-    settings = [_settings(run) for run in runs]
-    retrains = [i for i, run in enumerate(runs) if run["method"] == "retrain"]
-    for i, whole in zip(retrains, completed([settings[i] for i in retrains]), strict=True):
-        settings[i] = whole
-    groups = grouped([run["label"] for run in runs], settings)
+    settings, labels = [_settings(run) for run in runs], [run["label"] for run in runs]
+    for label in set(labels):
+        same = [i for i, other in enumerate(labels) if other == label]
+        for i, whole in zip(same, completed([settings[i] for i in same]), strict=True):
+            settings[i] = whole
+    groups = grouped(labels, settings)
     return {name: [runs[i] for i in positions] for name, positions in groups.items()}
 
 
@@ -254,8 +270,13 @@ def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[i
 
 def _settings(run: dict) -> dict:
     """What sets a row apart from others of its label."""
+    return {**_recipe(run), **rule_of(run)}
+
+
+def _recipe(run: dict) -> dict:
+    """What a run did, its density included, but not how it was asked."""
     mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
-    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask, **rule_of(run)}
+    return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask}
 
 
 def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
@@ -284,15 +305,24 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
         row |= _gap(metric, _values(group, metric), _values(retrain, metric), row["is_retrain"])
     for end, metrics in AVERAGES.items():
         row |= _average(end, metrics, group, retrain, row["is_retrain"])
-    row["warnings"] = sum(bool(_warnings(run, retrain)) for run in group)
-    return _with_draw_noise(row, group, retrain)
+    warnings = [_warnings(run, retrain) for run in group]
+    row["warnings"] = sum(map(bool, warnings))
+    row = _with_draw_noise(row, group, retrain)
+    if any(verdict_of(message) == DESTROYED for messages in warnings for message in messages):
+        # One metric in which Retrains differ widely would put the mean band around anything.
+        row |= {name: False for name in ("inside_noise", "inside_noise_entropy") if row[name]}
+    return row
 
 
 def _with_draw_noise(row: dict, group: list[dict], retrain: list[dict]) -> dict:
     """The row with the noise of the attack's draws in the band of MIA, and a quarter of what that adds in the one of Avg. Gap.
 
-    Known where all runs were asked by the same draws, two or more.
+    Known where all runs were asked by the same draws, two or more. A row by another rule than Retrain's gets no mark from its MIA.
     """
+    if retrain and rule_of(group[0]) != rule_of(retrain[0]):
+        unknown = ("MIA_band", "MIA_inside_noise", "MIA_draw_noise", "avg_gap_band", "inside_noise")
+        return row | dict.fromkeys(unknown) | {"other_draw": True}
+    row["other_draw"] = False
     values = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
     same = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)}
     draws = min((len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0)
@@ -384,7 +414,7 @@ def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
         row["name"]: row["avg_gap"]
         for row in rows
         if row["avg_gap"] is not None and math.isfinite(row["avg_gap"])
-        if not row["warnings"] and methods[row["name"]] not in ("raw", "retrain")
+        if not row["warnings"] and not row["other_draw"] and methods[row["name"]] not in ("raw", "retrain")
     }
     lowest = min(candidates.values(), default=None)
     for row in rows:

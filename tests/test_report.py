@@ -618,3 +618,60 @@ def test_runs_on_other_images_stand_in_another_table(tmp_path):
 
 def test_several_runs_without_an_attack_have_a_row(tmp_path, capsys):
     run(capsys, write(tmp_path, *runs("FT", "FT", [(5.0, 99.0, 93.0, float("nan"))] * 2)))
+
+
+OLD_RULE = {"members": "balanced"}
+
+
+def by_old_rule(run):
+    run["attack"] = dict(OLD_RULE)
+    return run
+
+
+def test_two_recipes_of_retrain_are_refused_also_where_their_draws_differ_and_either_can_be_chosen(tmp_path, capsys):
+    new = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2)]
+    old = [by_old_rule(result("retrain", "Retrain", seed=seed, lr=0.5)) for seed in (1, 2, 3)]
+    write(tmp_path, *new, *old)
+    assert report.main([str(tmp_path)]) == 2
+    assert "2 kinds of Retrain" in capsys.readouterr().err
+    for chosen, number in (("lr 0.01", 2), ("lr 0.5", 3)):
+        rows, _ = only_table(capsys, tmp_path, "--reference", chosen)
+        (row,) = [row for row in rows.values() if row["is_retrain"]]
+        assert row["runs"] == number
+
+
+@pytest.mark.parametrize("olds", [1, 3])
+def test_of_one_recipe_the_retrain_is_taken_that_the_methods_are_asked_like(tmp_path, capsys, olds):
+    """However many there are of the others, and whatever their folders are called."""
+    old = [by_old_rule(result("retrain", "Retrain", seed=seed)) for seed in range(10, 10 + olds)]
+    new = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, seed) for seed in (1, 2)]
+    write(tmp_path, *old, *new, drawn(result("FT"), 1, 2, 3, 4))
+    rows, _ = only_table(capsys, tmp_path)
+    (row,) = [row for row in rows.values() if row["is_retrain"]]
+    assert row["runs"] == 2
+
+
+def test_a_row_by_another_rule_has_no_mark_on_its_mia_and_is_never_the_best(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", (5.0, 99.0, 93.0 + seed, 0), seed=seed), 10, 12, 14, 8 + seed) for seed in (1, 2, 3)]
+    old = by_old_rule(result("FT", values=(5.0, 99.0, 95.0, 11.5)))
+    same = drawn(result("GA", values=(9.0, 95.0, 90.0, 0)), 20, 22, 24, 21)
+    write(tmp_path, *retrain, old, same)
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["FT"]["avg_gap"] < rows["GA"]["avg_gap"]
+    assert rows["FT"]["MIA_inside_noise"] is rows["FT"]["inside_noise"] is None
+    assert rows["FT"]["TA_inside_noise"]
+    assert [name for name, row in rows.items() if row["is_best"]] == ["GA"]
+
+
+def test_a_destroyed_row_has_no_mark_beside_its_average(tmp_path, capsys):
+    """Retrains that differ widely in MIA have a mean band that holds everything."""
+    retrain = [result("retrain", "Retrain", (5.0, 99.0, 93.0, mia), seed=seed) for seed, mia in enumerate((1.0, 50.0, 99.0))]
+    for run in retrain:
+        run["standing"] = {"accuracy": 99.0, "chance": 10.0, "top_answer": 11.0, "count": 1000}
+    gone = result("GA", values=(90.0, 11.0, 10.0, 50.0))
+    gone["standing"] = {"accuracy": 11.0, "chance": 10.0, "top_answer": 60.0, "count": 1000}
+    write(tmp_path, *retrain, gone, result("FT", values=(60.0, 99.0, 93.0, 50.0)))
+    rows, table = only_table(capsys, tmp_path)
+    assert any(note.startswith("GA: destroyed") for note in table["notes"])
+    assert rows["FT"]["inside_noise"], "the band is that wide"
+    assert rows["GA"]["inside_noise"] is False
