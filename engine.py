@@ -298,7 +298,7 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
     Raises:
         UserError: every batch of a loader has one image, or one is too small for the processes of the run.
     """
-    loaders = [getattr(data, split) for split in method.splits]
+    loaders = method.loaders(data)
     for loader in loaders:
         loader.check_parts()
     if method.bn == "freeze" or not any(isinstance(module, BATCH_NORM) for module in model.modules()):
@@ -307,9 +307,16 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
     smallest = {}
     for loader in loaders:
         sizes = [(end - start) // parts for start, end in loader.bounds()]
-        if max(sizes, default=2) == 1 and loader.num_samples > parts:
+        if max(sizes, default=2) == 1 and (loader.num_samples > parts or not method.needs_original):
             each = f" in each of {parts} processes" if parts > 1 else ""
-            raise UserError(f"--batch_size {loader.batch_size}: BatchNorm cannot train on one image{each}; raise it or take --bn freeze")
+            own = loader.name == "forget" and loader.batch_size != data.retain.batch_size
+            flag = "--forget_batch_size" if own else "--batch_size"
+            remedy = (
+                f"{flag} {loader.batch_size} is too small"
+                if loader.batch_size < 2 * parts
+                else f"{loader.num_samples} {loader.name} images are too few"
+            )
+            raise UserError(f"BatchNorm cannot train on one image{each}: {remedy}; --bn freeze keeps its statistics")
         smallest[loader.name] = min(sizes, default=FEW_IMAGES)
     for name, size in smallest.items():
         if size == 1:

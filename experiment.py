@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
-from arg_parser import check_mask_wanted, make_parser, parse_args, words_of
+from arg_parser import check_mask_wanted, make_parser, parse_args, recorded_flags, words_of
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -28,7 +28,7 @@ from evaluation.membership import DrawRule, draw_rule, draws_line, means, same_d
 from evaluation.suites import Splits
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
 from models import MODELS, blocks, build_model, check_arch, place
-from settings import check_final_lr, differences, settle, unrecorded
+from settings import INHERITED, LOOP, check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
@@ -89,6 +89,7 @@ class Original:
     sha256: str
     split: dict | None
     arguments: dict
+    recipe: dict  # what it was trained with, by main_train's flags; empty where the file does not say
 
 
 def read_original(path: Path) -> Original:
@@ -110,7 +111,15 @@ def read_original(path: Path) -> Original:
     split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
     with reading(path, "--model_path", "its record is not main_train's; train the model again, or save its state_dict alone"):
         _check_record(split, arguments)
-    return Original(path, weights, hash_arrays(weights), split, arguments)
+        recipe = _trained_with(arguments, wrapped.get("identity") or {})
+    return Original(path, weights, hash_arrays(weights), split, arguments, recipe)
+
+
+def _trained_with(arguments: dict, identity: dict) -> dict:
+    """The flags that trained a checkpoint's model from scratch: main_train's, or Retrain's. What unlearned it is no recipe."""
+    if identity.get("method") == Retrain.label:
+        return {**arguments, "epochs": arguments.get("unlearn_epochs"), "lr": arguments.get("unlearn_lr")}
+    return arguments if "train_seed" in identity else {}
 
 
 def not_finite(weights: Mapping) -> str | None:
@@ -171,10 +180,16 @@ def make_method(args: argparse.Namespace, original: Original | None = None) -> M
     """The chosen method, with every flag of the run at its value in force: see :func:`settings.settle`."""
     kind = METHODS[args.unlearn]
     inherits = getattr(kind, "inherits", {})
-    with reading(original.path if original else Path(), "--model_path", "its record is not main_train's"):
-        taken = settle(args, original.arguments if original else None)
+    recipe = original.recipe if original and inherits else {}
+    with reading(args.model_path or Path(), "--model_path", "its record is not main_train's"):
+        try:
+            recorded_flags({name: recipe[name] for name in INHERITED if recipe.get(name) is not None})
+        except UserError as error:
+            raise ValueError(f"its recipe: {error}") from None
+        taken = settle(args, recipe)
     if inherits:
         say_inherited(args, original, taken)
+    say_loop(args, taken)
     method = kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
     own = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
     # --lr and --epochs are training's; a typed one that this method does not take over is a mistake worth a word.
@@ -186,10 +201,13 @@ def make_method(args: argparse.Namespace, original: Original | None = None) -> M
 
 def recipe_of_original(original: Original | None) -> dict | None:
     """The hyper-parameters and the recipe that Retrain takes over from an original, as its result would record them."""
-    if original is None or not original.arguments:
+    if original is None or not original.recipe:
         return None
     args = parse_args(["--unlearn", "retrain"], "")
-    settle(args, original.arguments)
+    try:
+        settle(args, original.recipe)
+    except UserError:  # Retrain refuses such a record; other methods do not need it
+        return None
     method = Retrain(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Retrain)})
     recipe = {**dataclasses.asdict(method), **loop_of(args, method, "")[1]}
     return {name: value for name, value in recipe.items() if name != "precision"}
@@ -199,11 +217,23 @@ def say_inherited(args: argparse.Namespace, original: Original | None, taken: di
     """One line on where Retrain's recipe comes from."""
     if taken:
         print(f"retrain as {original.path} was trained: " + " ".join(words_of(make_parser(""), taken, "checkpoint")))
-        if "select" not in taken and "select" not in args.typed:
-            print(f"{original.path} does not record which epoch was selected; retrain keeps the last one")
+        renamed = {flag: field for field, flag in Retrain.inherits.items()}
+        missing = [renamed.get(name, name) for name in INHERITED if name not in original.recipe]
+        missing = {name: getattr(args, name) for name in missing if name not in args.typed and getattr(args, name) is not None}
+        if missing:
+            print(f"not recorded there, so by default: {' '.join(words_of(make_parser(''), missing, 'checkpoint'))}")
         return
     where = f"{original.path} has no record of its recipe" if original else "no --model_path whose recipe to take over"
     print(f"{where}: retrain trains {args.unlearn_epochs} epochs at {args.unlearn_lr}, batch size {args.batch_size}")
+
+
+def say_loop(args: argparse.Namespace, taken: dict[str, object]) -> None:
+    """One line on what a preset or the method's own source sets of the loop's flags, which no help shows as their default."""
+    plain = vars(parse_args([], "")) | {"forget_batch_size": args.batch_size}
+    free = [name for name in LOOP if name not in args.typed and name not in taken and name not in ("select", "tail")]
+    own = {name: getattr(args, name) for name in free if getattr(args, name) not in (None, plain[name])}
+    if own:
+        print(f"--preset {args.preset}: " + " ".join(words_of(make_parser(""), own, "preset")))
 
 
 def name_unread(args: argparse.Namespace, script: str, flags: tuple[str, ...]) -> None:
@@ -317,7 +347,9 @@ def free_folder(folder: Path) -> Path:
 def ways_to_keep_both(args: argparse.Namespace, runs: bool) -> str:
     """The flags that leave what is in --save_dir alone; ``runs``: --run is read."""
     elsewhere = f"--save_dir {shlex.quote(str(free_folder(args.save_dir)))}"
-    return f"--run {free_run(args, args.save_dir)} keeps both, or {elsewhere}" if runs else f"{elsewhere} keeps both"
+    if not runs or parallel.count() > 1:  # torchrun takes --run for a flag of its own where no -- stands before the script
+        return f"{elsewhere} keeps both"
+    return f"--run {free_run(args, args.save_dir)} keeps both, or {elsewhere}"
 
 
 def refuse_overwriting(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> None:
@@ -517,6 +549,7 @@ class Train(Iterative):
     """Training on the whole training split, as a method of the shared loop."""
 
     splits = ("train",)
+    needs_original = False
 
     label_smoothing: float = option(0.0, "share of the target that is spread over all classes, 0 to 1")
 
@@ -986,6 +1019,7 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     if original is not None:
         adopt(args, original)
     method = make_method(args, original)
+    original_recipe = recipe_of_original(original)
     check_request(args)
     folder, stem = folder_of(args), stem_of(args, args.run)
     files = {part: folder / f"{stem}{part}" for part in PARTS}
@@ -1005,23 +1039,24 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
     schedule, recipe = loop_of(args, method, task.precision)
     if recipe.get("forget_batch_size", args.batch_size) != args.batch_size:
         print(f"batches of {args.forget_batch_size} forget images and of {args.batch_size} retain images")
-    if args.dry_run:
-        return
+    one_image = isinstance(method, Iterative) and check_batch_norm(task.model, method, task.data)
     if recipe.get("select") == "best" and not task.data.evaluation["val"].num_samples:
         print("no validation images: --select last")
         recipe["select"] = "last"
+    if args.dry_run:
+        return
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, stem, files.values()):
         refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
-        seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"))
+        seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"), one_image=one_image)
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and same_draws(done, task.attack(args)[1]):
                 print(f"finished already; {files['result.json']} says")
                 print_result(done | {"label": label}, files["result.json"])
                 return
-        report(args, script, method, label, task, mask, recipe, seconds, extra, files)
+        report(args, script, method, label, task, mask, recipe, original_recipe, seconds, extra, files)
 
 
 def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
@@ -1035,7 +1070,7 @@ def identity_of_flags(args: argparse.Namespace, method: Method, original: Origin
 
 def run_method(
     args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict,
-    files: dict[str, Path], *, select: str | None,
+    files: dict[str, Path], *, select: str | None, one_image: bool,
 ) -> tuple[float, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
     model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
@@ -1054,7 +1089,6 @@ def run_method(
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return state["seconds"], dict(state["extra"])
-    one_image = isinstance(method, Iterative) and check_batch_norm(model, method, data)
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
@@ -1181,8 +1215,8 @@ class Curve:
 
 
 def report(
-    args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, recipe: dict, seconds: float,
-    extra: dict, files: dict[str, Path],
+    args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, recipe: dict,
+    original_recipe: dict | None, seconds: float, extra: dict, files: dict[str, Path],
 ) -> None:  # fmt: skip
     """Evaluate the finished model, write its results, print them by name."""
     outputs = {name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()}
@@ -1196,10 +1230,11 @@ def report(
     print(draws_line(drawn))
     metrics["MIA"] = 100 * attack["confidence"]
     metrics[ENTROPY] = 100 * parallel.by_first(lambda: entropy_member_rate(*(outputs[name][0] for name in ("retain", "test", "forget"))))
-    warnings, original = alarms(args, task, mask, extra), recipe_of_original(task.original)
+    warnings = alarms(args, task, mask, extra)
     verdicts, standings = judge_run(args, method, task, mask, outputs)
     warnings += verdicts
-    if args.unlearn == "retrain" and original and (apart := differences({**dataclasses.asdict(method), **recipe}, original)):
+    used = {**dataclasses.asdict(method), **recipe}
+    if args.unlearn == "retrain" and original_recipe and (apart := differences(used, original_recipe)):
         warnings.append(f"trained unlike the original: {apart}")
     for message in warnings:
         warn(message)
@@ -1208,7 +1243,8 @@ def report(
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
         "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
-        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original, "preset": args.preset,
+        "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original_recipe,
+        "preset": args.preset,
         "mask": mask.record() if mask else None,
         "attack": {**drawn, "MIA": [100 * share for share in draws["forget"]["confidence"].tolist()]},
         "details": extra, "warnings": warnings, "data": task.data_record(args),

@@ -50,7 +50,8 @@ def settle(args: argparse.Namespace, arguments: dict | None) -> dict[str, object
             setattr(args, name, own[name])
     _fit_schedule(args, arguments, record)
     if args.forget_batch_size is None:
-        args.forget_batch_size = max(1, round(args.batch_size * getattr(kind, "forget_share", 1)))
+        share = round(args.batch_size * getattr(kind, "forget_share", 1))
+        args.forget_batch_size = max(share, min(args.batch_size, 2))  # two, as BatchNorm cannot train on one
     if args.select is None:
         args.select = "last"
     return {name: getattr(args, name) for name in record}
@@ -77,12 +78,14 @@ def _fit_schedule(args: argparse.Namespace, arguments: dict | None, record: dict
     if args.schedule in ("cosine", "constant") and "decreasing_lr" not in args.typed:
         args.decreasing_lr = None
         record.pop("decreasing_lr", None)
-    if args.schedule != "cosine" and "final_lr" not in args.typed:
-        args.final_lr = 0.0
-        record.pop("final_lr", None)
+    if "final_lr" not in args.typed:
+        if args.schedule != "cosine":
+            record.pop("final_lr", None)
+        args.final_lr = min(args.final_lr, args.unlearn_lr) if args.schedule == "cosine" else 0.0
     check_final_lr(args, args.unlearn_lr)
-    if "decreasing_lr" in record and args.unlearn_epochs != arguments["epochs"]:
-        args.decreasing_lr = tuple(milestone * args.unlearn_epochs / arguments["epochs"] for milestone in args.decreasing_lr)
+    epochs = (arguments or {}).get("epochs")
+    if "decreasing_lr" in record and epochs and args.unlearn_epochs != epochs:
+        args.decreasing_lr = tuple(milestone * args.unlearn_epochs / epochs for milestone in args.decreasing_lr)
 
 
 def check_final_lr(args: argparse.Namespace, lr: float) -> None:

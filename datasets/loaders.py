@@ -156,7 +156,7 @@ class Loader:
 
     def eval_view(self) -> "Loader":
         """The same images in order, neither shuffled nor augmented, and all of them, also where training drops the last batch."""
-        return self._with(train=False, tail="keep" if self.tail == "drop" else self.tail)
+        return self._with(train=False, accumulate=1, tail="keep" if self.tail == "drop" else self.tail)
 
     def shared(self) -> "Loader":
         """Of a loader that does not train, every n-th batch, for this one of n processes: whole batches, so that each is as it was."""

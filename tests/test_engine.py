@@ -227,7 +227,7 @@ def test_a_batch_of_one_image_is_said_and_batches_of_one_image_are_refused(capsy
     assert not check_batch_norm(torch.nn.Linear(2, 2), GradientAscent(), alone)
     assert not check_batch_norm(make_model(), GradientAscent(), few)
     assert "batches of 5 forget images" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--batch_size 1: BatchNorm cannot train on one image"):
+    with pytest.raises(UserError, match="BatchNorm cannot train on one image: --batch_size 1 is too small"):
         check_batch_norm(make_model(), GradientAscent(), make_data(count=5, batch_size=1))
 
 

@@ -183,9 +183,54 @@ def test_an_original_from_before_select_leaves_retrain_at_the_last_epoch_and_say
         content["arguments"].pop(name)
     save(content, tmp_path / "old.pth.tar")
     assert retrain(tmp_path / "old.pth.tar", tmp_path) == 0
-    assert "does not record which epoch was selected; retrain keeps the last one" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "not recorded there, so by default: " in out
+    assert "--select=last" in out
+    assert "--tail=spread" in out
     assert result(tmp_path)["recipe"]["select"] == "last"
     assert result(tmp_path)["recipe"]["tail"] == "spread"
+
+
+def test_what_unlearned_a_model_is_no_recipe_and_what_retrained_it_is(odd, tmp_path, capsys):
+    forget = ["--num_indexes_to_replace", 130, "--device", "cpu", "--precision", "fp32", "--save_dir", tmp_path]
+    assert call(main_forget.main, "--unlearn", "FT", "--model_path", odd, *forget, "--unlearn_epochs", 1) == 0
+    assert retrain(odd, tmp_path, "--unlearn_epochs", 2) == 0
+    capsys.readouterr()
+    assert retrain(tmp_path / "FTcheckpoint.pth.tar", tmp_path / "x", "--unlearn_epochs", 1, "--dry_run") == 0
+    assert "FTcheckpoint.pth.tar has no record of its recipe" in capsys.readouterr().out
+    again = ["--unlearn", "retrain", "--model_path", tmp_path / "retraincheckpoint.pth.tar", "--indexes_to_replace", "5,6,7"]
+    call(main_forget.main, *again, "--device", "cpu", "--save_dir", tmp_path / "y", "--dry_run")
+    out = capsys.readouterr().out
+    assert "--unlearn_epochs=2 " in out
+    assert "--unlearn_lr=0.05 " in out
+
+
+def test_a_record_that_retrain_cannot_read_costs_other_methods_nothing(odd, tmp_path):
+    content = torch.load(odd, weights_only=True)
+    for number, changes in enumerate(({"epochs": "x"}, {"epochs": None, "decreasing_lr": "2,3", "schedule": None})):
+        part = {name: value for name, value in {**content["arguments"], **changes}.items() if value is not None}
+        save({**content, "arguments": part}, tmp_path / f"{number}.pth.tar")
+        method = ["--unlearn", "raw", "--model_path", tmp_path / f"{number}.pth.tar", "--num_indexes_to_replace", 130]
+        assert call(main_forget.main, *method, "--save_dir", tmp_path / str(number), "--device", "cpu") == 0
+
+
+def test_a_dry_run_refuses_what_the_run_would(odd, tmp_path, capsys):
+    request = ["--model_path", odd, "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--dry_run", "--device", "cpu"]
+    assert call(main_forget.main, "--unlearn", "GA", *request, "--forget_batch_size", 1) == 2
+    assert "--forget_batch_size 1 is too small" in capsys.readouterr().err
+    assert call(main_forget.main, "--unlearn", "GA", *request, "--batch_size", 1) == 2
+    assert "--batch_size 1 is too small" in capsys.readouterr().err
+    # A quarter of four is two, and what joins the forget set with the retain set has its batches.
+    assert call(main_forget.main, "--unlearn", "scrub", *request, "--batch_size", 4) == 0
+    assert call(main_forget.main, "--unlearn", "amnesiac", *request, "--forget_batch_size", 1) == 0
+
+
+def test_what_a_preset_or_a_method_sets_of_the_loop_is_said_and_an_end_above_a_typed_rate_is_that_rate(odd, tmp_path, capsys):
+    request = ["--model_path", odd, "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--dry_run", "--device", "cpu"]
+    assert call(main_forget.main, "--unlearn", "neggrad+", *request) == 0
+    assert "--preset paper: --momentum=0.0 --no-aug" in capsys.readouterr().out
+    assert call(main_forget.main, "--unlearn", "FT", *request, "--preset", "long_budget", "--unlearn_lr", "1e-5") == 0
+    assert "--preset long_budget: --schedule=cosine --final_lr=1e-05" in capsys.readouterr().out
 
 
 def test_a_damaged_record_of_a_recipe_is_refused_in_one_line(odd, tmp_path, capsys):

@@ -65,13 +65,14 @@ def method_key(name: str) -> str | None:
 
     A key goes before a label, and of several methods with one label the first before the others. None for an unknown name.
     """
-    return _keys().get(name.lower())
+    return _keys().get(name.strip().lower())
 
 
 def needs_mask(name: str) -> bool:
     """Whether a known name is that of a method's runs under a mask alone, as SalUn is RL's."""
-    key = _keys()[name.lower()]
-    return name.lower() not in (key.lower(), METHODS[key].label.lower())
+    name = name.strip().lower()
+    key = _keys()[name]
+    return name not in (key.lower(), METHODS[key].label.lower())
 
 
 def _keys() -> dict[str, str]:

@@ -57,6 +57,9 @@ class BadTeaching(Iterative):
         self.good, self.bad = frozen_copy(model), frozen_copy(model)
         redraw(self.bad, stream(data.seed, "bad teacher"))
 
+    def loaders(self, data: Data) -> list[Loader]:
+        return [self._mixed(data)]
+
     def steps(self, data: Data, epoch: int) -> int:
         return len(self._mixed(data))
 

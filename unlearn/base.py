@@ -111,6 +111,10 @@ class Iterative(Method):
     weight_decay: float = option(5e-4, "weight decay")
     bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")
 
+    def loaders(self, data: Data) -> list[Loader]:
+        """Whose batches the model sees as they are: another list where a method joins its splits into one."""
+        return [getattr(data, split) for split in self.splits]
+
     def steps(self, data: Data, epoch: int) -> int:
         """Updates that ``epoch`` takes, for the schedule and the progress bar."""
         return sum(len(getattr(data, split)) for split in self.splits)

@@ -82,6 +82,11 @@ class RandomLabel(Iterative):
         )  # fmt: skip
         return draw + (draw >= true) if self.exclude_true else draw
 
+    def loaders(self, data: Data) -> list[Loader]:
+        if not self.retain_weight:
+            return [data.forget]
+        return [data.forget.joined(data.retain)] if self.order == "mixed" else super().loaders(data)
+
     def steps(self, data: Data, epoch: int) -> int:
         if not self.retain_weight:
             return len(data.forget)
