@@ -14,7 +14,6 @@ import numpy as np
 
 from evaluation.entropy import entropy, modified_entropy, softmax
 from evaluation.scores import margin
-from evaluation.svm import decisions
 from utils import stream
 
 Outputs = tuple[np.ndarray, np.ndarray]
@@ -219,6 +218,8 @@ def _shares(
     features: Callable[..., dict[str, np.ndarray]], retain: Outputs, test: Outputs, audited: Mapping[str, Outputs],
     draws: Sequence[Drawn], features_of: Sequence[str] = FEATURES,
 ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    from evaluation.svm import decisions  # SciPy takes a tenth of a second to import; only the evaluation needs it
+
     shares = {name: {feature: np.full(len(draws), np.nan) for feature in features_of} for name in audited}
     asked = [name for name, outputs in audited.items() if len(outputs[1])]
     if not asked or any(not len(side) for side in draws[0]):
