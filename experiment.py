@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import parallel
-from arg_parser import check_mask_wanted, make_parser, parse_args, recorded_flags, words_of
+from arg_parser import check_mask_wanted, make_parser, parse_args, words_of
 from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
@@ -28,7 +28,7 @@ from evaluation.membership import DrawRule, draw_rule, draws_line, means, same_d
 from evaluation.suites import Splits
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
 from models import MODELS, blocks, build_model, check_arch, place
-from settings import INHERITED, LOOP, check_final_lr, differences, settle, unrecorded
+from settings import FIELD_OF, INHERITED, LOOP, check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
@@ -182,10 +182,6 @@ def make_method(args: argparse.Namespace, original: Original | None = None) -> M
     inherits = getattr(kind, "inherits", {})
     recipe = original.recipe if original and inherits else {}
     with reading(args.model_path or Path(), "--model_path", "its record is not main_train's"):
-        try:
-            recorded_flags({name: recipe[name] for name in INHERITED if recipe.get(name) is not None})
-        except UserError as error:
-            raise ValueError(f"its recipe: {error}") from None
         taken = settle(args, recipe)
     if inherits:
         say_inherited(args, original, taken)
@@ -206,7 +202,7 @@ def recipe_of_original(original: Original | None) -> dict | None:
     args = parse_args(["--unlearn", "retrain"], "")
     try:
         settle(args, original.recipe)
-    except UserError:  # Retrain refuses such a record; other methods do not need it
+    except (UserError, ValueError):  # Retrain refuses such a record; other methods do not need it
         return None
     method = Retrain(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Retrain)})
     recipe = {**dataclasses.asdict(method), **loop_of(args, method, "")[1]}
@@ -217,8 +213,7 @@ def say_inherited(args: argparse.Namespace, original: Original | None, taken: di
     """One line on where Retrain's recipe comes from."""
     if taken:
         print(f"retrain as {original.path} was trained: " + " ".join(words_of(make_parser(""), taken, "checkpoint")))
-        renamed = {flag: field for field, flag in Retrain.inherits.items()}
-        missing = [renamed.get(name, name) for name in INHERITED if name not in original.recipe]
+        missing = [FIELD_OF.get(name, name) for name in INHERITED if name not in original.recipe]
         missing = {name: getattr(args, name) for name in missing if name not in args.typed and getattr(args, name) is not None}
         if missing:
             print(f"not recorded there, so by default: {' '.join(words_of(make_parser(''), missing, 'checkpoint'))}")

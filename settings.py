@@ -18,6 +18,8 @@ INHERITED = (
     "epochs", "lr", "batch_size", "schedule", "decreasing_lr", "final_lr", "warmup", "momentum", "weight_decay", "optimizer",
     "no_aug", "accumulate", "clip_norm", "tail", "select", "label_smoothing", "bn",
 )  # fmt: skip
+# Their names as Retrain's fields, where these are others.
+FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
 
 
 def settle(args: argparse.Namespace, arguments: dict | None) -> dict[str, object]:
@@ -61,13 +63,16 @@ def original_recipe(arguments: dict) -> dict[str, object]:
     """What a checkpoint of main_train records of its recipe, by the names of Retrain's flags.
 
     Raises:
-        UserError: a value that the flag does not take.
+        ValueError: a value that the flag does not take.
     """
     values = {name: arguments[name] for name in INHERITED if arguments.get(name) is not None}
-    recipe = recorded_flags(values)
+    try:
+        recipe = recorded_flags(values)
+    except UserError as error:  # nobody typed it: the file is to blame
+        raise ValueError(f"its recipe: {error}") from None
     if "schedule" not in recipe and "lr" in recipe:
         recipe["schedule"] = "multistep"  # what main_train takes where nothing is typed
-    return {{"epochs": "unlearn_epochs", "lr": "unlearn_lr"}.get(name, name): value for name, value in recipe.items()}
+    return {FIELD_OF.get(name, name): value for name, value in recipe.items()}
 
 
 def _fit_schedule(args: argparse.Namespace, arguments: dict | None, record: dict) -> None:
