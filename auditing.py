@@ -19,7 +19,7 @@ from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from models import build_model, place
-from reporting.tables import grouped, pick_reference
+from reporting.tables import grouped, is_whole, pick_reference
 from settings import completed
 from unlearn import label_today
 from unlearn.base import cross_entropy_steps
@@ -79,7 +79,7 @@ def read_saved(path: Path, role: str) -> Saved:
         if "method" in identity:
             label = label_today(arguments["unlearn"], label, masked)
             identity["method"] = label_today(arguments["unlearn"], identity["method"], masked=False)
-        settings = {name: value for name, value in identity.items() if name not in OF_ONE_RUN}
+        settings = {name: value for name, value in identity.items() if name not in OF_ONE_RUN and (name, value) != ("retain_fraction", 1)}
         mask = arguments["mask_path"] and [Path(arguments["mask_path"]).name, arguments["mask_ratio"]]
         key = json.dumps([label, settings, mask], sort_keys=True)
         if type(arguments["seed"]) is not int or not isinstance(split["train"], Tensor) or not isinstance(split["val"], Tensor):
@@ -100,7 +100,7 @@ def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]
     kinds = grouped([saved[i].label for i in retrain], settings)
     whole = {
         name: len(runs) for name, runs in kinds.items()
-        if "mask" not in settings[runs[0]] and settings[runs[0]].get("retain_fraction", 1) == 1
+        if is_whole(settings[runs[0]])
     }  # fmt: skip
     chosen = pick_reference("--retrain", whole, reference)
     if others := [name for name in kinds if name != chosen]:

@@ -26,7 +26,8 @@ from evaluation.definitions import define, describe
 from evaluation.membership import draw_rule, draws_line
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
-from evaluation.suites import Splits, basic, class_accuracies, curves, folded, left_out, standard
+from evaluation.suites import Splits, attack_by_draw, basic, class_accuracies, curves, folded, left_out, standard
+from evaluation.verdicts import relative_change
 from reporting.audits import ulira_cells
 from shadows import Pool
 from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
@@ -34,6 +35,8 @@ from utils import UserError, lock, pick_device, provenance, save_arrays, save_js
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
 RELEARNED = 1.0
+# What BatchNorm keeps beside its weights; a pass over images in training mode renews it.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @script
@@ -95,18 +98,21 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     rule = draw_rule(args.mia_members, request.split.split_seed, request.data_sha256, request.chosen.sha256())  # as in result.json
     outputs = [request.outputs(each) for each in one_by_one(saved, "outputs")]
 
-    def attacked() -> list[dict[str, float]]:
+    def attacked() -> tuple[list[dict[str, float]], list[dict[str, np.ndarray]]]:
         models = zip(one_by_one(saved, "attacks"), outputs, strict=True)
-        return [basic(splits, seed=rule.seed, members=rule.members) for _, splits in models]
+        by_draw = [attack_by_draw(splits, rule) for _, splits in models]
+        return [basic(splits, rule, draws) for splits, draws in zip(outputs, by_draw, strict=True)], by_draw
 
-    found = parallel.by_first(attacked)
+    found, by_draw = parallel.by_first(attacked)
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
         found, extra = beside_retrain(args, request, saved, outputs, found)
+    moved = weights_moved(saved)
     models, judged = [], []
     for i, each in enumerate(saved):
         metrics, intervals, chance = folded(found[i])
-        judged.append(Judged(each.label, each.role, each.key, each.seed, outputs[i], metrics, chance))
+        in_percent = {name: 100 * shares for name, shares in by_draw[i].items()}
+        judged.append(Judged(each.label, each.role, each.key, each.seed, outputs[i], metrics, chance, in_percent, moved[i]))
         models.append({
             "label": each.label, "role": each.role, "path": str(each.path), "weights_sha256": each.sha256, "seed": each.seed,
             "hyperparameters": each.hyperparameters, "metrics": metrics, "intervals": intervals, "chance": chance,
@@ -127,6 +133,16 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
         "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
         "provenance": provenance(request.device, "fp32", {"seed": rule.seed}),
     }  # fmt: skip
+
+
+def weights_moved(saved: list[Saved]) -> list[float]:
+    """For each model how far its weights are from the original's; 1 where no original is given."""
+    original = next((each for each in saved if each.role == "original"), None)
+    if original is None:
+        return [1.0] * len(saved)
+    names = [name for name in original.weights if not name.endswith(STATISTICS)]
+    before = {name: original.weights[name].float().numpy() for name in names}
+    return [relative_change({name: each.weights[name].float().numpy() for name in names}, before) for each in saved]
 
 
 def one_by_one(saved: list[Saved], stage: str) -> Iterator[Saved]:

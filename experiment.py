@@ -26,7 +26,18 @@ from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import ENTROPY
 from evaluation.membership import DrawRule, draw_rule, draws_line, means, same_draws, svc_draws
 from evaluation.suites import Splits
-from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, needs_reference, remedies, say_at_chance, standing
+from evaluation.verdicts import (
+    Standing,
+    at_chance,
+    changed_nothing,
+    judge,
+    judge_alone,
+    needs_reference,
+    relative_change,
+    remedies,
+    say_at_chance,
+    standing,
+)
 from models import MODELS, blocks, build_model, check_arch, place
 from settings import FIELD_OF, INHERITED, LOOP, check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
@@ -1329,11 +1340,6 @@ class OriginalOutputs(Mapping):
 
 
 def weights_moved(task: Task) -> float:
-    """The norm of the change from the original's weights over their norm; BatchNorm's statistics are no weights."""
-    now = {name: value.detach().cpu().double() for name, value in task.model.named_parameters()}
-    before = {name: task.original.state_dict[name].double() for name in now}
-    change, norm = (
-        math.sqrt(sum(float(part.square().sum()) for part in parts))
-        for parts in ((now[name] - before[name] for name in now), before.values())
-    )
-    return change / norm if norm else math.inf
+    """How far the model's weights are from the original's; BatchNorm's statistics are no weights."""
+    now = {name: value.detach().cpu().float().numpy() for name, value in task.model.named_parameters()}
+    return relative_change(now, {name: task.original.state_dict[name].float().numpy() for name in now})

@@ -23,7 +23,7 @@ from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import choose_forget, make_split
 from engine import make_optimizer, predict, train_epoch
 from evaluation.accuracy import accuracies
-from evaluation.membership import svc_attack
+from evaluation.membership import DrawRule, svc_attack
 from experiment import to_numpy
 from models import build_model
 from unlearn.base import cross_entropy_steps
@@ -213,7 +213,7 @@ def attack(side: str, quick: bool) -> Side:
     seen = trained_outputs(quick)
     three = seen["retain"], seen["test"], seen["forget"]
     if side == "ours":
-        run = converged = lambda: svc_attack(*three, how="first")
+        run = converged = lambda: svc_attack(*three, DrawRule("first"))
     else:
         # scikit-learn's default tolerance is timed; it alone moves a share by up to 0.2 points, so the check tightens it.
         run, converged = (lambda: plain.svc_attack(*three)), (lambda: plain.svc_attack(*three, tol=1e-5))
@@ -257,7 +257,7 @@ def evaluation(side: str, quick: bool) -> Side:
 
         def run() -> dict:
             outputs = {name: to_numpy(predict(model, loader)) for name, loader in data.evaluation.items()}
-            shares = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how="first")
+            shares = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], DrawRule("first"))
             return accuracies(outputs) | {"MIA": 100 * shares["confidence"]}
 
     return Side(run, lambda: {f"{name} %": value for name, value in run().items()})

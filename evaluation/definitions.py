@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Sequence
 
 RETRAIN, FLOOR = "retrain", "floor"
@@ -22,7 +23,14 @@ class Definition:
     cost: str = "none"
     source: str = "-"
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest value: what ``range`` says."""
+        low, high = self.range.split(" to ")
+        return float(low), NAMED_ENDS.get(high) or float(high)
 
+
+NAMED_ENDS = {"infinity": math.inf, "ln 2": math.log(2), "about 1": math.inf, "sqrt 2": math.sqrt(2)}
 _PERCENT, _SHARE, _NATS = "percent", "share", "nats"
 _ATTACK = "loss, entropy, m_entropy (modified entropy, Song & Mittal 2021), rmia, lira or ulira"
 

@@ -146,13 +146,15 @@ def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
     return float(quantile * retrain.std(ddof=1) * math.sqrt(1 / method_runs + 1 / len(retrain)))
 
 
-def average_band(retrain: Runs, method_runs: int, level: float = 0.95) -> float:
-    """What :func:`gap_of_means` of a method that is Retrain stays below with probability ``level`` or more.
+def average_band(retrain: Runs, method_runs: int, noise: Mapping[str, tuple[float, int]] | None = None) -> float:
+    """What :func:`gap_of_means` of a method that is Retrain stays below with a probability of at least 95 %.
 
     The mean of the metrics' bands. A mean of absolute values is never above what it is where the metrics move as one, for
-    which this is exact; so no covariance is needed. benchmarks/null.py simulates it.
+    which this is exact; so no covariance is needed. benchmarks/null.py simulates it. For ``noise`` see :func:`inside_average`.
     """
-    return float(np.mean([noise_band(values, method_runs, level) for values in _checked(retrain).values()]))
+    added = noise or {}
+    bands = [widened(noise_band(values, method_runs), *added.get(name, (0.0, 1))) for name, values in _checked(retrain).items()]
+    return float(np.mean(bands))
 
 
 def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
@@ -171,37 +173,51 @@ def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> flo
     return noise_band(retrain, method_runs, level) * (len(retrain) - 1) / (len(retrain) - 2)
 
 
-def inside_noise(method: Values, retrain: Values, level: float = 0.95) -> bool | None:
+def widened(band: float, noise: float, draws: int) -> float:
+    """The half-width of a 95 % band with :func:`evaluation.membership.draw_noise` of so many draws in it, independent of the runs' own."""
+    from scipy.special import stdtrit
+
+    return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
+
+
+def inside_noise(method: Values, retrain: Values, noise: float = 0.0, draws: int = 1) -> bool | None:
     """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`; None with fewer than three Retrain runs.
 
     A Retrain metric that never varies (RA at 100) has a band of 0, outside of which everything else lies.
+
+    Args:
+        noise, draws: see :func:`widened`.
     """
-    return _inside(method, retrain, noise_band, level)
+    return _inside(method, retrain, lambda values, runs: widened(noise_band(values, runs), noise, draws))
 
 
-def inside_distance(method: Values, retrain: Values, level: float = 0.95) -> bool | None:
+def inside_distance(method: Values, retrain: Values) -> bool | None:
     """The same for a symmetric distance, by :func:`distance_band`.
 
     Args:
         method: (k,), the mean distance of each run to all m Retrain models.
         retrain: (m,), the mean distance of each Retrain model to the other m - 1.
     """
-    return _inside(method, retrain, distance_band, level)
+    return _inside(method, retrain, distance_band)
 
 
-def inside_average(method: Runs, retrain: Runs, level: float = 0.95) -> bool | None:
-    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three Retrain runs."""
+def inside_average(method: Runs, retrain: Runs, noise: Mapping[str, tuple[float, int]] | None = None) -> bool | None:
+    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three Retrain runs.
+
+    Args:
+        noise: for a metric that is a mean over draws the arguments of :func:`widened`.
+    """
     if min(map(len, retrain.values())) < FEWEST:
         return None
-    runs = min(map(len, method.values()))
-    return bool(gap_of_means(method, retrain) <= average_band(retrain, runs, level) + _rounding(*method.values(), *retrain.values()))
+    band = average_band(retrain, min(map(len, method.values())), noise)
+    return bool(gap_of_means(method, retrain) <= band + _rounding(*method.values(), *retrain.values()))
 
 
-def _inside(method: Values, retrain: Values, band: Callable[..., float], level: float) -> bool | None:
+def _inside(method: Values, retrain: Values, band: Callable[[np.ndarray, int], float]) -> bool | None:
     method, retrain = _values("method", method), _values("Retrain", retrain)
     if len(retrain) < FEWEST:
         return None
-    return bool(abs(method.mean() - retrain.mean()) <= band(retrain, len(method), level) + _rounding(method, retrain))
+    return bool(abs(method.mean() - retrain.mean()) <= band(retrain, len(method)) + _rounding(method, retrain))
 
 
 def _rounding(*columns: Values) -> float:

@@ -29,11 +29,14 @@ def clopper_pearson(
 FEWEST_TO_RESAMPLE = 10
 
 
-def mean_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float] | None:
+def mean_interval(
+    values: np.ndarray, *, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float] | None:  # fmt: skip
     """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value, which has no spread.
 
     Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap covers too little (of 95 %: 48 %
-    with two, 76 % with three, 82 % with five values). From ten on :func:`bootstrap_mean`.
+    with two, 76 % with three, 82 % with five values). From ten on :func:`bootstrap_mean`. ``within`` are the ends that the values
+    cannot pass, such as 0 and 100 of a percentage.
     """
     from scipy.special import stdtrit
 
@@ -42,7 +45,8 @@ def mean_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
         return bootstrap_mean(values, level=level)
     _check_values(values, level)
     half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    low, high = np.clip([values.mean() - half, values.mean() + half], *within)
+    return float(low), float(high)
 
 
 def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | None:

@@ -70,6 +70,9 @@ class DrawRule:
         return {"members": self.members, "draws": len(draws), "seeded_by": seeded, "points": [len(side) for side in draws[0]]}
 
 
+PLAIN = DrawRule()
+
+
 def draw_rule(members: Literal["balanced", "first"], split_seed: int, data_sha256: str, forget_sha256: str) -> DrawRule:
     """The rule of a forget request: no seed of a run, no model and no order of files has a part in it.
 
@@ -154,28 +157,12 @@ def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[flo
     return float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0
 
 
-def widened(band: float, noise: float, draws: int) -> float:
-    """The half-width of a 95 % band in MIA with :func:`draw_noise` of so many draws in it, which is independent of the runs' own."""
-    from scipy.special import stdtrit
-
-    return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
-
-
 # ---------------------------------------------------------------------------------------------------------- the attack
 
 
-def svc_attack(
-    retain: Outputs, test: Outputs, forget: Outputs, *, how: Literal["balanced", "first"] = "balanced", seed: int = 0
-) -> dict[str, float]:
-    """:func:`svc_shares` of the forget set alone, by ``DrawRule(how, seed)``."""
-    return svc_shares(retain, test, {"forget": forget}, how=how, seed=seed)["forget"]
-
-
-def svc_shares(
-    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], *, how: Literal["balanced", "first"] = "balanced", seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """The means over draws of :func:`svc_draws`, by ``DrawRule(how, seed)``."""
-    return means(svc_draws(retain, test, audited, DrawRule(how, seed)))
+def svc_attack(retain: Outputs, test: Outputs, forget: Outputs, rule: DrawRule = PLAIN) -> dict[str, float]:
+    """The means over draws of :func:`svc_draws` of the forget set, for each of the five features."""
+    return means(svc_draws(retain, test, {"forget": forget}, rule))["forget"]
 
 
 def means(shares: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
@@ -196,8 +183,8 @@ def svc_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], ru
     return _shares(attack_features, retain, test, audited, rule.draws(retain[1], test[1]))
 
 
-def svc_margin_attack(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule) -> dict[str, float]:
-    """The mean fractions by the same machine on one feature that does not crowd at 1: the standardised margin.
+def svc_margin_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule) -> dict[str, np.ndarray]:
+    """The fractions (draws,) by the same machine on one feature that does not crowd at 1: the standardised margin.
 
     Mean and standard deviation are those of the attack's training points. See :func:`evaluation.scores.margin`.
     """
@@ -211,7 +198,7 @@ def svc_margin_attack(retain: Outputs, test: Outputs, audited: Mapping[str, Outp
             return {"margin": (margin(*outputs)[:, None] - center) / sd}  # noqa: B023
 
         found.append(_shares(standardised, retain, test, audited, [draw], features_of=("margin",)))
-    return {name: float(np.mean([shares[name]["margin"] for shares in found])) for name in audited}
+    return {name: np.concatenate([shares[name]["margin"] for shares in found]) for name in audited}
 
 
 def _shares(

@@ -24,6 +24,7 @@ from evaluation.gaps import (
     usual_runs,
 )
 from evaluation.intervals import mean_interval
+from evaluation.membership import draw_noise
 from evaluation.scores import margin
 from evaluation.suites import Splits, held_out
 from evaluation.verdicts import Standing, at_chance, changed_nothing, judge, judge_alone, mean_standing, once_each, say_at_chance, standing
@@ -39,7 +40,9 @@ class Judged:
     """A model and what the suites say of it.
 
     ``role`` is models, retrain, unlike (a Retrain of another kind than the one that gaps are to) or original; ``key`` is the
-    same for all seeds of one configuration. ``chance`` holds the intervals in which chance puts an attack's number.
+    same for all seeds of one configuration. ``chance`` holds the intervals in which chance puts an attack's number, ``by_draw`` the
+    percentages (draws,) of the attacks that are means over draws, ``weights_moved`` how far the weights are from the original's
+    (:func:`evaluation.verdicts.relative_change`; 1 where that is not known).
     """
 
     label: str
@@ -49,6 +52,8 @@ class Judged:
     splits: Splits
     metrics: Mapping[str, float]
     chance: Mapping[str, Sequence[float]]
+    by_draw: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights_moved: float = 1.0
 
 
 def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -70,12 +75,11 @@ def _row(positions: list[int], models: Sequence[Judged], retrain: list[Judged]) 
     group = [models[position] for position in positions]
     values, theirs = _columns(group), _columns(retrain)
     both = [name for name in values if name in theirs]
-    found = {name: inside(name, values[name], theirs[name]) for name in both}
     row = {
         "label": group[0].label, "role": group[0].role, "models": positions,
         "mean": {name: float(np.mean(column)) for name, column in values.items()},
         "sd": {name: float(np.std(column, ddof=1)) if len(group) > 1 else None for name, column in values.items()},
-        "ci": {name: mean_interval(column) for name, column in values.items()},
+        "ci": {name: mean_interval(column, within=define(name).ends) for name, column in values.items()},
         "gap": {name: float(np.mean(values[name]) - np.mean(theirs[name])) for name in both},
     }  # fmt: skip
     for end in FRONT_PAGES:
@@ -83,16 +87,37 @@ def _row(positions: list[int], models: Sequence[Judged], retrain: list[Judged]) 
         if ours and wanted:
             row[f"gap_of_means{end}"] = gap_of_means(ours, wanted)
             row[f"mean_paired_gap{end}"] = paired_gap(*(_by_seed(side, end) for side in (group, retrain)))
-            found[f"gap_of_means{end}"] = inside_average(ours, wanted)
-    return row | {"inside_noise": {name: mark for name, mark in found.items() if mark is not None}}
+    marks = {} if group[0].role == "retrain" else _marks(group, retrain)
+    return row | {"inside_noise": {name: mark for name, mark in marks.items() if mark is not None}}
 
 
-def inside(name: str, method: np.ndarray, retrain: np.ndarray) -> bool | None:
+def _marks(group: list[Judged], retrain: list[Judged]) -> dict[str, bool | None]:
+    """For each metric and average gap, whether Retrain's seeds and the attack's draws explain the difference."""
+    values, theirs = _columns(group), _columns(retrain)
+    noise = {name: _draw_noise(name, group, retrain) for name in values if name in theirs}
+    marks = {name: inside(name, values[name], theirs[name], *noise[name]) for name in noise}
+    for end, names in FRONT_PAGES.items():
+        ours, wanted = _front_page(values, end), _front_page(theirs, end)
+        if ours and wanted:
+            marks[f"gap_of_means{end}"] = inside_average(ours, wanted, {name: noise[name] for name in names})
+    return marks
+
+
+def _draw_noise(name: str, group: list[Judged], retrain: list[Judged]) -> tuple[float, int]:
+    """What the attack's draws add to a metric's gap, and their number; (0, 1) for a metric that no draw is in."""
+    sides = [[model.by_draw.get(name) for model in side] for side in (group, retrain)]
+    if not retrain or any(draws is None for side in sides for draws in side):
+        return 0.0, 1
+    return draw_noise(*sides), len(sides[0][0])
+
+
+def inside(name: str, method: np.ndarray, retrain: np.ndarray, noise: float = 0.0, draws: int = 1) -> bool | None:
     """Whether Retrain's own seeds explain a metric's difference; None with fewer than three Retrain models.
 
     Args:
         method, retrain: the values (k,) and (m,) of the runs. A distance, or ToW, of a Retrain model is to the m - 1 others. KL is
             not symmetric, but between models as close as two Retrains it is to second order, and is judged as if it were.
+        noise, draws: :func:`evaluation.membership.draw_noise` of a metric that is a mean over draws.
     """
     if is_agreement(name):  # a product of three shares: its logarithm is a sum, as a distance is
         with np.errstate(divide="ignore"):
@@ -101,7 +126,9 @@ def inside(name: str, method: np.ndarray, retrain: np.ndarray) -> bool | None:
             return None
         if not np.isfinite(method).all():
             return False if len(retrain) >= FEWEST else None
-    return (inside_distance if is_agreement(name) or is_distance(name) else inside_noise)(method, retrain)
+    if is_agreement(name) or is_distance(name):
+        return inside_distance(method, retrain)
+    return inside_noise(method, retrain, noise, draws)
 
 
 def _columns(group: Sequence[Judged]) -> dict[str, np.ndarray]:
@@ -211,7 +238,10 @@ def row_alarms(row: Mapping[str, Any], models: Sequence[Judged]) -> list[str]:
     target = mean_standing([_standing(model) for model in retrain])
     found = [judge(_standing(model), start, target) for model in judged]
     if start and not at_chance(start):
-        found = [lines + changed_nothing(model.splits, original.splits) for lines, model in zip(found, judged, strict=True)]
+        found = [
+            lines + changed_nothing(model.splits, original.splits, weights_moved=model.weights_moved)
+            for lines, model in zip(found, judged, strict=True)
+        ]
     return once_each(found) + _forget_alarms(row, group, retrain)
 
 
@@ -230,7 +260,7 @@ def _forget_alarms(row: Mapping[str, Any], group: Sequence[Judged], retrain: Seq
     if retrain:
         # Retrain is the yardstick where there is one: its own areas may lie off 0.5 for the images at hand.
         areas = np.array([model.metrics["loss_auc"] for model in retrain])
-        band = noise_band(areas, len(group)) if len(areas) > 1 else 0.0
+        band = noise_band(areas, len(group)) if len(areas) >= FEWEST else 0.0
         allowance = [min(areas.mean() - band - 0.5, 0), max(areas.mean() + band - 0.5, 0)]
     if area < low + allowance[0]:
         return [f"over-forgetting: losses on forget stand out as too high (AUC {area:.3f}, chance {low:.3f} to {high:.3f})"]

@@ -18,18 +18,19 @@ def val_proxy(unlearned: Mapping[str, float], original: Mapping[str, float], auc
         unlearned: the percentages UA (100 - acc_f), RA and VA of the unlearned model.
         original: the percentages RA and VA of the original model.
         auc: the probability, in [0, 1], that a forget image has a larger loss than a validation image under the
-            unlearned model (ties count half); either orientation gives the same value.
+            unlearned model (ties count half), these weighted by the class shares of forget; either orientation gives the same value.
     """
     if not 0 <= auc <= 1:
         raise ValueError(f"an AUC is within [0, 1], not {auc}")
     return abs(100 - unlearned["UA"] - original["VA"]) + _drift(unlearned, original) + 100 * abs(auc - 0.5)
 
 
-def val_proxy_noise(forget_count: int, val_count: int) -> float:
+def val_proxy_noise(forget_count: float, val_count: float) -> float:
     """The value of 100 |AUC - 1/2| to expect if forget and validation losses are alike, in percentage points.
 
     100 sqrt(2 / pi) sqrt((n + m + 1) / (12 n m)), the mean deviation of the Mann-Whitney statistic without ties in its
-    normal limit: .47 for 4,500 and 5,000 images, 1.9 for 300 and 300. The accuracies add noise of their own.
+    normal limit: .47 for 4,500 and 5,000 images, 1.9 for 300 and 300. The accuracies add noise of their own. Of weighted images the
+    effective number counts.
     """
     if forget_count < 1 or val_count < 1:
         raise ValueError(f"an AUC needs images on both sides, not {forget_count} and {val_count}")

@@ -12,7 +12,7 @@ from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import class_weights, lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack, with_shares
 from evaluation.distances import distances, tow, tow_mia
 from evaluation.intervals import clopper_pearson
-from evaluation.membership import DrawRule, svc_margin_attack, svc_shares
+from evaluation.membership import PLAIN, DrawRule, svc_draws, svc_margin_draws
 from evaluation.references import lira_offline, rmia_offline_ratio, rmia_scores
 from evaluation.scores import member_scores, sample_scores
 
@@ -63,14 +63,34 @@ def can_attack(splits: Splits) -> bool:
     return all(len(labels) >= FEWEST for _, labels in parts) and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
 
 
-def basic(splits: Splits, *, seed: int = 0, members: str = "balanced") -> dict[str, float]:
+def basic(splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
     """Accuracies, losses and the attacks that need no other model; names are those of :mod:`evaluation.definitions`.
 
     NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it; see :func:`folded`.
-    ``members`` and ``seed`` are the :class:`evaluation.membership.DrawRule` of the support-vector machines.
+    ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it.
     Cost: O(n log n) in the samples, but for these machines, which see at most 2 n_test points in each draw.
     """
-    return _accuracies(splits) | _losses(splits) | (_attacks(splits, DrawRule(members, seed)) if can_attack(splits) else {})
+    found = _accuracies(splits) | _losses(splits)
+    if not can_attack(splits):
+        return found
+    by_draw = attack_by_draw(splits, rule) if by_draw is None else by_draw
+    return found | {name: 100 * float(shares.mean()) for name, shares in by_draw.items()} | _attacks(splits, rule)
+
+
+def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
+    """The shares (draws,), in [0, 1], that the support-vector machines call non-member: svc_FEATURE_tnr and svc_FEATURE_tnr_held_out.
+
+    {} without images enough.
+    """
+    if not can_attack(splits):
+        return {}
+    audited = {"tnr": splits["forget"], "tnr_held_out": held_out(splits)}
+    five = svc_draws(splits["retain"], splits["test"], audited, rule)
+    margins = svc_margin_draws(splits["retain"], splits["test"], audited, rule)
+    return {
+        f"svc_{feature}_{end}": shares
+        for end in audited for feature, shares in {**five[end], "margin": margins[end]}.items()
+    }  # fmt: skip
 
 
 def _accuracies(splits: Splits) -> dict[str, float]:
@@ -98,20 +118,13 @@ def _losses(splits: Splits) -> dict[str, float]:
 
 
 def _attacks(splits: Splits, rule: DrawRule) -> dict[str, float]:
-    unseen = held_out(splits)
-    audited = {"tnr": splits["forget"], "tnr_held_out": unseen}
-    found = {}
-    for end, shares in svc_shares(splits["retain"], splits["test"], audited, how=rule.members, seed=rule.seed).items():
-        found |= {f"svc_{feature}_{end}": 100 * share for feature, share in shares.items()}
-    for end, share in svc_margin_attack(splits["retain"], splits["test"], audited, rule).items():
-        found[f"svc_margin_{end}"] = 100 * share
-    four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": unseen}
+    four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": held_out(splits)}
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
-    weights = class_weights(splits["forget"][1], unseen[1]) if can_compare(splits) else None
-    entropies = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
+    weights = class_weights(splits["forget"][1], four["held_out"][1]) if can_compare(splits) else None
+    found = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
     if weights is None:
-        return found | {"lr_entropy_member_rate": entropies["lr_entropy_member_rate"]}
-    return found | entropies | _against_held_out(four, scores, weights, rule.seed)
+        return {"lr_entropy_member_rate": found["lr_entropy_member_rate"]}
+    return found | _against_held_out(four, scores, weights, rule.seed)
 
 
 def _against_held_out(four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int) -> dict[str, float]:

@@ -109,11 +109,12 @@ def needs_reference(model: Standing) -> bool:
 
 
 def judge_alone(model: Standing, name: str) -> list[str]:
-    """``destroyed`` and ``at chance`` of a model with nothing to compare with, such as Retrain: the labels are its reference."""
+    """``at chance``, else ``destroyed``, of a model with nothing to compare with, such as Retrain: the labels are its reference."""
     if not math.isfinite(model.accuracy):
         return _line(DESTROYED, "RA is not finite", "")
-    labels = Standing(100.0, model.chance, model.chance, model.count)
-    return _line(DESTROYED, _not_looking(model, "the labels", labels), "") + ([say_at_chance(name, model)] if at_chance(model) else [])
+    if at_chance(model):
+        return [say_at_chance(name, model)]
+    return _line(DESTROYED, _not_looking(model, "the labels", Standing(100.0, model.chance, model.chance, model.count)), "")
 
 
 def mean_standing(models: Sequence[Standing]) -> Standing | None:
@@ -155,7 +156,7 @@ def changed_nothing(
     Small splits are asked for first and the others only until it is decided, which spares an ``original`` that is yet to be evaluated.
 
     Args:
-        weights_moved: norm of the change of the weights over their norm, where it is known. Below 1e-6 nothing was learned, though
+        weights_moved: :func:`relative_change` of the weights, where it is known. Below 1e-6 nothing was learned, though
             BatchNorm's statistics, which a pass over images in training mode renews, may have moved the outputs.
     """
     if weights_moved < LEAST_MOVE:
@@ -172,6 +173,15 @@ def changed_nothing(
         return []
     reason = f"no accuracy differs from the original's by more than chance, and the probabilities moved by {moved:.2g} on average"
     return _line(CHANGED_NOTHING, reason, advice)
+
+
+def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> float:
+    """The l2 norm of the change of the arrays named in ``before``, over the norm of these; infinite where that is 0."""
+    norms = [
+        math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
+        for parts in ((np.subtract(now[name], value, dtype=np.float64) for name, value in before.items()), before.values())
+    ]
+    return norms[0] / norms[1] if norms[1] else math.inf
 
 
 def same_accuracy(ours: Outputs, theirs: Outputs) -> bool:
@@ -209,12 +219,12 @@ def verdict_of(line: str) -> str | None:
 
 
 def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
-    """What is said of a row, from the verdicts on each of its runs: each verdict once, in its first run's words."""
-    first: dict[str | None, str] = {}
+    """What is said of a row, from what is said of each of its runs: each verdict once, in its first run's words, and each other line."""
+    first: dict[str, str] = {}
     for line in itertools.chain(*runs):
-        first.setdefault(verdict_of(line), line)
-    counts = {verdict: sum(any(verdict_of(line) == verdict for line in lines) for lines in runs) for verdict in first}
-    return [line + (f" ({counts[verdict]} of {len(runs)} runs)" if len(runs) > 1 else "") for verdict, line in first.items()]
+        first.setdefault(verdict_of(line) or line, line)
+    counts = {kind: sum(any((verdict_of(line) or line) == kind for line in lines) for lines in runs) for kind in first}
+    return [line + (f" ({counts[kind]} of {len(runs)} runs)" if len(runs) > 1 else "") for kind, line in first.items()]
 
 
 def remedies(hyperparameters: Mapping[str, object]) -> tuple[str, str]:

@@ -29,7 +29,7 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
 
     Returns:
         Dictionaries with "data", "metrics" {name: {"unit", "good", "text"}}, "rows", "floors" {metric: number},
-        "warnings" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "chance", "gap", "inside_noise",
+        "warnings", "attack" and "provenance". A row is {"label", "role", "models", "mean", "sd", "ci", "chance", "gap", "inside_noise",
         "warnings"},
         its models {"weights_sha256", "seed", "per_class", "curves"}.
 
@@ -62,16 +62,28 @@ def ulira_cells(row: dict) -> dict[str, str]:
     return cells
 
 
-def rmia_cells(audits: Sequence[dict], groups: dict[str, list[dict]]) -> dict[str, str]:
-    """By the name of a table's row, the AUC of RMIA that the first audit with one found, and where chance puts it."""
-    cells: dict[str, str] = {}
+def attack_numbers(audits: Sequence[dict], groups: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """By the name of a table's row what the first audit with the number says: rmia_auc with the ends where chance puts it, U-LiRA's."""
+    found: dict[str, dict[str, float]] = {}
     for audit in audits:
         for name, row in named_rows(audit, groups).items():
+            if name not in groups:
+                continue
+            mine = found.setdefault(name, {})
             ends = [model["chance"].get("rmia_auc") for model in row["models"]]
-            if name in groups and name not in cells and "rmia_auc" in row["mean"] and None not in ends:
+            if "rmia_auc" not in mine and "rmia_auc" in row["mean"] and None not in ends:
                 low, high = (statistics.fmean(side) for side in zip(*ends, strict=True))
-                cells[name] = f"{row['mean']['rmia_auc']:.3f} ({low:.3f} to {high:.3f})"
-    return cells
+                mine |= {"rmia_auc": row["mean"]["rmia_auc"], "rmia_auc_chance_low": low, "rmia_auc_chance_high": high}
+            mine |= {metric: value for metric in ULIRA if metric not in mine and (value := row["mean"].get(metric)) is not None}
+    return found
+
+
+def rmia_cells(audits: Sequence[dict], groups: dict[str, list[dict]]) -> dict[str, str]:
+    """By the name of a table's row the AUC of RMIA and where chance puts it, as printed."""
+    return {
+        name: f"{mine['rmia_auc']:.3f} ({mine['rmia_auc_chance_low']:.3f} to {mine['rmia_auc_chance_high']:.3f})"
+        for name, mine in attack_numbers(audits, groups).items() if mine.get("rmia_auc") is not None
+    }  # fmt: skip
 
 
 def named_rows(audit: dict, groups: dict[str, list[dict]]) -> dict[str, dict]:
@@ -132,8 +144,15 @@ def _audit(content: dict) -> dict:
         "rows": rows,
         "floors": _by_name(content.get("floors", {}), _number),
         "warnings": _each(content.get("warnings", []), _text),
+        "attack": _attack(content.get("attack") or {}),
         "provenance": _by_name(content["provenance"], lambda value: value),
     }
+
+
+def _attack(entry: dict) -> dict:
+    """The rule of the attack's draw, as :func:`evaluation.membership.rule_of` reads it."""
+    texts = {name: _text(entry[name]) for name in ("members", "seeded_by") if entry.get(name) is not None}
+    return texts | ({"draws": int(_number(entry["draws"]))} if "draws" in entry else {})
 
 
 def _definition(entry: dict) -> dict:

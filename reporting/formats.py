@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from evaluation.definitions import markdown_line
-from reporting.audits import ULIRA, named_rows, rmia_cells, ulira_cells
+from reporting.audits import ULIRA, attack_numbers, named_rows, rmia_cells, ulira_cells
 from reporting.tables import AVERAGES, METRICS, Scenario
 from utils import finite
 
@@ -145,14 +145,19 @@ def _markdown_table(lines: list[list[str]]) -> list[str]:
 
 
 def as_csv(scenarios: list[Scenario]) -> str:
-    """Every number of every row, one line each."""
-    out = io.StringIO()
-    tables = [scenario.table for scenario in scenarios if scenario.table["rows"]]
-    if not tables:
+    """Every number of every row, one line each; at the end what an audit of these models says of RMIA and U-LiRA."""
+    lines = [
+        {"scenario": scenario.table["title"], **row, **audited.get(row["name"], {})}
+        for scenario in scenarios
+        for audited in [attack_numbers(scenario.audits, scenario.groups)]
+        for row in scenario.table["rows"]
+    ]
+    if not lines:
         return ""
-    writer = csv.DictWriter(out, ["scenario", *tables[0]["rows"][0]], lineterminator="\n")
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"scenario": table["title"], **row} for table in tables for row in table["rows"])
+    writer.writerows(lines)
     return out.getvalue().rstrip()
 
 
@@ -177,25 +182,34 @@ MARK = r"\textsuperscript{$\sim$}"
 
 
 def as_latex(scenarios: list[Scenario]) -> str:
-    r"""One table environment per scenario, for ``\usepackage{booktabs}``; its caption explains the marks."""
-    return "% \\usepackage{booktabs}\n\n" + "\n\n".join(_latex_table(scenario.table) for scenario in scenarios if scenario.table["rows"])
+    r"""One table environment per scenario, for ``\usepackage{booktabs}``, and one for each audit with shadow models."""
+    tables = []
+    for scenario in scenarios:
+        tables += [_latex_results(scenario)] if scenario.table["rows"] else []
+        tables += [
+            _latex_environment(SHADOWS, lines[0], [_latex_line(line, False) for line in lines[1:]]) for lines in ulira_lines(scenario)
+        ]
+    return "% \\usepackage{booktabs}\n\n" + "\n\n".join(tables)
 
 
-def _latex_table(table: dict) -> str:
-    floor = table["floor"]
+def _latex_results(scenario: Scenario) -> str:
+    table, (header, *printed) = scenario.table, table_lines(scenario, "~")
+    best = {row["name"] for row in table["rows"] if row["is_best"]}
+    lines = [_latex_line(line, line[0] in best) for line in printed]
     retrain = table["rows"][0]["is_retrain"]
-    lines = [_latex_line(cells(row), row["is_best"]) for row in table["rows"]]
-    if floor:
-        lines.insert(1, _latex_line(floor_cells(floor), False))
     if retrain:
-        lines.insert(2 if floor else 1, r"\midrule")
-    words = [table["title"] + ".", *([GAPS] if retrain else []), *legend(table, "~", bold=True)]
-    caption = latex(" ".join(words)).replace(LATEX["~"], r"$\sim$")
+        lines.insert(2 if table["floor"] else 1, r"\midrule")
+    caption = " ".join([table["title"] + ".", *([GAPS] if retrain else []), *legend(table, "~", bold=True)])
+    return _latex_environment(caption, header, lines, table["notes"])
+
+
+def _latex_environment(caption: str, header: list[str], lines: list[str], notes: Sequence[str] = ()) -> str:
+    caption = latex(caption).replace(LATEX["~"], r"$\sim$")
     return "\n".join(
         [
-            r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}", r"\toprule",
-            " & ".join(map(latex, HEADER)) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}",
-            *(f"% {' '.join(note.split())}" for note in table["notes"]),
+            r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule",
+            " & ".join(map(latex, header)) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+            *(f"% {' '.join(note.split())}" for note in notes),
         ]
     )  # fmt: skip
 

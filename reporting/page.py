@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.distances import is_agreement, is_distance
-from reporting.audits import named_rows
-from reporting.formats import AGAIN, average_cell, legend
+from reporting.audits import attack_numbers, named_rows
+from reporting.formats import AGAIN, RMIA, average_cell, legend
 from reporting.plots import Plot, as_svg, plots_of
 from reporting.tables import AVERAGES, METRICS, Scenario
 
@@ -30,6 +30,7 @@ TEXTS = {
     "RTE (s)": "seconds of unlearning, the mask included, data loading and evaluation excluded",
     "runs": "how many seeds the row averages over",
 }
+TEXT_OF_RMIA = "area under the ROC of the RMIA attack with Retrain models as references, below it where chance puts it"
 INTRODUCTION = (
     "Retrain is the target, not 0 and not 100: it never saw the forget set. A method has unlearned as far as its numbers are Retrain's. "
     "Below each mean stands the signed gap to Retrain. A method that is no closer than Original, which did nothing, has not unlearned."
@@ -106,7 +107,9 @@ def _entry(scenario: Scenario, parts: list[tuple[str, str, Html]]) -> Html:
 def _section(anchor: str, scenario: Scenario, plots: list[Plot]) -> list[tuple[str, str, Html]]:
     """The parts of one scenario: (anchor, title, markup) each, the first one with the scenario's heading."""
     table = scenario.table
-    parts = [(anchor, table["title"], Html(tag("h2", table["title"], id=anchor) + (_results(table) if table["rows"] else _no_results())))]
+    parts = [
+        (anchor, table["title"], Html(tag("h2", table["title"], id=anchor) + (_results(scenario) if table["rows"] else _no_results())))
+    ]
     parts += [(f"{anchor}-{plot.name}", plot.title, _figure(f"{anchor}-{plot.name}", plot)) for plot in plots[:2]]
     for number, audit in enumerate(scenario.audits, 1):
         parts.append((f"{anchor}-audit-{number}", "Audit", _audit(f"{anchor}-audit-{number}", audit, scenario.groups)))
@@ -123,25 +126,22 @@ def _no_results() -> Html:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-def _results(table: dict) -> Html:
-    """The table of the four metrics with its legend and notes."""
+def _results(scenario: Scenario) -> Html:
+    """The table of the four metrics, with RMIA's AUC where an audit has it, and its legend and notes."""
+    table = scenario.table
     floor, rows = table["floor"], table["rows"]
+    attacks = attack_numbers(scenario.audits, scenario.groups)
+    attacked = any("rmia_auc" in mine for mine in attacks.values())
     header = [_header("method", "text", None)]
-    header += [_header(name, "number", TEXTS[name], "ascending" if name == "Avg. Gap" else "none") for name in list(TEXTS)]
-    fixed = [_result_row(row) for row in rows if row["is_retrain"]]
-    if floor:
-        numbers = [tag("td", f"±{floor[metric]:.2f}") for metric in METRICS]
-        fixed.append(
-            tag(
-                "tr",
-                tag("th", AGAIN, scope="row"),
-                *numbers,
-                *(tag("td", average_cell(floor[f"avg_gap{end}"])) for end in AVERAGES),
-                tag("td", "-"),
-                tag("td", str(floor["runs"])),
-            )
-        )
-    body = [_result_row(row) for row in rows if not row["is_retrain"]]
+    header += [_header(name, "number", text, "ascending" if name == "Avg. Gap" else "none") for name, text in TEXTS.items()]
+    header += [_header(RMIA, "number", TEXT_OF_RMIA)] * attacked
+
+    def line(row: dict) -> Html:
+        return _result_row(row, [_rmia_cell(attacks.get(row["name"], {}))] * attacked)
+
+    fixed = [line(row) for row in rows if row["is_retrain"]]
+    fixed += [_floor_row(floor, attacked)] if floor else []
+    body = [line(row) for row in rows if not row["is_retrain"]]
     caption = "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's name to sort by it."
     marks = legend(table, "Green and ~", bold=True)
     marks += ["⚠: a run of this row gave a warning, repeated below."] * any(row["warnings"] for row in rows)
@@ -153,14 +153,29 @@ def _results(table: dict) -> Html:
     )
 
 
-def _result_row(row: dict) -> Html:
+def _floor_row(floor: dict, attacked: bool) -> Html:
+    """What more Retrain runs would score; a dash for the time, and for RMIA where there is that column."""
+    numbers = [tag("td", f"±{floor[metric]:.2f}") for metric in METRICS]
+    averages = [tag("td", average_cell(floor[f"avg_gap{end}"])) for end in AVERAGES]
+    cells = [*numbers, *averages, tag("td", "-"), tag("td", str(floor["runs"])), *[tag("td", "-")] * attacked]
+    return tag("tr", tag("th", AGAIN, scope="row"), *cells)
+
+
+def _rmia_cell(numbers: dict) -> Html:
+    if (area := numbers.get("rmia_auc")) is None:
+        return tag("td", "-")
+    ends = f"({numbers['rmia_auc_chance_low']:.3f} to {numbers['rmia_auc_chance_high']:.3f})"
+    return tag("td", f"{area:.3f}", tag("span", ends, class_="gap"), data_value=_value(area))
+
+
+def _result_row(row: dict, more: Sequence[Html]) -> Html:
     kinds = ["best"] * row["is_best"] + ["warned"] * bool(row["warnings"])
     return tag(
         "tr",
         tag("th", row["name"], scope="row", data_value=row["name"]), *(_metric_cell(row, metric) for metric in METRICS),
         *(_average_cell(row, end) for end in AVERAGES),
         tag("td", f"{row['RTE']:.1f}", _deviation(row["RTE_std"], 1), data_value=_value(row["RTE"])),
-        tag("td", str(row["runs"]), data_value=row["runs"]), class_=" ".join(kinds) or None,
+        tag("td", str(row["runs"]), data_value=row["runs"]), *more, class_=" ".join(kinds) or None,
     )  # fmt: skip
 
 
@@ -180,7 +195,8 @@ def _metric_cell(row: dict, metric: str) -> Html:
         why.append(f"95 % interval of the mean over {row['runs']} seeds: {ends}.")
     if inside is not None:
         where, band = "inside" if inside else "outside", row[f"{metric}_band"]
-        why.append(f"The gap is {where} Retrain's noise: seeds alone explain up to ±{band:.2f}.")
+        what = "seeds alone explain" if not row.get(f"{metric}_draw_noise") else "seeds and the attack's draws explain"
+        why.append(f"The gap is {where} Retrain's noise: {what} up to ±{band:.2f}.")
     return tag(
         "td", f"{row[metric]:.2f}", _deviation(row[f"{metric}_std"], 2), below,
         class_="noise" if inside else None, title=" ".join(why) or None, data_value=_value(row[metric]),

@@ -24,17 +24,19 @@ from evaluation.gaps import (
     too_few,
     trained_unlike,
     usual_runs,
+    widened,
 )
 from evaluation.intervals import mean_interval
-from evaluation.membership import draw_noise, rule_of, widened
+from evaluation.membership import draw_noise, rule_of
 from evaluation.rows import unlike_retrain
-from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, remedies, verdict_of
+from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, once_each, remedies, verdict_of
 from settings import completed, differences
 from unlearn import label_today
 from utils import UserError, load_json
 
 METRICS = AVERAGED
 AVERAGES = {"": AVERAGED, "_entropy": AVERAGED_ENTROPY}  # the two average gaps, by the ending of their names in a row
+REMEDY_OF_DRAWS = "A run's own command with --resume and the --mia_members that are wanted evaluates it anew."
 AUDIT = "audit.json"
 # Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table: each forgot other images.
 OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
@@ -69,7 +71,10 @@ def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | 
         mine = runs.get(key, [])
         table = summarise(key, mine, reference, members)
         groups = named_groups(mine)
-        found.append(Scenario(table, {row["name"]: groups[row["name"]] for row in table["rows"]}, audited.get(key, [])))
+        groups = {row["name"]: groups[row["name"]] for row in table["rows"]}
+        retrain = [run for row in table["rows"] if row["is_retrain"] for run in groups[row["name"]]]
+        table["notes"] += [note for audit in audited.get(key, []) for note in _audit_notes(audit, retrain)]
+        found.append(Scenario(table, groups, audited.get(key, [])))
     return found
 
 
@@ -193,7 +198,7 @@ def summarise(scenario: tuple, runs: list[dict], reference: str | None = None, m
     rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
     _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
     notes = [f"The gaps are to {chosen}; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
-    notes += [*_notes(runs, retrain), *_other_draws(runs, retrain, members)] if runs else []
+    notes += [*_notes(groups, retrain), *_other_draws(groups, chosen, members)] if runs else []
     return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain, rows)}
 
 
@@ -244,7 +249,12 @@ def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) 
 
 def _is_retrain(run: dict) -> bool:
     """What gaps are measured against: all weights, trained on all that is retained."""
-    return run["method"] == "retrain" and not run.get("mask") and "retain_fraction" not in (run.get("recipe") or {})
+    return run["method"] == "retrain" and is_whole(_recipe(run))
+
+
+def is_whole(settings: Mapping[str, object]) -> bool:
+    """Whether a Retrain with these settings changed all weights, on all that is retained."""
+    return not {"mask", "retain_fraction"} & settings.keys()
 
 
 def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
@@ -301,40 +311,35 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
     row = {"name": name, "runs": len(group), "is_retrain": bool(retrain) and group is retrain}
     for metric in (*METRICS, ENTROPY, "RTE"):
         row |= _spread(metric, _values(group, metric))
+    noise = _draw_noise(group, retrain)
     for metric in (*METRICS, ENTROPY):
-        row |= _gap(metric, _values(group, metric), _values(retrain, metric), row["is_retrain"])
+        row |= _gap(_values(group, metric), _values(retrain, metric), row["is_retrain"], noise.get(metric, (0.0, 1)), metric)
     for end, metrics in AVERAGES.items():
-        row |= _average(end, metrics, group, retrain, row["is_retrain"])
+        row |= _average(end, metrics, group, retrain, row["is_retrain"], noise)
+    row |= _other_draw(row, group, retrain, noise)
     warnings = [_warnings(run, retrain) for run in group]
     row["warnings"] = sum(map(bool, warnings))
-    row = _with_draw_noise(row, group, retrain)
     if any(verdict_of(message) == DESTROYED for messages in warnings for message in messages):
         # One metric in which Retrains differ widely would put the mean band around anything.
         row |= {name: False for name in ("inside_noise", "inside_noise_entropy") if row[name]}
     return row
 
 
-def _with_draw_noise(row: dict, group: list[dict], retrain: list[dict]) -> dict:
-    """The row with the noise of the attack's draws in the band of MIA, and a quarter of what that adds in the one of Avg. Gap.
-
-    Known where all runs were asked by the same draws, two or more. A row by another rule than Retrain's gets no mark from its MIA.
-    """
-    if retrain and rule_of(group[0]) != rule_of(retrain[0]):
-        unknown = ("MIA_band", "MIA_inside_noise", "MIA_draw_noise", "avg_gap_band", "inside_noise")
-        return row | dict.fromkeys(unknown) | {"other_draw": True}
-    row["other_draw"] = False
+def _draw_noise(group: list[dict], retrain: list[dict]) -> dict[str, tuple[float, int]]:
+    """MIA's noise from the attack's draws and their number; {} where not all runs were asked by the same two draws or more."""
     values = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
     same = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)}
     draws = min((len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0)
-    known = bool(retrain) and len(same) == 1 and draws > 1 and not any(value is None for side in values for each in side for value in each)
-    noise = row["MIA_draw_noise"] = draw_noise(*values) if known else None
-    if noise is None or row["MIA_band"] is None:
-        return row
-    band = widened(row["MIA_band"], noise, draws)
-    row["avg_gap_band"] += (band - row["MIA_band"]) / len(METRICS)
-    row |= {"MIA_band": band, "MIA_inside_noise": abs(row["MIA_gap"]) <= band}
-    row["inside_noise"] |= row["avg_gap"] <= row["avg_gap_band"]
-    return row
+    if not retrain or len(same) > 1 or draws < 2 or any(value is None for side in values for each in side for value in each):
+        return {}
+    return {"MIA": (draw_noise(*values), draws)}
+
+
+def _other_draw(row: dict, group: list[dict], retrain: list[dict], noise: dict[str, tuple[float, int]]) -> dict:
+    """Whether a row's MIA was made by another rule than Retrain's; it then gets no mark."""
+    if retrain and rule_of(group[0]) != rule_of(retrain[0]):
+        return dict.fromkeys(("MIA_band", "MIA_inside_noise", "MIA_draw_noise", "avg_gap_band", "inside_noise")) | {"other_draw": True}
+    return {"other_draw": False, "MIA_draw_noise": noise["MIA"][0] if noise else None}
 
 
 def _values(group: list[dict], metric: str) -> list[float]:
@@ -352,25 +357,28 @@ def _finite_columns(group: list[dict], metrics: Sequence[str]) -> dict[str, list
 def _spread(metric: str, values: list[float]) -> dict:
     """Mean, sample standard deviation and interval of the mean; the last two for several finite runs only."""
     several = len(values) > 1 and all(map(math.isfinite, values))
-    low, high = mean_interval(values) if several else (None, None)
+    within = (0.0, math.inf if metric == "RTE" else 100.0)
+    low, high = mean_interval(values, within=within) if several else (None, None)
     return {
         metric: statistics.fmean(values) if values else None, f"{metric}_std": statistics.stdev(values) if several else None,
         f"{metric}_low": low, f"{metric}_high": high,
     }  # fmt: skip
 
 
-def _gap(metric: str, values: list[float], retrain: list[float], is_retrain: bool) -> dict:
+def _gap(values: list[float], retrain: list[float], is_retrain: bool, noise: tuple[float, int], metric: str) -> dict:
     """The signed gap, the half-width of the band in which Retrain's own would fall, and whether it does."""
     gap = statistics.fmean(values) - statistics.fmean(retrain) if values and retrain else None
     known = gap is not None and len(retrain) >= FEWEST and not is_retrain and all(map(math.isfinite, [*values, *retrain]))
     return {
         f"{metric}_gap": gap,
-        f"{metric}_band": noise_band(retrain, len(values)) if known else None,
-        f"{metric}_inside_noise": inside_noise(values, retrain) if known else None,
+        f"{metric}_band": widened(noise_band(retrain, len(values)), *noise) if known else None,
+        f"{metric}_inside_noise": inside_noise(values, retrain, *noise) if known else None,
     }
 
 
-def _average(end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], is_retrain: bool) -> dict:
+def _average(
+    end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], is_retrain: bool, noise: dict[str, tuple[float, int]]
+) -> dict:  # fmt: skip
     """One average gap, that of paired runs, what Retrain's own would be, what it would stay below, and whether this one does."""
     ours, theirs = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
     known = bool(ours and theirs)
@@ -382,8 +390,8 @@ def _average(end: str, metrics: Sequence[str], group: list[dict], retrain: list[
         f"avg_gap{end}": gap_of_means(ours, theirs) if known else None,
         f"mean_paired_gap{end}": paired_gap(*paired) if known else None,
         f"avg_gap{end}_floor": _floor_of(retrain, metrics, len(group)),
-        f"avg_gap{end}_band": average_band(theirs, len(group)) if marked else None,
-        f"inside_noise{end}": inside_average(ours, theirs) if marked else None,
+        f"avg_gap{end}_band": average_band(theirs, len(group), noise) if marked else None,
+        f"inside_noise{end}": inside_average(ours, theirs, noise) if marked else None,
     }
 
 
@@ -421,12 +429,12 @@ def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
         row["is_best"] = row["name"] in candidates and row["avg_gap"] == lowest
 
 
-def _other_recipes(runs: list[dict]) -> set[str]:
+def _other_recipes(groups: dict[str, list[dict]]) -> set[str]:
     """Retrains whose recipe is another than the one of an original that a run of this table started from."""
-    originals = [run["original_recipe"] for run in runs if isinstance(run.get("original_recipe"), dict)]
+    originals = [run["original_recipe"] for runs in groups.values() for run in runs if isinstance(run.get("original_recipe"), dict)]
     return {
-        f"{run['label']}: trained unlike the original: {apart}"
-        for run in runs if run["method"] == "retrain"
+        f"{name}: trained unlike the original: {apart}"
+        for name, runs in groups.items() for run in runs if run["method"] == "retrain"
         for original in originals if (apart := differences({**run["hyperparameters"], **(run.get("recipe") or {})}, original))
     }  # fmt: skip
 
@@ -450,24 +458,41 @@ def _standing(run: dict, name: str = "standing") -> Standing | None:
     return older if run.get(name) is None else Standing(**run[name])
 
 
-def _named(run: dict, message: str) -> str:
-    """A warning with the row that it is about; that a reference is at chance is about no row."""
-    return message if verdict_of(message) == AT_CHANCE else f"{run['label']}: {message}"
+def _row_notes(name: str, group: list[dict], retrain: list[dict]) -> list[str]:
+    """A row's warnings under its name; that the original is at chance is about no row."""
+    found = [_warnings(run, retrain) for run in group]
+    of_all = {line for lines in found for line in lines if line.startswith(f"{AT_CHANCE}: the original")}
+    return [*of_all, *(f"{name}: {line}" for line in once_each([[line for line in lines if line not in of_all] for lines in found]))]
 
 
-def _other_draws(runs: list[dict], retrain: list[dict], members: str | None) -> list[str]:
-    """What names the results whose MIA was made by another rule than Retrain's, or than the ``members`` that were asked for."""
-    usual = rule_of((retrain or runs)[0])
-    wanted = members or usual.get("members")
-    others = [run for run in runs if rule_of(run) != usual or rule_of(run).get("members") != wanted]
-    found = {f"{run['label']} (seed {run['provenance']['seed']}) by {_in_words(rule_of(run))}" for run in others}
-    if not found:
+def _other_draws(groups: dict[str, list[dict]], chosen: str | None, members: str | None) -> list[str]:
+    """What names the rows whose MIA was made by another rule than the one that gaps are taken by, which is Retrain's."""
+    rules = {name: rule_of(runs[0]) for name, runs in groups.items()}
+    usual = rules[chosen] if chosen is not None else next(iter(rules.values()))
+    notes = []
+    if members is not None and usual.get("members") != members:
+        notes.append(f"No Retrain's MIA is by members {members}: gaps are by {_in_words(usual)}. {REMEDY_OF_DRAWS}")
+    others = [
+        f"{name} ({len(groups[name])} run{'s' * (len(groups[name]) > 1)}) by {_in_words(rule)}"
+        for name, rule in rules.items() if rule != usual
+    ]  # fmt: skip
+    if others:
+        notes.append(f"The attack's rule here is {_in_words(usual)}; another rule made the MIA of {'; '.join(others)}. {REMEDY_OF_DRAWS}")
+    return notes
+
+
+def _audit_notes(audit: dict, retrain: list[dict]) -> list[str]:
+    """What names an audit beside a table whose gaps are to other Retrain models, or under another rule of the attack."""
+    if not retrain:
         return []
-    here = _in_words(usual) if usual.get("members") == wanted else f"members {wanted}"
-    return [
-        f"The attack's rule here is {here}; another rule made the MIA of {'; '.join(sorted(found))}. "
-        "Evaluate such a run anew by --resume, with the --mia_members that are wanted."
-    ]
+    which, usual, rule = f"The audit of {audit['provenance'].get('time', 'an unknown time')}", rule_of(retrain[0]), rule_of(audit)
+    notes = [f"{which} attacks by {_in_words(rule)}; the table by {_in_words(usual)}."] if rule != usual else []
+    here = {run["provenance"].get("unlearned_sha256") for run in retrain}
+    there = {model["weights_sha256"] for row in audit["rows"] if row["role"] == "retrain" for model in row["models"]}
+    if there != here and None not in here:
+        shared = f"{len(here & there)} of the table's {len(here)}"
+        notes.append(f"{which} has gaps to {len(there)} Retrain model{'s' * (len(there) != 1)}, {shared} among them.")
+    return notes
 
 
 def _in_words(rule: dict) -> str:
@@ -477,8 +502,8 @@ def _in_words(rule: dict) -> str:
     return f"members {rule['members']}, {rule['draws']} {'draw' if rule['draws'] == 1 else 'draws'}{seeded}"
 
 
-def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
-    notes = []
+def _notes(groups: dict[str, list[dict]], retrain: list[dict]) -> list[str]:
+    runs, notes = [run for group in groups.values() for run in group], []
     if not retrain:
         notes.append(
             "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
@@ -488,7 +513,7 @@ def _notes(runs: list[dict], retrain: list[dict]) -> list[str]:
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")
-    notes += sorted({_named(run, message) for run in runs for message in _warnings(run, retrain)} | _other_recipes(runs))
+    notes += sorted({line for name, group in groups.items() for line in _row_notes(name, group, retrain)} | _other_recipes(groups))
     originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
     theirs = [run["metrics"]["RA"] for run in retrain]
     notes += [unlike_retrain(original, theirs) for original in set(originals) if trained_unlike(original, theirs)]

@@ -8,16 +8,19 @@ import contextlib
 import dataclasses
 import importlib.util
 import itertools
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from auditing import Request, Saved, read_saved
 from engine import predict
 from evaluation.accuracy import accuracy
-from evaluation.attacks import auc
+from evaluation.attacks import auc, class_weights, effective_size
 from evaluation.gaps import AVERAGED, AVERAGED_ENTROPY, ENTROPY, gap_of_means
 from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
@@ -236,8 +239,11 @@ def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> 
     origin = {"RA": theirs["retain"], "VA": theirs["val"]}
     if request.chosen.dropped_class is not None:
         return val_proxy_class(mine, origin), 0.0
-    losses = [member_scores(*after[name])["loss"] for name in ("forget", "val")]
-    return val_proxy(mine, origin, auc(*losses)), val_proxy_noise(len(losses[0]), len(losses[1]))
+    # Validation images with the class shares of forget, as far as there are any of its classes.
+    (forget, labels), (unseen, others) = ((member_scores(*after[name])["loss"], after[name][1]) for name in ("forget", "val"))
+    known = np.isin(labels, others)
+    weights = class_weights(labels[known], others)
+    return val_proxy(mine, origin, auc(forget[known], unseen, weights)), val_proxy_noise(known.sum(), effective_size(weights))
 
 
 def _outputs(request: Request, saved: Saved) -> dict:
@@ -303,6 +309,9 @@ def make_trials(plan: Plan, name: str, *, trials: int, objective: str, check: Ch
     if objective == "oracle_gap":
         if not retrain:
             raise UserError("--objective oracle_gap: the plan has no stage with unlearn = retrain among its flags")
+        if len({json.dumps(run.settings | {"seed": None}, default=str, sort_keys=True) for run in retrain}) > 1:
+            names = ", ".join(run.name for run in retrain)
+            raise UserError(f"--objective oracle_gap: unlike Retrains are never pooled, and the plan has {names}; leave one kind")
         for wait in (False, True):  # first what nobody is at
             for run in retrain:
                 with contextlib.suppress(Busy):

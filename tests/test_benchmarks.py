@@ -9,7 +9,7 @@ from benchmarks import plain
 from benchmarks.bench import compare
 from engine import predict
 from evaluation.accuracy import accuracies
-from evaluation.membership import svc_attack
+from evaluation.membership import DrawRule, svc_attack
 from unlearn.per_sample import fisher_diagonal
 from unlearn.saliency import top_masks
 from unlearn.wfisher import influence_vector
@@ -55,7 +55,7 @@ def test_evaluation(pieces):
     data, model, twin, loaders = pieces
     outputs = {name: tuple(part.numpy() for part in predict(model, loader)) for name, loader in data.evaluation.items()}
     wanted = plain.evaluate(twin, loaders)
-    attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], how="first")
+    attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], DrawRule("first"))
     assert accuracies(outputs) | {"MIA": 100 * attack["confidence"]} == pytest.approx(wanted)
 
 

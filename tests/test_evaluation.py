@@ -383,7 +383,7 @@ def test_each_attack_number_equals_scikit_learn(how):
     retain = random_outputs(150, seed=1, bonus=5)
     test = random_outputs(90, seed=2, bonus=1)
     forget = random_outputs(70, seed=3, bonus=2)
-    got = svc_attack(retain, test, forget, how=how, seed=4)
+    got = svc_attack(retain, test, forget, DrawRule(how, 4))
     draws = DrawRule("balanced", 4).draws(retain[1], test[1]) if how == "balanced" else [(slice(90), slice(None))]
     assert len(draws) == (10 if how == "balanced" else 1)
     audited = independent_features(*forget)
@@ -444,7 +444,7 @@ def nothing():
 @pytest.mark.parametrize("empty", [{"forget"}, {"retain"}, {"test"}, {"retain", "test"}, {"retain", "test", "forget"}])
 def test_attack_on_empty_splits_is_nan(how, empty):
     splits = {name: nothing() if name in empty else random_outputs(20) for name in ("retain", "test", "forget")}
-    got = svc_attack(**splits, how=how)
+    got = svc_attack(**splits, rule=DrawRule(how))
     assert set(got) == set(FEATURES)
     assert all(math.isnan(share) for share in got.values())
 

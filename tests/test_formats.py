@@ -108,7 +108,7 @@ def test_interval_of_few_seeds_is_students_and_of_one_there_is_none(folder, caps
     rows, _ = rows_of(capsys, folder)
     for index, metric in enumerate(METRICS):
         values = [run[index] for run in RETRAIN]
-        wanted = t.interval(0.95, 2, statistics.mean(values), statistics.stdev(values) / math.sqrt(3))
+        wanted = np.clip(t.interval(0.95, 2, statistics.mean(values), statistics.stdev(values) / math.sqrt(3)), 0, 100)
         assert [rows["Retrain"][f"{metric}_low"], rows["Retrain"][f"{metric}_high"]] == pytest.approx(wanted)
         assert rows["FT"][f"{metric}_low"] is rows["FT"][f"{metric}_high"] is None
 
@@ -336,3 +336,19 @@ def test_the_first_table_shows_rmia_beside_the_gaps_where_an_audit_has_it(tmp_pa
         assert "0.512 (0.450 to 0.550)" in lines["Retrain"]
         assert "0.512 (0.475 to 0.550)" in lines["FT"]
         assert "0.512" not in lines["GA"] + lines["again"]
+    latex_lines = {
+        re.sub(r"\\textbf{(.*)}", r"\1", line.split(" & ")[0]): line
+        for line in printed(capsys, tmp_path, "latex").splitlines()
+        if " & " in line
+    }
+    assert latex_lines["FT"].endswith(r"0.512 (0.475 to 0.550) \\")
+    assert latex_lines["GA"].endswith(r" & - \\")
+    assert {line.count(" & ") for line in latex_lines.values()} == {9}
+    numbers = {row["name"]: row for row in csv.DictReader(io.StringIO(printed(capsys, tmp_path, "csv")))}
+    assert [numbers["FT"][f"rmia_auc{end}"] for end in ("", "_chance_low", "_chance_high")] == ["0.512", "0.475", "0.55"]
+    assert numbers["GA"]["rmia_auc"] == ""
+    page = tmp_path / "page.html"
+    assert report.main([str(tmp_path), "--html", str(page)]) == 0
+    first = page.read_text().split("</table>")[0]
+    assert '0.512<span class="gap">(0.475 to 0.550)</span>' in first
+    assert first.count("<td>-</td></tr>") == 2  # of GA and of the floor

@@ -157,8 +157,8 @@ def test_distances_between_oracles_average_both_directions():
 def test_noise_band_holds_a_second_retrain_as_often_as_it_says(method_runs, retrain_runs):
     """Binomial test at alpha 1e-3: the coverage of 4,000 experiments is the level."""
     rng = np.random.default_rng(2)
-    inside = sum(inside_noise(rng.normal(5, 2, method_runs), rng.normal(5, 2, retrain_runs), 0.9) for _ in range(4000))
-    assert scipy.stats.binomtest(inside, 4000, 0.9).pvalue > 1e-3
+    inside = sum(inside_noise(rng.normal(5, 2, method_runs), rng.normal(5, 2, retrain_runs)) for _ in range(4000))
+    assert scipy.stats.binomtest(inside, 4000, 0.95).pvalue > 1e-3
 
 
 def test_noise_band_is_the_two_sample_interval_with_the_spread_of_retrain():
@@ -167,8 +167,10 @@ def test_noise_band_is_the_two_sample_interval_with_the_spread_of_retrain():
     t = scipy.stats.ttest_ind(retrain + shift, retrain).statistic
     level = 1 - 2 * scipy.stats.t.sf(t, 3)
     assert noise_band(retrain, 4, level) == pytest.approx(shift)
-    assert inside_noise(retrain + 0.999 * shift, retrain, level)
-    assert not inside_noise(retrain - 1.001 * shift, retrain, level)
+    band = noise_band(retrain, 4)
+    assert inside_noise(retrain + 0.999 * band, retrain)
+    assert not inside_noise(retrain - 1.001 * band, retrain)
+    assert inside_noise(retrain - 1.001 * band, retrain, noise=0.1 * band, draws=10)
 
 
 def test_a_metric_that_never_varies_has_no_band():
@@ -193,6 +195,7 @@ def test_band_of_an_average_is_the_mean_band():
     assert average_band(retrain, 1) == pytest.approx(wanted)
     assert inside_average({"UA": [10.0], "TA": [50 + 1.999 * wanted]}, retrain)  # the gap is half of that
     assert not inside_average({"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain)
+    assert inside_average({"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain, {"TA": (0.1 * wanted, 10)})
 
 
 def test_band_of_distances_by_hand():

@@ -13,7 +13,7 @@ from records import audit, result, runs, with_shadows, write
 from scipy import stats
 
 import report
-from reporting.tables import _with_draw_noise, by_scenario, collect
+from reporting.tables import by_scenario, collect
 
 METRICS = ("UA", "RA", "TA", "MIA")
 RETRAIN = [(5.2, 100.0, 94.1, 13.1), (5.6, 99.9, 94.5, 12.2), (4.9, 100.0, 93.8, 13.6)]
@@ -223,13 +223,15 @@ def test_draws_that_move_a_method_alone_widen_its_band(tmp_path, capsys):
     assert rows["GA"]["MIA_inside_noise"]
 
 
-def test_average_gap_takes_a_quarter_of_what_the_draws_add_to_the_band_of_mia():
-    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
-    group = [drawn(result("GA"), 5, 10, 7, 12)]
-    row = {"MIA_band": 3.0, "MIA_gap": 6.0, "avg_gap": 2.5, "avg_gap_band": 2.0, "inside_noise": False}
-    found = _with_draw_noise(row.copy(), group, retrain)
-    assert found["avg_gap_band"] - 2 == pytest.approx((found["MIA_band"] - 3) / 4)
-    assert found["inside_noise"] == (found["avg_gap_band"] >= 2.5)
+def test_average_gap_takes_a_quarter_of_what_the_draws_add_to_the_band_of_mia(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0]))) for seed in (1, 2, 3)]
+    write(tmp_path, *retrain, drawn(result("FT"), 15, 25, 35, 45), drawn(result("GA"), 16, 30, 36, 50))
+    rows, _ = only_table(capsys, tmp_path)
+    more = rows["GA"]["MIA_band"] - rows["FT"]["MIA_band"]
+    assert more > 1
+    assert rows["GA"]["avg_gap_band"] - rows["FT"]["avg_gap_band"] == pytest.approx(more / 4)
+    for row in (rows["FT"], rows["GA"]):
+        assert row["inside_noise"] == (row["avg_gap"] <= row["avg_gap_band"])
 
 
 def test_draws_of_other_rules_or_without_a_number_are_not_compared(tmp_path, capsys):
@@ -253,8 +255,8 @@ def test_a_result_by_another_rule_of_the_draw_is_named(tmp_path, capsys):
     write(tmp_path, old, first)
     _, table = only_table(capsys, tmp_path)
     (note,) = [note for note in table["notes"] if "another rule" in note]
-    assert "FT (seed 7) by members balanced, 1 draw, seeded by forget seed" in note
-    assert "GA (seed 8) by members first, 1 draw" in note
+    assert "FT (1 run) by members balanced, 1 draw, seeded by forget seed" in note
+    assert "GA (1 run) by members first, 1 draw" in note
     assert "RL" not in note
 
 
@@ -264,11 +266,43 @@ def test_the_members_that_are_asked_for_choose_the_retrain(tmp_path, capsys):
     for run in first:
         run["attack"] = {"members": "first", "draws": 1, "seeded_by": None, "points": [90, 90], "MIA": [50.0]}
     write(tmp_path, *retrain, *first)
-    for words, wanted, other in (([], 2.5, "(seed 1) by members first"), (["--mia_members", "first"], 50, "by members balanced, 4 draws")):
+    for words, wanted, other in (([], 2.5, "(2 runs) by members first"), (["--mia_members", "first"], 50, "by members balanced, 4 draws")):
         _, table = only_table(capsys, tmp_path, *words)
         (row,) = [row for row in table["rows"] if row["is_retrain"]]
         assert row["MIA"] == wanted
         assert any(other in note for note in table["notes"])
+
+
+def test_members_that_no_retrain_was_asked_by_are_said_and_change_nothing(tmp_path, capsys):
+    write(tmp_path, *(drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)))
+    _, plain = only_table(capsys, tmp_path)
+    _, table = only_table(capsys, tmp_path, "--mia_members", "first")
+    assert table["rows"] == plain["rows"]
+    (note,) = [note for note in table["notes"] if note not in plain["notes"]]
+    assert note.startswith("No Retrain's MIA is by members first: gaps are by members balanced, 4 draws")
+
+
+def test_an_audit_to_other_retrains_or_by_another_rule_is_named(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
+    write(tmp_path, *retrain, method := drawn(result("FT"), 1, 2, 3, 4))
+    (tmp_path / "audit.json").write_text(json.dumps(audit(method, *retrain, attack=DRAWN)))
+    assert not [note for note in only_table(capsys, tmp_path)[1]["notes"] if "audit" in note]
+    (tmp_path / "audit.json").write_text(json.dumps(audit(method, *retrain[:2], attack={"members": "first", "draws": 1})))
+    rule, models = [note for note in only_table(capsys, tmp_path)[1]["notes"] if "audit" in note]
+    assert "attacks by members first, 1 draw; the table by members balanced, 4 draws" in rule
+    assert "gaps to 2 Retrain models, 2 of the table's 3 among them" in models
+
+
+def test_a_warning_names_its_row_once_and_in_how_many_runs(tmp_path, capsys):
+    """Of two settings of one method; what is said of an original is about no row."""
+    above = "at chance: the original has RA 10.0 where chance is 10.0, so it has learned nothing"
+    destroyed = ["destroyed: RA is 10.0", "destroyed: RA is 11.0"]
+    runs = [result("GA", lr=0.1, seed=seed, warnings=[destroyed[seed - 1], above]) for seed in (1, 2)]
+    write(tmp_path, *runs, result("GA", lr=0.2, warnings=["the mask freezes every weight"]))
+    notes = only_table(capsys, tmp_path)[1]["notes"]
+    assert [note for note in notes if "destroyed" in note] == ["GA (unlearn_lr 0.1): destroyed: RA is 10.0 (2 of 2 runs)"]
+    assert "GA (unlearn_lr 0.2): the mask freezes every weight" in notes
+    assert notes.count(above) == 1
 
 
 def test_scenarios_have_separate_tables(tmp_path, capsys):

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import engine
 import sweep
+from evaluation.selection import val_proxy_noise
 from sweeping import search
 from sweeping.plan import make_plan
 from sweeping.search import as_markdown, entropy_gap_score, grid, oracle_gap_score, search_of, searchable, sensitivity
@@ -247,3 +249,32 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
         text = (tmp_path / "runs/search/GA-oracle_gap.md").read_text()
         assert text.count("Warning") == text.count("under the entropy MIA") == 1
         assert len([*(tmp_path / "runs").glob("search-GA/*/run.json")]) == 2
+
+
+def test_oracle_gap_refuses_retrains_of_several_kinds(tmp_path, capsys):
+    plan = content(tmp_path / "runs")
+    plan["stages"]["longer"] = {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 2}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2", "--sampler", "grid", "--objective", "oracle_gap"]
+    assert sweep.main(words) == 2
+    assert "unlike Retrains are never pooled" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").rglob("*result.json"))
+
+
+def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monkeypatch):
+    """Losses that differ by class alone: with the classes' shares made equal nothing is to be found, AUC 1/2."""
+    rng = np.random.default_rng(0)
+
+    def outputs(counts):
+        labels = np.repeat([0, 1], counts)
+        logits = np.where(labels, 3.0, 0.5)[:, None] * np.eye(2)[labels] + rng.normal(0, 1e-3, (len(labels), 2))
+        return logits.astype(np.float32), labels
+
+    splits = {"forget": outputs([900, 100]), "retain": outputs([100, 100]), "val": outputs([200, 800])}
+    request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_class=None))
+    monkeypatch.setattr(search, "read_saved", lambda path, role: role)
+    monkeypatch.setattr(search, "Request", lambda *args, **kwargs: request)
+    monkeypatch.setattr(search, "_outputs", lambda request, saved: splits)
+    value, noise = search.val_proxy_score("a", "b", "cpu", 0)
+    assert value < 3  # every image is classified rightly: what is left is 100 |AUC - 1/2|, 32 without weights
+    assert noise > val_proxy_noise(1000, 1000)

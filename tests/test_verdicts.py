@@ -127,7 +127,8 @@ def test_of_one_class_no_accuracy_tells_anything():
 
 def test_retrain_is_judged_alone():
     assert judge_alone(Standing(97.0, 11.0, 12.0, 1000), "Retrain") == []
-    assert kinds(judge_alone(Standing(11.0, 11.0, 100.0, 1000), "Retrain")) == ["destroyed", "at chance"]
+    assert kinds(judge_alone(Standing(11.0, 11.0, 100.0, 1000), "Retrain")) == ["at chance"]
+    assert kinds(judge_alone(Standing(95.0, 30.0, 99.5, 1000), "Retrain")) == ["destroyed"]
     assert kinds(judge_alone(Standing(11.0, 11.0, 60.0, 1000), "Retrain")) == ["at chance"]
     assert kinds(judge_alone(Standing(float("nan")), "Retrain")) == ["destroyed"]
 
