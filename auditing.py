@@ -18,12 +18,13 @@ from datasets.splits import ForgetSplit, Split
 from engine import make_optimizer, predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
+from experiment import recorded_score
 from models import build_model, place
 from reporting.tables import grouped, is_whole, pick_reference
 from settings import completed
 from unlearn import label_today
 from unlearn.base import cross_entropy_steps
-from utils import UserError, hash_arrays, load, reading, stream
+from utils import UserError, hash_arrays, load, load_json, reading, stream
 
 REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
 # Not part of what makes two runs one configuration: seeds, and the hashes of what differs with them.
@@ -32,7 +33,10 @@ OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "dat
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Saved:
-    """A checkpoint: its weights and what it records of its data and its forget set."""
+    """A checkpoint: its weights and what it records of its data and its forget set.
+
+    ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or where no record says.
+    """
 
     path: Path
     role: str
@@ -46,6 +50,7 @@ class Saved:
     key: str
     hyperparameters: dict
     mask: list | None = None
+    mask_made_by: dict | None = None
 
     @property
     def seed(self) -> int:
@@ -84,7 +89,24 @@ def read_saved(path: Path, role: str) -> Saved:
         key = json.dumps([label, settings, mask], sort_keys=True)
         if type(arguments["seed"]) is not int or not isinstance(split["train"], Tensor) or not isinstance(split["val"], Tensor):
             raise TypeError("its record is not that of a run")
-        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask)
+        made_by = mask_made_by(content, arguments, str(identity.get("mask", ""))) if mask else None
+        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask, made_by)
+
+
+def mask_made_by(content: dict, arguments: dict, sha256: str) -> dict | None:
+    """What made a checkpoint's mask: by its own record; of an older one by that beside the mask, if it is of this very mask."""
+    if content.get("mask"):
+        found = {name: content["mask"][name] for name in ("file", "score")}
+        return found if None not in found.values() else None
+    path, ratio = Path(arguments["mask_path"]), arguments["mask_ratio"]
+    file = path if ratio is None else path / f"with_{ratio}.pt"
+    record_file = file.with_name("mask_result.json")
+    if not record_file.is_file():
+        return None
+    record = load_json(record_file, "mask record")
+    with reading(record_file, "mask record", "make the masks again with generate_mask.py, or move it away"):
+        same = record["masks"].get(file.name, {}).get("sha256") == sha256
+        return {"file": file.name, "score": recorded_score(record)} if same else None
 
 
 def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]:

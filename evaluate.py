@@ -182,13 +182,21 @@ def add_audits(
         if row["role"] != "models":
             continue
         row["mean"] |= distribution_gaps([judged[i] for i in row["models"]], retrain, audit=args.suite == "full")
-        if pool is not None:
-            found, per_image[f"auc_of_row_{position}"] = pool.audit(saved[row["models"][0]], per_image["memorisation"])
+        if pool is not None and not without_record(first := saved[row["models"][0]]):
+            found, per_image[f"auc_of_row_{position}"] = pool.audit(first, per_image["memorisation"])
             metrics, intervals, row["chance"] = folded(found)
             row["mean"] |= metrics
             row["ci"] |= intervals
     if per_image:
         save_arrays(per_image, folder_of(args, saved) / "per_image.npz")
+
+
+def without_record(saved: Saved) -> bool:
+    """Whether a run's mask cannot be made again for shadow models, since no record says by what score it was made; says so."""
+    unknown = saved.mask is not None and saved.mask_made_by is None
+    if unknown:
+        warn(f"{saved.path}: no record of its mask, by {saved.mask[0]}; --suite full goes without U-LiRA for {saved.label}")
+    return unknown
 
 
 def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved]) -> Pool | None:

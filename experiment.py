@@ -67,6 +67,7 @@ from utils import (
     stream,
     use_threads,
     warn,
+    warn_of_standstill,
     with_threads,
 )  # fmt: skip
 
@@ -486,7 +487,8 @@ class Trainer:
         """
         return {
             "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "rng": parallel.gather(torch.get_rng_state()),
+            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds,
+            "stopped": self.clock.stopped, "rng": parallel.gather(torch.get_rng_state()),
             "device_rng": parallel.gather(device_rng(self.clock.device)), "method": self.method.state(), "meter": meter,
         }  # fmt: skip
 
@@ -501,7 +503,8 @@ class Trainer:
         self.method.load_state(state["method"])
         torch.set_rng_state(parallel.own(state["rng"]))
         set_device_rng(self.clock.device, parallel.own(state.get("device_rng")))
-        self.clock.seconds, self.start_epoch, self.begun = state["seconds"], state["epoch"], state.get("meter")
+        self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
+        self.start_epoch, self.begun = state["epoch"], state.get("meter")
         if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
             raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
 
@@ -656,7 +659,7 @@ def train(args: argparse.Namespace) -> None:
             clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
             accumulate=args.accumulate, one_image=one_image,
         )  # fmt: skip
-        metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock.seconds, files)
+        metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock, files)
     rule = "the epoch with the best validation accuracy" if args.select == "best" else "the last epoch"
     print(f"{files['0model_SA_best.pth.tar']} is {rule}")
     print(result_line("original", metrics, trainer.clock.seconds))
@@ -664,7 +667,7 @@ def train(args: argparse.Namespace) -> None:
 
 def train_report(
     args: argparse.Namespace, model: nn.Module, data: Data, record: dict, hyperparameters: dict, recipe: dict, precision: str,
-    seconds: float, files: dict[str, Path],
+    clock: Stopwatch, files: dict[str, Path],
 ) -> dict[str, float]:  # fmt: skip
     """Evaluate the best epoch's model and write train_result.json; returns its accuracies in percent."""
     kept = read_original(files["0model_SA_best.pth.tar"])
@@ -675,9 +678,11 @@ def train_report(
     warnings = [say_at_chance("the original", trained, "a training accuracy of")] if at_chance(trained) else []
     for message in warnings:
         warn(message)
+    warn_of_standstill(clock.stopped)
     result = {
         "schema": 1, "script": "main_train", "method": "original", "label": "Original", "metrics": metrics,
-        "RTE": {"total": seconds}, "hyperparameters": hyperparameters, "recipe": recipe, "warnings": warnings,
+        "RTE": {"total": clock.seconds, "stopped": clock.stopped}, "hyperparameters": hyperparameters, "recipe": recipe,
+        "warnings": warnings,
         "data": {
             "dataset": record["dataset"], "arch": args.arch, "split_seed": args.split_seed, "data_sha256": record["data_sha256"],
             "test_sha256": data.dataset.test_sha256(), "train_sha256": hash_arrays({"train": record["train"]}),
@@ -828,7 +833,8 @@ def make_masks(args: argparse.Namespace) -> None:
                 save(named[file.name], file)
             else:
                 file.unlink(missing_ok=True)  # --overwrite leaves nothing of other masks
-        save_json(mask_record(args, task, named, clock.seconds), record_file)
+        save_json(mask_record(args, task, named, clock), record_file)
+    warn_of_standstill(clock.stopped)
     print(f"{len(named)} masks in {folder}; use them with main_random.py --mask_path {folder / 'with_0.5.pt'}")
     print(f"RESULT method={args.score} masks={len(named)} RTE={clock.seconds:.1f}")
 
@@ -840,7 +846,7 @@ def parameter_names(args: argparse.Namespace) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], seconds: float) -> dict:
+def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], clock: Stopwatch) -> dict:
     """mask_result.json: by what score the masks of these files were made, for which original model and which data."""
     data = task.data_record(args)
     if args.score not in READ_RETAIN:
@@ -848,7 +854,7 @@ def mask_record(args: argparse.Namespace, task: Task, masks: dict[str, Mask], se
     return {
         "schema": 1, "script": "generate_mask", "method": args.score, "label": "mask", "score": args.score, "layers": args.layers,
         "batch_size": args.batch_size, "batch_order": RATIO_ORDER if args.score == "ratio" else None,
-        "metrics": {}, "RTE": {"total": seconds, "mask": seconds}, "data": data,
+        "metrics": {}, "RTE": {"total": clock.seconds, "mask": clock.seconds, "stopped": clock.stopped}, "data": data,
         "masks": {name: {"density": density(mask), "sha256": hash_arrays(mask)} for name, mask in masks.items()},
         "provenance": {**provenance(task.device, "fp32", {"seed": args.seed}), "original_sha256": task.original.sha256},
     }  # fmt: skip
@@ -948,6 +954,10 @@ class LoadedMask:
     density: float
     seconds: float
     score: str | None
+
+    def identity(self) -> dict:
+        """What a checkpoint says of its mask, so that it can be made again for other models without its file."""
+        return {"file": self.path.name, "sha256": self.sha256, "density": self.density, "score": self.score}
 
     def record(self) -> dict:
         """What a result says of its mask; densities in [0, 1], also by layer."""
@@ -1055,14 +1065,14 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, stem, files.values()):
         refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
-        seconds, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"), one_image=one_image)
+        clock, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"), one_image=one_image)
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and same_draws(done, task.attack(args)[1]):
                 print(f"finished already; {files['result.json']} says")
                 print_result(done | {"label": label}, files["result.json"])
                 return
-        report(args, script, method, label, task, mask, recipe, original_recipe, seconds, extra, files)
+        report(args, script, method, label, task, mask, recipe, original_recipe, clock, extra, files)
 
 
 def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
@@ -1077,8 +1087,8 @@ def identity_of_flags(args: argparse.Namespace, method: Method, original: Origin
 def run_method(
     args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict,
     files: dict[str, Path], *, select: str | None, one_image: bool,
-) -> tuple[float, dict]:  # fmt: skip
-    """Run a method to its end, saving as it goes; returns its seconds and what it reports of itself."""
+) -> tuple[Stopwatch, dict]:  # fmt: skip
+    """Run a method to its end, saving as it goes; returns its time and what it reports of itself."""
     model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
     identity = identity_of_flags(args, method, task.original) | {
         "forget": task.chosen.sha256(), "data_sha256": task.data_sha256, "mask": mask.sha256 if mask else "",
@@ -1089,12 +1099,13 @@ def run_method(
         "label": label, "identity": identity, "arguments": plain_arguments(args),
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget), "retain": torch.from_numpy(task.chosen.retain),
+        "mask": mask and mask.identity(),
     }  # fmt: skip
     state = read_state(checkpoint, identity) if args.resume else None
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
-            return state["seconds"], dict(state["extra"])
+            return Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0)), dict(state["extra"])
     gate = SaliencyGate(model, mask.mask) if mask else None
     clock = Stopwatch(task.device)
     with clock:
@@ -1127,9 +1138,9 @@ def run_method(
         parallel.copy_first([*model.parameters(), *model.buffers()])
     check_finite(model)
     extra = chosen | extra
-    done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "extra": extra}
+    done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "stopped": clock.stopped, "extra": extra}
     save({**common, **run_state, **done}, checkpoint)
-    return clock.seconds, extra
+    return clock, extra
 
 
 def descend(
@@ -1222,7 +1233,7 @@ class Curve:
 
 def report(
     args: argparse.Namespace, script: str, method: Method, label: str, task: Task, mask: LoadedMask | None, recipe: dict,
-    original_recipe: dict | None, seconds: float, extra: dict, files: dict[str, Path],
+    original_recipe: dict | None, clock: Stopwatch, extra: dict, files: dict[str, Path],
 ) -> None:  # fmt: skip
     """Evaluate the finished model, write its results, print them by name."""
     outputs = {name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()}
@@ -1244,11 +1255,12 @@ def report(
         warnings.append(f"trained unlike the original: {apart}")
     for message in warnings:
         warn(message)
+    warn_of_standstill(clock.stopped)
     mask_seconds = mask.seconds if mask else 0.0
     result = {
         "schema": 1, "script": script, "method": args.unlearn, "label": label,
         "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
-        "RTE": {"total": mask_seconds + seconds, "mask": mask_seconds, "unlearn": seconds},
+        "RTE": {"total": mask_seconds + clock.seconds, "mask": mask_seconds, "unlearn": clock.seconds, "stopped": clock.stopped},
         "hyperparameters": dataclasses.asdict(method), "recipe": recipe, "original_recipe": original_recipe,
         "preset": args.preset,
         "mask": mask.record() if mask else None,

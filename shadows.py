@@ -5,6 +5,7 @@ against those that never saw it. (U-LiRA: Hayes et al., "Inexact unlearning need
 """
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from evaluation.references import memorisation_scores, per_sample_auc, ulira_by_
 from evaluation.scores import margin
 from utils import RunFailed, load_json, stream
 
-# Flags that a pool chooses itself.
+# Flags that a pool chooses itself, and those that have no part in what a model becomes.
 OWN = {
     "save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite", "checkpoint", "dry_run", "train_seed", "seed",
     "forget_seed", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "leave_out", "split_seed", "data",
-    "device", "gpu", "score", "layers", "tail", "run", "threads",
+    "device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard",
+    "print_freq", "workers", "num_workers", "save_every_steps",
 }  # fmt: skip
 
 
@@ -54,14 +56,25 @@ def positions_of(whole: np.ndarray, train: np.ndarray, pool: np.ndarray, member:
     return np.flatnonzero(~kept), np.searchsorted(whole[kept], pool[member])
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A script's run on a shadow: where it goes, the files that say how far it is, its flags, and the files of the pool that it reads."""
+
+    main: Callable[[list[str]], int]
+    where: str
+    result: str
+    checkpoint: str | None
+    settings: list[str]
+    files: dict[str, Path]
+
+
 class Pool:
     """Shadow models in ``folder``, trained as ``original`` was; what is there already is not made again."""
 
     def __init__(self, request: Request, original: Saved, folder: Path, *, shadows: int, seed: int, data: str, gpu: int):
         self.request, self.folder, self.original = request, folder, original
         self.indices, self.member = draw_pool(request, shadows, seed)
-        self.common = ["--data", data, "--split_seed", str(request.split.split_seed), "--device", request.device.type]
-        self.common += ["--gpu", str(gpu)]
+        self.here = ["--data", data, "--device", request.device.type, "--gpu", str(gpu)]
         self.trained = [self._train(i) for i in range(shadows)]
 
     def memorisation(self) -> dict[str, np.ndarray]:
@@ -84,55 +97,62 @@ class Pool:
         return found | {"ulira_TA": float(np.mean(test))}, per_sample_auc(margins, self.member)
 
     def _train(self, shadow: int) -> Path:
-        argv = [
-            *flags_of(self.original.arguments, OWN),
-            *self.common,
-            "--tail",
-            self.original.arguments.get("tail", "keep"),  # what runs did before there was the flag
-            "--train_seed",
-            str(shadow),
-            "--leave_out",
-            self._list(shadow, "out"),
-        ]
-        where, title = f"shadow{shadow:02d}/train", f"train shadow {shadow}"
-        return self._step(main_train.main, argv, where, "train_result.json", "0checkpoint.pth.tar", title) / "0model_SA_best.pth.tar"
+        settings = [*flags_of(self.original.arguments, OWN), *self._tail(self.original), "--train_seed", str(shadow)]
+        files = {"--leave_out": self._list(shadow, "out")}
+        step = Step(main_train.main, f"shadow{shadow:02d}/train", "train_result.json", "0checkpoint.pth.tar", settings, files)
+        return self._made(step, f"train shadow {shadow}") / "0model_SA_best.pth.tar"
 
     def _unlearn(self, saved: Saved, shadow: int) -> Path:
-        model = ["--model_path", str(self.trained[shadow]), "--seed", str(shadow), "--indexes_to_replace", self._list(shadow, "in")]
-        name, mask, ratio = (saved.arguments[flag] for flag in ("unlearn", "mask_path", "mask_ratio"))
-        if mask is not None:
-            file = Path(mask).name if ratio is None else f"with_{ratio}.pt"
-            model = [*model, "--mask_path", str(self._mask(model, Path(mask), shadow) / file)]
-        tail = ["--tail", saved.arguments.get("tail", "keep")]
-        argv = [*flags_of(saved.arguments, OWN), *tail, *self.common, *model, "--unlearn", name]
-        checkpoint, title = f"{name}checkpoint.pth.tar", f"{saved.label} on shadow {shadow}"
-        return self._step(main_forget.main, argv, f"shadow{shadow:02d}/{name}", f"{name}result.json", checkpoint, title) / checkpoint
+        name = saved.arguments["unlearn"]
+        settings = [*flags_of(saved.arguments, OWN), *self._tail(saved), "--seed", str(shadow), "--unlearn", name]
+        files = self._request_of(shadow)
+        if saved.mask_made_by is not None:
+            files |= {"--mask_path": self._mask(saved.mask_made_by, shadow)}
+        step = Step(main_forget.main, f"shadow{shadow:02d}/{name}", f"{name}result.json", f"{name}checkpoint.pth.tar", settings, files)
+        return self._made(step, f"{saved.label} on shadow {shadow}") / step.checkpoint
 
-    def _mask(self, model: list[str], theirs: Path, shadow: int) -> Path:
-        """Masks of this shadow's own forget set, by the score that the audited run's mask was made by."""
-        record = (theirs if theirs.is_dir() else theirs.parent) / "mask_result.json"
-        made = load_json(record, "mask record") if record.is_file() else {}
-        score = ["--score", made.get("score", "saliency"), *(["--layers", ",".join(made["layers"])] if made.get("layers") else [])]
-        where, title = f"shadow{shadow:02d}/mask", f"masks of shadow {shadow}"
-        return self._step(generate_mask.main, [*self.common, *model, *score], where, "mask_result.json", None, title)
+    def _mask(self, made_by: dict, shadow: int) -> Path:
+        """The mask of this shadow's own forget set, by the score that the audited run's mask was made by."""
+        score, _, layers = made_by["score"].partition(":")
+        settings = ["--seed", str(shadow), "--score", score, *(["--layers", layers] if layers else [])]
+        step = Step(generate_mask.main, f"shadow{shadow:02d}/mask", "mask_result.json", None, settings, self._request_of(shadow))
+        return self._made(step, f"masks of shadow {shadow}") / made_by["file"]
 
-    def _step(self, main: Callable, argv: list[str], where: str, result: str, checkpoint: str | None, title: str) -> Path:
-        """Run a script in a folder that its flags name, unless its result is there; go on from a checkpoint if there is one."""
-        folder = self.folder / f"{where}-{hashlib.sha256(' '.join(argv).encode()).hexdigest()[:8]}"
-        if parallel.by_first((folder / result).is_file):
+    def _request_of(self, shadow: int) -> dict[str, Path]:
+        """A shadow and what it is to forget."""
+        return {"--model_path": self.trained[shadow], "--indexes_to_replace": self._list(shadow, "in")}
+
+    def _tail(self, saved: Saved) -> list[str]:
+        return ["--tail", saved.arguments.get("tail", "keep")]  # what runs did before there was the flag
+
+    def _made(self, step: "Step", title: str) -> Path:
+        """The folder of a step, which runs unless its result is there; it goes on from a checkpoint if there is one that it may."""
+        settings = [*step.settings, "--split_seed", str(self.request.split.split_seed)]
+        folder = self.folder / f"{step.where}-{self._digest(settings, step.files)}"
+        if parallel.by_first((folder / step.result).is_file):
             return folder
-        resume = checkpoint is not None and parallel.by_first((folder / checkpoint).is_file)
+        resume = step.checkpoint is not None and parallel.by_first((folder / step.checkpoint).is_file)
         print(title + (", going on" if resume else ""), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            code = main([*argv, "--save_dir", str(folder), "--resume" if resume else "--overwrite"])
+        files = [word for flag, file in step.files.items() for word in (flag, f"@{file}" if file.suffix == ".npy" else str(file))]
+        argv = [*settings, *self.here, *files, "--save_dir", str(folder)]
+        for how in ["--resume", "--overwrite"] if resume else ["--overwrite"]:
+            with open(folder / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                code = step.main([*argv, how])
+            if code != 2:  # a checkpoint that was begun in another precision is refused, and begun anew
+                break
         if code == 130:
             raise KeyboardInterrupt
         if code:
             raise RunFailed(f"{title} ended with exit code {code}; {folder / 'log.txt'} says why")
         return folder
 
-    def _list(self, shadow: int, which: str) -> str:
+    def _digest(self, settings: list[str], files: dict[str, Path]) -> str:
+        """What a step is made of: the images, its flags, and its files, whose names and folders end with what they are made of."""
+        places = [str(file.relative_to(self.folder)) for file in files.values()]
+        return hashlib.sha256(" ".join([self.request.data_sha256, *settings, *places]).encode()).hexdigest()[:8]
+
+    def _list(self, shadow: int, which: str) -> Path:
         """A file of positions: what the shadow leaves out of the training split, or what of the rest it forgets."""
         split = make_split(self.request.dataset.y_train, self.request.split.split_seed)
         out, inside = positions_of(split.train, self.request.split.train, self.indices, self.member[shadow])
@@ -140,7 +160,7 @@ class Pool:
         file = self.folder / f"{which}{shadow:02d}-{hashlib.sha256(positions.tobytes()).hexdigest()[:8]}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
         parallel.by_first(lambda: np.save(file, positions))
-        return f"@{file}"
+        return file
 
     def _outputs(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         return self.request.outputs_on(read_saved(file, "shadow"), self.indices, "pool")

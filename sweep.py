@@ -23,6 +23,7 @@ from evaluate import SUITES
 from report import make_parser as report_parser
 from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
+from sweeping.inputs import check_inputs
 from sweeping.launchers import LAUNCHERS, supervise, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
 from sweeping.runs import DONE, FAILED, RECORD, Progress, clock_of, command, read_record, work
@@ -58,10 +59,12 @@ def main(argv: list[str]) -> None:
     elif args.report:
         table_of(plan, runs)
     elif args.search:
+        check_inputs(runs, plan.folder)
         search(args, plan)
     elif args.worker:
-        work(runs, plan.folder, since=args.since, tries=plan.tries, worker=args.worker, alive=launcher_lives(args))
+        work(runs, plan.folder, sweep_id=args.sweep_id, tries=plan.tries, worker=args.worker, alive=launcher_lives(args))
     else:
+        check_inputs(runs, plan.folder)
         launch(args, plan, runs)
 
 
@@ -95,7 +98,7 @@ def sweep_parser() -> Parser:
     )
     add("--worker", help=argparse.SUPPRESS)
     add("--parent", type=int, help=argparse.SUPPRESS)
-    add("--since", type=float, help=argparse.SUPPRESS)
+    add("--sweep_id", type=float, help=argparse.SUPPRESS)
     return parser
 
 
@@ -106,7 +109,7 @@ def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
     progress, began = Progress(runs, plan.folder), time.time()
     before = sum(state == DONE for state in progress.look().values())
     print(f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py {args.plan} --status tells more")
-    words = worker_command([str(args.plan), f"--since={began}"])
+    words = worker_command([str(args.plan), f"--sweep_id={began!r}"])
     with tqdm(total=len(runs), initial=before, unit="run", disable=None) as bar:
 
         def show() -> None:
@@ -114,7 +117,7 @@ def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
             bar.set_postfix_str(f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}")
 
         if before < len(runs):
-            took = functools.partial(took_a_run, plan, since=began)
+            took = functools.partial(took_a_run, plan, sweep_id=began)
             supervise(launcher, words, min(workers, len(runs) - before), took_a_run=took, show=show)
     counts = progress.counts()
     print(progress.table(workers))
@@ -134,10 +137,10 @@ def launcher_of(args: argparse.Namespace, plan: Plan, workers: int) -> object:
     return launcher
 
 
-def took_a_run(plan: Plan, worker: str, *, since: float) -> bool:
+def took_a_run(plan: Plan, worker: str, *, sweep_id: float) -> bool:
     """Whether a worker of this sweep started a run."""
-    starts = [start for file in plan.folder.glob(f"*/*/{RECORD}") for start in read_record(file.parent).starts if start["time"] >= since]
-    return any(start["worker"] == worker for start in starts)
+    starts = [start for file in plan.folder.glob(f"*/*/{RECORD}") for start in read_record(file.parent).starts]
+    return any((start["worker"], start.get("sweep_id")) == (worker, sweep_id) for start in starts)
 
 
 def search(args: argparse.Namespace, plan: Plan) -> None:
@@ -145,14 +148,14 @@ def search(args: argparse.Namespace, plan: Plan) -> None:
     args.search = as_planned(plan, args.search)
     how = {"trials": args.trials, "objective": args.objective, "check": check, "sampler": args.sampler or default_sampler()}
     if args.worker:
-        make_trials(plan, args.search, **how, workplace=Workplace(args.since, args.worker, launcher_lives(args)))
+        make_trials(plan, args.search, **how, workplace=Workplace(args.sweep_id, args.worker, launcher_lives(args)))
         return
     if args.objective == "oracle_gap":
         warn(WARNING)
     began = time.time()
     if args.workers or args.launcher != "local":
         share_search(args, plan, how["sampler"], began)
-    best = run_search(plan, args.search, **how, since=began)["best"]
+    best = run_search(plan, args.search, **how, sweep_id=began)["best"]
     shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
     print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
 
@@ -163,13 +166,13 @@ def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: floa
     workers = min(args.workers or default_workers(args.launcher), args.trials)
     launcher = launcher_of(args, plan, workers)
     flags = [f"--search={args.search}", f"--trials={args.trials}", f"--objective={args.objective}", f"--sampler={sampler}"]
-    words = worker_command([str(args.plan), *flags, f"--since={began}"])
+    words = worker_command([str(args.plan), *flags, f"--sweep_id={began!r}"])
     with tqdm(total=args.trials, unit="trial", disable=None) as bar:
 
         def show() -> None:
             bar.update(len(trial_files(plan, args.search, args.objective)) - bar.n)
 
-        supervise(launcher, words, workers, took_a_run=functools.partial(took_a_run, plan, since=began), show=show)
+        supervise(launcher, words, workers, took_a_run=functools.partial(took_a_run, plan, sweep_id=began), show=show)
 
 
 def default_workers(launcher: str) -> int:

@@ -224,6 +224,12 @@ class _Steady:
         """Left to :func:`_write`."""
 
 
+def warn_of_standstill(seconds: float) -> None:
+    """Say what RTE leaves out, if anything."""
+    if seconds:
+        warn(f"the process stood still for {seconds:.1f} s (stopped, suspended or not scheduled); RTE leaves them out")
+
+
 def warn(message: str) -> None:
     """One line on standard error."""
     print(f"warning: {message}", file=sys.stderr)
@@ -357,19 +363,22 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds of finished device work, summed over ``with`` blocks."""
+    """Seconds of finished device work, summed over ``with`` blocks, without those in which the process stood still (``stopped``)."""
 
-    def __init__(self, device: torch.device, seconds: float = 0.0):
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: torch.device, seconds: float = 0.0, stopped: float = 0.0):
+        self.device, self.seconds, self.stopped = device, seconds, stopped
 
     def __enter__(self) -> "Stopwatch":
         synchronize(self.device)
+        self.standstill = _Standstill()
         self.started = time.perf_counter()
         return self
 
     def __exit__(self, *exc: object) -> None:
         synchronize(self.device)
-        self.seconds += time.perf_counter() - self.started
+        elapsed, stopped = time.perf_counter() - self.started, self.standstill.end()
+        self.seconds += max(elapsed - stopped, 0.0)
+        self.stopped += stopped
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -379,6 +388,40 @@ class Stopwatch:
             yield
         finally:
             self.__enter__()
+
+
+class _Standstill:
+    """A thread that looks at the clock every fifth of a second: what lies between two looks beyond that is a standstill.
+
+    SIGSTOP, a suspended job and gang scheduling are such. Two seconds or more count, and only those in which the process took
+    no processor time: one long call into C holds the thread up, too.
+    """
+
+    EVERY, LEAST, IDLE = 0.2, 2.0, 0.1
+
+    def __init__(self) -> None:
+        self.total, self.over = 0.0, threading.Event()
+        self.last = time.perf_counter(), time.process_time()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.over.wait(self.EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        wall, busy = time.perf_counter(), time.process_time()
+        gap = wall - self.last[0] - self.EVERY
+        if gap >= self.LEAST and busy - self.last[1] < self.IDLE * gap:
+            self.total += gap
+        self.last = wall, busy
+
+    def end(self) -> float:
+        """Stop looking; the seconds of all standstills."""
+        self.over.set()
+        self.thread.join()
+        self._look()
+        return self.total
 
 
 @contextlib.contextmanager
@@ -584,13 +627,20 @@ def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
 
 
 def git_revision() -> str:
-    """The commit of this code, with ``+`` where the tree has changes; empty outside a git checkout."""
-    here = Path(__file__).parent
+    """The commit of this code, with ``+`` where the tree has changes; empty outside of a git checkout of its own.
+
+    A copy of the code inside another repository has none: that repository's commit says nothing of it. No lock is taken.
+    """
+    here = Path(__file__).resolve().parent
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # such as a hook's
     try:
-        run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
-        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError):
+        run = functools.partial(subprocess.run, cwd=here, env=plain, capture_output=True, text=True, timeout=10, check=True)
+        top, commit = run(["git", "rev-parse", "--show-toplevel", "HEAD"]).stdout.splitlines()
+        if Path(top).resolve() != here:
+            return ""
+        changed = run(["git", "--no-optional-locks", "status", "--porcelain", "-uno"]).stdout.strip()
+        return commit + ("+" if changed else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return ""
 
 

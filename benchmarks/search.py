@@ -42,7 +42,7 @@ def main() -> None:
         for objective in OBJECTIVES:
             found[name, objective] = run_search(plan, name, trials=TRIALS, objective=objective, check=sweep.check, sampler="grid")
     runs = expand(judged(plan, found), sweep.check)
-    work(runs, plan.folder, since=time.time(), tries=plan.tries, worker="benchmark")
+    work(runs, plan.folder, sweep_id=time.time(), tries=plan.tries, worker="benchmark")
     if missing := [run.name for run in runs if not (plan.folder / run.name / run.result).is_file()]:
         raise RunFailed(f"not done: {', '.join(missing)}")
     here = describe()

@@ -184,7 +184,7 @@ def simulated(folder: Path) -> str:
         content = simulation(folder / f"s{count}", count)
         plan, planned = clocked(lambda content=content: planned_runs(content))
         execution.call = copier(template)
-        _, made = clocked(lambda plan=plan: work(plan[1], plan[0].folder, since=0.0, tries=1, worker="w"))
+        _, made = clocked(lambda plan=plan: work(plan[1], plan[0].folder, sweep_id=0.0, tries=1, worker="w"))
         progress = Progress(plan[1], plan[0].folder)
         states, looked = clocked(progress.look)
         assert set(states.values()) == {DONE}

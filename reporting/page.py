@@ -47,6 +47,7 @@ GROUPS = {
     "Relearning": r"^relearn",
 }  # a metric belongs to the last kind whose pattern its name holds
 OTHER = "Further metrics"
+ABSOLUTE = re.compile(r"(?<![^=@,])(?:[A-Za-z]:)?[/\\\\](?:[^/\\\\=,]*[/\\\\])*([^/\\\\=,]*)")
 AVERAGES_OF_AUDIT = {
     "gap_of_means": "mean over metrics of the absolute gap between means: Avg. Gap; lower is better",
     "gap_of_means_entropy": "the same with the share that the entropy attack calls member in the place of the support-vector one",
@@ -372,8 +373,13 @@ def _origin(anchor: str, groups: dict[str, list[dict]]) -> Html:
 
 def _run_origin(provenance: dict) -> Html:
     command = provenance.get("command")
-    words = shlex.join(["python", *map(str, command)]) if isinstance(command, list) and command else "no command recorded"
+    words = shlex.join(["python", *map(shortened, command)]) if isinstance(command, list) and command else "no command recorded"
     return Html(tag("pre", words) + tag("p", ", ".join(_facts(provenance)), class_="note"))
+
+
+def shortened(word: object) -> str:
+    """A word of a command with absolute paths cut to their last part: a page is published, and names of users are in paths."""
+    return ABSOLUTE.sub(lambda match: f"…/{match[1]}", str(word))
 
 
 def _facts(provenance: dict) -> list[str]:

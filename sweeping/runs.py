@@ -110,8 +110,8 @@ def state_of(run: Run, root: Path) -> str:
 # ------------------------------------------------------------------------------------------------------ one run
 
 
-def attempt(run: Run, root: Path, *, since: float, tries: int, worker: str) -> str:
-    """Make the run unless it is done, somebody is at it, or it was tried often enough since the sweep began.
+def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -> str:
+    """Make the run unless it is done, somebody is at it, or this sweep tried it often enough.
 
     Returns:
         DONE, RUNNING (somebody else is at it), FAILED (not to be tried again in this sweep), DIED (may be tried again).
@@ -132,20 +132,20 @@ def attempt(run: Run, root: Path, *, since: float, tries: int, worker: str) -> s
         if (folder / run.result).is_file():  # between the look and the lock
             return DONE
         record = read_record(folder)
-        recent = [start for start in record.starts if start["time"] >= since]
+        recent = [start for start in record.starts if start.get("sweep_id") == sweep_id]
         # Code 2 means that the request itself is impossible: another try would say the same.
         if recent and (len(recent) >= tries or record.code == 2):
             return FAILED
-        record = make(run, folder, record, command(run, root), worker)
+        record = make(run, folder, record, command(run, root), worker, sweep_id)
     if record.code == 130:
         raise KeyboardInterrupt
     return DONE if record.code == 0 else DIED
 
 
-def make(run: Run, folder: Path, record: Record, line: str, worker: str) -> Record:
+def make(run: Run, folder: Path, record: Record, line: str, worker: str, sweep_id: float) -> Record:
     """Run the script with its output in the log; what there is of an earlier start is resumed, or else replaced."""
     first = not record.starts
-    start = {"time": time.time(), "worker": worker, "pid": os.getpid(), "host": platform.node()}
+    start = {"time": time.time(), "sweep_id": sweep_id, "worker": worker, "pid": os.getpid(), "host": platform.node()}
     record = Record([*record.starts, start])
     save_text(line + "\n", folder / COMMAND)
     save_json(dataclasses.asdict(record), folder / RECORD)
@@ -186,7 +186,7 @@ def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int
 # ----------------------------------------------------------------------------------------------------- a worker
 
 
-def work(runs: Iterable[Run], root: Path, *, since: float, tries: int, worker: str, alive: Callable[[], bool] = lambda: True) -> None:
+def work(runs: Iterable[Run], root: Path, *, sweep_id: float, tries: int, worker: str, alive: Callable[[], bool] = lambda: True) -> None:
     """Take runs until each is done or cannot be: what every worker of every launcher does.
 
     Workers share nothing but the folders. A run belongs to who holds its lock; the lock goes with the process, however
@@ -202,7 +202,7 @@ def work(runs: Iterable[Run], root: Path, *, since: float, tries: int, worker: s
             if any(need in lost for need in run.needs):
                 state = FAILED
             elif all(need in done for need in run.needs):
-                state = attempt(run, root, since=since, tries=tries, worker=worker)
+                state = attempt(run, root, sweep_id=sweep_id, tries=tries, worker=worker)
             else:
                 continue
             moved |= state != RUNNING

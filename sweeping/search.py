@@ -39,9 +39,9 @@ WARNING = "oracle_gap looks at the answer: it needs Retrain, which a user of unl
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:
-    """A process of a search: when the search began (tries count from there), its name in records, and whether it is to go on."""
+    """A process of a search: which one it is of (a number, by which tries are counted), its name in records, whether it is to go on."""
 
-    since: float = dataclasses.field(default_factory=time.time)
+    sweep_id: float = dataclasses.field(default_factory=time.time)
     worker: str = "search"
     alive: Callable[[], bool] = lambda: True
 
@@ -219,7 +219,7 @@ def made(run: Run, plan: Plan, workplace: Workplace, *, wait: bool = True) -> No
         Busy: another process is at it, and ``wait`` is off.
         RunFailed: it was tried as often as the plan allows.
     """
-    while (state := attempt(run, plan.folder, since=workplace.since, tries=plan.tries, worker=workplace.worker)) != DONE:
+    while (state := attempt(run, plan.folder, sweep_id=workplace.sweep_id, tries=plan.tries, worker=workplace.worker)) != DONE:
         if state == FAILED:
             raise RunFailed(f"{plan.folder / run.name} has failed; see its log.txt")
         if state == RUNNING and not wait:
@@ -268,14 +268,14 @@ def entropy_gap_score(result: Path, retrain: list[Path]) -> float | None:
 
 
 def run_search(
-    plan: Plan, name: str, *, trials: int, objective: str, check: Check, sampler: str | None = None, since: float | None = None
+    plan: Plan, name: str, *, trials: int, objective: str, check: Check, sampler: str | None = None, sweep_id: float | None = None
 ) -> dict:  # fmt: skip
     """Search, keep every trial in search/NAME-OBJECTIVE.json and .md below the plan's folder, return what the JSON file has.
 
-    ``sampler`` is one of SAMPLERS, by default Optuna where it is installed; ``since`` when the search began, by default now.
+    ``sampler`` is one of SAMPLERS, by default Optuna where it is installed; by ``sweep_id``, by default a new one, tries are counted.
     """
     how = sampler or default_sampler()
-    workplace = Workplace() if since is None else Workplace(since)
+    workplace = Workplace() if sweep_id is None else Workplace(sweep_id)
     make_trials(plan, name, trials=trials, objective=objective, check=check, sampler=how, workplace=workplace)
     search, folder = search_of(plan, name), plan.folder / "search"
     lines = [load_json(file, "trial") for file in trial_files(plan, name, objective)]

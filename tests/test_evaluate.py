@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ import main_forget
 import main_random
 import main_train
 import report
+from auditing import mask_made_by
 from evaluation.definitions import define
 from evaluation.verdicts import verdict_of
-from shadows import draw_pool, positions_of
+from shadows import Pool, draw_pool, positions_of
 from utils import UserError
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "128", "--device", "cpu", "--precision", "fp32"]
@@ -401,3 +403,38 @@ def test_an_original_without_some_images_hands_that_on(runs, tmp_path, capsys):
     assert "never saw" in capsys.readouterr().err
     assert main_train.main([*SMALL, "--epochs", "1", "--leave_out", "5", "--resume", "--save_dir", str(tmp_path)]) == 2
     assert "was made with train" in capsys.readouterr().err
+
+
+def test_a_mask_s_score_is_in_its_checkpoint_and_of_an_older_one_beside_the_mask_of_that_hash(tmp_path):
+    """Never guessed: a checkpoint whose mask's record is away, or of another mask, says nothing."""
+    record = {"score": "random", "layers": None, "masks": {"with_0.5.pt": {"sha256": "right"}}}
+    (tmp_path / "mask_result.json").write_text(json.dumps(record))
+    folder, file = {"mask_path": str(tmp_path), "mask_ratio": 0.5}, {"mask_path": str(tmp_path / "with_0.5.pt"), "mask_ratio": None}
+    away = {"mask_path": str(tmp_path / "elsewhere" / "with_0.5.pt"), "mask_ratio": None}
+    known = {"file": "with_0.5.pt", "score": "random"}
+    for arguments in (folder, file):
+        assert mask_made_by({}, arguments, "right") == known
+        assert mask_made_by({}, arguments, "another") is None
+    assert mask_made_by({}, away, "right") is None
+    for score, wanted in (("random", known), (None, None)):
+        assert mask_made_by({"mask": known | {"score": score, "sha256": "right", "density": 0.5}}, away, "right") == wanted
+
+
+def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys):
+    saved = SimpleNamespace(path="a/RLcheckpoint.pth.tar", mask=["mine.pt", None], mask_made_by=None, label="SalUn")
+    assert evaluate.without_record(saved)
+    assert "no record of its mask, by mine.pt; --suite full goes without U-LiRA for SalUn" in capsys.readouterr().err
+    assert not evaluate.without_record(SimpleNamespace(mask=None, mask_made_by=None))
+    assert not evaluate.without_record(SimpleNamespace(mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"}))
+
+
+def test_a_shadow_s_folder_is_named_by_images_flags_and_lists_and_by_no_place(tmp_path):
+    def digest(folder, data="d" * 64, settings=("--lr", "1"), name="out00-1.npy"):
+        pool = Pool.__new__(Pool)
+        pool.folder, pool.request = folder, SimpleNamespace(data_sha256=data)
+        return pool._digest([*settings], {"--leave_out": folder / name})
+
+    here = digest(tmp_path / "here")
+    assert digest(tmp_path / "there") == here
+    others = [digest(tmp_path, data="e" * 64), digest(tmp_path, settings=("--lr", "2")), digest(tmp_path, name="out00-2.npy")]
+    assert len({here, *others}) == 4

@@ -297,3 +297,13 @@ def test_a_script_that_slipped_through_would_not_run(chromium, page, tmp_path):
     chromium.open(broken)
     assert chromium.run("return document.title") != "run"
     assert any("Content Security Policy" in line for line in chromium.console())
+
+
+def test_absolute_paths_of_commands_are_cut_to_their_last_part(tmp_path, capsys):
+    """Names of users and machines are in them; relative ones stay, and the JSON keeps the command whole."""
+    run = result("FT")
+    run["provenance"]["command"] = ["main_forget.py", "--save_dir=/home/zoe/runs/x", "/data/zoe/m.pt", "@/home/zoe/l.npy", "runs/a/b"]
+    write(tmp_path, run)
+    assert report.main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
+    (command,) = re.findall("<pre>(python main_forget.*?)</pre>", (tmp_path / "page.html").read_text())
+    assert command.replace("&#x27;", "") == "python main_forget.py --save_dir=…/x …/m.pt @…/l.npy runs/a/b"

@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sweep
-from sweeping import launchers, runs
+from datasets import load_dataset
+from sweeping import inputs, launchers, runs
+from sweeping.inputs import check_inputs
 from sweeping.plan import expand, make_plan, read_plan
 from sweeping.runs import DIED, DONE, FAILED, OPEN, RUNNING, Progress, attempt, command, read_record, state_of, work
 from utils import UserError, lock
@@ -281,7 +284,7 @@ def one(tmp_path):
 
 
 def do(run, tmp_path, **changes):
-    return attempt(run, tmp_path / "runs", **{"since": 0.0, "tries": 2, "worker": "w"} | changes)
+    return attempt(run, tmp_path / "runs", **{"sweep_id": 0.0, "tries": 2, "worker": "w"} | changes)
 
 
 def test_a_run_leaves_its_command_its_log_and_its_record(tmp_path, fake):
@@ -299,14 +302,56 @@ def test_a_run_leaves_its_command_its_log_and_its_record(tmp_path, fake):
     assert len(read_record(folder).starts) == 1
 
 
+def test_an_impossible_run_is_not_tried_twice_by_a_worker_whose_clock_is_behind(tmp_path, fake, monkeypatch):
+    calls = fake(2, 2)
+    run = one(tmp_path)
+    sweep_id = time.time()
+    monkeypatch.setattr(runs.time, "time", lambda: sweep_id - 3600)
+    assert [do(run, tmp_path, sweep_id=sweep_id) for _ in range(2)] == [DIED, FAILED]
+    assert len(calls.lines()) == 1
+    assert do(run, tmp_path, sweep_id=sweep_id + 1) == DIED  # the next sweep asks again
+
+
+def images(file, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 4
+    np.savez(file, x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
+
+
+def test_finished_runs_of_other_images_are_refused_and_the_same_images_elsewhere_are_not(tmp_path, monkeypatch):
+    """The file is read again only where it looks other than before: touched, moved, or written anew."""
+    file = tmp_path / "own.npz"
+    images(file, 1)
+    run = next(iter(stage_only(tmp_path, flags={"unlearn": "retrain", "dataset": "npz", "data": str(file)})))
+    root = tmp_path / "runs"
+    check_inputs([run], root)
+    folder = root / run.name
+    folder.mkdir(parents=True)
+    (folder / run.result).write_text(json.dumps({"data": {"data_sha256": load_dataset("npz", file).sha256()}}))
+    reads = []
+    monkeypatch.setattr(inputs, "load_dataset", lambda *args, **more: reads.append(args) or load_dataset(*args, **more))
+    check_inputs([run], root)
+    assert not reads
+    os.utime(file, (1, 1))
+    check_inputs([run], root)
+    check_inputs([run], root)
+    assert len(reads) == 1
+    images(file, 2)
+    for _ in range(2):  # it stays refused
+        with pytest.raises(UserError, match="holds other images now than 1 finished runs"):
+            check_inputs([run], root)
+    images(file, 1)
+    check_inputs([run], root)
+
+
 def test_a_failed_run_is_tried_the_stated_number_of_times_in_each_sweep(tmp_path, fake):
     calls = fake(1, 1, 1)
     run = one(tmp_path)
     assert [do(run, tmp_path) for _ in range(3)] == [DIED, DIED, FAILED]
     assert state_of(run, tmp_path / "runs") == FAILED
     assert "said something" in read_record(tmp_path / "runs" / run.name).tail
-    assert do(run, tmp_path, since=time.time()) == DIED  # the next sweep has its own tries
-    assert do(run, tmp_path, since=time.time() - 0.001) == DONE
+    assert do(run, tmp_path, sweep_id=time.time()) == DIED  # the next sweep has its own tries
+    assert do(run, tmp_path, sweep_id=time.time() - 0.001) == DONE
     assert [line.split()[1:] for line in calls.lines()] == [[], ["--overwrite"], ["--overwrite"], ["--overwrite"]]
 
 
@@ -361,7 +406,7 @@ def test_a_traceback_is_a_failure_with_its_last_lines(tmp_path, monkeypatch):
 def test_runs_that_need_a_failed_one_are_left_and_the_others_made(tmp_path, fake):
     fake(0, 2)  # in order: the original, then one Retrain or the mask
     found = runs_of(content(tmp_path))
-    work(found, tmp_path / "runs", since=0.0, tries=2, worker="w")
+    work(found, tmp_path / "runs", sweep_id=0.0, tries=2, worker="w")
     progress = Progress(found, tmp_path / "runs")
     states = progress.look()
     failed = [run for run in found if states[run.name] == FAILED]
@@ -379,7 +424,7 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
     calls = fake()
     found = runs_of(content(tmp_path, seeds=list(range(20))))
     fork = multiprocessing.get_context("fork")
-    settings = {"since": 0.0, "tries": 1}
+    settings = {"sweep_id": 0.0, "tries": 1}
     workers = [fork.Process(target=work, args=(found, tmp_path / "runs"), kwargs=settings | {"worker": str(i)}) for i in range(3)]
     for worker in workers:
         worker.start()
@@ -392,7 +437,7 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
 def test_a_worker_stops_when_its_launcher_is_gone(tmp_path, fake):
     calls = fake()
     left = iter([True, True, False])
-    work(runs_of(content(tmp_path)), tmp_path / "runs", since=0.0, tries=1, worker="w", alive=lambda: next(left))
+    work(runs_of(content(tmp_path)), tmp_path / "runs", sweep_id=0.0, tries=1, worker="w", alive=lambda: next(left))
     assert len(calls.lines()) == 2
 
 
