@@ -55,6 +55,9 @@ class OppositeAction(argparse.Action):
         setattr(namespace, self.dest, spelling == self.option_strings[0])
 
 
+SWITCHES = (argparse._StoreTrueAction, argparse.BooleanOptionalAction, OppositeAction)
+
+
 class Parser(argparse.ArgumentParser):
     """One line instead of a page of usage when something is wrong."""
 
@@ -420,6 +423,8 @@ def words_of(parser: argparse.ArgumentParser, values: dict[str, object], origin:
             words += _switch(action, value, origin, name)
             continue
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if isinstance(action, ChoosePreset) and text == "list":  # prints and ends the program
+            raise UserError(f"{origin}: {name} list sets nothing")
         if "\0" in text:
             raise UserError(f"{origin}: {name} holds a zero byte")
         words.append(f"{action.option_strings[0]}={text}")
@@ -429,6 +434,8 @@ def words_of(parser: argparse.ArgumentParser, values: dict[str, object], origin:
 def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> list[str]:
     if action.nargs != 0:
         raise UserError(f"{origin}: {name} takes a value, not {json.dumps(value)}")
+    if not isinstance(action, SWITCHES):  # one that prints and ends the program
+        raise UserError(f"{origin}: {name} sets nothing")
     if value:
         return [action.option_strings[0]]
     return [action.option_strings[1]] if isinstance(action, argparse.BooleanOptionalAction | OppositeAction) else []

@@ -24,7 +24,7 @@ from reporting.tables import grouped, is_whole, pick_reference
 from settings import completed
 from unlearn import label_today
 from unlearn.base import cross_entropy_steps
-from utils import UserError, hash_arrays, load, load_json, reading, stream
+from utils import UserError, hash_arrays, load, load_json, printable, reading, stream
 
 REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
 # Not part of what makes two runs one configuration: seeds, and the hashes of what differs with them.
@@ -80,7 +80,7 @@ def read_saved(path: Path, role: str) -> Saved:
         weights = {name.removeprefix("module."): value for name, value in content["state_dict"].items()}
         forget, retain = (content[name].numpy() if name in content else None for name in ("forget", "retain"))
         masked = bool(identity.get("mask"))
-        label = str(content.get("label", identity.get("method", "Original") + "+mask" * masked))
+        label = printable(str(content.get("label", identity.get("method", "Original") + "+mask" * masked)))
         if "method" in identity:
             label = label_today(arguments["unlearn"], label, masked)
             identity["method"] = label_today(arguments["unlearn"], identity["method"], masked=False)

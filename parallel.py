@@ -42,6 +42,21 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
+def misnumbered() -> str | None:
+    """In words, what of torchrun's variables is no number of a process; None where they are in order, or were not set."""
+    if not is_launched():
+        return None
+    shown = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name in os.environ}
+    try:
+        in_order = 0 <= rank() < count() and 0 <= local_rank() < max(local_count(), local_rank() + 1)
+    except ValueError:
+        in_order = False
+    if in_order:
+        return None
+    words = " ".join(f"{name}={value}" for name, value in shown.items())
+    return f"{words}: 0 <= RANK < WORLD_SIZE is wanted; torchrun sets them, unset them for a run of one process"
+
+
 def start(device: torch.device) -> None:
     """Meet the other processes, once; does nothing in a run of one process."""
     if count() == 1 or dist.is_initialized():

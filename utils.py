@@ -73,8 +73,12 @@ def script(main: Callable) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        _open_standard_files()
         argv = sys.argv[1:] if argv is None else argv
         name = Path(main.__code__.co_filename).name
+        if fault := _environment_fault():
+            print(f"{name}: error: {fault}", file=sys.stderr)
+            return 2
         with _called(name, argv):
             code = ended(name, argv)
         if parallel.count() > 1 and main.__module__ == "__main__":
@@ -106,6 +110,26 @@ def script(main: Callable) -> Callable[..., int]:
         return 0
 
     return wrapped
+
+
+def _open_standard_files() -> None:
+    """Open what was closed of standard input, output and error to nowhere: the next file that is opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _environment_fault() -> str | None:
+    """What around the process makes any run impossible, in words; None where all is in order."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder is gone; change to one that exists"
+    return parallel.misnumbered()
 
 
 @contextlib.contextmanager
@@ -146,7 +170,7 @@ def _end(name: str, message: str, code: int, *, alone: bool = True) -> int:
     """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first one on each machine."""
     if alone or parallel.local_rank() == 0:
         with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
-            print(f"{name}: {parallel.who() if alone or parallel.rank() else ''}{message}", file=sys.stderr)
+            print(f"{name}: {parallel.who() if alone or parallel.rank() else ''}{printable(message)}", file=sys.stderr)
     return code
 
 
@@ -224,6 +248,11 @@ class _Steady:
         """Left to :func:`_write`."""
 
 
+def printable(text: str) -> str:
+    """``text`` with a replacement character for what moves a terminal's cursor or turns its direction; line breaks stay."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
 def warn_of_standstill(seconds: float) -> None:
     """Say what RTE leaves out, if anything."""
     if seconds:
@@ -232,7 +261,7 @@ def warn_of_standstill(seconds: float) -> None:
 
 def warn(message: str) -> None:
     """One line on standard error."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------- randomness

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.gaps import FEWEST
-from reporting.tables import AUDIT, Scenario, find, scenario_of, told_apart
+from reporting.tables import AUDIT, LARGEST, Scenario, find, scenario_of, told_apart, unless_gone
 from utils import UserError, load_json, reading
 
 REMEDY = "run evaluate.py again, or move the file away"
@@ -38,7 +38,9 @@ def read_audits(folders: Sequence[Path]) -> list[dict]:
     """
     audits = []
     for file in find(folders, AUDIT):
-        content = load_json(file, "audit")
+        content = unless_gone(file, lambda path: load_json(path, "audit"))
+        if content is None:
+            continue
         with reading(file, "audit", REMEDY):
             audits.append(_audit(content))
     return audits
@@ -136,6 +138,8 @@ def _audit(content: dict) -> dict:
     scenario_of(content)
     models = [_model(model) for model in _list(content["models"])]
     rows = [_row(row, models) for row in _list(content["rows"])]
+    if sum(len(row["models"]) for row in rows) > len(models):
+        raise ValueError("its rows list a model twice")
     if sum(len(row["models"]) for row in rows if row["role"] == "retrain") < FEWEST:
         rows = [row | {"inside_noise": {}} for row in rows]  # audits of before marked gaps to two Retrains
     return {
@@ -226,9 +230,11 @@ def _interval(value: list | None) -> list[float] | None:
 def _number(value: object) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{value!r:.40} is no number")
-    if isinstance(value, int) and abs(value) > 2**1023:  # JSON can hold it, a float cannot
-        raise ValueError("a number is too large")
-    return float(value) if value is not None and math.isfinite(value) else None
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if abs(value) > LARGEST:
+        raise ValueError(f"a number in it is larger than {LARGEST:.0e}")
+    return float(value)
 
 
 def _index(value: object) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from evaluation.definitions import markdown_line
 from reporting.audits import ULIRA, attack_numbers, named_rows, rmia_cells, ulira_cells
 from reporting.tables import AVERAGES, METRICS, Scenario
-from utils import finite
+from utils import finite, printable
 
 HEADER = ["method", *METRICS, "Avg. Gap", "Gap (entropy)", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor
@@ -105,7 +105,7 @@ def as_text(scenarios: list[Scenario]) -> str:
         for lines in ulira_lines(scenario):
             parts += [*_aligned(lines), SHADOWS]
         parts.append("")
-    return "\n".join(parts).rstrip()
+    return printable("\n".join(parts).rstrip())
 
 
 def _aligned(lines: Iterable[Sequence[str]]) -> list[str]:
@@ -130,24 +130,30 @@ def as_markdown(scenarios: list[Scenario]) -> str:
     parts = []
     for scenario in scenarios:
         table = scenario.table
-        parts += [f"**{table['title']}**", ""]
+        parts += [f"**{markdown(table['title'])}**", ""]
         if table["rows"]:
             parts += _markdown_table(table_lines(scenario, r"\~"))
-            parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *table["notes"]])]
+            parts += ["", *(f"{note}\n" for note in [*legend(table, r"\~"), *map(markdown, table["notes"])])]
         for lines in ulira_lines(scenario):
             parts += [*_markdown_table(lines), "", f"{SHADOWS}\n"]
-    return "\n".join(parts).rstrip()
+    return printable("\n".join(parts).rstrip())
 
 
 def _markdown_table(lines: list[list[str]]) -> list[str]:
     rule = "|---" + "|---:" * (len(lines[0]) - 1) + "|"
-    return [markdown_line(lines[0]), rule, *map(markdown_line, lines[1:])]
+    header, *rest = ([markdown(name), *cells] for name, *cells in lines)
+    return [markdown_line(header), rule, *map(markdown_line, rest)]
+
+
+def markdown(text: str) -> str:
+    """``text`` with what would begin a tag, a link, code or bold type made plain."""
+    return "".join(MARKDOWN.get(character, character) for character in text)
 
 
 def as_csv(scenarios: list[Scenario]) -> str:
     """Every number of every row, one line each; at the end what an audit of these models says of RMIA and U-LiRA."""
     lines = [
-        {"scenario": scenario.table["title"], **row, **audited.get(row["name"], {})}
+        {"scenario": _spreadsheet(scenario.table["title"]), **row, "name": _spreadsheet(row["name"]), **audited.get(row["name"], {})}
         for scenario in scenarios
         for audited in [attack_numbers(scenario.audits, scenario.groups)]
         for row in scenario.table["rows"]
@@ -161,6 +167,11 @@ def as_csv(scenarios: list[Scenario]) -> str:
     return out.getvalue().rstrip()
 
 
+def _spreadsheet(text: str) -> str:
+    """``text`` as a spreadsheet takes it for text: what begins like a formula gets an apostrophe in front."""
+    return printable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
+
+
 def as_json(scenarios: list[Scenario]) -> str:
     """The tables as they are, and beside each the rows and definitions of the audits that belong to it."""
     tables = []
@@ -171,6 +182,8 @@ def as_json(scenarios: list[Scenario]) -> str:
         tables.append({**scenario.table, "audits": audits})
     return json.dumps(finite(tables), indent=1, allow_nan=False)
 
+
+MARKDOWN = {"<": "&lt;", ">": "&gt;", "[": r"\[", "]": r"\]", "`": r"\`", "*": r"\*", "\n": " "}
 
 # ---------------------------------------------------------------------------------------------------------- LaTeX
 
@@ -209,7 +222,7 @@ def _latex_environment(caption: str, header: list[str], lines: list[str], notes:
         [
             r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule",
             " & ".join(map(latex, header)) + r" \\", r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}",
-            *(f"% {' '.join(note.split())}" for note in notes),
+            *(f"% {printable(' '.join(note.split()))}" for note in notes),
         ]
     )  # fmt: skip
 
@@ -229,7 +242,7 @@ def _latex_line(line: list[str], best: bool) -> str:
 
 def latex(text: str) -> str:
     """``text`` with every character that LaTeX would read as a command made plain."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character if character.isprintable() else " ") for character in text)
 
 
 FORMATS = {"text": as_text, "markdown": as_markdown, "latex": as_latex, "csv": as_csv, "json": as_json}

@@ -1,13 +1,16 @@
 """Result files -> tables: a row per method and settings, its gaps to Retrain, and which of them Retrain's own seeds explain."""
 
 import dataclasses
+import fnmatch
 import json
 import math
+import os
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.gaps import (
     AVERAGED,
@@ -38,6 +41,7 @@ METRICS = AVERAGED
 AVERAGES = {"": AVERAGED, "_entropy": AVERAGED_ENTROPY}  # the two average gaps, by the ending of their names in a row
 REMEDY_OF_DRAWS = "A run's own command with --resume and the --mia_members that are wanted evaluates it anew."
 AUDIT = "audit.json"
+LARGEST = 1e100  # of any number that fp32 logits can lead to; squares of larger ones are not finite
 # Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table: each forgot other images.
 OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
 
@@ -94,12 +98,19 @@ def find(folders: Sequence[Path], pattern: str) -> list[Path]:
             raise UserError(f"{folder}: no such folder")
     is_audit = pattern == AUDIT
     given = {file for file in folders if file.is_file() and (file.name == AUDIT) == is_audit}
-    below = {
-        file
-        for folder in folders if folder.is_dir()
-        for file in folder.rglob(pattern) if not OF_SHADOWS.search(file.relative_to(folder).as_posix())
-    }  # fmt: skip
+    below = {file for folder in folders for file in _below(folder, pattern) if not OF_SHADOWS.search(file.relative_to(folder).as_posix())}
     return sorted({file.resolve() for file in given | below})
+
+
+def _below(folder: Path, pattern: str) -> Iterator[Path]:
+    """The files below a folder that match, through symbolic links to folders too, each folder once; what vanishes meanwhile is none."""
+    seen = set()
+    for where, inside, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        yield from (Path(where) / name for name in fnmatch.filter(files, pattern))
 
 
 def collect(folders: Sequence[Path]) -> list[dict]:
@@ -108,7 +119,17 @@ def collect(folders: Sequence[Path]) -> list[dict]:
     Raises:
         UserError: a folder does not exist, or a file is damaged.
     """
-    return [{**result, "file": file} for file in find(folders, "*result.json") if (result := _read(file)) is not None]
+    return [{**result, "file": file} for file in find(folders, "*result.json") if (result := unless_gone(file, _read)) is not None]
+
+
+def unless_gone(file: Path, read: Callable[[Path], Any]) -> Any | None:
+    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew."""
+    try:
+        return read(file)
+    except UserError:
+        if file.exists():
+            raise
+        return None
 
 
 def _read(file: Path) -> dict | None:
@@ -119,6 +140,8 @@ def _read(file: Path) -> dict | None:
             return None
         # JSON has no word for a number that is none: a test set without images has no accuracy.
         result["metrics"] = {name: math.nan if value is None else value for name, value in result["metrics"].items()}
+        if any(abs(value) > LARGEST for value in (*result["metrics"].values(), result["RTE"]["total"]) if isinstance(value, int | float)):
+            raise ValueError(f"a number in it is larger than {LARGEST:.0e}")
         mask, label = result.get("mask"), result["label"]
         if not isinstance(label, str):
             raise TypeError(f"label is {label!r}")
