@@ -1,5 +1,7 @@
 """The arithmetic of the GPU speed checks, on made-up numbers and events, and a training loop that waits."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch import nn
 
 from benchmarks.gpu.timing import (
     READ,
+    Blind,
     Event,
     Window,
     between,
@@ -120,6 +123,35 @@ def test_a_window_of_the_training_loop_sees_what_waits_in_it(steps_of, reads):
     assert count_of(events, "aten::_fused_sgd_") == 2
     assert count_of(events, "aten::conv2d") == 2
     assert "aten::conv2d" in window.table(100)
+    assert window.waits() == ([f"{READ}: {reads} under aten::item"] if reads else [])
+
+
+def test_the_lines_that_torch_warns_of_are_counted():
+    def warning_steps(model, batches):
+        for number, step in enumerate(cross_entropy_steps(model, batches)):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            if number == 2:
+                warnings.warn("something else", stacklevel=1)
+            yield step
+
+    data, model = make_data(), make_model()
+    window = Window(CPU, 1, 2)
+    steps = between(warning_steps(model, data.retain), window.marks)
+    with pytest.warns(UserWarning, match="called"):  # the step before the window
+        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU)
+    (line,) = window.lines()
+    assert line.startswith("2 at test_gpu_timing.py:")
+    assert window.waits() == [line]
+
+
+def test_a_profile_without_the_device_says_nothing_of_waits():
+    data, model = make_data(), make_model()
+    window = Window(CPU, 1, 2)
+    steps = between(cross_entropy_steps(model, data.retain), window.marks)
+    train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU)
+    window.on_cuda = True  # as on a machine whose driver keeps its counters to itself
+    with pytest.raises(Blind, match="saw nothing on the device"):
+        window.waits()
 
 
 def test_steps_between_marks_are_done_when_a_mark_is_called():

@@ -34,13 +34,13 @@ from benchmarks import plain  # noqa: E402
 from benchmarks.gpu.battery import Battery, LeftOut, make_parser, run  # noqa: E402
 from benchmarks.gpu.timing import (  # noqa: E402
     READ,
+    Blind,
     Window,
     between,
     busy_time,
     count_of,
     flops_of,
     host_marks,
-    host_waits,
     idle_share,
     rate_share,
     ratios,
@@ -156,6 +156,7 @@ def main(argv: list[str]) -> int:
     if args.data is not None:
         require_file(args.data, "--data")
     battery = Battery("fast", args)
+    battery.folder.mkdir(parents=True, exist_ok=True)
     checks = checks_of(Fast(battery, args.data))
     for name, action in checks.items():
         battery.check(name, functools.partial(clean, battery.device, action))
@@ -219,20 +220,17 @@ def no_graphs(model: nn.Module, device: torch.device) -> dict[str, object]:
 
 
 def clean(device: torch.device, action: Callable[[], dict]) -> dict:
-    """Run a check with the device's memory and the compiler as nothing before it had used them."""
+    """Run a check as if nothing before it had used the device's memory and the compiler."""
     torch.manual_seed(0)
-    try:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        found = action()
-        if device.type == "cuda":
-            found["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
-        return found
-    finally:
-        torch.compiler.reset()
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    found = action()
+    if device.type == "cuda":
+        found["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return found
 
 
 def judged(aim: str, met: bool) -> dict[str, object]:
@@ -416,24 +414,33 @@ class Fast:
         name, rate = self.matrix_rate(loop.precision)
         host: list[float] = []
         loop.epoch(host_marks(self.device, *self.size.window, host))
-        events = loop.profiled(*self.size.window).events()
-        busy, span = (value / 1e3 / self.size.window[1] for value in busy_time(events))
-        waits = host_waits(events, self.device.type == "cuda")
-        return found | {
+        found |= {
             "epoch_s": epoch_s, "first_epoch_s": first_epoch, "ms_per_step": step_ms, "gflop_per_image": flops / 1e9,
             f"percent_of_{name}_rate": rate_share(flops, found["images_per_s"], rate),
             **spread("host_ms_per_step", [1e3 * second for second in host]),
+        }  # fmt: skip
+        window = loop.profiled(*self.size.window)
+        try:
+            return found | self.seen_in(window, step_ms)
+        except Blind as error:
+            return found | {"profile": str(error)}
+
+    def seen_in(self, window: Window, step_ms: float) -> dict:
+        """Who waits for whom in a step that takes ``step_ms`` without a profiler."""
+        events = window.events()
+        busy, span = (value / 1e3 / window.count for value in busy_time(events))
+        return {
             "device_ms_per_step": busy, "device_idle_percent": idle_share(busy, step_ms),
             "device_idle_percent_profiled": idle_share(busy, span),
-            "launches_per_step": count_of(events, *LAUNCHES) / self.size.window[1],
-            "host_waits": [f"{what}: {places}" for what, places in waits.items()], "item_calls": count_of(events, READ),
+            "launches_per_step": count_of(events, *LAUNCHES) / window.count,
+            "host_waits": window.waits(), "item_calls": count_of(events, READ),
         }  # fmt: skip
 
     def loop_waits(self, compiler: Compiler | None = None) -> dict:
         """No wait for the device between two logs, in training and in SalUn.
 
         Raises:
-            HostWaits: there was one; the message says how often and under which operator.
+            HostWaits: there was one; the message says how often, under which operator and, on CUDA, from which line.
         """
         loops = {"train": self.training(self.network(), self.size.batch, "bf16"), "salun": self.unlearning(self.size.batch)}
         found, wrong = {}, []
@@ -442,10 +449,10 @@ class Fast:
                 if compiler is not None:
                     loop.compile(compiler)
                 loop.epoch()
-                events = loop.profiled(*self.size.window).events()
-            waits = host_waits(events, self.device.type == "cuda")
-            found[f"{name}_waits"], found[f"{name}_steps"] = len(waits), self.size.window[1]
-            wrong += [f"{name}, {self.size.window[1]} steps, {what}: {places}" for what, places in waits.items()]
+                window = loop.profiled(*self.size.window)
+            waits = window.waits()
+            found[f"{name}_waits"], found[f"{name}_steps"] = len(waits), window.count
+            wrong += [f"{name}, {window.count} steps, {wait}" for wait in waits]
         if wrong:
             raise HostWaits("; ".join(wrong))
         return found | judged("0 waits between two logs", True)
@@ -504,6 +511,9 @@ class Fast:
             gate = seconds_of(loop.gate.restore, self.device, self.size.repeats, inner=50)
             shares = [100 * g / s for g, s in zip(gate, step, strict=True)]
             found |= spread(f"percent_at_{batch}", shares) | spread(f"us_at_{batch}", [1e6 * g for g in gate])
+            # A weight is read, its original and its mask too, and it is written: 4 + 4 + 1 + 4 bytes.
+            moved = 13 * loop.gate.flat.numel() / (1e3 * found[f"us_at_{batch}"])
+            found["percent_of_copy_rate"] = 100 * moved / self.rates["copy_gb_per_s"]
         worst = max(found[f"percent_at_{batch}"] for batch in self.size.gate_batches)
         return found | judged("under 1 % of a step", worst < 1)
 

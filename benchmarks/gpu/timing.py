@@ -7,8 +7,10 @@ import copy
 import itertools
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from utils import Stopwatch, synchronize
 WINDOW = "profiled steps"
 SYNCHRONIZE = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 TO_HOST = "Memcpy DtoH"
+SYNC_WARNING = "synchronizing CUDA operation"
 READ = "aten::_local_scalar_dense"  # what Tensor.item() and a branch on a tensor end in
 
 
@@ -122,28 +125,47 @@ class Event(NamedTuple):
     under: str
 
 
+class Blind(RuntimeError):
+    """The profiler saw nothing on the device, so that it cannot say that the host never waited."""
+
+
 class Window:
-    """A profile of ``count`` steps of a training loop, after ``first`` others; give :attr:`marks` to :func:`between`."""
+    """A profile of ``count`` steps of a training loop, after ``first`` others; give :attr:`marks` to :func:`between`.
+
+    On CUDA torch also warns of each operation that synchronises, with the line that asked for it: :meth:`lines`.
+    """
 
     def __init__(self, device: torch.device, first: int, count: int):
-        self.device, self.count = device, count
-        on_cuda = [ProfilerActivity.CUDA] if device.type == "cuda" else []
-        self.profiler = profile(activities=[ProfilerActivity.CPU, *on_cuda])
-        self.range = record_function(WINDOW)
+        self.on_cuda, self.device, self.count = device.type == "cuda", device, count
+        activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if self.on_cuda else [ProfilerActivity.CPU]
+        self.profiler, self.range = profile(activities=activities), record_function(WINDOW)
+        self.catcher = warnings.catch_warnings(record=True)
+        self.warnings: list[warnings.WarningMessage] = []
         self.marks = {first: self._start, first + count: self._stop}
 
     def _start(self) -> None:
         synchronize(self.device)
+        self.warnings = self.catcher.__enter__()
+        warnings.simplefilter("always")
         self.profiler.start()
+        if self.on_cuda:
+            torch.cuda.set_sync_debug_mode("warn")
         self.range.__enter__()
 
     def _stop(self) -> None:
         # The range ends first: the profiler waits for the device when it stops, which is no wait of the loop's.
         self.range.__exit__(None, None, None)
+        if self.on_cuda:
+            torch.cuda.set_sync_debug_mode("default")
         self.profiler.stop()
+        self.catcher.__exit__(None, None, None)
 
     def events(self) -> list[Event]:
-        """What happened in the window: on the host between its ends, on the device whatever was launched there."""
+        """What happened in the window: on the host between its ends, on the device whatever was launched there.
+
+        Raises:
+            Blind: on CUDA, where the profiler saw nothing of the device.
+        """
         seen = self.profiler.events()
         window = next(e for e in seen if e.name == WINDOW and e.device_type == DeviceType.CPU).time_range
         found = [
@@ -151,7 +173,20 @@ class Window:
             for e in seen
             if not _is_label(e)
         ]
+        if self.on_cuda and not any(event.on_device for event in found):
+            raise Blind("the profiler saw nothing on the device: this machine may not let it count")
         return [e for e in found if e.on_device or (window.start <= e.start and e.end <= window.end)]
+
+    def lines(self) -> list[str]:
+        """The lines of code that made the host wait for the device, with how often each did."""
+        seen = [warning for warning in self.warnings if SYNC_WARNING in str(warning.message)]
+        places = Counter(f"{Path(warning.filename).name}:{warning.lineno}" for warning in seen)
+        return [f"{count} at {place}" for place, count in places.most_common()]
+
+    def waits(self) -> list[str]:
+        """Every wait of the host in the window, as the profiler saw it and as torch warned of it; empty where there was none."""
+        by_name = host_waits(self.events(), self.on_cuda)
+        return [f"{what}: {places}" for what, places in by_name.items()] + self.lines()
 
     def table(self, rows: int) -> str:
         """The most expensive entries by the device's own time, and then by the host's."""
