@@ -274,7 +274,7 @@ def loading(side: str, quick: bool) -> Side:
     def check() -> dict:
         """The same images, as they are."""
         first = data.evaluation["retain"] if ours else plain_loader(*pictures(data, "retain"), BATCH, train=False)
-        return {"images": next(iter(first))[0].contiguous(), "number of batches": len(list(batches))}
+        return {"images": next(iter(first))[0][:200].contiguous(), "number of batches": len(list(batches))}
 
     return Side(lambda: [images for images, _ in batches][-1], check)
 

@@ -144,6 +144,18 @@ def test_the_lines_that_torch_warns_of_are_counted():
     assert window.waits() == [line]
 
 
+def test_a_loop_that_ends_in_an_error_leaves_no_profile_running():
+    window = Window(CPU, 0, 5)
+    window.marks[0]()
+    window.close()
+    window.close()  # nothing is left to end
+    again = Window(CPU, 0, 1)
+    again.marks[0]()
+    torch.rand(3).sum()
+    again.marks[1]()
+    assert count_of(again.events(), "aten::rand") == 1
+
+
 def test_a_profile_without_the_device_says_nothing_of_waits():
     data, model = make_data(), make_model()
     window = Window(CPU, 1, 2)

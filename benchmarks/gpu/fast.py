@@ -293,7 +293,10 @@ class Loop:
     def profiled(self, first: int, count: int) -> Window:
         """The profile of some steps, which lie before the epoch's first log."""
         window = Window(self.data.device, first, count)
-        self.epoch(window.marks)
+        try:
+            self.epoch(window.marks)
+        finally:
+            window.close()
         return window
 
 

@@ -141,9 +141,11 @@ class Window:
         self.profiler, self.range = profile(activities=activities), record_function(WINDOW)
         self.catcher = warnings.catch_warnings(record=True)
         self.warnings: list[warnings.WarningMessage] = []
-        self.marks = {first: self._start, first + count: self._stop}
+        self.running = False
+        self.marks = {first: self._start, first + count: self.close}
 
     def _start(self) -> None:
+        self.running = True
         synchronize(self.device)
         self.warnings = self.catcher.__enter__()
         warnings.simplefilter("always")
@@ -152,7 +154,11 @@ class Window:
             torch.cuda.set_sync_debug_mode("warn")
         self.range.__enter__()
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """End the window, where it has begun and not ended: also for a loop that an error ended inside of it."""
+        if not self.running:
+            return
+        self.running = False
         # The range ends first: the profiler waits for the device when it stops, which is no wait of the loop's.
         self.range.__exit__(None, None, None)
         if self.on_cuda:
