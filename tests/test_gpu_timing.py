@@ -20,6 +20,7 @@ from benchmarks.gpu.timing import (
     host_marks,
     host_waits,
     idle_share,
+    ranking,
     rate_share,
     ratios,
     seconds_of,
@@ -102,6 +103,15 @@ def test_waits_on_cuda_are_synchronisations_and_copies_to_the_host():
     assert count_of(events, "cudaLaunchKernel", "cudaMemcpyAsync") == 2
 
 
+def test_ranking_adds_up_what_is_under_one_name():
+    events = [Event("gemm", 0, 9, True, "", 3000.0), Event("copy", 0, 9, True, "", 2000.0), Event("gemm", 0, 9, True, "", 5000.0)]
+    assert [line.split() for line in ranking(events, 5, 2).splitlines()] == [
+        ["ms/step", "calls", "percent", "name"], ["4.0000", "1.0", "80.0", "gemm"], ["1.0000", "0.5", "20.0", "copy"],
+    ]  # fmt: skip
+    assert "copy" not in ranking(events, 1, 2)
+    assert len(ranking([], 5, 2).splitlines()) == 1
+
+
 def reading_steps(model, batches):
     """A loop that asks for the loss at every step, as much code of this field does."""
     for images, labels in batches:
@@ -122,7 +132,7 @@ def test_a_window_of_the_training_loop_sees_what_waits_in_it(steps_of, reads):
     # Two steps lie in it: as many updates and as many convolutions.
     assert count_of(events, "aten::_fused_sgd_") == 2
     assert count_of(events, "aten::conv2d") == 2
-    assert "aten::conv2d" in window.table(100)
+    assert "aten::conv2d" in window.tables(100)
     assert window.waits() == ([f"{READ}: {reads} under aten::item"] if reads else [])
 
 

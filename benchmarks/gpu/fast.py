@@ -467,7 +467,7 @@ class Fast:
         window = loop.profiled(*self.size.window)
         file = self.battery.folder / "fast_profile.txt"
         steps = f"{window.count} steps of {self.size.arch}, batch {self.size.batch}, bf16"
-        save_text(f"{steps}\n\n{window.table(15)}\n", file)
+        save_text(f"{steps}\n\n{window.tables(15)}\n", file)
         busy, span = busy_time(window.events())
         return {"file": file.name, "device_idle_percent_profiled": idle_share(busy, span)}
 

@@ -116,13 +116,15 @@ def host_marks(device: torch.device, first: int, count: int, found: list[float])
 
 
 class Event(NamedTuple):
-    """Something that a profiler saw: microseconds, on the device or the host, and the outermost operator that it was under."""
+    """Something that a profiler saw, on the device or the host: its name, when it was in microseconds, the outermost operator
+    that it was under, and its time without that of the operators under it."""
 
     name: str
     start: float
     end: float
     on_device: bool
     under: str
+    own: float = 0.0
 
 
 class Blind(RuntimeError):
@@ -174,11 +176,7 @@ class Window:
         """
         seen = self.profiler.events()
         window = next(e for e in seen if e.name == WINDOW and e.device_type == DeviceType.CPU).time_range
-        found = [
-            Event(e.name, e.time_range.start, e.time_range.end, e.device_type != DeviceType.CPU, _outermost(e))
-            for e in seen
-            if not _is_label(e)
-        ]
+        found = [_plain(e) for e in seen if not _is_label(e)]
         if self.on_cuda and not any(event.on_device for event in found):
             raise Blind("the profiler saw nothing on the device: this machine may not let it count")
         return [e for e in found if e.on_device or (window.start <= e.start and e.end <= window.end)]
@@ -194,12 +192,21 @@ class Window:
         by_name = host_waits(self.events(), self.on_cuda)
         return [f"{what}: {places}" for what, places in by_name.items()] + self.lines()
 
-    def table(self, rows: int) -> str:
-        """The most expensive entries by the device's own time, and then by the host's."""
-        averages = self.profiler.key_averages()
-        keys = ("self_device_time_total", "self_cpu_time_total")
-        tables = [averages.table(sort_by=key, row_limit=rows, max_name_column_width=70) for key in keys]
-        return "\n\n".join(f"sorted by {key}\n{table}" for key, table in zip(keys, tables, strict=True))
+    def tables(self, rows: int) -> str:
+        """The most expensive kernels of the device and operators of the host, for each step."""
+        events = self.events()
+        parts = {
+            "kernels of the device": [event for event in events if event.on_device],
+            "operators of the host, without those under them": [event for event in events if not event.on_device],
+        }
+        return "\n\n".join(f"{title}\n{ranking(part, rows, self.count)}" for title, part in parts.items())
+
+
+def _plain(event: object) -> Event:
+    """An event of the profiler's without the rest of what it knows."""
+    span, on_device = event.time_range, event.device_type != DeviceType.CPU
+    own = span.end - span.start if on_device else event.self_cpu_time_total
+    return Event(event.name, span.start, span.end, on_device, _outermost(event), own)
 
 
 def _is_label(event: object) -> bool:
@@ -236,6 +243,20 @@ def host_waits(events: Iterable[Event], on_cuda: bool) -> dict[str, str]:
 def count_of(events: Iterable[Event], *names: str) -> int:
     """How many events have one of these names."""
     return sum(event.name in names for event in events)
+
+
+def ranking(events: Iterable[Event], rows: int, steps: int) -> str:
+    """The names with most time of their own, as a table: milliseconds and calls of each of ``steps``, percent of all."""
+    total, calls = Counter(), Counter()
+    for event in events:
+        total[event.name] += event.own
+        calls[event.name] += 1
+    whole = sum(total.values()) or 1.0
+    lines = [
+        f"{us / 1e3 / steps:10.4f} {calls[name] / steps:8.1f} {100 * us / whole:8.1f}  {name[:110]}"
+        for name, us in total.most_common(rows)
+    ]  # fmt: skip
+    return "\n".join([f"{'ms/step':>10} {'calls':>8} {'percent':>8}  name", *lines])
 
 
 def union(intervals: Iterable[tuple[float, float]]) -> float:
