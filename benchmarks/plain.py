@@ -1,11 +1,13 @@
 """The baseline: each stage written in the straightforward way of this field's repositories. Slow on purpose, and correct.
 
-PIL transforms in a DataLoader without workers, contiguous fp32, a loop over tensors for the mask with a restore per step,
-two argsorts per threshold, int64 masks, scikit-learn's SVC on all points, one backward pass per sample for the Fisher
-diagonal, separate passes for accuracy and for the attack, the loss read at every step.
+PIL transforms in a DataLoader (without workers unless asked for), a blocking copy of each batch to the device, contiguous
+fp32, a loop over tensors for the mask with a restore per step, two argsorts per threshold, int64 masks, scikit-learn's SVC
+on all points, one backward pass per sample for the Fisher diagonal, separate passes for accuracy and for the attack, the
+loss read at every step.
 """
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from evaluation.membership import attack_features
+
+CPU = torch.device("cpu")
 
 
 class Images(Dataset):
@@ -36,8 +40,30 @@ class Images(Dataset):
         return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
 
 
-def loader(pixels: np.ndarray, labels: np.ndarray, batch_size: int, *, train: bool, augment: bool = True) -> DataLoader:
-    return DataLoader(Images(pixels, labels, train and augment), batch_size, shuffle=train, num_workers=0)
+class Moved:
+    """A DataLoader's batches, each copied to a device when the loop asks for it."""
+
+    def __init__(self, batches: DataLoader, device: torch.device):
+        self.batches, self.dataset, self.device = batches, batches.dataset, device
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches:
+            yield images.to(self.device), labels.to(self.device)
+
+
+def batches_of(images: Images, batch_size: int, *, shuffle: bool, device: torch.device = CPU, workers: int = 0) -> Moved:
+    pin = device.type == "cuda"
+    return Moved(DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pin), device)
+
+
+def loader(
+    pixels: np.ndarray, labels: np.ndarray, batch_size: int, *, train: bool, augment: bool = True, device: torch.device = CPU,
+    workers: int = 0,
+) -> Moved:  # fmt: skip
+    return batches_of(Images(pixels, labels, train and augment), batch_size, shuffle=train, device=device, workers=workers)
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
@@ -45,7 +71,7 @@ def top1(logits: Tensor, labels: Tensor) -> float:
     return predicted.t().eq(labels.view(1, -1)).float().sum().item() * 100 / len(labels)
 
 
-def train_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
+def train_epoch(model: nn.Module, batches: Moved, optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
     """One epoch of cross-entropy; the loss and the accuracy of each step."""
     model.train()
     seen = []
@@ -79,18 +105,19 @@ def restore(model: nn.Module, mask: dict, original: dict) -> None:
 
 
 def salun_epoch(
-    model: nn.Module, forget: Images, retain: Images, batch_size: int, classes: int, mask: dict, original: dict, optimizer: torch.optim.SGD
-) -> None:
+    model: nn.Module, forget: Images, retain: Images, batch_size: int, classes: int, mask: dict, original: dict,
+    optimizer: torch.optim.SGD, device: torch.device = CPU, workers: int = 0,
+) -> None:  # fmt: skip
     """A pass over the forget set with random labels, then one over the retain set, under the mask."""
     relabelled = copy.copy(forget)
     relabelled.labels = np.random.randint(0, classes, len(forget))
     model.train()
     for part in (relabelled, retain):
-        for images, labels in DataLoader(part, batch_size, shuffle=True, num_workers=0):
+        for images, labels in batches_of(part, batch_size, shuffle=True, device=device, workers=workers):
             masked_step(model, mask, original, optimizer, images, labels)
 
 
-def gradients(model: nn.Module, batches: DataLoader) -> dict[str, Tensor]:
+def gradients(model: nn.Module, batches: Moved) -> dict[str, Tensor]:
     """The gradient of the mean loss, batch by batch."""
     model.eval()
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
@@ -104,7 +131,7 @@ def gradients(model: nn.Module, batches: DataLoader) -> dict[str, Tensor]:
     return {name: value / count for name, value in total.items()}
 
 
-def influence_vector(model: nn.Module, forget: DataLoader, retain: DataLoader) -> dict[str, Tensor]:
+def influence_vector(model: nn.Module, forget: Moved, retain: Moved) -> dict[str, Tensor]:
     share = len(forget.dataset) / (len(forget.dataset) + len(retain.dataset))
     mean_forget, mean_retain = gradients(model, forget), gradients(model, retain)
     return {name: share * (mean_forget[name] - mean_retain[name]) for name in mean_forget}
@@ -139,7 +166,7 @@ def fisher_diagonal(model: nn.Module, pixels: Tensor, labels: Tensor) -> dict[st
     return {name: value / len(labels) for name, value in total.items()}
 
 
-def accuracy(model: nn.Module, batches: DataLoader) -> float:
+def accuracy(model: nn.Module, batches: Moved) -> float:
     model.eval()
     correct = count = 0
     with torch.no_grad():
@@ -149,11 +176,11 @@ def accuracy(model: nn.Module, batches: DataLoader) -> float:
     return 100 * correct / count
 
 
-def outputs(model: nn.Module, batches: DataLoader) -> tuple[np.ndarray, np.ndarray]:
+def outputs(model: nn.Module, batches: Moved) -> tuple[np.ndarray, np.ndarray]:
     model.eval()
     with torch.no_grad():
-        logits = [model(images) for images, _ in batches]
-    return torch.cat(logits).numpy(), np.concatenate([labels.numpy() for _, labels in batches])
+        logits = [model(images).cpu() for images, _ in batches]
+    return torch.cat(logits).numpy(), np.concatenate([labels.cpu().numpy() for _, labels in batches])
 
 
 def svc_attack(retain: tuple, test: tuple, forget: tuple, tol: float = 1e-3) -> dict[str, float]:
@@ -168,7 +195,7 @@ def svc_attack(retain: tuple, test: tuple, forget: tuple, tol: float = 1e-3) -> 
     return shares
 
 
-def evaluate(model: nn.Module, splits: dict[str, DataLoader]) -> dict[str, float]:
+def evaluate(model: nn.Module, splits: dict[str, Moved]) -> dict[str, float]:
     """Accuracy of each split, then the outputs of three of them again for the attack."""
     percent = {name: accuracy(model, batches) for name, batches in splits.items()}
     attack = svc_attack(*(outputs(model, splits[name]) for name in ("retain", "test", "forget")))

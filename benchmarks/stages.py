@@ -7,6 +7,7 @@ or numbers. Sides start from the same data, the same seeds and the same weights.
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from utils import keep_freed_memory, pick_precision, save
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 256
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
+
+plain_loader = functools.partial(plain.loader, device=DEVICE)
 
 
 class Side(NamedTuple):
@@ -105,7 +108,7 @@ def training(side: str, quick: bool) -> Side:
     optimizer = optimizer_of(model, ours)
     images, labels = next(iter(data.evaluation["retain"].batches_of(64)))
     if not ours:
-        batches = plain.loader(*pictures(data, "retain"), BATCH, train=True)
+        batches = plain_loader(*pictures(data, "retain"), BATCH, train=True)
         return Side(lambda: plain.train_epoch(model, batches, optimizer), lambda: first_gradient(model, images.contiguous(), labels))
     precision = pick_precision("auto" if side == "ours" else "fp32", DEVICE)
     run = lambda: train_epoch(  # noqa: E731
@@ -126,7 +129,7 @@ def salun(side: str, quick: bool) -> Side:
     model = network(ours)
     mask, optimizer = half_mask(model), optimizer_of(model, ours)
     original = {name: p.detach().clone() for name, p in model.named_parameters()}
-    integers = {name: value.long() for name, value in mask.items()}
+    integers = {name: value.long().to(DEVICE) for name, value in mask.items()}
     images, labels = next(iter(data.evaluation["forget"].batches_of(32)))
 
     def check() -> dict:
@@ -146,7 +149,7 @@ def salun(side: str, quick: bool) -> Side:
 
     if not ours:
         parts = [plain.Images(*pictures(data, name), True) for name in ("forget", "retain")]
-        return Side(lambda: plain.salun_epoch(model, *parts, BATCH, 10, integers, original, optimizer), check)
+        return Side(lambda: plain.salun_epoch(model, *parts, BATCH, 10, integers, original, optimizer, DEVICE), check)
     gate, method = SaliencyGate(model, mask), RandomLabel()
     precision = pick_precision("auto", DEVICE)
     run = lambda: train_epoch(model, method.losses(model, data, 0), optimizer, device=DEVICE, precision=precision, gate=gate)  # noqa: E731
@@ -182,35 +185,35 @@ def disk(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB"
 
 
-def trained_outputs(quick: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """10,000 + 10,000 + 4,500 outputs of a ResNet-20s after six epochs on fashion_mini at 16x16, each image at several shifts.
+def trained_outputs(every: int, epochs: int, device: torch.device = DEVICE) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """10,000 + 10,000 + 4,500 outputs of a ResNet-20s after ``epochs`` on fashion_mini at 16x16, each image at several shifts.
 
-    ``quick``: a quarter of them, after two epochs.
+    Of these, every ``every``-th.
     """
     whole = load_dataset("fashion_mini", Path(), input_size=16, workers=0)
     split = make_split(whole.y_train, 1)
     chosen = choose_forget(split, whole.y_train, count=450, forget_seed=2)
-    data = Data(whole, split, chosen, device=DEVICE, batch_size=64, seed=1)
-    model = network(True, "resnet20s")
+    data = Data(whole, split, chosen, device=device, batch_size=64, seed=1)
+    model = network(True, "resnet20s").to(device)
     optimizer = make_optimizer(model.parameters(), 0.05, MOMENTUM, DECAY)
-    for epoch in range(2 if quick else 6):
+    for epoch in range(epochs):
         data.set_epoch(epoch)
-        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=DEVICE)
+        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=device)
     moves = [(y, x) for y in (0, 1, -1, 2, -2) for x in (0, 1, -1)]
     held_out = (np.concatenate([whole.x_test, whole.x_train[split.val]]), np.concatenate([whole.y_test, whole.y_train[split.val]]))
     parts = {"retain": (*pictures(data, "retain"), 10_000), "test": (*held_out, 10_000), "forget": (*pictures(data, "forget"), 4_500)}
     seen = {}
     for name, (pixels, labels, count) in parts.items():
-        kept = slice(0, count, 4 if quick else 1)
+        kept = slice(0, count, every)
         shifted = np.concatenate([np.roll(pixels, move, (1, 2)) for move in moves])[kept]
-        images = DeviceImages(shifted, DEVICE, 0)
+        images = DeviceImages(shifted, device, 0)
         seen[name] = to_numpy(predict(model, Loader(images, np.arange(len(shifted)), np.tile(labels, len(moves))[kept], 512, name=name)))
     return seen
 
 
 def attack(side: str, quick: bool) -> Side:
     """The five machines on outputs of a trained network; --quick takes a quarter of the points."""
-    seen = trained_outputs(quick)
+    seen = trained_outputs(4 if quick else 1, 2 if quick else 6)
     three = seen["retain"], seen["test"], seen["forget"]
     if side == "ours":
         run = converged = lambda: svc_attack(*three, DrawRule("first"))
@@ -227,7 +230,7 @@ def gradient_v(side: str, quick: bool) -> Side:
     if ours:
         run = lambda: influence_vector(model, data.forget.eval_view(), data.retain.eval_view())  # noqa: E731
     else:
-        loaders = [plain.loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain")]
+        loaders = [plain_loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain")]
         run = lambda: plain.influence_vector(model, *loaders)  # noqa: E731
     return Side(run, lambda: {"v": torch.cat([value.flatten() for value in run().values()])})
 
@@ -251,7 +254,7 @@ def evaluation(side: str, quick: bool) -> Side:
     data, ours = task(*((400, 100, 400) if quick else (1300, 250))), side == "ours"
     model = network(ours)
     if not ours:
-        splits = {name: plain.loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain", "val", "test")}
+        splits = {name: plain_loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain", "val", "test")}
         run = lambda: plain.evaluate(model, splits)  # noqa: E731
     else:
 
@@ -266,12 +269,12 @@ def evaluation(side: str, quick: bool) -> Side:
 def loading(side: str, quick: bool) -> Side:
     """Augmented images of one epoch, without a model."""
     data, ours = task(5000, 500), side == "ours"
-    batches = data.retain if ours else plain.loader(*pictures(data, "retain"), BATCH, train=True)
+    batches = data.retain if ours else plain_loader(*pictures(data, "retain"), BATCH, train=True)
 
     def check() -> dict:
         """The same images, as they are."""
-        first = data.evaluation["retain"] if ours else plain.loader(*pictures(data, "retain"), BATCH, train=False)
-        return {"images": next(iter(first))[0].contiguous(), "number of batches": len(list(batches))}
+        first = data.evaluation["retain"] if ours else plain_loader(*pictures(data, "retain"), BATCH, train=False)
+        return {"images": next(iter(first))[0][:200].contiguous(), "number of batches": len(list(batches))}
 
     return Side(lambda: [images for images, _ in batches][-1], check)
 
@@ -303,12 +306,12 @@ def story(side: str, quick: bool) -> Side:
         chosen = choose_forget(split, whole.y_train, count=450, forget_seed=2)
         parts = {"train": split.train, "val": split.val, "retain": chosen.retain, "forget": chosen.forget}
         pixels = {name: (whole.x_train[kept], whole.y_train[kept]) for name, kept in parts.items()} | {"test": (whole.x_test, whole.y_test)}
-        splits = {name: plain.loader(*pixels[name], 64, train=False) for name in ("forget", "retain", "val", "test")}
+        splits = {name: plain_loader(*pixels[name], 64, train=False) for name in ("forget", "retain", "val", "test")}
 
         def fit(model: torch.nn.Module, name: str) -> None:
             optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=MOMENTUM, weight_decay=DECAY)
             for _ in range(epochs):
-                plain.train_epoch(model, plain.loader(*pixels[name], 64, train=True, augment=False), optimizer)
+                plain.train_epoch(model, plain_loader(*pixels[name], 64, train=True, augment=False), optimizer)
                 plain.accuracy(model, splits["val"])
 
         model, retrained = network(False, "resnet20s"), network(False, "resnet20s")
@@ -317,12 +320,12 @@ def story(side: str, quick: bool) -> Side:
         fit(retrained, "retain")
         plain.evaluate(retrained, splits)
         plain.save_masks({name: g.abs() for name, g in plain.gradients(model, splits["forget"]).items()}, folder)
-        mask = torch.load(folder / "with_0.5.pt", weights_only=True)
+        mask = torch.load(folder / "with_0.5.pt", map_location=DEVICE, weights_only=True)
         original = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer = torch.optim.SGD(model.parameters(), 0.025, momentum=MOMENTUM, weight_decay=DECAY)
         forget, retain = (plain.Images(*pixels[name], False) for name in ("forget", "retain"))
         for _ in range(steps):
-            plain.salun_epoch(model, forget, retain, 128, 10, mask, original, optimizer)
+            plain.salun_epoch(model, forget, retain, 128, 10, mask, original, optimizer, DEVICE)
             plain.accuracy(model, splits["val"])
         plain.evaluate(model, splits)
 
