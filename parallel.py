@@ -42,14 +42,24 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
+def shares_gpus() -> bool:
+    """Whether ``SHARE_GPUS=1`` lets several processes use one GPU. They talk through gloo: NCCL wants a GPU for each process."""
+    return os.environ.get("SHARE_GPUS") == "1"
+
+
+def backend(device: torch.device) -> str:
+    """What the processes of a run on ``device`` talk through."""
+    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" and not shares_gpus() else "gloo"
+
+
 def start(device: torch.device) -> None:
     """Meet the other processes, once; does nothing in a run of one process."""
     if count() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(backend(device))
 
 
 def has_met() -> bool:
