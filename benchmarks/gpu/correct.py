@@ -48,7 +48,7 @@ DIFFERENT_IMAGES = 2
 def resume_training(bench: Bench) -> dict:
     """main_train.py, killed inside an epoch and resumed, beside a run that nothing stopped."""
     folder = bench.folder / "killed_training"
-    words = bench.training("--save_every_steps", 10, "--batch_size", bench.scale.batch // 2)
+    words = bench.training("--save_every_steps", 10, "--batch_size", bench.scale.batch // 2, epochs=bench.scale.long)
     checkpoint = folder / "0checkpoint.pth.tar"
     return killed_and_resumed(bench, "main_train", words, checkpoint, lambda state: state["epoch"] and state["meter"])
 
@@ -91,15 +91,17 @@ def killed_and_resumed(
 def determinism(bench: Bench) -> dict:
     """Whether two runs of one command end in the same bits: said, and never a failure."""
     found = {}
-    commands = {"training": ("main_train", bench.training(), "0checkpoint"), "salun": ("main_forget", bench.salun(), "RLcheckpoint")}
-    for name, (script, words, stem) in commands.items():
-        folders = [bench.folder / f"{name}_{turn}" for turn in (1, 2)]
-        bench.call(script, *words, "--save_dir", folders[0])
+    runs = {
+        "training": ("main_train", bench.training(), bench.original.with_name("0checkpoint.pth.tar")),
+        "salun": ("main_forget", bench.salun(), bench.unlearned),
+    }
+    for name, (script, words, checkpoint) in runs.items():
+        folder = bench.folder / f"again_{name}"
         if bench.twin:
-            bench.call(script, *words, "--save_dir", folders[1])
+            bench.call(script, *words, "--save_dir", folder)
         else:  # a new process chooses its kernels anew
-            bench.process([f"{script}.py", *words, "--save_dir", folders[1]])
-        first, second = (weights(folder / f"{stem}.pth.tar") for folder in folders)
+            bench.process([f"{script}.py", *words, "--save_dir", folder])
+        first, second = weights(checkpoint), weights(folder / checkpoint.name)
         largest = float((flat(first) - flat(second)).abs().max())
         found |= {f"{name}_equal": same(first, second), f"{name}_largest": largest, f"{name}_apart": relative(second, first)}
     return found
@@ -284,23 +286,20 @@ def two_processes(bench: Bench) -> dict:
 
 
 def evaluation(bench: Bench) -> dict:
-    """evaluate.py --suite standard on the device, and on the CPU of copies of the same checkpoints, which have no cached logits."""
-    folder, copies = bench.folder / "audited", bench.folder / "audited_on_the_cpu"
-    bench.call("main_forget", *bench.salun(), "--save_dir", folder)
-    forget_seed = ["--forget_seed", 2]  # --seed's default, so that it is the forget set of the mask
-    for seed in (2, 3):
-        words = [*bench.request(), "--unlearn", "retrain", "--seed", seed, *forget_seed, "--run", f"s{seed}"]
-        bench.call("main_forget", *words, "--save_dir", folder)
-    copies.mkdir()
-    for file in folder.glob("*checkpoint.pth.tar"):
-        shutil.copy(file, copies)
-    (copies / "original").mkdir()
-    original = Path(shutil.copy(bench.original, copies / "original"))
-    for where, model, device in ((folder, bench.original, "cpu" if bench.twin else "auto"), (copies, original, "cpu")):
-        found = ["--models", where / "RLcheckpoint.pth.tar", "--retrain", where / "s*retraincheckpoint.pth.tar", "--original", model]
-        few = ["--relearn_steps", 2, "--relearn_seeds", 1]
-        bench.call("evaluate", *found, "--suite", "standard", *few, "--device", device, *(["--threads", 1] if bench.twin else []))
-    return compared_audits(*(load_json(where / "audit.json", "audit") for where in (folder, copies)))
+    """evaluate.py --suite standard on the device and on the CPU; of copies of the checkpoints, as logits are kept beside them."""
+    retrained = bench.folder / "retrained"
+    bench.call("main_forget", *bench.request(), "--unlearn", "retrain", "--save_dir", retrained)
+    models = {"models": bench.unlearned, "retrain": retrained / "retraincheckpoint.pth.tar", "original": bench.original}
+    audits = []
+    for name, device in (("audit", "cpu" if bench.twin else "auto"), ("audit_on_the_cpu", "cpu")):
+        words: list[object] = ["--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 1, "--device", device]
+        for role, checkpoint in models.items():
+            there = bench.folder / name / role
+            there.mkdir(parents=True, exist_ok=True)
+            words += [f"--{role}", shutil.copy(checkpoint, there)]
+        bench.call("evaluate", *words, *(["--threads", 1] if bench.twin else []))
+        audits.append(load_json(bench.folder / name / "models" / "audit.json", "audit"))
+    return compared_audits(*audits)
 
 
 def compared_audits(ours: dict, theirs: dict) -> dict:

@@ -27,8 +27,8 @@ from utils import exact_fp32, hash_arrays
 
 # Flags with which a method does something here, and soon: SSD's threshold is for well trained models.
 OPTIONS = {
-    "ssd": ["--alpha", "0.5"], "lfssd": ["--alpha", "0.5"], "wfisher": ["--samples", "30"], "fisher": ["--fisher_samples", "30"],
-    "fisher_new": ["--fisher_samples", "10"],
+    "ssd": ["--alpha", "0.5"], "lfssd": ["--alpha", "0.5"], "wfisher": ["--samples", "10"], "fisher": ["--fisher_samples", "30"],
+    "fisher_new": ["--fisher_samples", "10"], "unsir": ["--noise_steps", "10", "--noise_batches", "10"],
 }  # fmt: skip
 # raw changes nothing, and SCRUB+R may go back to the original.
 MAY_STAY = ("raw", "scrub_r")

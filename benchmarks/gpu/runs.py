@@ -36,8 +36,8 @@ class Scale:
 
 
 # 16x16 images: a GPU computes as for larger ones, and the CPU that it is compared with does not take all of the time.
-DEVICE = Scale(("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"), "resnet18", 3, 256, 450, "0.2", 200, 12)
-TWIN = Scale(("--dataset", "digits", "--device", "cpu", "--threads", "1"), "resnet20s", 2, 64, 61, "0.05", 61, 3)
+DEVICE = Scale(("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"), "resnet18", 3, 256, 450, "0.2", 200, 6)
+TWIN = Scale(("--dataset", "digits", "--device", "cpu", "--threads", "1"), "resnet20s", 2, 64, 61, "0.05", 61, 4)
 
 
 class Bench:
@@ -58,6 +58,12 @@ class Bench:
         """Its mask of one half."""
         self.call("generate_mask", *self.request(), "--save_dir", self.folder / "mask")
         return self.folder / "mask" / "with_0.5.pt"
+
+    @cached_property
+    def unlearned(self) -> Path:
+        """The checkpoint of RL under the mask."""
+        self.call("main_forget", *self.salun(), "--save_dir", self.folder / "unlearned")
+        return self.folder / "unlearned" / "RLcheckpoint.pth.tar"
 
     @cached_property
     def record(self) -> Original:
