@@ -32,13 +32,16 @@ OPTIONS = {
 }  # fmt: skip
 # raw changes nothing, and SCRUB+R may go back to the original.
 MAY_STAY = ("raw", "scrub_r")
-# Largest relative l2 differences from fp64 in fp32. In train mode BatchNorm's sums over a batch lose digits on the CPU in channels_last.
-TOLERANCE = {"logits": 1e-4, "gradient": 1e-3, "fisher": 5e-3, "wfisher_v": 2e-3, "step": 5e-2}
+# Largest relative l2 differences from fp64 in fp32. A value next to 0 before a ReLU falls on either side of it, which moves single
+# gradients by more than rounding: ResNet-18's on the CPU (16x16, 50 images) are off by 1e-3, at logits that are off by 4e-7. In train
+# mode BatchNorm's sums over a batch lose digits on the CPU in channels_last.
+TOLERANCE = {"logits": 1e-4, "gradient": 1e-2, "fisher": 5e-3, "wfisher_v": 1e-2, "step": 5e-2}
 # The step as --precision fp32 trains, with TF32 where the device has it.
 TF32_STEP = 1e-1
 # An unequal bit of a mask is a near tie where its fp64 score is this close to the fp64 threshold, relative to it.
 NEAR_TIE = 1e-2
 LEAST_EQUAL = 0.999  # share of a mask's bits
+MOST_FAR = 1e-4  # share of a mask's bits that are unequal and no near ties: gradients at a ReLU's corner
 
 
 # -------------------------------------------------------------------------------------------------------- methods
@@ -99,12 +102,21 @@ def check_method(bench: Bench, task: Task, name: str) -> tuple[dict, list[str]]:
     return numbers, wrong
 
 
+def methods_of(precision: str) -> list[str]:
+    """The methods that this precision is of, each by one of its names."""
+    first = {method: name for name, method in reversed(METHODS.items())}
+    return [name for method, name in first.items() if precision == "fp32" or issubclass(method, Iterative)]
+
+
 def methods(bench: Bench, precision: str) -> dict:
-    """Each registered method, without a mask, with an all-true one and with a random half: frozen bits, equal runs, finite weights."""
+    """Each registered method, without a mask, with an all-true one and with a random half: frozen bits, equal runs, finite weights.
+
+    In bf16 those that train: a method that edits once does so in fp32 whatever the precision is.
+    """
     task = open_bench(bench, precision)
-    names = {method: name for name, method in reversed(METHODS.items())}.values()  # a method of two names runs once
+    names = methods_of(precision)
     apart, failed = {}, {}
-    for name in sorted(names):
+    for name in names:
         print(f"---- {name}", flush=True)
         try:
             numbers, wrong = check_method(bench, task, name)
@@ -190,26 +202,26 @@ class Side:
 
 
 def near_ties(scores: Tensor, mask: Tensor, wanted: Tensor, count: int) -> tuple[float, float]:
-    """The share of equal bits of two masks of ``count`` weights, and how far, at most, an unequal one's score is from the threshold.
+    """The share of equal bits of two masks of ``count`` weights, and the share that is unequal and no near tie.
 
-    ``scores`` (n,) are those of ``wanted``; the distance is relative to the threshold, the smallest chosen score.
+    ``scores`` (n,) are those of ``wanted``; the threshold is the smallest chosen one.
     """
     unequal = mask != wanted
     threshold = scores.sort(descending=True).values[count - 1]
-    distance = (scores[unequal] - threshold).abs().max() / threshold if unequal.any() else torch.zeros(())
-    return 1 - float(unequal.double().mean()), float(distance)
+    far = unequal & ((scores - threshold).abs() > NEAR_TIE * threshold)
+    return 1 - float(unequal.double().mean()), float(far.double().mean())
 
 
 def compare_masks(reference: dict[str, Tensor], gradient: dict[str, Tensor]) -> dict[str, list[float]]:
-    """Per ratio below 1: the share of equal bits of a gradient's mask and of the fp64 gradient's, and the farthest tie."""
+    """Per ratio below 1: how a gradient's mask differs from the fp64 gradient's; see :func:`near_ties`."""
     theirs, ours = (top_masks({name: value.abs() for name, value in one.items()}) for one in (reference, gradient))
     scores = torch.cat([value.abs().flatten().cpu() for value in reference.values()])
-    found: dict[str, list[float]] = {"equal_bits": [], "farthest_tie": []}
+    found: dict[str, list[float]] = {"equal_bits": [], "far_bits": []}
     for ratio in (ratio for ratio in theirs if ratio < 1):
         mask, wanted = (torch.cat([part.flatten() for part in one[ratio].values()]) for one in (ours, theirs))
-        share, distance = near_ties(scores, mask, wanted, int(wanted.sum()))
-        found["equal_bits"].append(share)
-        found["farthest_tie"].append(distance)
+        equal, far = near_ties(scores, mask, wanted, int(wanted.sum()))
+        found["equal_bits"].append(equal)
+        found["far_bits"].append(far)
     return found
 
 
@@ -238,7 +250,7 @@ def cpu_against_device(bench: Bench) -> dict:
             f"{name}: no TF32 where fp32 is exact": tf32 == {False},
             f"{name}: one step as trained within {TF32_STEP}": found[f"{name}_step_as_trained"] <= TF32_STEP,
             f"{name}: masks equal in {LEAST_EQUAL} of the bits": min(masks["equal_bits"]) >= LEAST_EQUAL,
-            f"{name}: unequal bits are near ties": max(masks["farthest_tie"]) <= NEAR_TIE,
+            f"{name}: unequal bits are near ties, but for {MOST_FAR} of all": max(masks["far_bits"]) <= MOST_FAR,
         }
     return judged(found, expected)
 
