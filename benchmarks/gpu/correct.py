@@ -62,6 +62,7 @@ def resume_salun(bench: Bench) -> dict:
 def killed_and_resumed(
     bench: Bench, script: str, words: list[object], checkpoint: Path, far_enough: Callable[[dict], object]
 ) -> dict:  # fmt: skip
+    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped."""
     folder = checkpoint.parent
     shutil.rmtree(folder, ignore_errors=True)
     process = bench.start([f"{script}.py", *words, "--save_dir", folder])
