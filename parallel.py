@@ -48,7 +48,7 @@ def misnumbered() -> str | None:
         return None
     shown = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name in os.environ}
     try:
-        in_order = 0 <= rank() < count() and 0 <= local_rank() < max(local_count(), local_rank() + 1)
+        in_order = 0 <= rank() < count() and local_rank() >= 0 and local_count() > 0
     except ValueError:
         in_order = False
     if in_order:
@@ -57,14 +57,24 @@ def misnumbered() -> str | None:
     return f"{words}: 0 <= RANK < WORLD_SIZE is wanted; torchrun sets them, unset them for a run of one process"
 
 
+def shares_gpus() -> bool:
+    """Whether ``SHARE_GPUS=1`` lets several processes use one GPU. They talk through gloo: NCCL wants a GPU for each process."""
+    return os.environ.get("SHARE_GPUS") == "1"
+
+
+def backend(device: torch.device) -> str:
+    """What the processes of a run on ``device`` talk through."""
+    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" and not shares_gpus() else "gloo"
+
+
 def start(device: torch.device) -> None:
     """Meet the other processes, once; does nothing in a run of one process."""
     if count() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(backend(device))
 
 
 def has_met() -> bool:

@@ -303,7 +303,7 @@ def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
 def pick_device(name: str, gpu: int) -> torch.device:
     """The device that ``--device`` names; ``auto`` takes CUDA, then MPS, then the CPU.
 
-    Of several processes on a machine each has a GPU of its own, counted from ``gpu``.
+    Of several processes on a machine each has a GPU of its own, counted from ``gpu``; with SHARE_GPUS=1 they go round the GPUs from there.
     """
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if name == "auto":
@@ -314,9 +314,12 @@ def pick_device(name: str, gpu: int) -> torch.device:
         raise UserError("--device mps: one process at a time; torchrun needs --device cuda or cpu")
     if name != "cuda":
         return torch.device(name)
+    there = torch.cuda.device_count()
+    if parallel.shares_gpus() and 0 <= gpu < there:
+        return torch.device("cuda", gpu + parallel.local_rank() % (there - gpu))
     last = gpu + parallel.local_count() - 1  # every process refuses what one of them could not have
-    if not 0 <= gpu <= last < torch.cuda.device_count():
-        raise UserError(f"--gpu {last}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}")
+    if not 0 <= gpu <= last < there:
+        raise UserError(f"--gpu {last}: this machine has GPUs 0 to {there - 1}")
     return torch.device("cuda", gpu + parallel.local_rank())
 
 

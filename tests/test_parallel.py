@@ -21,7 +21,7 @@ from datasets.loaders import DeviceImages, Loader
 from engine import check_batch_norm, predict
 from unlearn import METHODS
 from unlearn.base import Iterative
-from utils import UserError
+from utils import UserError, pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,6 +109,25 @@ def test_only_the_first_process_speaks(as_process, capsys):
     assert "err 0" in found.err
     assert "err 1" not in found.err
     assert found.err.count("--model_path is missing") == 1
+
+
+@pytest.mark.parametrize(("gpu", "gpus", "used"), [(0, 1, [0, 0, 0]), (0, 2, [0, 1, 0]), (1, 3, [1, 2, 1]), (2, 3, [2, 2, 2])])
+def test_processes_share_gpus_only_where_they_are_told_to(as_process, monkeypatch, gpu, gpus, used):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    cuda = torch.device("cuda")
+    as_process(0, 3)
+    assert parallel.backend(cuda) == "cpu:gloo,cuda:nccl"
+    with pytest.raises(UserError, match=f"--gpu {gpu + 2}: this machine has GPUs 0 to {gpus - 1}"):
+        pick_device("cuda", gpu)
+    monkeypatch.setenv("SHARE_GPUS", "1")
+    assert parallel.backend(cuda) == parallel.backend(torch.device("cpu")) == "gloo"
+    for rank, index in enumerate(used):
+        as_process(rank, 3)
+        assert pick_device("cuda", gpu) == torch.device("cuda", index)
+    with pytest.raises(UserError, match=f"this machine has GPUs 0 to {gpus - 1}"):
+        pick_device("cuda", gpus)
 
 
 def test_generators_of_other_processes_are_kept():

@@ -30,6 +30,25 @@ class LeftOut(Exception):
     """Raised by a check that this machine cannot run; its message is the reason, and it counts as neither good nor bad."""
 
 
+class Wrong(Exception):
+    """Raised by a check whose numbers are there and not as they should be: the table shows them all the same."""
+
+    def __init__(self, reason: str, found: Mapping[str, object]):
+        super().__init__(reason)
+        self.found = dict(found)
+
+
+def judged(found: Mapping[str, object], expected: Mapping[str, bool]) -> Mapping[str, object]:
+    """``found``, if all that is expected of it holds.
+
+    Raises:
+        Wrong: names what does not.
+    """
+    if missed := [what for what, holds in expected.items() if not holds]:
+        raise Wrong(f"not so: {', '.join(missed)}", found)
+    return found
+
+
 def make_parser(stage: str, text: str) -> argparse.ArgumentParser:
     """The flags of every stage."""
     parser = argparse.ArgumentParser(
@@ -66,6 +85,7 @@ class Battery:
             raise UserError(f"{self.file} is of a run {'with' if earlier['twin'] else 'without'} --twin; give another --out")
         self.checks: dict[str, dict] = earlier["checks"]
         self.left: list[str] = []
+        self.asked: list[str] = []
 
     def seconds_left(self) -> float:
         return self.ends - time.monotonic()
@@ -75,6 +95,7 @@ class Battery:
 
         An exception is kept as the check's error, its traceback goes to the log. Returns what was found, None where nothing was.
         """
+        self.asked.append(name)
         if self.only and name not in self.only:
             return self.found(name)
         if not self.again and self.checks.get(name, {}).get("ok"):
@@ -90,6 +111,8 @@ class Battery:
                 entry["found"] = dict(action() or {})
         except LeftOut as reason:
             entry |= {"ok": None, "error": str(reason)}
+        except Wrong as error:
+            entry |= {"ok": False, "error": str(error), "found": error.found}
         except (Exception, SystemExit) as error:  # whatever goes wrong must cost no other check
             printed.write(traceback.format_exc())
             entry |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
@@ -125,7 +148,13 @@ class Battery:
         return "\n".join([hardware_line(here), "", "| check | verdict | found | s | commit |", "|---|---|---|---:|---|", *lines, ""])
 
     def finish(self) -> int:
-        """The last lines, and the exit code: 0, 1 where a check failed, 3 where some are still to come."""
+        """The last lines, and the exit code: 0, 1 where a check failed, 3 where some are still to come.
+
+        Raises:
+            UserError: --only names a check that the stage has not.
+        """
+        if unknown := sorted({*(self.only or ())} - {*self.asked}):
+            raise UserError(f"--only {','.join(unknown)}: no such check; the stage has {', '.join(self.asked)}")
         failed = [name for name, entry in self.checks.items() if entry["ok"] is False]
         good = sum(entry["ok"] is True for entry in self.checks.values())
         if self.left:
