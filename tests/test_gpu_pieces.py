@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from arg_parser import parse_args
 from benchmarks.gpu import archive, cifar, jobs, planning, table, units
 from benchmarks.gpu.planning import Unit
 from utils import UserError, hash_arrays, load, save
@@ -91,6 +92,41 @@ def test_a_plan_starts_nothing_and_needs_no_gpu(tmp_path, capsys):
     assert lines[2].endswith("2.0 to 8.6")
     assert lines[-1].startswith("RESULT stage=table plan=20 done=0 fits=")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_what_is_left_of_a_training(tmp_path, capsys):
+    curve = tmp_path / "table" / "original" / "0curve.jsonl"
+    curve.parent.mkdir(parents=True)
+    curve.write_text('{"epoch": 1}\n' * 91)
+    assert table.main(["--out", str(tmp_path), "--plan", "--only", "original"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("original"))
+    assert line.split()[:4] == ["original", "epoch", "91", "3.5"]  # 91 epochs of 2 s and 30 s
+
+
+def test_every_unit_is_a_command_that_its_script_takes(tmp_path):
+    for recipe in (units.Recipe(), units.TWIN):
+        for each in units.units_of(recipe, tmp_path, "c10.npz", DECIDED):
+            args = parse_args(list(each.flags), "")
+            assert args.resume
+            assert args.save_dir.name == each.name
+            assert args.data == "c10.npz"
+            assert each.script in ("main_train.py", "generate_mask.py") or (args.seed, args.forget_seed) == (int(each.name[-1]), 2)
+            assert args.wants_mask is False  # the mask is named
+
+
+def test_more_at_once_than_the_memory_holds_are_left_out(tmp_path, monkeypatch):
+    stage = table.Table(table.parse(["--twin", "--out", str(tmp_path)]), needs_device=False)
+    stage.twin, stage.checks["epoch"] = False, {"ok": True, "found": {"epoch_seconds": 2.0, **DECIDED}}
+
+    def trial(count):
+        if count == 3:
+            raise RuntimeError("3 trainings at once: out of memory")
+        return 3.0
+
+    monkeypatch.setattr(stage, "trial", trial)
+    found = stage.try_together()
+    assert (found["used"], found["units"], found["slower"]) == (2, [1, 2], [1.0, 1.5])
+    assert "out of memory" in found["failure"]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@
     python benchmarks/gpu/table.py --data cifar10.npz --only audit  # evaluate.py on what was kept; needs no GPU
 
 A unit is a call of one of the project's scripts with --resume. A training that was stopped goes on from its last epoch on the
-same machine; what is finished is not run again on any. FOLDER/table_pieces holds what another machine needs: the original, one
-mask, the results, and each model's outputs for the audit. Weights of unlearned models stay where they were made.
+same machine, and begins anew on another one; what is finished is not run again on any. FOLDER/table_pieces holds what another
+machine needs, in at most five files and 60 MB: the original, one mask, the results, and each model's outputs for the audit.
+Weights of unlearned models stay where they were made. Where data and pieces cannot travel together, unpack the data first:
+``cifar.py PACKED.npz FOLDER`` writes the plain npz that --data takes.
 
 The original's weights are rounded to fp16 once, right after its training, and every method starts from the rounded ones:
 so they travel in half the size and all rows start from the same weights, on whatever machine they were made.
@@ -204,10 +206,16 @@ class Table(Battery):
 
     def try_together(self) -> dict[str, object]:
         alone = self.found("epoch")["epoch_seconds"]
-        counts = TRIED_AT_ONCE[:1] if self.twin else TRIED_AT_ONCE
-        used, slow = at_once(alone, {count: self.trial(count) for count in counts})
-        gains = {f"gain_of_{count}": count / slow[count] for count in counts}
-        return {"used": used, "units": list(slow), "slower": list(slow.values()), **gains}
+        together, failures = {}, {}
+        for count in TRIED_AT_ONCE[:1] if self.twin else TRIED_AT_ONCE:
+            try:
+                together[count] = self.trial(count)
+            except RuntimeError as error:  # such as too little memory for so many
+                failures["failure"] = str(error)
+                break
+        used, slow = at_once(alone, together)
+        gains = {f"gain_of_{count}": count / slow[count] for count in together}
+        return {"used": used, "units": list(slow), "slower": list(slow.values()), **gains, **failures}
 
     def trial(self, count: int) -> float:
         """Seconds of an epoch with ``count`` trainings at once, in the mean; their files are removed."""
@@ -378,7 +386,9 @@ class Table(Battery):
         epochs = f"{self.decided['epochs']} epochs, {self.decided['schedule']}, batch 256, learning rate 0.1"
         notes = [
             f"{self.recipe.arch}, {epochs}; {self.recipe.forget} random images forgotten (forget seed {FORGET_SEED}).",
-            "The original's weights of two or more dimensions are rounded to fp16 after its training; every row starts from them.",
+            "Images: --dataset npz, random crops after zero padding of an eighth of the side, flips, the training images' own mean and "
+            "standard deviation. The original's weights are rounded to fp16 once, after its training; every row starts from the rounded "
+            "ones, so going on from the archive changes nothing.",
         ]
         if self.decided["epochs"] != self.recipe.epochs:
             notes.append(
