@@ -1,5 +1,6 @@
 """The GPU battery's table as its dry twin: every step at toy size on the CPU, lost and gone on with elsewhere."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import table
-from benchmarks.gpu.jobs import Here, Process
-from benchmarks.gpu.units import TWIN, training_flags, units_of
+from benchmarks.gpu.units import TWIN, units_of
 from utils import hash_arrays, load, load_json
 
 pytestmark = pytest.mark.slow
@@ -80,28 +80,21 @@ def test_a_table_goes_on_on_another_machine(tmp_path, capsys):
     assert "done=5 fits=0 later=0" in capsys.readouterr().out
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    """The twin's data and the flags of a training of 8 epochs on them."""
-    file = table.unpacked(table.twin_data(tmp_path), tmp_path)
-    return training_flags(TWIN, str(file), {"epochs": 8, "schedule": "constant", "compile": False}, tmp_path / "run")
-
-
-def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(recipe, tmp_path):
-    job = Process("main_train.py", [*recipe, "--resume"], tmp_path / "log.txt")
-    while " epoch 2/8 " not in (tmp_path / "log.txt").read_text():
-        assert job.poll() is None
-        table.time.sleep(0.02)
-    job.stop()
-    assert job.poll() == 130
-    lines = (tmp_path / "run" / "0curve.jsonl").read_text().splitlines()
-    assert 2 <= len(lines) < 8
-    assert Here("main_train.py", [*recipe, "--resume"], tmp_path / "second.txt").poll() == 0
-    said = (tmp_path / "second.txt").read_text()
-    assert " epoch 1/8 " not in said
-    assert " epoch 8/8 " in said
-    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "0curve.jsonl").read_text().splitlines()]
-    assert epochs == list(range(1, 9))
+def test_a_training_that_the_end_stops_goes_on_from_its_last_epoch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table, "TWIN", dataclasses.replace(TWIN, epochs=8))
+    assert twin(tmp_path, "--only", "epoch") == 0
+    curve, log = tmp_path / "table" / "original" / "0curve.jsonl", tmp_path / "table" / "original" / "log.txt"
+    with monkeypatch.context() as patch:  # the end comes in the third epoch or later: the second one is saved then
+        patch.setattr(table.Table, "is_over", lambda stage: log.is_file() and " epoch 3/8 " in log.read_text())
+        assert table.main(["--twin", "--out", str(tmp_path), "--at_once", "2", "--only", "original"]) == 3
+    assert "original: stopped" in capsys.readouterr().out
+    assert "stopped by SIGTERM" in log.read_text()
+    assert "original" not in checks(tmp_path)
+    assert 2 <= len(curve.read_text().splitlines()) < 8
+    assert twin(tmp_path, "--only", "original") == 0
+    assert log.read_text().count(" epoch 1/8 ") == 1
+    assert [json.loads(line)["epoch"] for line in curve.read_text().splitlines()] == list(range(1, 9))
+    assert "work" not in checks(tmp_path)["original"]["found"]  # a part of it tells nothing of the whole
 
 
 def test_two_at_once_are_measured_and_a_broken_unit_costs_no_other(tmp_path, monkeypatch, capsys):
