@@ -67,12 +67,14 @@ class Battery:
 
     Files: FOLDER/STAGE.json (what is found), STAGE.md (the same as a table), STAGE.log (what the checks printed).
 
+    ``needs_device`` is False for what only reads files, such as a plan.
+
     Raises:
-        UserError: there is no CUDA device and no --twin, or the folder is of the other kind.
+        UserError: a device is needed, there is no CUDA and no --twin, or the folder is of the other kind.
     """
 
-    def __init__(self, stage: str, args: argparse.Namespace):
-        if not (args.twin or torch.cuda.is_available()):
+    def __init__(self, stage: str, args: argparse.Namespace, *, needs_device: bool = True):
+        if needs_device and not (args.twin or torch.cuda.is_available()):
             raise UserError(f"no CUDA device here; python benchmarks/gpu/{stage}.py --twin runs the same checks on the CPU")
         self.stage, self.twin, self.again = stage, args.twin, args.again
         self.device = torch.device("cpu" if args.twin else "cuda")
