@@ -394,7 +394,10 @@ def tune_cuda(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller has set."""
+    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller has set.
+
+    An autocast region stays what it is: not for ``losses``, whose forward passes the loop runs under autocast.
+    """
     before = _set_tf32("highest", False)
     try:
         yield

@@ -13,7 +13,7 @@ from unlearn.base import Step, cross_entropy_steps
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
-from utils import RunFailed, UserError, exact_fp32
+from utils import RunFailed, UserError
 
 
 def trace(factor, epochs, steps, lr=0.013):
@@ -305,22 +305,6 @@ def test_stats_are_the_means_over_samples():
     stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.0, 0.0, 0.0), device=CPU)
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
-
-
-def test_what_is_measured_runs_without_tf32_and_training_gets_it_back():
-    def state():
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-
-    before = state()
-    try:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        with exact_fp32():
-            assert state() == ("highest", False)
-        assert state() == ("high", True)
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_predict_is_a_plain_eval_pass_in_order_in_fp32():
