@@ -95,7 +95,7 @@ def make_optimizer(
     The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no word to or from the device.
     """
     parameters = list(parameters)
-    # MPS has had fused kernels since torch 2.5, the CPU and CUDA since before 2.4.
+    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for MPS.
     fused = torch.__version__ >= (2, 5) or all(parameter.device.type != "mps" for parameter in parameters)
     common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":
