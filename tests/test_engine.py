@@ -1,11 +1,13 @@
 """The loop: schedules against torch's, failures told, BatchNorm, clipping, meters, and the evaluation pass."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CPU, make_data, make_model
+from torch.torch_version import TorchVersion
 
 from engine import Meter, check_batch_norm, check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
 from models import MODELS
@@ -89,6 +91,16 @@ def test_optimizers_equal_torchs_own_loops(kind):
             optimizer.step()
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "fused"),
+    [("2.4.1", "mps", False), ("2.4.1", "cuda", True), ("2.4.1", "cpu", True), ("2.5.0", "mps", True), ("2.14.1+cu130", "mps", True)],
+)
+def test_optimizers_are_fused_where_torch_has_the_kernels(version, device, fused, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch.optim, "SGD", lambda parameters, **options: (len(parameters), options["fused"]))
+    assert make_optimizer(iter([SimpleNamespace(device=torch.device(device))]), 0.1, 0.9, 0.0) == (1, fused)
 
 
 def test_projection_follows_the_update_and_the_gate_follows_the_projection():

@@ -2,7 +2,7 @@
 
 Two modes see every operation. One refuses what makes the host wait for a number from a device: a read of a value, or a result whose
 size depends on values. The other refuses copies between host and device. The engine's own looks, every ``print_freq`` steps and at
-an epoch's end, are let through and counted.
+an epoch's end, are let through. What CUDA's own kernels wait for shows only in a profile on a GPU.
 """
 
 import contextlib
