@@ -169,8 +169,10 @@ def _run_flags(group: argparse._ArgumentGroup) -> None:
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     add("--gpu", type=_count, default=0, help="which CUDA device (default: %(default)s)")
     add("--threads", type=_threads, help=THREADS)
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of training; auto: bf16 where it has hardware units")
-    add("--compile", action="store_true", help="compile the model for training")
+    precision = "of training; auto: bf16 where it has hardware units; fp32 is never TF32"
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help=precision)
+    graphs = "compile the model for training; on CUDA with CUDA graphs, unless with --accumulate or torchrun"
+    add("--compile", action="store_true", help=graphs)
     add("--tensorboard", action="store_true", help="write each epoch's curve for TensorBoard too (pip install tensorboard)")
     add("--print_freq", type=_positive, default=50, help="steps between checks for a non-finite loss (default: %(default)s)")
 

@@ -90,8 +90,14 @@ class Meter:
 def make_optimizer(
     parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, kind: str = "sgd"
 ) -> torch.optim.Optimizer:  # fmt: skip
-    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's."""
-    common = {"lr": lr, "weight_decay": weight_decay, "fused": True}
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's.
+
+    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no word to or from the device.
+    """
+    parameters = list(parameters)
+    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for MPS.
+    fused = torch.__version__ >= (2, 5) or all(parameter.device.type != "mps" for parameter in parameters)
+    common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, **common)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](parameters, **common)
@@ -134,11 +140,35 @@ def make_scheduler(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, at if any(steps) else lambda update: 1.0)
 
 
+def compile_model(model: nn.Module, device: torch.device, accumulate: int = 1) -> bool:
+    """Compile ``model`` in place for training; returns whether :func:`train_epoch` has to mark its steps.
+
+    On CUDA each batch size is compiled for itself: a loader has two at most, whatever its ``tail``, and torch keeps eight.
+    There the launches of a forward pass are one CUDA graph and those of a backward pass another, and steps have to be marked.
+    Three parts of a step stay outside of the graphs:
+
+    * Crops and flips. A graph of their own would end where the model's begins, and its memory with it: the images would be gone.
+    * Teachers. They are copies that a method makes before the model is compiled.
+    * Loss, meter and update. They read the graphs' memory on the same stream before the next replay overwrites it, and
+      keep nothing of it, so that nothing has to be cloned.
+
+    No graphs where ``accumulate`` is above 1, since a gradient is the graph's memory, which the next replay overwrites before
+    the update; nor in a run of several processes, whose BatchNorm talks to the others.
+    """
+    if device.type != "cuda":
+        model.compile()
+        return False
+    graphs = accumulate == 1 and parallel.count() == 1
+    model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
+    return graphs
+
+
 def train_epoch(
     model: nn.Module, steps: Steps, optimizer: torch.optim.Optimizer, *, device: torch.device, gate: SaliencyGate | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None, precision: str = "fp32", freeze_bn: bool = False,
     clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "", begun: dict | None = None,
     save_every: int = 0, keep: Callable[[dict], None] | None = None, accumulate: int = 1, one_image: bool = False,
+    mark_steps: bool = False,
 ) -> EpochStats:  # fmt: skip
     """Descend every step that ``steps`` yields. The only place with an update.
 
@@ -158,6 +188,8 @@ def train_epoch(
         accumulate: steps that one update is made of: the mean of their losses, each weighted by its number of labels. The last ones
             of an epoch may be fewer.
         one_image: a batch may have one image; see :func:`one_image_by_running_statistics`.
+        mark_steps: tell CUDA graphs where a step begins, as a step of several forward passes needs: what the step before left in
+            their memory may then be overwritten. What :func:`compile_model` returned.
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -180,6 +212,7 @@ def train_epoch(
                 gate.mask_gradients()
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # before the next forward pass, which can then use the memory
         if step.project is not None:
             with torch.no_grad():
                 step.project(optimizer.param_groups[0]["lr"])
@@ -187,11 +220,14 @@ def train_epoch(
             gate.restore()
 
     lr = optimizer.param_groups[0]["lr"]
+    optimizer.zero_grad(set_to_none=True)
     if begun is not None:
         meter.load_state(begun)
     single = one_image_by_running_statistics(model) if one_image else contextlib.nullcontext()
     with single, tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
         while True:
+            if mark_steps:
+                torch.compiler.cudagraph_mark_step_begin()
             try:
                 with autocast:
                     step = steps.send(updated)
@@ -204,8 +240,6 @@ def train_epoch(
                     raise
                 raise RunFailed("BatchNorm cannot train on one image that small; take --bn freeze or a larger --input_size") from None
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
-            if not waiting:
-                optimizer.zero_grad(set_to_none=True)
             (step.loss * len(step.labels) if by_labels else step.loss).backward()
             waiting += len(step.labels)
             meter.update(step)

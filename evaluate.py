@@ -30,7 +30,20 @@ from evaluation.suites import Splits, attack_by_draw, basic, class_accuracies, c
 from evaluation.verdicts import relative_change
 from reporting.audits import ulira_cells
 from shadows import Pool
-from utils import UserError, lock, pick_device, provenance, save_arrays, save_json, script, stream, use_threads, warn, with_threads
+from utils import (
+    UserError,
+    lock,
+    pick_device,
+    provenance,
+    save_arrays,
+    save_json,
+    script,
+    stream,
+    tune_cuda,
+    use_threads,
+    warn,
+    with_threads,
+)
 
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
@@ -55,6 +68,7 @@ def audit(args: argparse.Namespace) -> None:
         raise UserError(f"--shadows {args.shadows}: an even number of at least 6 is wanted, 16 to 32 are useful")
     device = pick_device(args.device, args.gpu)
     use_threads(args.threads, device)
+    tune_cuda(device)
     print(f"fp32 on {with_threads(device)}")
     parallel.start(device)
     request = Request(saved[0], data=args.data, device=device, batch_size=args.batch_size)

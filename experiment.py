@@ -20,7 +20,17 @@ from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
-from engine import EpochStats, check_batch_norm, check_finite, fit, learning_rate_factor, make_optimizer, make_scheduler, predict
+from engine import (
+    EpochStats,
+    check_batch_norm,
+    check_finite,
+    compile_model,
+    fit,
+    learning_rate_factor,
+    make_optimizer,
+    make_scheduler,
+    predict,
+)
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import ENTROPY
@@ -65,6 +75,7 @@ from utils import (
     save_text,
     set_device_rng,
     stream,
+    tune_cuda,
     use_threads,
     warn,
     warn_of_standstill,
@@ -447,9 +458,7 @@ def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
     device = pick_device(args.device, args.gpu)
     use_threads(args.threads, device)
     parallel.start(device)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
+    tune_cuda(device)
     if device.type == "cpu":
         keep_freed_memory()
     return device, pick_precision(args.precision, device)
@@ -632,8 +641,7 @@ def train(args: argparse.Namespace) -> None:
                     return
         else:  # a result must never stand beside the checkpoint of another run
             files["train_result.json"].unlink(missing_ok=True)
-        if args.compile:
-            model.compile()
+        mark_steps = args.compile and compile_model(model, device, args.accumulate)
         curve = Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
         common = {"identity": identity, "split": record, "arguments": plain_arguments(args), "select": args.select}
 
@@ -657,7 +665,7 @@ def train(args: argparse.Namespace) -> None:
             model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
             after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
             clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
-            accumulate=args.accumulate, one_image=one_image,
+            accumulate=args.accumulate, one_image=one_image, mark_steps=mark_steps,
         )  # fmt: skip
         metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock, files)
     rule = "the epoch with the best validation accuracy" if args.select == "best" else "the last epoch"
@@ -1149,8 +1157,7 @@ def descend(
 ) -> None:  # fmt: skip
     """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
     model, data, method = task.model, task.data, trainer.method
-    if args.compile:
-        model.compile()
+    mark_steps = args.compile and compile_model(model, task.device, args.accumulate)
     monitor = Monitor(model, data)
 
     def after_epoch(epoch: int, stats: EpochStats) -> None:
@@ -1165,7 +1172,7 @@ def descend(
     fit(
         model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
         after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
-        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate, one_image=one_image,
+        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate, one_image=one_image, mark_steps=mark_steps,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from report import make_parser as report_parser
 from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
 from sweeping.inputs import check_inputs
-from sweeping.launchers import LAUNCHERS, supervise, worker_command
+from sweeping.launchers import LAUNCHERS, supervise, visible_gpus, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
 from sweeping.runs import DONE, FAILED, RECORD, Progress, clock_of, command, read_record, work
 from sweeping.search import (
@@ -88,7 +88,10 @@ def sweep_parser() -> Parser:
     add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
     add("--sampler", choices=SAMPLERS, help="of a search (default: optuna where it is installed, else grid)")
     add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
-    add("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
+    per_gpu = "processes at a time on each GPU, of which a small network fills a part; their workers take the GPUs in turn"
+    many.add_argument("--per_gpu", type=_positive, metavar="N", help=per_gpu)
     add(
         "--options",
         nargs="+",
@@ -104,7 +107,7 @@ def sweep_parser() -> Parser:
 
 def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
     """Start workers, show how far they are, say how it ended."""
-    workers = args.workers or default_workers(args.launcher)
+    workers = workers_of(args)
     launcher = launcher_of(args, plan, workers)
     progress, began = Progress(runs, plan.folder), time.time()
     before = sum(state == DONE for state in progress.look().values())
@@ -153,7 +156,7 @@ def search(args: argparse.Namespace, plan: Plan) -> None:
     if args.objective == "oracle_gap":
         warn(WARNING)
     began = time.time()
-    if args.workers or args.launcher != "local":
+    if args.workers or args.per_gpu or args.launcher != "local":
         share_search(args, plan, how["sampler"], began)
     best = run_search(plan, args.search, **how, sweep_id=began)["best"]
     shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
@@ -163,7 +166,7 @@ def search(args: argparse.Namespace, plan: Plan) -> None:
 def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: float) -> None:
     """Let workers make the trials: a grid by the locks of its runs, Optuna's by its study."""
     search_of(plan, args.search)  # what cannot be searched is refused here, not in each worker's log
-    workers = min(args.workers or default_workers(args.launcher), args.trials)
+    workers = min(workers_of(args), args.trials)
     launcher = launcher_of(args, plan, workers)
     flags = [f"--search={args.search}", f"--trials={args.trials}", f"--objective={args.objective}", f"--sampler={sampler}"]
     words = worker_command([str(args.plan), *flags, f"--sweep_id={began!r}"])
@@ -175,11 +178,18 @@ def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: floa
         supervise(launcher, words, workers, took_a_run=functools.partial(took_a_run, plan, sweep_id=began), show=show)
 
 
-def default_workers(launcher: str) -> int:
-    """One for each GPU of this machine, where the local launcher uses them, else one."""
-    from sweeping.launchers import visible_gpus
-
-    return max(1, len(visible_gpus())) if launcher == "local" else 1
+def workers_of(args: argparse.Namespace) -> int:
+    """How many at a time: as typed, else one for each GPU of this machine where the local launcher uses them, else one."""
+    if args.workers:
+        return args.workers
+    if args.launcher != "local":
+        if args.per_gpu:
+            raise UserError(f"--per_gpu {args.per_gpu} is of --launcher local; give --workers, and --options for a worker's share of a GPU")
+        return 1
+    gpus = len(visible_gpus())
+    if args.per_gpu and not gpus:
+        raise UserError(f"--per_gpu {args.per_gpu}: no GPU here; --workers {args.per_gpu} makes as many runs at a time on the CPU")
+    return max(1, gpus) * (args.per_gpu or 1)
 
 
 def table_of(plan: Plan, runs: list[Run]) -> None:

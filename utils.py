@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -456,17 +457,41 @@ class _Standstill:
         return self.total
 
 
+def tune_cuda(device: torch.device) -> None:
+    """How CUDA computes in a script: fp32 is never TF32, in training neither, and cuDNN takes the fastest of its convolutions.
+
+    cuDNN tries them once for each shape: batches have few. Another try may find another one, and with it other roundings.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        _set_tf32("highest", False)
+
+
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever training uses."""
-    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller has set.
+
+    An autocast region stays what it is: not for ``losses``, whose forward passes the loop runs under autocast.
+    """
+    before = _set_tf32("highest", False)
     try:
         yield
     finally:
+        _set_tf32(*before)
+
+
+def _set_tf32(matmul: str, convolutions: bool) -> tuple[str, bool]:
+    """Set the precision of fp32 matrix products ("highest" is no TF32) and whether convolutions use TF32; returns what was set.
+
+    By the older of torch's two interfaces: the newer one, ``fp32_precision``, came with 2.9, one must not be read where the other
+    one was written, and torch.compile reads the older one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TF32")  # 2.9 and some later versions advise the newer one
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = conv
+        torch.backends.cudnn.allow_tf32 = convolutions
+    return before
 
 
 # --------------------------------------------------------------------------------------------------------- files

@@ -19,6 +19,13 @@ from utils import UserError, generator, stream
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on ``device``. On CUDA from pinned memory, since other copies wait for all that the device has to do."""
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 class DeviceImages:
     """uint8 images (n, side, side, 3) on the device, zero-padded once so that a random crop is a shifted window."""
 
@@ -196,7 +203,7 @@ class Loader:
         return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)))
 
     def _chosen(self, positions: torch.Tensor, purpose: str) -> "Loader":
-        positions = positions.to(self.images.device)
+        positions = to_device(positions, self.images.device)
         return self._with(indices=self.indices[positions], labels=self.labels[positions], name=f"{self.name}/{purpose}")
 
     def seeded(self, seed: int) -> "Loader":

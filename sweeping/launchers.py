@@ -46,7 +46,10 @@ def need(module: str, flag: str) -> None:
 
 
 class Local:
-    """Processes of this machine, each with one of its GPUs where it has any; they end when this process is gone."""
+    """Processes of this machine, each with one of its GPUs where it has any; they end when this process is gone.
+
+    More workers than GPUs share them evenly: slot i has GPU i modulo their number, and keeps it if its worker is replaced.
+    """
 
     def __init__(self, workers: int, options: dict[str, str], logs: Path):
         if options:
@@ -82,12 +85,16 @@ class Process:
 
 
 def visible_gpus() -> list[str]:
-    """The names of this machine's GPUs for CUDA_VISIBLE_DEVICES, of which the user may have chosen some."""
+    """The names of this machine's GPUs for CUDA_VISIBLE_DEVICES, of which the user may have chosen some.
+
+    As for CUDA, a negative number ends the list: -1 is none.
+    """
     import torch
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name for name in chosen.split(",") if name]
+        names = [name.strip() for name in chosen.split(",")]
+        return list(itertools.takewhile(lambda name: not name.startswith("-"), filter(None, names)))
     return [str(index) for index in range(torch.cuda.device_count())]
 
 

@@ -1,11 +1,13 @@
 """The loop: schedules against torch's, failures told, BatchNorm, clipping, meters, and the evaluation pass."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CPU, make_data, make_model
+from torch.torch_version import TorchVersion
 
 from engine import Meter, check_batch_norm, check_finite, learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch
 from models import MODELS
@@ -13,7 +15,7 @@ from unlearn.base import Step, cross_entropy_steps
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
-from utils import RunFailed, UserError, exact_fp32
+from utils import RunFailed, UserError
 
 
 def trace(factor, epochs, steps, lr=0.013):
@@ -89,6 +91,16 @@ def test_optimizers_equal_torchs_own_loops(kind):
             optimizer.step()
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "fused"),
+    [("2.4.1", "mps", False), ("2.4.1", "cuda", True), ("2.4.1", "cpu", True), ("2.5.0", "mps", True), ("2.14.1+cu130", "mps", True)],
+)
+def test_optimizers_are_fused_where_torch_has_the_kernels(version, device, fused, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch.optim, "SGD", lambda parameters, **options: (len(parameters), options["fused"]))
+    assert make_optimizer(iter([SimpleNamespace(device=torch.device(device))]), 0.1, 0.9, 0.0) == (1, fused)
 
 
 def test_projection_follows_the_update_and_the_gate_follows_the_projection():
@@ -305,22 +317,6 @@ def test_stats_are_the_means_over_samples():
     stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.0, 0.0, 0.0), device=CPU)
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
-
-
-def test_what_is_measured_runs_without_tf32_and_training_gets_it_back():
-    def state():
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-
-    before = state()
-    try:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        with exact_fp32():
-            assert state() == ("highest", False)
-        assert state() == ("high", True)
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_predict_is_a_plain_eval_pass_in_order_in_fp32():

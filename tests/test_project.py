@@ -42,6 +42,7 @@ def commands(text):
 
 
 SWEEPS = (ROOT / "sweeping/README.md").read_text()
+GPU = (ROOT / "benchmarks/gpu/README.md").read_text()
 DOCUMENTED = [
     *commands(README),
     *commands(SWEEPS),
@@ -82,13 +83,19 @@ def test_readme_metric_table_is_the_registry():
     assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in README
 
 
-@pytest.mark.parametrize("text", [README, SWEEPS], ids=["README.md", "sweeping/README.md"])
+@pytest.mark.parametrize("text", [README, SWEEPS, GPU], ids=["README.md", "sweeping/README.md", "benchmarks/gpu/README.md"])
 def test_every_markdown_table_has_one_number_of_cells(text):
     """A bar that is not escaped begins another cell, which Markdown then drops."""
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert text is SWEEPS or len(tables) > 1
     for table in tables:
         assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table.splitlines()[0]
+
+
+def test_what_is_said_to_be_proven_is_shown_by_a_test_that_is_there():
+    rows = [line for line in GPU.split("## What is proven where")[1].splitlines() if " tests/" in line]
+    assert len(rows) > 5
+    assert all((ROOT / name).is_file() for row in rows for name in re.findall(r"tests/\w+\.py", row))
 
 
 def test_the_metric_table_escapes_bars():

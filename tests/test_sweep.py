@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -496,6 +497,61 @@ def test_workers_that_die_idle_end_the_sweep():
     with pytest.raises(launchers.RunFailed, match="before they took a run"):
         supervise(launcher, 1, False)
     assert len(launcher.commands) == launchers.IDLE_DEATHS
+
+
+# ----------------------------------------------------------------------------------------------------------- GPUs
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words", "gpus"),
+    [
+        ("0", ["--per_gpu", "3"], ["0", "0", "0"]),
+        ("0,1", ["--per_gpu", "2"], ["0", "1", "0", "1"]),
+        ("3, GPU-5f,", ["--per_gpu", "2"], ["3", "GPU-5f", "3", "GPU-5f"]),
+        ("2,0,-1,1", ["--per_gpu", "1"], ["2", "0"]),
+        ("0,1", [], ["0", "1"]),
+        ("0,1", ["--workers", "3"], ["0", "1", "0"]),
+        ("-1", [], [None]),
+        ("", ["--workers", "2"], [None, None]),
+    ],
+)
+def test_workers_take_the_gpus_in_turn(tmp_path, monkeypatch, chosen, words, gpus):
+    started = []
+
+    def start(words, **options):
+        started.append(options["env"])
+        return SimpleNamespace(poll=lambda: 0, terminate=lambda: None, wait=lambda: None)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launchers.subprocess, "Popen", start)
+    monkeypatch.setattr(launchers.os, "cpu_count", lambda: 8)
+    args = sweep.sweep_parser().parse_args(["plan.toml", *words])
+    launcher = launchers.Local(sweep.workers_of(args), {}, tmp_path)
+    slots = range(launcher.workers)
+    launcher.start({slot: ["x"] for slot in slots})
+    launcher.start({1: ["x"]} if len(slots) > 1 else {})  # a worker that is replaced
+    again = gpus[1:2]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in started] == [gpu if gpu else chosen for gpu in gpus + again]
+    assert {environment["OMP_NUM_THREADS"] for environment in started} == {str(8 // len(gpus))}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words", "reason"),
+    [
+        ("", ["--per_gpu", "2"], "no GPU here; --workers 2 makes as many runs at a time on the CPU"),
+        ("-1", ["--per_gpu", "2"], "no GPU here"),
+        ("0", ["--per_gpu", "2", "--workers", "2"], "not allowed with"),
+        ("0", ["--per_gpu", "2", "--launcher", "slurm"], "--per_gpu 2 is of --launcher local"),
+        ("0", ["--per_gpu", "0"], "not at least 1"),
+    ],
+)
+def test_per_gpu_without_a_gpu_or_beside_another_number_is_refused_in_one_line(tmp_path, capsys, monkeypatch, chosen, words, reason):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert sweep.main([str(tiny(tmp_path)), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+    assert not (tmp_path / "runs").exists()
 
 
 def tiny(tmp_path, **changes):
