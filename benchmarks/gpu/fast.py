@@ -207,10 +207,7 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
 
 def as_flag(model: nn.Module, device: torch.device) -> dict[str, object]:
     """Compile ``model`` in place as --compile does; returns what :func:`engine.train_epoch` is to be given then."""
-    if hasattr(engine, "compile_model"):
-        return {"mark_steps": engine.compile_model(model, device)}
-    model.compile()
-    return {}
+    return {"mark_steps": engine.compile_model(model, device)}
 
 
 def no_graphs(model: nn.Module, device: torch.device) -> dict[str, object]:
