@@ -15,11 +15,12 @@ import parallel
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import ForgetSplit, Split
-from engine import make_optimizer, predict, train_epoch
+from engine import predict, train_epoch
 from evaluation.cache import cached
 from evaluation.suites import Splits
 from experiment import recorded_score
 from models import build_model, place
+from recipe import make_optimizer
 from reporting.tables import grouped, is_whole, pick_reference
 from settings import completed
 from unlearn import label_today

@@ -1,10 +1,7 @@
 """The one training loop and the one evaluation pass. No other file changes a weight by gradient descent."""
 
-import bisect
 import contextlib
-import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,15 +10,21 @@ from tqdm import tqdm
 
 import parallel
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Step, Steps
-from unlearn.saliency import SaliencyGate
-from utils import RunFailed, Stopwatch, UserError, exact_fp32, stream, warn
+from evaluation.accuracy import accuracy
+from recipe import Recipe, make_optimizer, make_scheduler
+from unlearn.base import Iterative, Method, Step, Steps
+from unlearn.saliency import Mask, SaliencyGate
+from utils import RunFailed, Stopwatch, UserError, device_rng, exact_fp32, set_device_rng, stream, warn
 
 NEVER = torch.iinfo(torch.int64).max
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 # Fewer images than these give BatchNorm statistics that are worth a warning.
 FEW_IMAGES = 8
 REMEDY = "what was saved before stays; try a lower learning rate, --clip_norm 1, or --precision fp32"
+
+
+class UnfitState(Exception):
+    """A state to resume from that lacks an entry or does not fit the model; the message says what."""
 
 
 class EpochStats(NamedTuple):
@@ -85,59 +88,6 @@ class Meter:
         self.check(title)
         loss, correct, samples = self._totals()
         return EpochStats(float(loss) / max(samples, 1), 100 * float(correct) / max(samples, 1), lr)
-
-
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, kind: str = "sgd"
-) -> torch.optim.Optimizer:  # fmt: skip
-    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's.
-
-    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no word to or from the device.
-    """
-    parameters = list(parameters)
-    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for MPS.
-    fused = torch.__version__ >= (2, 5) or all(parameter.device.type != "mps" for parameter in parameters)
-    common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
-    if kind == "sgd":
-        return torch.optim.SGD(parameters, momentum=momentum, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](parameters, **common)
-
-
-def learning_rate_factor(
-    schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = (), final: float = 0.0
-) -> Callable[[float], float]:
-    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the fourth).
-
-    Args:
-        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period from one to ``final``.
-        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule follows.
-        milestones: epochs at which ``multistep`` steps down.
-    """
-
-    def factor(progress: float) -> float:
-        if progress < warmup:
-            return progress / warmup
-        if schedule == "cosine":
-            share = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(epochs - warmup, 1e-9)))
-            return final + (1 - final) * share
-        if schedule == "multistep":
-            return 0.1 ** sum(progress >= milestone for milestone in milestones)
-        return 1.0
-
-    return factor
-
-
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, factor: Callable[[float], float], steps: Sequence[int]
-) -> torch.optim.lr_scheduler.LambdaLR:  # fmt: skip
-    """A scheduler to step once per update; ``steps`` says how many updates each epoch takes."""
-    ends = list(itertools.accumulate(steps))
-
-    def at(update: int) -> float:
-        epoch = min(bisect.bisect_right(ends, update), len(ends) - 1)
-        return factor(epoch + (update + 0.5 - ends[epoch] + steps[epoch]) / max(steps[epoch], 1))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, at if any(steps) else lambda update: 1.0)
 
 
 def compile_model(model: nn.Module, device: torch.device, accumulate: int = 1) -> bool:
@@ -324,6 +274,155 @@ def fit(
         check_finite(model, f"after {title}")
         begun = None
         after_epoch(epoch, stats)
+
+
+class Trainer:
+    """An iterative method's optimizer, scheduler and epochs on a model, and the state of them that --resume continues."""
+
+    def __init__(
+        self, model: nn.Module, method: Iterative, data: Data, recipe: Recipe, clock: Stopwatch, gate: SaliencyGate | None = None
+    ):  # fmt: skip
+        self.model, self.method, self.data, self.recipe, self.clock, self.gate = model, method, data, recipe, clock, gate
+        self.epochs = method.unlearn_epochs
+        parameters = [*model.parameters(), *method.extra_parameters()]
+        self.optimizer = make_optimizer(parameters, method.unlearn_lr, recipe.momentum, method.weight_decay, method.optimizer)
+        updates = [-(-method.steps(data, epoch) // recipe.accumulate) for epoch in range(self.epochs)]
+        factor = recipe.rate_factor(self.epochs, method.unlearn_lr)
+        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate_factor(int(progress)), updates)
+        self.start_epoch, self.begun = 0, None
+
+    def fit(
+        self, after_epoch: Callable[[int, EpochStats], None], *, until: int | None = None, compile: bool = False, **loop: object
+    ) -> None:  # fmt: skip
+        """The epochs from where the run stands up to ``until``, or all; for ``loop`` see :func:`fit` and :func:`train_epoch`."""
+        recipe = self.recipe
+        mark_steps = compile and compile_model(self.model, self.data.device, recipe.accumulate)
+        fit(
+            self.model, self.method, self.data, self.optimizer, epochs=self.epochs if until is None else until,
+            start_epoch=self.start_epoch, clock=self.clock, gate=self.gate, after_epoch=after_epoch, begun=self.begun,
+            scheduler=self.scheduler, precision=recipe.precision, freeze_bn=self.method.bn == "freeze", clip_norm=recipe.clip_norm,
+            accumulate=recipe.accumulate, mark_steps=mark_steps, **loop,
+        )  # fmt: skip
+
+    def state(self, epoch: int, meter: dict | None = None) -> dict:
+        """What a checkpoint needs for the next step to be the one that would have come.
+
+        ``meter`` is :meth:`Meter.state` where ``epoch`` has begun; None where it has not.
+        """
+        return {
+            "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "stopped": self.clock.stopped,
+            "rng": parallel.gather(torch.get_rng_state()), "device_rng": parallel.gather(device_rng(self.clock.device)),
+            "method": self.method.state(), "meter": meter,
+        }  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        """Continue from what :meth:`state` gave; raises what odd contents raise."""
+        self.model.load_state_dict(state["state_dict"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():
+            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
+                raise ValueError("the optimizer's state does not fit the weights")
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.method.load_state(state["method"])
+        torch.set_rng_state(parallel.own(state["rng"]))
+        set_device_rng(self.clock.device, parallel.own(state.get("device_rng")))
+        self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
+        self.start_epoch, self.begun = state["epoch"], state.get("meter")
+        if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
+            raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
+
+
+class Selection:
+    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU: ``select`` "best".
+
+    Of equal epochs the first one stays.
+    """
+
+    def __init__(self, model: nn.Module, val: Loader):
+        self.model, self.val = model, val
+        self.best: dict = {"accuracy": -1.0, "epoch": 0, "state_dict": {}}
+
+    def look(self, epoch: int) -> None:
+        """Keep the model that ``epoch`` ended with if it is the best."""
+        logits, labels = predict(self.model, self.val)
+        found = accuracy(logits.numpy(), labels.numpy())
+        if found > self.best["accuracy"]:
+            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+            self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
+
+    def finish(self) -> dict[str, float]:
+        """Give the model the best epoch's weights; returns which epoch that was, for the result."""
+        if not self.best["epoch"]:
+            return {}
+        self.model.load_state_dict(self.best["state_dict"])
+        return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
+
+
+# after_epoch(epoch, statistics, state): ``state()`` is what a checkpoint needs to go on after this epoch.
+AfterEpoch = Callable[[int, EpochStats, Callable[[], dict]], None]
+
+
+def run(
+    model: nn.Module, method: Method, data: Data, recipe: Recipe, mask: Mask | None = None, *, clock: Stopwatch | None = None,
+    state: dict | None = None, after_epoch: AfterEpoch = lambda *unused: None, **loop: object,
+) -> tuple[dict, dict]:  # fmt: skip
+    """Run a method from start to end: the one place that knows the order of a run.
+
+    The method prepares, the mask's frozen weights are put back, then epochs and a last edit, or one edit; the frozen weights are
+    put back once more. ``clock`` counts all of it but for ``after_epoch``.
+
+    Args:
+        mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for bit.
+        state: what :meth:`Trainer.state` gave, to go on from.
+        loop: ``until``, ``compile``, ``print_freq``, ``one_image``: see :meth:`Trainer.fit`.
+
+    Returns:
+        What the method reports of itself, and the state of its loop after the last epoch ({} for a one-shot method).
+
+    Raises:
+        RunFailed: a loss or a weight was not finite.
+        UnfitState: ``state`` is not one of this run.
+    """
+    clock = clock or Stopwatch(data.device)
+    gate = SaliencyGate(model, mask) if mask else None
+    with clock:
+        method.prepare(model, data, mask)
+        if gate:
+            gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+    chosen, final = {}, {}
+    if isinstance(method, Iterative):
+        chosen, final = _run_epochs(Trainer(model, method, data, recipe, clock, gate), state, after_epoch, loop)
+    with clock:
+        extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
+        if gate:
+            gate.restore()
+        # An edit is made by each process for itself, and a near tie may fall two ways.
+        parallel.copy_first([*model.parameters(), *model.buffers()])
+    check_finite(model)
+    return chosen | extra, final
+
+
+def _run_epochs(trainer: Trainer, state: dict | None, after_epoch: AfterEpoch, loop: dict[str, object]) -> tuple[dict, dict]:
+    """All epochs, and the best one's weights where the recipe asks for them; what is to be reported, and the loop's last state."""
+    selection = Selection(trainer.model, trainer.data.evaluation["val"]) if trainer.recipe.select == "best" else None
+    if state is not None:
+        try:
+            trainer.restore(state)
+            if selection and trainer.start_epoch:
+                selection.best = dict(state["selected"])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UnfitState(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+    def after(epoch: int, stats: EpochStats) -> None:
+        if selection:
+            selection.look(epoch + 1)
+        selected = {"selected": selection.best} if selection else {}
+        after_epoch(epoch, stats, lambda: trainer.state(epoch + 1) | selected)
+
+    trainer.fit(after, **loop)
+    final = trainer.state(trainer.epochs)
+    return selection.finish() if selection else {}, final
 
 
 def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:

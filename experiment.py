@@ -20,17 +20,7 @@ from claims import check_npy
 from datasets import DATASETS, ImageSet, load_dataset
 from datasets.loaders import Data
 from datasets.splits import SCENARIOS, ForgetSplit, Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
-from engine import (
-    EpochStats,
-    check_batch_norm,
-    check_finite,
-    compile_model,
-    fit,
-    learning_rate_factor,
-    make_optimizer,
-    make_scheduler,
-    predict,
-)
+from engine import EpochStats, Trainer, UnfitState, check_batch_norm, predict, run
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import ENTROPY
@@ -49,17 +39,17 @@ from evaluation.verdicts import (
     standing,
 )
 from models import MODELS, blocks, build_model, check_arch, place
+from recipe import Recipe
 from settings import FIELD_OF, INHERITED, LOOP, check_final_lr, differences, settle, unrecorded
 from unlearn import METHODS, label_of, label_today
 from unlearn.base import Iterative, Method, cross_entropy_steps, option
 from unlearn.retrain import Retrain
-from unlearn.saliency import RATIOS, Mask, SaliencyGate, check_mask, overlap, read_mask, top_masks
+from unlearn.saliency import RATIOS, Mask, check_mask, overlap, read_mask, top_masks
 from unlearn.scores import RATIO_ORDER, READ_RETAIN, SCORES, check_layers, layers_mask, listed_first
 from utils import (
     RunFailed,
     Stopwatch,
     UserError,
-    device_rng,
     hash_arrays,
     keep_freed_memory,
     load,
@@ -73,7 +63,6 @@ from utils import (
     save,
     save_json,
     save_text,
-    set_device_rng,
     stream,
     tune_cuda,
     use_threads,
@@ -228,7 +217,7 @@ def recipe_of_original(original: Original | None) -> dict | None:
     except (UserError, ValueError):  # Retrain refuses such a record; other methods do not need it
         return None
     method = Retrain(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Retrain)})
-    recipe = {**dataclasses.asdict(method), **loop_of(args, method, "")[1]}
+    recipe = {**dataclasses.asdict(method), **recorded_recipe(method, recipe_of_method(args, method, ""))}
     return {name: value for name, value in recipe.items() if name != "precision"}
 
 
@@ -423,34 +412,27 @@ def _what_to_resume(args: argparse.Namespace, files: list[Path], runs: bool) -> 
     return there[0]
 
 
-def schedule_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool) -> dict:
-    """The learning-rate schedule in full: name, warm-up, for multistep the epochs at which it steps down, for a cosine its end."""
-    name = args.schedule or ("multistep" if from_scratch or args.decreasing_lr else "constant")
+def recipe_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool, precision: str) -> Recipe:
+    """The loop's part of the flags: ``from_scratch`` trains by multistep where no schedule is named, and chooses an epoch."""
+    schedule = args.schedule or ("multistep" if from_scratch or args.decreasing_lr else "constant")
     milestones = args.decreasing_lr or tuple(share * epochs for share in MILESTONES)
-    milestones = milestones if name == "multistep" else ()
-    return {"schedule": name, "warmup": args.warmup, "milestones": milestones, "final_lr": args.final_lr}
+    return Recipe(
+        args.batch_size, args.momentum, schedule, args.warmup, milestones if schedule == "multistep" else (), args.final_lr,
+        args.clip_norm, args.accumulate, not args.no_aug, args.tail, args.select if from_scratch else None, precision,
+    )  # fmt: skip
 
 
-def recipe_of(args: argparse.Namespace, schedule: dict, precision: str) -> dict:
-    """What the loop does besides the method: recorded in results, and compared on --resume."""
-    return {
-        "batch_size": args.batch_size, "momentum": args.momentum, **schedule, "milestones": list(schedule["milestones"]),
-        "clip_norm": args.clip_norm, "accumulate": args.accumulate,
-        "augment": not args.no_aug, "tail": args.tail, "select": args.select, "precision": precision,
-    }  # fmt: skip
-
-
-def loop_of(args: argparse.Namespace, method: Method, precision: str) -> tuple[dict, dict]:
-    """Schedule and recipe of a method's run; both empty for a one-shot method."""
+def recipe_of_method(args: argparse.Namespace, method: Method, precision: str) -> Recipe:
+    """:func:`recipe_of` for a method's run; of a one-shot method it says what its data are."""
     if not isinstance(method, Iterative):
-        return {}, {}
-    schedule = schedule_of(args, method.unlearn_epochs, from_scratch=not method.needs_original)
-    recipe = recipe_of(args, schedule, precision)
-    if "forget" in method.splits:
-        recipe["forget_batch_size"] = args.forget_batch_size
-    if method.needs_original:
-        del recipe["select"]  # an epoch is chosen where a model is trained from scratch
-    return schedule, recipe
+        return dataclasses.replace(recipe_of(args, 0, from_scratch=False, precision=precision), forget_batch_size=args.forget_batch_size)
+    recipe = recipe_of(args, method.unlearn_epochs, from_scratch=not method.needs_original, precision=precision)
+    return dataclasses.replace(recipe, forget_batch_size=args.forget_batch_size) if "forget" in method.splits else recipe
+
+
+def recorded_recipe(method: Method, recipe: Recipe) -> dict[str, object]:
+    """What a file says of a recipe: nothing where there is no loop."""
+    return recipe.record() if isinstance(method, Iterative) else {}
 
 
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
@@ -472,50 +454,6 @@ def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device)
 
 
 # -------------------------------------------------------------------------------------------------------- training
-
-
-class Trainer:
-    """Optimizer, scheduler and the state of a run that --resume continues; shared by training and unlearning."""
-
-    def __init__(self, args: argparse.Namespace, model: nn.Module, method: Iterative, data: Data, schedule: dict, clock: Stopwatch):
-        self.model, self.method, self.epochs, self.clock = model, method, method.unlearn_epochs, clock
-        parameters = [*model.parameters(), *method.extra_parameters()]
-        self.optimizer = make_optimizer(parameters, method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
-        steps = [-(-method.steps(data, epoch) // args.accumulate) for epoch in range(self.epochs)]
-        base = {name: value for name, value in schedule.items() if name != "final_lr"}
-        final_lr = schedule.get("final_lr", 0.0)
-        final = final_lr / method.unlearn_lr if final_lr else 0.0
-        factor = learning_rate_factor(epochs=self.epochs, final=final, **base)
-        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate_factor(int(progress)), steps)
-        self.start_epoch, self.begun = 0, None
-
-    def state(self, epoch: int, meter: dict | None = None) -> dict:
-        """What a checkpoint needs for the next step to be the one that would have come.
-
-        ``meter`` is :meth:`engine.Meter.state` where ``epoch`` has begun; None where it has not.
-        """
-        return {
-            "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds,
-            "stopped": self.clock.stopped, "rng": parallel.gather(torch.get_rng_state()),
-            "device_rng": parallel.gather(device_rng(self.clock.device)), "method": self.method.state(), "meter": meter,
-        }  # fmt: skip
-
-    def restore(self, state: dict) -> None:
-        """Continue from what :meth:`state` gave; raises what odd contents raise."""
-        self.model.load_state_dict(state["state_dict"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, kept in self.optimizer.state.items():
-            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
-                raise ValueError("the optimizer's state does not fit the weights")
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.method.load_state(state["method"])
-        torch.set_rng_state(parallel.own(state["rng"]))
-        set_device_rng(self.clock.device, parallel.own(state.get("device_rng")))
-        self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
-        self.start_epoch, self.begun = state["epoch"], state.get("meter")
-        if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
-            raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
 
 
 def read_state(path: Path, identity: dict) -> dict:
@@ -588,35 +526,31 @@ def train(args: argparse.Namespace) -> None:
     refuse_overwriting(args, list(files.values()))
     best_so_far = resumed.with_name("0model_SA_best.pth.tar")
     adopt_tail(args, resumed)
-    schedule = schedule_of(args, args.epochs, from_scratch=True)
     args.select = args.select or "best"
     hyperparameters = {name: getattr(args, name) for name in ("epochs", "lr", "optimizer", "weight_decay", "label_smoothing", "bn")}
-    recipe = recipe_of(args, schedule, precision)
+    recipe = recipe_of(args, args.epochs, from_scratch=True, precision=precision)
     identity = {
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "dataset": args.dataset, "split_seed": args.split_seed,
-        "train_seed": args.train_seed, **hyperparameters, **recipe,
+        "train_seed": args.train_seed, **hyperparameters, **recipe.record(),
     }  # fmt: skip
     if args.resume:
         read_state(resumed, identity)
     dataset = load_data(args)
     split = split_of(args, dataset.y_train)
     seed = stream(args.train_seed, "train")
-    data = Data(
-        dataset, split, None, device=device, batch_size=args.batch_size, tail=args.tail, accumulate=args.accumulate, seed=seed,
-        augment=not args.no_aug,
-    )  # fmt: skip
+    data = Data(dataset, split, None, device=device, seed=seed, **recipe.batches())
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
     method = Train(args.epochs, args.lr, args.optimizer, args.weight_decay, args.bn, args.label_smoothing)
     identity |= {"data_sha256": record["data_sha256"], "train": hash_arrays({"train": split.train})}
     torch.manual_seed(stream(seed, "init"))
     model = new_model(args, dataset, device)
-    trainer = Trainer(args, model, method, data, schedule, Stopwatch(device))
+    trainer = Trainer(model, method, data, recipe, Stopwatch(device))
     sizes = f"{len(split.train)} images, {len(split.val)} validation"
     print(f"train {args.arch} on {dataset.name}: {sizes}, {precision} on {with_threads(device)}")
     one_image = check_batch_norm(model, method, data)
-    if args.select == "best" and not len(split.val):
+    if recipe.select == "best" and not len(split.val):
         print("no validation images: --select last")
-        recipe["select"] = args.select = "last"
+        recipe = dataclasses.replace(recipe, select="last")
     if args.dry_run:
         return
     with lock(folder, "0", files.values()):
@@ -641,9 +575,9 @@ def train(args: argparse.Namespace) -> None:
                     return
         else:  # a result must never stand beside the checkpoint of another run
             files["train_result.json"].unlink(missing_ok=True)
-        mark_steps = args.compile and compile_model(model, device, args.accumulate)
         curve = Curve(files["0curve.jsonl"], trainer.start_epoch, args.tensorboard)
-        common = {"identity": identity, "split": record, "arguments": plain_arguments(args), "select": args.select}
+        arguments = plain_arguments(args) | {"select": recipe.select}
+        common = {"identity": identity, "split": record, "arguments": arguments, "select": recipe.select}
 
         def keep(epoch: int, meter: dict) -> None:
             state = {**trainer.state(epoch, meter), "best_sa": best, **common}
@@ -654,21 +588,18 @@ def train(args: argparse.Namespace) -> None:
             val = accuracy(*to_numpy(predict(model, data.evaluation["val"])))
             print(epoch_line(epoch, args.epochs, stats, f"train {stats.accuracy:.2f}  val {val:.2f}  ", trainer.clock), flush=True)
             curve.add(epoch, stats, {"val": val}, trainer.clock.seconds)
-            is_best, best = args.select == "last" or val > best, max(val, best)
+            is_best, best = recipe.select == "last" or val > best, max(val, best)
             state = {**trainer.state(epoch + 1), "best_sa": best, **common}
             # The best model first: a kill between the two writes repeats this epoch and writes both again.
             if is_best:
                 save(state, files["0model_SA_best.pth.tar"])
             save(state, files["0checkpoint.pth.tar"])
 
-        fit(
-            model, method, data, trainer.optimizer, epochs=args.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock,
-            after_epoch=after_epoch, scheduler=trainer.scheduler, precision=precision, freeze_bn=method.bn == "freeze",
-            clip_norm=args.clip_norm, print_freq=args.print_freq, begun=trainer.begun, keep=keep, save_every=args.save_every_steps,
-            accumulate=args.accumulate, one_image=one_image, mark_steps=mark_steps,
+        trainer.fit(
+            after_epoch, compile=args.compile, print_freq=args.print_freq, keep=keep, save_every=args.save_every_steps, one_image=one_image
         )  # fmt: skip
-        metrics = train_report(args, model, data, record, hyperparameters, recipe, precision, trainer.clock, files)
-    rule = "the epoch with the best validation accuracy" if args.select == "best" else "the last epoch"
+        metrics = train_report(args, model, data, record, hyperparameters, recipe.record(), precision, trainer.clock, files)
+    rule = "the epoch with the best validation accuracy" if recipe.select == "best" else "the last epoch"
     print(f"{files['0model_SA_best.pth.tar']} is {rule}")
     print(result_line("original", metrics, trainer.clock.seconds))
 
@@ -736,7 +667,7 @@ class Task:
     """A forget request on loaded data, with the model it is about."""
 
     device: torch.device
-    precision: str
+    recipe: Recipe
     original: Original | None
     dataset: ImageSet
     data_sha256: str
@@ -772,9 +703,10 @@ class Task:
         }  # fmt: skip
 
 
-def open_task(args: argparse.Namespace, original: Original | None) -> Task:
-    """Load data and model for a forget request and assert that they belong together."""
+def open_task(args: argparse.Namespace, original: Original | None, method: Method | None = None) -> Task:
+    """Load data and model for a forget request, read as ``method`` wants it, and assert that they belong together."""
     device, precision = set_up(args)
+    recipe = recipe_of_method(args, method or Method(), precision)
     dataset = load_data(args)
     split = split_of(args, dataset.y_train)
     chosen = choose(args, split, dataset.y_train)
@@ -787,10 +719,7 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
             record = split_record(dataset.name, data_sha256, assumed, assumed.train)
         check_lineage(record, data_sha256, split, chosen)
     part = retain_part(chosen, dataset.y_train, args.retain_fraction, retain_seed(args, chosen))
-    data = Data(
-        dataset, split, chosen, device=device, batch_size=args.batch_size, forget_batch_size=args.forget_batch_size, tail=args.tail,
-        accumulate=args.accumulate, seed=stream(args.seed, "unlearn"), augment=not args.no_aug, retain=part,
-    )  # fmt: skip
+    data = Data(dataset, split, chosen, device=device, seed=stream(args.seed, "unlearn"), retain=part, **recipe.batches())
     model = new_model(args, dataset, device)
     if original is not None:
         load_weights(model, original, args.arch)
@@ -799,7 +728,7 @@ def open_task(args: argparse.Namespace, original: Original | None) -> Task:
     if args.retain_fraction < 1:
         print(f"--retain_fraction {args.retain_fraction}: methods see {len(part)} of the retain images")
     print(f"{args.arch}, {precision} on {with_threads(device)}")
-    return Task(device, precision, original, dataset, data_sha256, split, chosen, data, model)
+    return Task(device, recipe, original, dataset, data_sha256, split, chosen, data, model)
 
 
 def make_masks(args: argparse.Namespace) -> None:
@@ -1054,26 +983,26 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
     if args.unlearn == "retrain" and args.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
-    task = open_task(args, original)
+    task = open_task(args, original, method)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     if script == "main_random" and mask is None:
         print(f"no --mask_path: {args.unlearn} runs unmasked")
     label = label_of(type(method), (mask.score or "saliency") if mask else None)
     print(f"{label}: {method}" + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""))
-    schedule, recipe = loop_of(args, method, task.precision)
-    if recipe.get("forget_batch_size", args.batch_size) != args.batch_size:
+    if isinstance(method, Iterative) and task.recipe.forget_batch_size not in (None, args.batch_size):
         print(f"batches of {args.forget_batch_size} forget images and of {args.batch_size} retain images")
     one_image = isinstance(method, Iterative) and check_batch_norm(task.model, method, task.data)
-    if recipe.get("select") == "best" and not task.data.evaluation["val"].num_samples:
+    if task.recipe.select == "best" and not task.data.evaluation["val"].num_samples:
         print("no validation images: --select last")
-        recipe["select"] = "last"
+        task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, select="last"))
     if args.dry_run:
         return
+    recipe = recorded_recipe(method, task.recipe)
     if args.retain_fraction < 1:
         recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
     with lock(folder, stem, files.values()):
         refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
-        clock, extra = run_method(args, method, label, task, mask, schedule, files, select=recipe.get("select"), one_image=one_image)
+        clock, extra = run_method(args, method, label, task, mask, files, one_image=one_image)
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
             done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
             if done and same_draws(done, task.attack(args)[1]):
@@ -1085,16 +1014,17 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
 
 def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
     """What of a run's identity is known before data are read."""
-    _, recipe = loop_of(args, method, pick_precision(args.precision, pick_device(args.device, args.gpu)))
+    recipe = recipe_of_method(args, method, pick_precision(args.precision, pick_device(args.device, args.gpu)))
     return {
-        "method": method.label, **dataclasses.asdict(method), **recipe, "seed": args.seed, "original": original.sha256 if original else "",
+        "method": method.label, **dataclasses.asdict(method), **recorded_recipe(method, recipe),
+        "seed": args.seed, "original": original.sha256 if original else "",
         "arch": args.arch, "imagenet_arch": args.imagenet_arch, "split_seed": args.split_seed, "retain_fraction": args.retain_fraction,
     }  # fmt: skip
 
 
 def run_method(
-    args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, schedule: dict,
-    files: dict[str, Path], *, select: str | None, one_image: bool,
+    args: argparse.Namespace, method: Method, label: str, task: Task, mask: LoadedMask | None, files: dict[str, Path], *,
+    one_image: bool,
 ) -> tuple[Stopwatch, dict]:  # fmt: skip
     """Run a method to its end, saving as it goes; returns its time and what it reports of itself."""
     model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
@@ -1114,91 +1044,29 @@ def run_method(
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0)), dict(state["extra"])
-    gate = SaliencyGate(model, mask.mask) if mask else None
-    clock = Stopwatch(task.device)
-    with clock:
-        method.prepare(model, data, mask.mask if mask else None)
-        if gate:
-            gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
     if not args.resume:  # a result must never stand beside the checkpoint of another run
         for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
             files[part].unlink(missing_ok=True)
-    run_state, selection = {"epoch": 0, "seconds": 0.0}, Selection(model, data) if select == "best" else None
-    if isinstance(method, Iterative):
-        trainer = Trainer(args, model, method, data, schedule, clock)
-        if state is not None:
-            with reading(checkpoint, "--resume: checkpoint", RESTART):
-                trainer.restore(state)
-                if selection and trainer.start_epoch:
-                    selection.best = dict(state["selected"])
-        curve = Curve(files["curve.jsonl"], trainer.start_epoch, args.tensorboard)
-        descend(
-            args, task, trainer, gate, curve, lambda run_state: save({**common, **run_state}, checkpoint), selection=selection,
-            one_image=one_image,
-        )  # fmt: skip
-        run_state = trainer.state(method.unlearn_epochs)
-    chosen = selection.finish() if selection else {}
-    with clock:
-        extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
-        if gate:
-            gate.restore()
-        # An edit is made by each process for itself, and a near tie may fall two ways.
-        parallel.copy_first([*model.parameters(), *model.buffers()])
-    check_finite(model)
-    extra = chosen | extra
-    done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "stopped": clock.stopped, "extra": extra}
-    save({**common, **run_state, **done}, checkpoint)
-    return clock, extra
+    clock, monitor = Stopwatch(task.device), Monitor(model, data) if isinstance(method, Iterative) else None
+    curve = Curve(files["curve.jsonl"], state["epoch"] if state else 0, args.tensorboard) if monitor else None
 
-
-def descend(
-    args: argparse.Namespace, task: Task, trainer: Trainer, gate: SaliencyGate | None, curve: "Curve", keep: Callable[[dict], None], *,
-    selection: "Selection | None", one_image: bool,
-) -> None:  # fmt: skip
-    """The epochs of an iterative method; ``keep`` saves what --resume needs after each."""
-    model, data, method = task.model, task.data, trainer.method
-    mark_steps = args.compile and compile_model(model, task.device, args.accumulate)
-    monitor = Monitor(model, data)
-
-    def after_epoch(epoch: int, stats: EpochStats) -> None:
+    def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
         seen = monitor.accuracies()
         shown = "".join(f"{name} {value:.1f}  " for name, value in seen.items()) + f"(up to {MONITORED} each)  "
-        print(epoch_line(epoch, trainer.epochs, stats, shown, trainer.clock), flush=True)
-        curve.add(epoch, stats, seen, trainer.clock.seconds)
-        if selection:
-            selection.look(epoch + 1)
-        keep(trainer.state(epoch + 1) | ({"selected": selection.best} if selection else {}))
+        print(epoch_line(epoch, method.unlearn_epochs, stats, shown, clock), flush=True)
+        curve.add(epoch, stats, seen, clock.seconds)
+        save({**common, **run_state()}, checkpoint)
 
-    fit(
-        model, method, data, trainer.optimizer, epochs=trainer.epochs, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
-        after_epoch=after_epoch, scheduler=trainer.scheduler, precision=task.precision, freeze_bn=method.bn == "freeze",
-        clip_norm=args.clip_norm, print_freq=args.print_freq, accumulate=args.accumulate, one_image=one_image, mark_steps=mark_steps,
-    )  # fmt: skip
-
-
-class Selection:
-    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU: --select best.
-
-    Of equal epochs the first one stays.
-    """
-
-    def __init__(self, model: nn.Module, data: Data):
-        self.model, self.val = model, data.evaluation["val"]
-        self.best: dict = {"accuracy": -1.0, "epoch": 0, "state_dict": {}}
-
-    def look(self, epoch: int) -> None:
-        """Keep the model that ``epoch`` ended with if it is the best."""
-        found = accuracy(*to_numpy(predict(self.model, self.val)))
-        if found > self.best["accuracy"]:
-            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
-            self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
-
-    def finish(self) -> dict[str, float]:
-        """Give the model the best epoch's weights; returns which epoch that was, for the result."""
-        if not self.best["epoch"]:
-            return {}
-        self.model.load_state_dict(self.best["state_dict"])
-        return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
+    try:
+        extra, run_state = run(
+            model, method, data, task.recipe, mask and mask.mask, clock=clock, state=state, after_epoch=after_epoch,
+            compile=args.compile, print_freq=args.print_freq, one_image=one_image,
+        )  # fmt: skip
+    except UnfitState as error:
+        raise UserError(f"--resume: checkpoint {checkpoint} is damaged ({str(error)[:100]}); {RESTART}") from None
+    done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "stopped": clock.stopped, "extra": extra}
+    save({**common, "epoch": 0, "seconds": 0.0, **run_state, **done}, checkpoint)
+    return clock, extra
 
 
 class Monitor:
@@ -1275,7 +1143,7 @@ def report(
         "details": extra, "warnings": warnings, "data": task.data_record(args),
         **standings,
         "provenance": {
-            **provenance(task.device, task.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
+            **provenance(task.device, task.recipe.precision, {"seed": args.seed, "forget_seed": forget_seed(args)}),
             "original_sha256": task.original.sha256 if task.original else "", "mask_sha256": mask.sha256 if mask else "",
             "unlearned_sha256": hash_arrays(task.model.state_dict()),
         },

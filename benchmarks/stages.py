@@ -22,11 +22,12 @@ from benchmarks import plain
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import choose_forget, make_split
-from engine import make_optimizer, predict, train_epoch
+from engine import predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
 from experiment import to_numpy
 from models import build_model
+from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from unlearn.per_sample import fisher_diagonal
 from unlearn.random_label import RandomLabel

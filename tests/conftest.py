@@ -53,12 +53,12 @@ def make_image_set(train=160, test=60, side=8, seed=0, crop=1, flip=True):
     return ImageSet("tiny", x_train, y_train, x_test, y_test, names, (0.4,) * 3, (0.2,) * 3, crop, flip)
 
 
-def make_data(image_set=None, count=16, batch_size=32, seed=3, class_to_forget=-1, augment=True):
-    """A Data with ``count`` forgotten images."""
+def make_data(image_set=None, count=16, batch_size=32, seed=3, class_to_forget=-1, augment=True, **batches):
+    """A Data with ``count`` forgotten images; ``batches`` are further arguments of Data."""
     image_set = image_set or make_image_set()
     split = make_split(image_set.y_train, 1)
     chosen = choose_forget(split, image_set.y_train, count=count, class_to_forget=class_to_forget, forget_seed=1)
-    return Data(image_set, split, chosen, device=CPU, batch_size=batch_size, seed=seed, augment=augment)
+    return Data(image_set, split, chosen, device=CPU, batch_size=batch_size, seed=seed, augment=augment, **batches)
 
 
 def make_model(seed=0):

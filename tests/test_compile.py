@@ -16,7 +16,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import engine
-from engine import compile_model, fit, make_optimizer
+from engine import compile_model, fit
+from recipe import make_optimizer
 from unlearn.saliency import SaliencyGate
 from utils import RunFailed, Stopwatch
 

@@ -13,8 +13,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from datasets.loaders import Data
-from engine import make_optimizer, train_epoch
+from engine import train_epoch
 from models import build_model
+from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from unlearn.fisher import FisherForgetting, classifier_parameters
 from unlearn.fisher_new import FisherScrubbing

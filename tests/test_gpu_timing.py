@@ -27,7 +27,8 @@ from benchmarks.gpu.timing import (
     spread,
     union,
 )
-from engine import make_optimizer, train_epoch
+from engine import train_epoch
+from recipe import make_optimizer
 from unlearn.base import Step, cross_entropy_steps
 
 

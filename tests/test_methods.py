@@ -9,13 +9,14 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from conftest import CPU, make_data, make_image_set, make_model
+from conftest import make_data, make_image_set, make_model
 from test_saliency import random_mask
 
+import engine
 import unlearn
 from datasets.splits import SCENARIOS
-from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
 from models import initialise
+from recipe import Recipe
 from unlearn import METHODS, method_key, method_table, needs_mask
 from unlearn.base import Iterative
 from unlearn.finetune import FineTune
@@ -23,8 +24,7 @@ from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
 from unlearn.random_label import RandomLabel
 from unlearn.retrain import Retrain
-from unlearn.saliency import SaliencyGate
-from utils import Stopwatch, stream
+from utils import stream
 
 # ----------------------------------------------------------------------------------------------------------- names
 
@@ -76,33 +76,12 @@ def test_the_table_shows_a_method_s_labels_beside_its_flag():
 REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
 
 
-def run(method, model, data, mask=None, *, momentum=0.9, schedule="constant", epochs=None):
-    """A method from start to end as experiment.py runs it, with its own optimizer, weight decay and BatchNorm mode."""
-    gate = SaliencyGate(model, mask) if mask else None
-    method.prepare(model, data, mask)
-    if gate:
-        gate.restore()
-    if isinstance(method, Iterative):
-        descend(method, model, data, gate, momentum, schedule, epochs)
-        method.finish(model, data)
-    else:
-        method.edit(model, data)
-    if gate:
-        gate.restore()
+def run(method, model, data, mask=None, *, momentum=0.9, schedule="constant", **loop):
+    """A method from start to end, with its own optimizer, weight decay and BatchNorm mode."""
+    epochs = getattr(method, "unlearn_epochs", 0)
+    recipe = Recipe(momentum=momentum, schedule=schedule, milestones=(epochs / 2, epochs * 136 / 182))
+    engine.run(model, method, data, recipe, mask, **loop)
     return model
-
-
-def descend(method, model, data, gate, momentum, schedule, epochs):
-    epochs = epochs or method.unlearn_epochs
-    parameters = [*model.parameters(), *method.extra_parameters()]
-    optimizer = make_optimizer(parameters, method.unlearn_lr, momentum, method.weight_decay, method.optimizer)
-    factor = learning_rate_factor(schedule, epochs, milestones=(epochs / 2, epochs * 136 / 182))
-    rate = lambda progress: factor(progress) * method.rate_factor(int(progress))  # noqa: E731
-    scheduler = make_scheduler(optimizer, rate, [method.steps(data, epoch) for epoch in range(epochs)])
-    fit(
-        model, method, data, optimizer, epochs=epochs, clock=Stopwatch(CPU), gate=gate, scheduler=scheduler,
-        freeze_bn=method.bn == "freeze", after_epoch=lambda epoch, stats: None,
-    )  # fmt: skip
 
 
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a class.

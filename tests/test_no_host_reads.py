@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import engine
 import unlearn.proximal
 from datasets import loaders
-from engine import fit, make_optimizer, make_scheduler, train_epoch
+from engine import fit, train_epoch
+from recipe import make_optimizer, make_scheduler
 from unlearn import METHODS
 from unlearn.base import Iterative, Step, cross_entropy_steps
 from unlearn.per_sample import fisher_diagonal

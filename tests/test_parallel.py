@@ -383,7 +383,8 @@ ONE_BAD_LOSS = """
 import torch
 import parallel
 from conftest import CPU, make_data, make_model
-from engine import make_optimizer, train_epoch
+from engine import train_epoch
+from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from utils import RunFailed
 

@@ -8,7 +8,7 @@ from test_scripts import SETUP, call, forget, original, refused, result  # noqa:
 
 import main_forget
 from arg_parser import parse_args, recorded_flags
-from experiment import schedule_of
+from experiment import recipe_of_method
 from settings import LOOP, settle
 from unlearn import METHODS, method_table, presets_of, values_of
 from unlearn.base import Iterative, Preset
@@ -103,8 +103,7 @@ def test_a_preset_is_of_flags_that_parse_and_make_the_method(name, preset):
     args = settled(["--unlearn", name, "--preset", preset])
     assert {key: getattr(args, key) for key in whole} == whole
     made = method(**{field.name: getattr(args, field.name) for field in dataclasses.fields(method)})
-    if issubclass(method, Iterative):
-        schedule_of(args, made.unlearn_epochs, from_scratch=not made.needs_original)
+    recipe_of_method(args, made, "fp32")
 
 
 def test_a_method_that_is_built_on_another_does_not_claim_its_presets():

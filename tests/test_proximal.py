@@ -1,6 +1,5 @@
 """What acts on the weights beside the gradient: pulls to the original, soft thresholds, pruning."""
 
-import argparse
 import copy
 import io
 import itertools
@@ -16,9 +15,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from arg_parser import parse_args
-from engine import fit
-from experiment import Trainer, make_method
+from engine import Trainer
+from experiment import make_method
 from models.normalize import Normalize
+from recipe import Recipe
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import NEAR_ZERO, L1Ascent, L1Sparse, soft_threshold
@@ -28,8 +28,6 @@ from unlearn.random_label import RandomLabel
 from unlearn.saliency import SaliencyGate
 from utils import Stopwatch, UserError
 
-COSINE = {"schedule": "cosine", "warmup": 0, "milestones": ()}
-
 
 def run_part(method, model, data, mask=None, state=None, until=None):
     """The epochs up to ``until`` from the start or from ``state``; returns the state as it comes back from a file."""
@@ -37,16 +35,12 @@ def run_part(method, model, data, mask=None, state=None, until=None):
     method.prepare(model, data, mask)
     if gate:
         gate.restore()
-    trainer = Trainer(argparse.Namespace(momentum=0.9, accumulate=1), model, method, data, COSINE, Stopwatch(CPU))
+    trainer = Trainer(model, method, data, Recipe(schedule="cosine"), Stopwatch(CPU), gate)
     if state:
         trainer.restore(state)
-    until = method.unlearn_epochs if until is None else until
-    fit(
-        model, method, data, trainer.optimizer, epochs=until, start_epoch=trainer.start_epoch, clock=trainer.clock, gate=gate,
-        scheduler=trainer.scheduler, after_epoch=lambda epoch, stats: None,
-    )  # fmt: skip
+    trainer.fit(lambda epoch, stats: None, until=until)
     file = io.BytesIO()
-    torch.save(trainer.state(until), file)
+    torch.save(trainer.state(method.unlearn_epochs if until is None else until), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 

@@ -14,8 +14,9 @@ import main_forget
 import main_train
 from arg_parser import parse_args
 from auditing import read_saved
-from engine import fit, learning_rate_factor, make_optimizer, make_scheduler
+from engine import fit
 from experiment import make_method
+from recipe import learning_rate_factor, make_optimizer, make_scheduler
 from settings import LOOP
 from unlearn import METHODS, label_of, label_today
 from unlearn.random_label import RandomLabel

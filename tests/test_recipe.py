@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine
 import main_forget
 import main_train
 import report
@@ -275,26 +276,25 @@ def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
 
 def test_retrain_keeps_its_best_epoch_and_resumes_bit_for_bit(odd, tmp_path, monkeypatch):
     """Stopped after each epoch in turn; validation accuracies are made up so that the best epoch is one before the stop."""
-    import experiment
 
     def run(folder, *more):
         scores = {1: 20.0, 2: 90.0, 3: 90.0, 4: 50.0}
-        look = experiment.Selection.look
+        look = engine.Selection.look
 
         def made_up(self, epoch):
-            monkeypatch.setattr(experiment, "accuracy", lambda *unused: scores[epoch])
+            monkeypatch.setattr(engine, "accuracy", lambda *unused: scores[epoch])
             look(self, epoch)
             monkeypatch.undo()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(experiment.Selection, "look", made_up)
+            patch.setattr(engine.Selection, "look", made_up)
             return retrain(odd, folder, "--unlearn_epochs", 4, "--select", "best", *more)
 
     assert run(tmp_path / "whole") == 0
     whole = torch.load(tmp_path / "whole/retraincheckpoint.pth.tar", weights_only=True)
     assert result(tmp_path / "whole")["details"] == {"selected_epoch": 2, "selected_VA": 90.0}
     for stop in (1, 2, 3):
-        folder, keep = tmp_path / f"stop{stop}", experiment.Trainer.state
+        folder, keep = tmp_path / f"stop{stop}", engine.Trainer.state
 
         def state(self, epoch, meter=None, stop=stop, keep=keep):
             if epoch == stop + 1:
@@ -302,7 +302,7 @@ def test_retrain_keeps_its_best_epoch_and_resumes_bit_for_bit(odd, tmp_path, mon
             return keep(self, epoch, meter)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(experiment.Trainer, "state", state)
+            patch.setattr(engine.Trainer, "state", state)
             assert run(folder) == 130
         assert run(folder, "--resume") == 0
         again = torch.load(folder / "retraincheckpoint.pth.tar", weights_only=True)

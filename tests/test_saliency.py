@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, grad, vmap
 
-from engine import make_optimizer, train_epoch
+from engine import train_epoch
+from recipe import make_optimizer
 from unlearn.base import Step
 from unlearn.saliency import RATIOS, SaliencyGate, check_mask, mean_gradient, saliency_scores, top_masks
 from utils import UserError

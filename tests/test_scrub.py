@@ -14,9 +14,10 @@ from test_saliency import random_mask
 
 from arg_parser import parse_args
 from datasets.splits import choose_forget
-from engine import fit, learning_rate_factor, make_optimizer, predict
-from experiment import schedule_of
+from engine import fit, predict
+from experiment import recipe_of
 from models import initialise
+from recipe import make_optimizer
 from settings import settle
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
@@ -257,8 +258,7 @@ def test_the_small_scale_rate_falls_when_the_authors_does():
     """Theirs, with epochs from 1: a tenth for each of 3, 5, 9 that the epoch is above."""
     args = parse_args(["--unlearn", "scrub", "--preset", "scrub_small"], "")
     settle(args, None)
-    schedule = schedule_of(args, args.unlearn_epochs, from_scratch=False)
-    factor = learning_rate_factor(schedule["schedule"], args.unlearn_epochs, milestones=schedule["milestones"])
+    factor = recipe_of(args, args.unlearn_epochs, from_scratch=False, precision="fp32").rate_factor(args.unlearn_epochs, args.unlearn_lr)
     theirs = [0.1 ** np.sum(epoch > np.array([3, 5, 9])) for epoch in range(1, 11)]
     for within in (0.01, 0.99):
         np.testing.assert_allclose([factor(epoch + within) for epoch in range(10)], theirs)

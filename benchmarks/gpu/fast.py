@@ -51,11 +51,12 @@ from benchmarks.stages import DECAY, LR, MOMENTUM, half_mask, pictures, trained_
 from datasets import ImageSet, load_dataset  # noqa: E402
 from datasets.loaders import Data, Loader  # noqa: E402
 from datasets.splits import choose_forget, make_split  # noqa: E402
-from engine import learning_rate_factor, make_optimizer, make_scheduler, predict, train_epoch  # noqa: E402
+from engine import predict, train_epoch  # noqa: E402
 from evaluation.accuracy import accuracies  # noqa: E402
 from evaluation.membership import svc_attack  # noqa: E402
 from experiment import set_up, to_numpy  # noqa: E402
 from models import IMAGENET_STEMS, MODELS, build_model, place  # noqa: E402
+from recipe import learning_rate_factor, make_optimizer, make_scheduler  # noqa: E402
 from unlearn.base import Steps, cross_entropy_steps  # noqa: E402
 from unlearn.per_sample import fisher_diagonal  # noqa: E402
 from unlearn.random_label import RandomLabel  # noqa: E402

@@ -6,24 +6,23 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-import experiment
 from arg_parser import parse_args
 from benchmarks.gpu.battery import judged
 from benchmarks.gpu.runs import Bench, compared, relative, same, weights
 from datasets.loaders import Data, Loader
-from engine import check_batch_norm, make_optimizer, predict, train_epoch
-from experiment import PARTS, LoadedMask, Task, adopt, check_finite, loop_of, make_method, open_task, run_method
+from engine import check_batch_norm, predict, run, train_epoch
+from experiment import Task, adopt, make_method, open_task, recipe_of_method
+from recipe import make_optimizer
 from unlearn import METHODS
 from unlearn.base import Iterative, cross_entropy_steps
 from unlearn.per_sample import fisher_diagonal
 from unlearn.saliency import Mask, mean_gradient, top_masks
 from unlearn.wfisher import influence_vector
-from utils import exact_fp32, hash_arrays
+from utils import exact_fp32
 
 # Flags with which a method does something here, and soon: SSD's threshold is for well trained models.
 OPTIONS = {
@@ -64,18 +63,13 @@ def open_bench(bench: Bench, precision: str) -> Task:
 
 
 def run_once(bench: Bench, task: Task, name: str, mask: Mask | None) -> dict[str, Tensor]:
-    """The weights that a method ends with, by main_forget's own function, from the original ones; no checkpoint is written."""
-    args, method = settings_of(bench, name, task.precision)
+    """The weights that a method ends with, by the function that the scripts call, from the original ones."""
+    args, method = settings_of(bench, name, task.recipe.precision)
     task.data.set_epoch(0)
-    task = dataclasses.replace(task, model=copy.deepcopy(task.model))
-    loaded = mask and LoadedMask(mask, Path("mask.pt"), hash_arrays(mask), 0.5, 0.0, None)
-    schedule, recipe = loop_of(args, method, task.precision)
-    one_image = isinstance(method, Iterative) and check_batch_norm(task.model, method, task.data)
-    files = {part: bench.folder / "methods" / f"{name}{part}" for part in PARTS}
-    with mock.patch.object(experiment, "save"):
-        run_method(args, method, name, task, loaded, schedule, files, select=recipe.get("select"), one_image=one_image)
-    check_finite(task.model)
-    return {key: value.detach().clone() for key, value in task.model.state_dict().items()}
+    model, recipe = copy.deepcopy(task.model), recipe_of_method(args, method, task.recipe.precision)
+    one_image = isinstance(method, Iterative) and check_batch_norm(model, method, task.data)
+    run(model, method, task.data, recipe, mask, one_image=one_image)
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 def mask_like(model: nn.Module, density: float) -> Mask:

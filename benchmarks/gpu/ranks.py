@@ -24,8 +24,9 @@ if str(ROOT) not in sys.path:
 import experiment  # noqa: E402
 import parallel  # noqa: E402
 from benchmarks.gpu.runs import relative  # noqa: E402
-from engine import BATCH_NORM, make_optimizer, train_epoch  # noqa: E402
+from engine import BATCH_NORM, train_epoch  # noqa: E402
 from models import build_model  # noqa: E402
+from recipe import make_optimizer  # noqa: E402
 from unlearn.base import cross_entropy_steps  # noqa: E402
 from utils import hash_arrays, save_json  # noqa: E402
 

@@ -1,0 +1,102 @@
+"""What the loop does besides the method: one frozen record that is consumed, written and compared; optimizers and schedules."""
+
+import bisect
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a run trains, beside its method's own fields: the loop takes it, a result holds it, --resume compares it.
+
+    ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others), ``milestones`` epochs, ``final_lr``
+    the learning rate that a cosine ends at, ``clip_norm`` the largest gradient norm (0: no clipping), ``accumulate`` batches an update.
+    ``select`` is "best" where the epoch with the best validation accuracy is kept, and "last" or None where the last one is.
+    """
+
+    batch_size: int = 256
+    momentum: float = 0.9
+    schedule: str = "constant"
+    warmup: int = 0
+    milestones: tuple[float, ...] = ()
+    final_lr: float = 0.0
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    augment: bool = True
+    tail: str = "spread"
+    select: str | None = None
+    precision: str = "fp32"
+    forget_batch_size: int | None = None
+
+    def record(self) -> dict[str, object]:
+        """The fields as plain values for a file, without those that do not apply."""
+        values = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def batches(self) -> dict[str, object]:
+        """What :class:`datasets.loaders.Data` takes of it."""
+        names = ("batch_size", "forget_batch_size", "tail", "accumulate", "augment")
+        return {name: getattr(self, name) for name in names}
+
+    def rate_factor(self, epochs: int, lr: float) -> Callable[[float], float]:
+        """:func:`learning_rate_factor` of a run of so many epochs from the learning rate ``lr``."""
+        final = self.final_lr / lr if self.final_lr else 0.0
+        return learning_rate_factor(self.schedule, epochs, self.warmup, self.milestones, final)
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, kind: str = "sgd"
+) -> torch.optim.Optimizer:  # fmt: skip
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's.
+
+    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no word to or from the device.
+    """
+    parameters = list(parameters)
+    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for MPS.
+    fused = torch.__version__ >= (2, 5) or all(parameter.device.type != "mps" for parameter in parameters)
+    common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, momentum=momentum, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](parameters, **common)
+
+
+def learning_rate_factor(
+    schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = (), final: float = 0.0
+) -> Callable[[float], float]:
+    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the fourth).
+
+    Args:
+        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period from one to ``final``.
+        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule follows.
+        milestones: epochs at which ``multistep`` steps down.
+    """
+
+    def factor(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        if schedule == "cosine":
+            share = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(epochs - warmup, 1e-9)))
+            return final + (1 - final) * share
+        if schedule == "multistep":
+            return 0.1 ** sum(progress >= milestone for milestone in milestones)
+        return 1.0
+
+    return factor
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, factor: Callable[[float], float], steps: Sequence[int]
+) -> torch.optim.lr_scheduler.LambdaLR:  # fmt: skip
+    """A scheduler to step once per update; ``steps`` says how many updates each epoch takes."""
+    ends = list(itertools.accumulate(steps))
+
+    def at(update: int) -> float:
+        epoch = min(bisect.bisect_right(ends, update), len(ends) - 1)
+        return factor(epoch + (update + 0.5 - ends[epoch] + steps[epoch]) / max(steps[epoch], 1))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, at if any(steps) else lambda update: 1.0)
