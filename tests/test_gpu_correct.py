@@ -1,13 +1,15 @@
 """The stage correct of the GPU battery: every check of its twin, and that its comparisons find what is wrong."""
 
 import json
+import os
 import signal
+import time
 
 import pytest
 import torch
 from conftest import make_data, make_model
 
-from benchmarks.gpu import correct, numerics
+from benchmarks.gpu import correct, numerics, runs
 from benchmarks.gpu.battery import Wrong
 from benchmarks.gpu.correct import CHECKS, compared_audits, names_batch_size
 from benchmarks.gpu.numerics import compare_masks, near_ties, passes, tf32_seen
@@ -206,3 +208,16 @@ def test_another_exit_code_or_no_end_is_an_error(tmp_path):
         bench.process(["-c", "import sys; sys.exit(4)"])
     with pytest.raises(RuntimeError, match="no end after 1 s"):
         bench.process(["-c", "import time; time.sleep(60)"], seconds=1)
+
+
+def test_what_a_killed_process_leaves_behind_holds_nothing_up(tmp_path, monkeypatch):
+    """As a process of torchrun's that hangs: it has the output open for as long as it lives."""
+    monkeypatch.setattr(runs, "SECONDS_TO_STOP", 0.5)
+    deaf = "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    child = deaf + "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = deaf + f"subprocess.run([sys.executable, '-c', {child!r}])"
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"no end after 2 s: \d+") as error:
+        Bench(tmp_path, torch.device("cpu"), twin=True).process(["-c", parent], seconds=2)
+    os.kill(int(str(error.value).split()[-1]), signal.SIGKILL)
+    assert time.monotonic() - began < 20

@@ -158,13 +158,13 @@ def main(argv: list[str]) -> int:
     battery = Battery("fast", args)
     battery.folder.mkdir(parents=True, exist_ok=True)
     checks = checks_of(Fast(battery, args.data))
-    for name, action in checks.items():
-        battery.check(name, functools.partial(clean, battery.device, action))
+    for name in battery.in_turn(checks):
+        battery.check(name, functools.partial(clean, battery.device, checks[name]))
     return battery.finish()
 
 
 def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
-    """Every check in the order in which they run: what the aims are about first, what compiles for a minute last."""
+    """Every check in the order in which they run: what the aims are about first, the rarest of what compiles for minutes last."""
     size, arch, side = fast.size, fast.size.arch, fast.size.side
     vit = next((name for name in MODELS if name.startswith("vit")), None)
     large_arch, large_side, _, large_batch = size.large
@@ -185,6 +185,9 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
         "attack": fast.attack,
         "against_plain_train": fast.against_plain_train,
         "against_plain_salun": fast.against_plain_salun,
+        "script_eager": lambda: fast.script([]),
+        "script_compile": lambda: fast.script(["--compile"]),
+        f"{main_name}_compile": lambda: fast.train(arch, size.batch, "bf16", compiler=as_flag),
         "against_plain_evaluation": fast.against_plain_evaluation,
         "against_plain_masks": fast.against_plain_masks,
         "against_plain_fisher": fast.against_plain_fisher,
@@ -196,9 +199,6 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
         f"{main_name}_contiguous": lambda: fast.train(arch, size.batch, "bf16", contiguous=True),
         f"train_{large_arch}_{large_side}_{large_batch}_bf16": lambda: fast.train_large(large_arch),
         f"train_{vit or 'vit'}_{large_side}_{large_batch}_bf16": lambda: fast.train_large(vit),
-        "script_eager": lambda: fast.script([]),
-        "script_compile": lambda: fast.script(["--compile"]),
-        f"{main_name}_compile": lambda: fast.train(arch, size.batch, "bf16", compiler=as_flag),
         "loop_waits_compile": lambda: fast.loop_waits(as_flag),
         f"{main_name}_compile_no_graphs": lambda: fast.train(arch, size.batch, "bf16", compiler=no_graphs),
     }

@@ -19,6 +19,8 @@ from utils import load
 State = Mapping[str, Tensor]
 # A run on a device that does not repeat itself may differ from another by this many times what two equal runs do.
 REPEATS = 10
+# What a process that is asked to end has for it: torchrun gives its own ones half a minute.
+SECONDS_TO_STOP = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Scale:
 
 
 # 16x16 images: a GPU computes as for larger ones, and the CPU that it is compared with does not take all of the time.
-DEVICE = Scale(("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"), "resnet18", 3, 256, 450, "0.2", 200, 6)
+DEVICE = Scale(("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"), "resnet18", 3, 256, 450, "0.2", 200, 12)
 TWIN = Scale(("--dataset", "digits", "--device", "cpu", "--threads", "1"), "resnet20s", 2, 64, 61, "0.05", 61, 4)
 
 
@@ -96,18 +98,33 @@ class Bench:
         there = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         return subprocess.Popen(words, cwd=ROOT, env=there, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    def process(self, command: list[object], code: int = 0, seconds: float = 240, **environment: str) -> str:
+    def process(self, command: list[object], code: int = 0, seconds: float = 150, **environment: str) -> str:
         """What a Python command printed; another exit code, or no end within ``seconds``, is an error."""
         process = self.start(command, **environment)
         try:
             printed, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
-            raise RuntimeError(f"no end after {seconds:.0f} s: {process.communicate()[0][-2000:]}") from None
+            raise RuntimeError(f"no end after {seconds:.0f} s: {stopped(process)[-2000:]}") from None
         print(printed)
         if process.returncode != code:
             raise RuntimeError(f"exit code {process.returncode} in the place of {code}: {printed[-500:]}")
         return printed
+
+
+def stopped(process: subprocess.Popen) -> str:
+    """End a process that does not end by itself; returns what it printed.
+
+    torchrun ends its own processes where it is asked to, and not where it is killed. What is left of them may hold the output open, so
+    that nobody waits for its end.
+    """
+    printed = b""
+    for end, seconds in ((process.terminate, SECONDS_TO_STOP), (process.kill, 5)):
+        end()
+        try:
+            return process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired as error:
+            printed = error.output or printed
+    return printed.decode(errors="replace") if isinstance(printed, bytes) else printed
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:
