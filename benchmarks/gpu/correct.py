@@ -27,7 +27,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.gpu.battery import Battery, LeftOut, judged, make_parser, run  # noqa: E402
 from benchmarks.gpu.numerics import cpu_against_device, evaluated_logits, loader, methods  # noqa: E402
-from benchmarks.gpu.runs import Bench, compared, flat, relative, same, weights  # noqa: E402
+from benchmarks.gpu.runs import FIXED_KERNELS, Bench, compared, fixed_kernels, flat, relative, same, weights  # noqa: E402
 from evaluation.accuracy import accuracy  # noqa: E402
 from utils import load, load_json  # noqa: E402
 
@@ -62,10 +62,13 @@ def resume_salun(bench: Bench) -> dict:
 def killed_and_resumed(
     bench: Bench, script: str, words: list[object], checkpoint: Path, far_enough: Callable[[dict], object]
 ) -> dict:  # fmt: skip
-    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped."""
+    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped.
+
+    With cuDNN's kernels fixed: rounding of a step in another process would not stay small for several epochs.
+    """
     folder = checkpoint.parent
     shutil.rmtree(folder, ignore_errors=True)
-    process = bench.start([f"{script}.py", *words, "--save_dir", folder])
+    process = bench.start(["-c", FIXED_KERNELS, script, *words, "--save_dir", folder])
     state, end = None, time.monotonic() + 120
     while process.poll() is None and not state and time.monotonic() < end:
         time.sleep(0.01)
@@ -83,8 +86,9 @@ def killed_and_resumed(
         bench.call(script, *words, "--save_dir", folder.with_name("whole"))
         return weights(folder.with_name("whole") / checkpoint.name)
 
-    bench.call(script, *words, "--save_dir", folder, "--resume")
-    numbers, fits = compared(weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS)
+    with fixed_kernels():
+        bench.call(script, *words, "--save_dir", folder, "--resume")
+        numbers, fits = compared(weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS)
     found = {"killed_in_epoch": state["epoch"] + 1, "after_steps": steps, "of_epochs": state["epochs"], **numbers}
     return judged(found, {"killed before the last epoch": state["epoch"] < state["epochs"], "the resumed run is as the whole one": fits})
 
