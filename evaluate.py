@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 import parallel
@@ -150,13 +151,22 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
 
 
 def weights_moved(saved: list[Saved]) -> list[float]:
-    """For each model how far its weights are from the original's; 1 where no original is given."""
+    """For each model how far its weights are from the original's; 1 where no original is given.
+
+    Also of a file that keeps a model's outputs and no weights, as benchmarks/gpu/table.py's do.
+    """
     original = next((each for each in saved if each.role == "original"), None)
     if original is None:
         return [1.0] * len(saved)
     names = [name for name in original.weights if not name.endswith(STATISTICS)]
     before = {name: original.weights[name].float().numpy() for name in names}
-    return [relative_change({name: each.weights[name].float().numpy() for name in names}, before) for each in saved]
+
+    def moved(weights: dict[str, Tensor]) -> float:
+        if not before.keys() <= weights.keys():
+            return 1.0
+        return relative_change({name: weights[name].float().numpy() for name in names}, before)
+
+    return [moved(each.weights) for each in saved]
 
 
 def one_by_one(saved: list[Saved], stage: str) -> Iterator[Saved]:

@@ -807,7 +807,7 @@ def finished_masks(args: argparse.Namespace, task: Task, record_file: Path) -> d
         return None
     record = load_json(record_file, "--resume: mask record")
     with reading(record_file, "--resume: mask record", RESTART):
-        theirs, ours = (mask_identity(made) for made in (record, mask_record(args, task, {}, 0.0)))
+        theirs, ours = (mask_identity(made) for made in (record, mask_record(args, task, {}, Stopwatch(task.device))))
         for name, value in ours.items():
             if theirs[name] != value:
                 raise UserError(f"--resume: {record_file} was made with {name} {theirs[name]}, this command says {value}; {OTHER_FLAGS}")

@@ -57,6 +57,10 @@ class _Call(NamedTuple):
 _call: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("call", default=None)
 
 
+# What is said of memory in a plain RuntimeError: of the CPU's by torch, of a GPU's by CUDA and its libraries.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 class UserError(Exception):
     """Something impossible was asked for: one line (what was given, what is allowed, what to do), exit code 2."""
 
@@ -183,9 +187,11 @@ def _forget_output() -> None:
 
 def _of_the_machine(error: Exception) -> str | None:
     """In words, an error of memory or files that is no mistake of this code; None for all others."""
-    # torch says it of the CPU in a plain RuntimeError.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "out of memory; try a smaller --batch_size, --precision bf16, or another --gpu"
+    remedy = "try a smaller --batch_size, --precision bf16, or another --gpu"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return f"out of memory; {remedy}"
+    if "unable to find an engine to execute" in str(error):  # torch's words where no convolution of cuDNN's gets its workspace
+        return f"cuDNN has no memory, or no program, for a convolution; {remedy}"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file or a device'}: {error.strerror or error}"
     if parallel.is_lost(error):

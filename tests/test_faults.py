@@ -482,6 +482,10 @@ def test_hostile_pickles_inside_torchvisions_folders_are_not_read(tmp_path, monk
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "--batch_size"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "--batch_size"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), 1, "failed: out of memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), 1, "failed: out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 1, "failed: out of memory"),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), 1, "smaller --batch_size"),
         (MemoryError(), 1, "out of memory"),
         (PermissionError(errno.EACCES, "Permission denied", "/data/x.npz"), 1, "/data/x.npz: Permission denied"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "nothing reads"),

@@ -70,6 +70,38 @@ def test_a_check_that_fails_costs_no_other_and_is_run_again(tmp_path):
     assert mended.finish() == 0
 
 
+def test_a_check_that_ends_the_process_is_known_to_the_next_one(tmp_path):
+    def ends_it():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path).check("crash", ends_it)
+    assert entries(tmp_path)["crash"]["error"] == "the process ended in it"
+    again = begin(tmp_path)
+    assert again.in_turn(["crash", "a", "b"]) == ["a", "b", "crash"]
+    again.check("crash", lambda: {})
+    assert again.in_turn(["crash", "a", "b"]) == ["crash", "a", "b"]
+
+
+def test_a_lost_device_ends_the_stage_and_a_check_that_fails_on_a_sound_one_does_not(tmp_path, monkeypatch, capsys):
+    def breaks():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def answers_no_more(device):
+        breaks()
+
+    stage = begin(tmp_path)
+    stage.check("bad", breaks)
+    assert stage.check("good", lambda: {"n": 1}) == {"n": 1}
+    monkeypatch.setattr(battery, "synchronize", answers_no_more)
+    stage.check("worse", breaks)
+    action, calls = counted()
+    assert stage.check("next", action) is None
+    assert not calls
+    assert stage.finish() == FAILED
+    assert "the device answers no more since worse: next still to come" in capsys.readouterr().out
+
+
 def test_numbers_that_are_wrong_are_kept_with_the_reason(tmp_path):
     assert judged({"apart": 0.1}, {"near": True}) == {"apart": 0.1}
     stage = begin(tmp_path)

@@ -1,13 +1,16 @@
 """The stage correct of the GPU battery: every check of its twin, and that its comparisons find what is wrong."""
 
 import json
+import os
 import signal
+import time
 
 import pytest
 import torch
 from conftest import make_data, make_model
 
-from benchmarks.gpu import correct, numerics
+import experiment
+from benchmarks.gpu import correct, numerics, runs
 from benchmarks.gpu.battery import Wrong
 from benchmarks.gpu.correct import CHECKS, compared_audits, names_batch_size
 from benchmarks.gpu.numerics import compare_masks, near_ties, passes, tf32_seen
@@ -63,6 +66,8 @@ def test_unequal_models_are_excused_only_where_the_device_does_not_repeat_itself
     assert not compared(far, one, lambda: near)[1]
     assert compared(near, one, lambda: one, allowed=1e-2)[1]
     assert relative(far, one, start=states(0.0)[0]) == pytest.approx(1.0)
+    now_and_then = iter([one, near])
+    assert compared(near, one, lambda: next(now_and_then))[1]
 
 
 def test_near_ties_are_measured_from_the_threshold():
@@ -206,3 +211,28 @@ def test_another_exit_code_or_no_end_is_an_error(tmp_path):
         bench.process(["-c", "import sys; sys.exit(4)"])
     with pytest.raises(RuntimeError, match="no end after 1 s"):
         bench.process(["-c", "import time; time.sleep(60)"], seconds=1)
+
+
+def test_what_a_killed_process_leaves_behind_holds_nothing_up(tmp_path, monkeypatch):
+    """As a process of torchrun's that hangs: it has the output open for as long as it lives."""
+    monkeypatch.setattr(runs, "SECONDS_TO_STOP", 0.5)
+    deaf = "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    child = deaf + "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = deaf + f"subprocess.run([sys.executable, '-c', {child!r}])"
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"no end after 2 s: \d+") as error:
+        Bench(tmp_path, torch.device("cpu"), twin=True).process(["-c", parent], seconds=2)
+    os.kill(int(str(error.value).split()[-1]), signal.SIGKILL)
+    assert time.monotonic() - began < 20
+
+
+def test_fixed_kernels_are_those_of_scripts_in_the_block_alone(monkeypatch):
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    monkeypatch.setattr(experiment, "tune_cuda", lambda device: setattr(cudnn, "benchmark", True))
+    with runs.fixed_kernels():
+        experiment.tune_cuda(torch.device("cuda"))
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+    experiment.tune_cuda(torch.device("cuda"))
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, before[1])
+    cudnn.benchmark = before[0]

@@ -1,5 +1,6 @@
 """The speed stage of the GPU battery, run whole on the CPU at toy size, through the files and checks that a GPU gets."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import fast
-from benchmarks.gpu.battery import run
+from benchmarks.gpu.battery import Battery, make_parser, run
 from unlearn.base import Step, cross_entropy_steps
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,12 @@ def test_the_twin_runs_every_check(tmp_path, capsys):
     assert train["images_per_s"] * train["epoch_s"] == pytest.approx(180)  # 200 images but for 10 % validation
     rate = checks["ceilings"]["found"]["bf16_tflops"] * 1e3
     assert train["percent_of_bf16_rate"] == pytest.approx(100 * train["images_per_s"] * train["gflop_per_image"] / rate)
-    assert train["host_waits"] == []
+    waits, others = checks["loop_waits"]["found"], checks["other_profiles"]["found"]
+    assert (waits["train_waits"], waits["salun_waits"]) == (0, 0)
+    assert waits["train_device_idle_percent"] >= 0
+    timed = {name for name in checks if name.startswith("train_resnet20s") and "compile" not in name}
+    assert {name for name in others if name.startswith("train")} == timed - {"train_resnet20s_8_32_bf16"}
+    assert all(found["device_ms_per_step"] > 0 and "device_idle_percent" in found for name, found in others.items())
     assert checks["evaluation"]["found"]["images"] == 240
     assert "aten::convolution_backward" in (tmp_path / "fast_profile.txt").read_text()
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]
@@ -58,6 +64,23 @@ def test_a_loop_that_waits_fails_and_says_where(tmp_path, monkeypatch):
     entry = json.loads((tmp_path / "fast.json").read_text())["checks"]["loop_waits"]
     assert entry["ok"] is False
     assert "HostWaits: train, 2 steps, aten::_local_scalar_dense: 2 under aten::item" in entry["error"]
+
+
+def test_on_a_device_nothing_is_timed_after_a_profile_of_the_same_process(tmp_path, monkeypatch, capsys):
+    def call(*flags):
+        seen = []
+        battery = Battery("fast", make_parser("fast", "").parse_args(["--twin", "--out", str(tmp_path), *flags]))
+        battery.device = torch.device("cuda")
+        names = ("first", "loop_waits", "later", "where_time_goes", "last")
+        fast.run_in_turn(battery, {name: functools.partial(lambda name: seen.append(name) or {}, name) for name in names})
+        return seen, battery.finish()
+
+    monkeypatch.setattr(fast, "clean", lambda device, action: action())
+    assert call() == (["first", "loop_waits"], 3)
+    assert "not in this call: later, where_time_goes, last still to come" in capsys.readouterr().out
+    assert call() == (["later", "where_time_goes"], 3)
+    assert call() == (["last"], 0)
+    assert call("--again", "--only", "first,last") == (["first", "last"], 0)
 
 
 def test_images_of_a_file_and_what_is_refused(tmp_path, capsys):

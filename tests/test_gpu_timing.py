@@ -1,15 +1,18 @@
 """The arithmetic of the GPU speed checks, on made-up numbers and events, and a training loop that waits."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import CPU, make_data, make_model
 from torch import nn
+from torch.autograd import DeviceType
 
 from benchmarks.gpu.timing import (
     READ,
+    WINDOW,
     Blind,
     Event,
     Window,
@@ -102,6 +105,34 @@ def test_waits_on_cuda_are_synchronisations_and_copies_to_the_host():
     assert host_waits(events, on_cuda=False) == {READ: "1 under aten::item"}
     assert host_waits(events[:1], on_cuda=True) == {}
     assert count_of(events, "cudaLaunchKernel", "cudaMemcpyAsync") == 2
+
+
+class Seen:
+    """An event as torch's profiler gives it."""
+
+    def __init__(self, name, start, end, device_type, *, annotation=False, parent=None):
+        self.name, self.device_type, self.is_user_annotation, self.cpu_parent = name, device_type, annotation, parent
+        self.time_range, self.self_cpu_time_total = SimpleNamespace(start=start, end=end), end - start
+
+
+def test_kernels_are_counted_whatever_is_in_their_names_and_named_ranges_are_not():
+    cpu, cuda = DeviceType.CPU, DeviceType.CUDA
+    lambda_kernel = "void at::native::vectorized_elementwise_kernel<4, at::native::(anonymous)::{lambda()#1}, std::array<char*, 2ul> >"
+    update = Seen("Optimizer.step#SGD.step", 10, 40, cpu, annotation=True)
+    window = Window(CPU, 0, 1)
+    window.on_cuda = True
+    seen = [
+        Seen(WINDOW, 0, 100, cpu, annotation=True), Seen(WINDOW, 0, 100, cuda, annotation=True), update,
+        Seen("Optimizer.step#SGD.step", 10, 90, cuda), Seen("mine", 10, 90, cuda, annotation=True),
+        Seen(lambda_kernel, 20, 30, cuda), Seen("gemm", 30, 35, cuda), Seen("aten::_fused_sgd_", 11, 12, cpu, parent=update),
+        Seen("cudaDeviceSynchronize", 101, 120, cpu),
+    ]  # fmt: skip
+    window.profiler = SimpleNamespace(events=lambda: seen)
+    events = window.events()
+    assert [event.name for event in events] == [lambda_kernel, "gemm", "aten::_fused_sgd_"]
+    assert busy_time(events) == (15, 15)
+    assert events[2].under == "aten::_fused_sgd_"
+    assert window.waits() == []
 
 
 def test_ranking_adds_up_what_is_under_one_name():

@@ -18,6 +18,7 @@ from conftest import CPU, make_data, make_image_set, make_model
 from test_saliency import random_mask
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import engine
 import unlearn.proximal
@@ -272,6 +273,42 @@ def test_a_backward_pass_that_waits_is_found(guard):
     data, model = make_data(), make_model()
     with pytest.raises(Wait), guard.watch():
         train_epoch(model, steps(model, data.retain), make_optimizer(model.parameters(), 0.01, 0.9, 0.0), device=CPU)
+
+
+class Elsewhere(TorchDispatchMode):
+    """Names the operations that a tensor of another device than ``kind`` has a part in."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.seen, self.found = kind, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        self.seen += 1
+        if any(tensor.device.type != self.kind for tensor in tensors):
+            self.found.add(func.overloadpacket.__name__)
+        return result
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["wait-free", "with a copy"])
+def test_a_step_makes_its_numbers_on_the_device(looks, monkeypatch):
+    """On the meta device, which is not the CPU: also Python numbers, in the meter say, become no tensors of the host."""
+    monkeypatch.setattr(engine.Meter, "read", lambda meter, lr, title="": meter.steps)
+    meta = torch.device("meta")
+    model = make_model().to(meta)
+    gate = SaliencyGate(model, random_mask(make_model()))
+    batches = [(torch.empty(4, 3, 8, 8, device=meta), torch.zeros(4, dtype=torch.int64, device=meta)) for _ in range(2)]
+
+    def steps():
+        for step in cross_entropy_steps(model, batches):
+            yield step._replace(loss=step.loss * torch.ones(())) if looks else step
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, foreach=False)
+    with Elsewhere("meta") as seen:
+        assert train_epoch(model, steps(), optimizer, device=meta, gate=gate, clip_norm=1.0) == 2
+    assert seen.found == ({"ones", "mul"} if looks else set())
+    assert seen.seen > 100
 
 
 def test_the_engine_looks_every_print_freq_steps_and_at_the_end(monkeypatch):

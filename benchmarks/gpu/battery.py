@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -21,9 +21,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.hardware import describe, hardware_line  # noqa: E402
-from utils import UserError, load_json, save_json, save_text  # noqa: E402
+from utils import UserError, load_json, save_json, save_text, synchronize  # noqa: E402
 
-FAILED, UNFINISHED = 1, 3  # exit codes: a check failed; the minutes were over first
+FAILED, UNFINISHED = 1, 3  # exit codes: a check failed; some are still to come
 
 
 class LeftOut(Exception):
@@ -88,6 +88,7 @@ class Battery:
         self.checks: dict[str, dict] = earlier["checks"]
         self.left: list[str] = []
         self.asked: list[str] = []
+        self.lost_in: str | None = None
 
     def seconds_left(self) -> float:
         return self.ends - time.monotonic()
@@ -106,6 +107,7 @@ class Battery:
             self.left.append(name)
             return None
         print(f"{self.stage} {name} ...", flush=True)
+        self._begin(name)
         started, printed = time.monotonic(), io.StringIO()
         entry: dict = {"ok": True, "found": {}}
         try:
@@ -125,7 +127,35 @@ class Battery:
             log.write(f"==== {name} ({here['time']}, {entry['seconds']} s)\n{printed.getvalue()}\n")
         self.save(here)
         print(f"{self.stage} {name}: {_in_words(entry)} ({entry['seconds']:.1f} s)", flush=True)
+        if entry["ok"] is False and self._is_lost():
+            self.lost_in, self.ends = name, float("-inf")
         return self.found(name)
+
+    def postpone(self, name: str) -> bool:
+        """Leave a check to the next call; False where this one would not have run it either."""
+        self.asked.append(name)
+        is_due = (not self.only or name in self.only) and (self.again or self.found(name) is None)
+        self.left += [name] * is_due
+        return is_due
+
+    def in_turn(self, names: Iterable[str]) -> list[str]:
+        """The checks' names, those behind that failed last time: what breaks or takes too long comes after what never ran."""
+        return sorted(names, key=lambda name: self.checks.get(name, {}).get("ok") is False)
+
+    def _begin(self, name: str) -> None:
+        """Write down that a check runs: where the process ends in it, the next one knows."""
+        here = describe()
+        ended = {"ok": False, "found": {}, "error": "the process ended in it", "seconds": 0.0}
+        self.checks[name] = ended | {"git": here["git"], "time": here["time"]}
+        self.save(here)
+
+    def _is_lost(self) -> bool:
+        """Whether the device answers no more, as after a kernel that crashed: in this process nothing else can run on it."""
+        try:
+            synchronize(self.device)
+        except RuntimeError:
+            return True
+        return False
 
     def _new_log(self) -> io.TextIOBase:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +190,9 @@ class Battery:
         failed = [name for name, entry in self.checks.items() if entry["ok"] is False]
         good = sum(entry["ok"] is True for entry in self.checks.values())
         if self.left:
-            print(f"the time is over: {', '.join(self.left)} still to come; the same command goes on there")
+            over = "the time is over" if self.seconds_left() <= 0 else "not in this call"
+            reason = f"the device answers no more since {self.lost_in}" if self.lost_in else over
+            print(f"{reason}: {', '.join(self.left)} still to come; the same command goes on there")
         if failed:
             print(f"failed: {', '.join(failed)}; see {self.folder / self.stage}.log")
         print(f"RESULT stage={self.stage} good={good} failed={len(failed)} left={len(self.left)} json={self.file}")

@@ -27,7 +27,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.gpu.battery import Battery, LeftOut, judged, make_parser, run  # noqa: E402
 from benchmarks.gpu.numerics import cpu_against_device, evaluated_logits, loader, methods  # noqa: E402
-from benchmarks.gpu.runs import Bench, compared, flat, relative, same, weights  # noqa: E402
+from benchmarks.gpu.runs import FIXED_KERNELS, Bench, compared, fixed_kernels, flat, relative, same, weights  # noqa: E402
 from evaluation.accuracy import accuracy  # noqa: E402
 from utils import load, load_json  # noqa: E402
 
@@ -62,10 +62,13 @@ def resume_salun(bench: Bench) -> dict:
 def killed_and_resumed(
     bench: Bench, script: str, words: list[object], checkpoint: Path, far_enough: Callable[[dict], object]
 ) -> dict:  # fmt: skip
-    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped."""
+    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped.
+
+    With cuDNN's kernels fixed: rounding of a step in another process would not stay small for several epochs.
+    """
     folder = checkpoint.parent
     shutil.rmtree(folder, ignore_errors=True)
-    process = bench.start([f"{script}.py", *words, "--save_dir", folder])
+    process = bench.start(["-c", FIXED_KERNELS, script, *words, "--save_dir", folder])
     state, end = None, time.monotonic() + 120
     while process.poll() is None and not state and time.monotonic() < end:
         time.sleep(0.01)
@@ -83,8 +86,9 @@ def killed_and_resumed(
         bench.call(script, *words, "--save_dir", folder.with_name("whole"))
         return weights(folder.with_name("whole") / checkpoint.name)
 
-    bench.call(script, *words, "--save_dir", folder, "--resume")
-    numbers, fits = compared(weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS)
+    with fixed_kernels():
+        bench.call(script, *words, "--save_dir", folder, "--resume")
+        numbers, fits = compared(weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS)
     found = {"killed_in_epoch": state["epoch"] + 1, "after_steps": steps, "of_epochs": state["epochs"], **numbers}
     return judged(found, {"killed before the last epoch": state["epoch"] < state["epochs"], "the resumed run is as the whole one": fits})
 
@@ -173,7 +177,7 @@ def last_line(printed: str) -> str:
 
 def names_batch_size(printed: str) -> bool:
     """Whether a run ended with one line that says what to do, and no traceback."""
-    return "out of memory" in last_line(printed) and "--batch_size" in last_line(printed) and "Traceback" not in printed
+    return "memory" in last_line(printed) and "--batch_size" in last_line(printed) and "Traceback" not in printed
 
 
 # ------------------------------------------------------------------------------------------------------ compilation
@@ -221,9 +225,11 @@ def compile_training(bench: Bench) -> dict:
 def by_torchrun(bench: Bench, count: int, name: str, script: str, *words: object, **environment: str) -> list[dict]:
     """Run a script in ``count`` processes, into the folder ``name``; returns what each process says of its end."""
     folder = bench.folder / name
-    starter = ["-m", "torch.distributed.run", "--nproc_per_node", count, "--master_addr", "127.0.0.1", "--master_port", free_port()]
-    # One machine: no name of it needs to be looked up, and no other interface.
-    environment = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **environment}
+    here = ["--master_addr", "127.0.0.1", "--local_addr", "127.0.0.1", "--master_port", free_port()]
+    starter = ["-m", "torch.distributed.run", "--nproc_per_node", count, *here]
+    # One machine: no other interface, and no long search for its name where no server knows it.
+    alone = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "RES_OPTIONS": "timeout:1 attempts:1"}
+    environment = {**alone, **environment}
     if bench.twin:
         environment["OMP_NUM_THREADS"] = "1"
     command = [*starter, ROOT / "benchmarks" / "gpu" / "ranks.py", folder, script, *words, "--save_dir", folder]
@@ -331,7 +337,6 @@ CHECKS: dict[str, Callable[[Bench], dict]] = {
     "cpu_against_device": cpu_against_device,
     "loader": loader,
     "methods_fp32": lambda bench: methods(bench, "fp32"),
-    "methods_bf16": lambda bench: methods(bench, "bf16"),
     "resume_training": resume_training,
     "resume_salun": resume_salun,
     "determinism": determinism,
@@ -339,6 +344,7 @@ CHECKS: dict[str, Callable[[Bench], dict]] = {
     "evaluation": evaluation,
     "torchrun_nccl": torchrun_nccl,
     "two_processes": two_processes,
+    "methods_bf16": lambda bench: methods(bench, "bf16"),
     "compile": compile_training,
 }
 
@@ -350,8 +356,8 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:  # hundreds of MB of checkpoints, which a later call makes again in seconds
         bench = Bench(Path(folder), battery.device, battery.twin)
-        for name, action in CHECKS.items():
-            battery.check(name, lambda action=action: action(bench))
+        for name in battery.in_turn(CHECKS):
+            battery.check(name, lambda action=CHECKS[name]: action(bench))
     return battery.finish()
 
 

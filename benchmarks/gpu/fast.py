@@ -1,10 +1,12 @@
 """How fast the training loop, the masks, the influence passes, the evaluation and the attack are on this machine's GPU.
 
-    python benchmarks/gpu/fast.py            # under eight minutes on an H100; the same command goes on where it stopped
+    python benchmarks/gpu/fast.py            # in two calls or more; the same command goes on where it stopped
     python benchmarks/gpu/fast.py --only ceilings,loop_waits
     python benchmarks/gpu/fast.py --twin     # the same checks on the CPU, at toy size
 
 Times are of finished device work, medians of several repeats after a warm-up, with the smallest and largest beside them.
+A profiler slows down what runs after it in the same process. So where a check has profiled the device, checks that time
+something are left to the next call; on the CPU all run in one.
 Shares are of the matrix-product rate that the check ``ceilings`` measures. The images are random, or those of --data; the
 speed does not depend on them. A check with an aim says whether it is met; an aim that is missed is no failure.
 """
@@ -34,7 +36,6 @@ from benchmarks import plain  # noqa: E402
 from benchmarks.gpu.battery import Battery, LeftOut, make_parser, run  # noqa: E402
 from benchmarks.gpu.timing import (  # noqa: E402
     READ,
-    Blind,
     Window,
     between,
     busy_time,
@@ -53,7 +54,7 @@ from datasets.loaders import Data, Loader  # noqa: E402
 from datasets.splits import choose_forget, make_split  # noqa: E402
 from engine import predict, train_epoch  # noqa: E402
 from evaluation.accuracy import accuracies  # noqa: E402
-from evaluation.membership import svc_attack  # noqa: E402
+from evaluation.membership import DrawRule, svc_attack  # noqa: E402
 from experiment import set_up, to_numpy  # noqa: E402
 from models import IMAGENET_STEMS, MODELS, build_model, place  # noqa: E402
 from recipe import learning_rate_factor, make_optimizer, make_scheduler  # noqa: E402
@@ -69,6 +70,7 @@ Compiler = Callable[[nn.Module, torch.device], dict[str, object]]
 CLASSES = 10
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 SPLITS = ("forget", "retain", "val", "test")
+PROFILES = ("loop_waits", "where_time_goes", "other_profiles")  # how the names of checks that profile begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,14 +160,32 @@ def main(argv: list[str]) -> int:
         require_file(args.data, "--data")
     battery = Battery("fast", args)
     battery.folder.mkdir(parents=True, exist_ok=True)
-    checks = checks_of(Fast(battery, args.data))
-    for name, action in checks.items():
-        battery.check(name, functools.partial(clean, battery.device, action))
+    run_in_turn(battery, checks_of(Fast(battery, args.data)))
     return battery.finish()
 
 
+def run_in_turn(battery: Battery, checks: dict[str, Callable[[], dict]]) -> None:
+    """Every check up to one that would time the device after it was profiled in this process: CUPTI stays and costs every launch.
+
+    That one and all behind it are the next call's.
+    """
+    profiled = postponed = False
+    for name in battery.in_turn(checks):
+        before = battery.checks.get(name)
+        if postponed or (profiled and not is_profile(name)):
+            postponed |= battery.postpone(name)
+            continue
+        battery.check(name, functools.partial(clean, battery.device, checks[name]))
+        ran = battery.checks.get(name) is not before
+        profiled |= ran and is_profile(name) and battery.device.type == "cuda"
+
+
+def is_profile(name: str) -> bool:
+    return name.startswith(PROFILES)
+
+
 def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
-    """Every check in the order in which they run: what the aims are about first, what compiles for a minute last."""
+    """Every check in the order in which they run: what the aims are about first, the rarest of what compiles for minutes last."""
     size, arch, side = fast.size, fast.size.arch, fast.size.side
     vit = next((name for name in MODELS if name.startswith("vit")), None)
     large_arch, large_side, _, large_batch = size.large
@@ -174,21 +194,24 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
     checks = {
         "ceilings": fast.ceilings,
         main_name: lambda: fast.train(arch, size.batch, "bf16", aim=25_000),
-        "loop_waits": fast.loop_waits,
-        "where_time_goes": fast.where_time_goes,
         f"salun_{arch}_{side}_{size.batch}_bf16": fast.salun,
         "gate": fast.gate,
         "ten_masks": fast.ten_masks,
-        "mask_end_to_end": fast.mask_end_to_end,
-        "wfisher_iteration": fast.wfisher_iteration,
-        "fisher_diagonal": fast.fisher_diagonal,
         "evaluation": fast.evaluation,
         "attack": fast.attack,
         "against_plain_train": fast.against_plain_train,
         "against_plain_salun": fast.against_plain_salun,
+        "script_eager": lambda: fast.script([]),
+        "script_compile": lambda: fast.script(["--compile"]),
+        f"{main_name}_compile": lambda: fast.train(arch, size.batch, "bf16", compiler=as_flag),
+        "loop_waits": fast.loop_waits,
+        "where_time_goes": fast.where_time_goes,
         "against_plain_evaluation": fast.against_plain_evaluation,
         "against_plain_masks": fast.against_plain_masks,
         "against_plain_fisher": fast.against_plain_fisher,
+        "mask_end_to_end": fast.mask_end_to_end,
+        "wfisher_iteration": fast.wfisher_iteration,
+        "fisher_diagonal": fast.fisher_diagonal,
     }
     for batch in size.other_batches:
         checks[f"{name}_{batch}_bf16"] = functools.partial(fast.train, arch, batch, "bf16")
@@ -197,11 +220,9 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
         f"{main_name}_contiguous": lambda: fast.train(arch, size.batch, "bf16", contiguous=True),
         f"train_{large_arch}_{large_side}_{large_batch}_bf16": lambda: fast.train_large(large_arch),
         f"train_{vit or 'vit'}_{large_side}_{large_batch}_bf16": lambda: fast.train_large(vit),
-        "script_eager": lambda: fast.script([]),
-        "script_compile": lambda: fast.script(["--compile"]),
-        f"{main_name}_compile": lambda: fast.train(arch, size.batch, "bf16", compiler=as_flag),
-        "loop_waits_compile": lambda: fast.loop_waits(as_flag),
         f"{main_name}_compile_no_graphs": lambda: fast.train(arch, size.batch, "bf16", compiler=no_graphs),
+        "loop_waits_compile": lambda: fast.loop_waits(as_flag),
+        "other_profiles": fast.other_profiles,
     }
     return checks
 
@@ -215,6 +236,12 @@ def no_graphs(model: nn.Module, device: torch.device) -> dict[str, object]:
     """Compile ``model`` in place, one program for each batch size, without CUDA graphs."""
     model.compile(dynamic=False)
     return {}
+
+
+def as_contiguous(model: nn.Module) -> None:
+    """Take ``model`` out of channels_last, and what it is given too."""
+    model.to(memory_format=torch.contiguous_format)
+    model.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
 
 
 def clean(device: torch.device, action: Callable[[], dict]) -> dict:
@@ -379,13 +406,10 @@ class Fast:
         contiguous: bool = False, compiler: Compiler | None = None,
     ) -> dict:  # fmt: skip
         """A training loop, eager unless there is a ``compiler``."""
-        model = self.network(arch, images)
-        loop = self.training(model, batch, precision, images)
-        sample = next(iter(loop.data.evaluation["val"].batches_of(2)))[0]
-        flops = flops_of(model, sample)
+        loop = self.training(self.network(arch, images), batch, precision, images)
+        flops = flops_of(loop.model, self.sample(loop))
         if contiguous:
-            model.to(memory_format=torch.contiguous_format)
-            model.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
+            as_contiguous(loop.model)
         with self.compiling():
             if compiler is not None:
                 loop.compile(compiler)
@@ -394,19 +418,25 @@ class Fast:
             found |= judged(f"at least {aim:,.0f} images/s", found["images_per_s"] >= aim)
         return found
 
+    def sample(self, loop: Loop) -> Tensor:
+        """Two images, to count the arithmetic of."""
+        return next(iter(loop.data.evaluation["val"].batches_of(2)))[0]
+
     def train_large(self, arch: str | None) -> dict:
         """The same on large images, resident on the device."""
         if arch is None:
             raise LeftOut("models/ has no ViT")
-        _, side, count, batch = self.size.large
-        return self.train(arch, batch, "bf16", images=random_images(count, CLASSES, side))
+        return self.train(arch, self.size.large[-1], "bf16", images=self.large_images())
+
+    def large_images(self) -> ImageSet:
+        return random_images(self.size.large[2], CLASSES, self.size.large[1])
 
     def compiling(self) -> contextlib.AbstractContextManager:
         """The twin asks for compiled models and runs them eagerly: there may be no C++ compiler, and it takes minutes."""
         return torch.compiler.set_stance("force_eager") if self.battery.twin else contextlib.nullcontext()
 
     def measured(self, loop: Loop, flops: float) -> dict:
-        """Images a second, the share of the matrix rate, and who waits for whom; ``flops`` are of one image."""
+        """Images a second, the share of the matrix rate, and the host's time of a step; ``flops`` are of one image."""
         (first_epoch,) = seconds_of(loop.epoch, self.device, repeats=1, warm_ups=0)
         seconds = seconds_of(loop.epoch, self.device, self.size.repeats, warm_ups=1)
         found = spread("images_per_s", [loop.images / second for second in seconds])
@@ -420,22 +450,18 @@ class Fast:
             f"percent_of_{name}_rate": rate_share(flops, found["images_per_s"], rate),
             **spread("host_ms_per_step", [1e3 * second for second in host]),
         }  # fmt: skip
-        window = loop.profiled(*self.size.window)
-        try:
-            return found | self.seen_in(window, step_ms)
-        except Blind as error:
-            return found | {"profile": str(error)}
+        return found
 
-    def seen_in(self, window: Window, step_ms: float) -> dict:
-        """Who waits for whom in a step that takes ``step_ms`` without a profiler."""
+    def seen_in(self, window: Window, timed: str) -> dict:
+        """Who waits for whom in a step, whose time without a profiler is that of the check ``timed``, where that has run."""
         events = window.events()
         busy, span = (value / 1e3 / window.count for value in busy_time(events))
-        return {
-            "device_ms_per_step": busy, "device_idle_percent": idle_share(busy, step_ms),
-            "device_idle_percent_profiled": idle_share(busy, span),
-            "launches_per_step": count_of(events, *LAUNCHES) / window.count,
-            "host_waits": window.waits(), "item_calls": count_of(events, READ),
+        found = {
+            "device_ms_per_step": busy, "device_idle_percent_profiled": idle_share(busy, span),
+            "launches_per_step": count_of(events, *LAUNCHES) / window.count, "item_calls": count_of(events, READ),
         }  # fmt: skip
+        step = (self.battery.found(timed) or {}).get("ms_per_step")
+        return found if step is None else found | {"device_idle_percent": idle_share(busy, step)}
 
     def loop_waits(self, compiler: Compiler | None = None) -> dict:
         """No wait for the device between two logs, in training and in SalUn.
@@ -443,16 +469,19 @@ class Fast:
         Raises:
             HostWaits: there was one; the message says how often, under which operator and, on CUDA, from which line.
         """
-        loops = {"train": self.training(self.network(), self.size.batch, "bf16"), "salun": self.unlearning(self.size.batch)}
+        size = self.size
+        loops = {"train": self.training(self.network(), size.batch, "bf16"), "salun": self.unlearning(size.batch)}
         found, wrong = {}, []
         for name, loop in loops.items():
             with self.compiling():
                 if compiler is not None:
                     loop.compile(compiler)
                 loop.epoch()
-                window = loop.profiled(*self.size.window)
+                window = loop.profiled(*size.window)
             waits = window.waits()
             found[f"{name}_waits"], found[f"{name}_steps"] = len(waits), window.count
+            timed = f"{name}_{size.arch}_{size.side}_{size.batch}_bf16" + "_compile" * (compiler is not None)
+            found |= {f"{name}_{what}": value for what, value in self.seen_in(window, timed).items()}
             wrong += [f"{name}, {window.count} steps, {wait}" for wait in waits]
         if wrong:
             raise HostWaits("; ".join(wrong))
@@ -460,14 +489,36 @@ class Fast:
 
     def where_time_goes(self) -> dict:
         """The 15 most expensive kernels and operators of the training step, in fast_profile.txt."""
-        loop = self.training(self.network(), self.size.batch, "bf16")
+        size = self.size
+        loop = self.training(self.network(), size.batch, "bf16")
         loop.epoch()
-        window = loop.profiled(*self.size.window)
+        window = loop.profiled(*size.window)
         file = self.battery.folder / "fast_profile.txt"
-        steps = f"{window.count} steps of {self.size.arch}, batch {self.size.batch}, bf16"
-        save_text(f"{steps}\n\n{window.tables(15)}\n", file)
-        busy, span = busy_time(window.events())
-        return {"file": file.name, "device_idle_percent_profiled": idle_share(busy, span)}
+        save_text(f"{window.count} steps of {size.arch}, batch {size.batch}, bf16\n\n{window.tables(15)}\n", file)
+        return {"file": file.name, **self.seen_in(window, f"train_{size.arch}_{size.side}_{size.batch}_bf16")}
+
+    def other_profiles(self) -> dict:
+        """The same numbers of the other training loops, by the name of the check that times each."""
+        size, found = self.size, {}
+        arch, side, _, batch = size.large
+        kinds: dict[str, tuple] = {f"{size.batch}_fp32": (size.batch, "fp32"), f"{size.batch}_bf16_contiguous": (size.batch, "bf16")}
+        kinds = {f"{other}_bf16": (other, "bf16") for other in size.other_batches} | kinds
+        loops = {
+            f"train_{size.arch}_{size.side}_{name}": functools.partial(self.training, batch=of[0], precision=of[1])
+            for name, of in kinds.items()
+        }
+        for name, loop_of in loops.items():
+            loop = loop_of(self.network())
+            if name.endswith("contiguous"):
+                as_contiguous(loop.model)
+            found[name] = self.one_profile(loop, name)
+        images, name = self.large_images(), f"train_{arch}_{side}_{batch}_bf16"
+        found[name] = self.one_profile(self.training(self.network(arch, images), batch, "bf16", images), name)
+        return found
+
+    def one_profile(self, loop: Loop, timed: str) -> dict:
+        loop.epoch(dict.fromkeys([self.size.window[0]], lambda: None))  # a warm-up of a few steps
+        return self.seen_in(loop.profiled(*self.size.window), timed)
 
     def script(self, flags: list[str]) -> dict:
         """Epochs of main_train.py itself, so that --compile is whatever the project makes of it."""
@@ -498,8 +549,7 @@ class Fast:
     def salun(self) -> dict:
         """A SalUn epoch: random labels on forget, true ones on retain, half of the weights frozen."""
         loop = self.unlearning(self.size.batch)
-        sample = next(iter(loop.data.evaluation["val"].batches_of(2)))[0]
-        return self.measured(loop, flops_of(loop.model, sample))
+        return self.measured(loop, flops_of(loop.model, self.sample(loop)))
 
     def gate(self) -> dict:
         """The gate's share of a step, at two batch sizes."""
@@ -575,7 +625,7 @@ class Fast:
         seen = trained_outputs(*self.size.attack, device=self.device)
         three = [seen[name] for name in ("retain", "test", "forget")]
         cpu = torch.device("cpu")
-        seconds = seconds_of(lambda: svc_attack(*three, how="first"), cpu, self.size.repeats)
+        seconds = seconds_of(lambda: svc_attack(*three, DrawRule("first")), cpu, self.size.repeats)
         found = spread("seconds", seconds) | {"points": [len(labels) for _, labels in three]}
         return found | judged("under 3 s", found["seconds"] < 3)
 

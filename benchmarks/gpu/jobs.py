@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a training has to save its last step, and how often a job is looked at.
 SECONDS_TO_STOP = 20.0
 POLL_SECONDS = 0.1
+# How long an ended job's output may stay open: in the hands of a compiler's processes that outlive it.
+SECONDS_TO_READ = 5.0
 EPOCH = re.compile(r"^ *([\d.]+) epoch (\d+)/\d+ ")
 
 
@@ -61,13 +63,14 @@ class Process:
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            self.log.write(line)
+            if not self.log.closed:
+                self.log.write(line)
 
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
         if self.process.poll() is None:
             return None
-        self.reader.join()
+        self.reader.join(SECONDS_TO_READ)
         self.log.close()
         return self.process.returncode
 

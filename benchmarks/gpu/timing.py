@@ -5,6 +5,7 @@ The functions on :class:`Event` take plain lists, so that they can be tested wit
 
 import copy
 import itertools
+import os
 import statistics
 import time
 import warnings
@@ -27,6 +28,8 @@ WINDOW = "profiled steps"
 SYNCHRONIZE = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 TO_HOST = "Memcpy DtoH"
 SYNC_WARNING = "synchronizing CUDA operation"
+# Ranges that torch itself names, such as "Optimizer.step#SGD.step".
+LABELS = ("Optimizer.", "enumerate(DataLoader)")
 READ = "aten::_local_scalar_dense"  # what Tensor.item() and a branch on a tensor end in
 
 
@@ -139,6 +142,8 @@ class Window:
 
     def __init__(self, device: torch.device, first: int, count: int):
         self.on_cuda, self.device, self.count = device.type == "cuda", device, count
+        # Between two profiles CUPTI stays: beside CUDA graphs it does not come back in every version.
+        os.environ.setdefault("TEARDOWN_CUPTI", "0")
         activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if self.on_cuda else [ProfilerActivity.CPU]
         self.profiler, self.range = profile(activities=activities), record_function(WINDOW)
         self.catcher = warnings.catch_warnings(record=True)
@@ -210,8 +215,12 @@ def _plain(event: object) -> Event:
 
 
 def _is_label(event: object) -> bool:
-    """Whether it is a range that somebody named: on the device it spans kernels and the gaps between them."""
-    return event.name == WINDOW or "#" in event.name or getattr(event, "is_user_annotation", False)
+    """Whether it is a range that somebody named: on the device it spans kernels and the gaps between them.
+
+    A "#" alone says nothing: the names of most elementwise kernels have ``{lambda()#1}`` in them.
+    """
+    named = event.name == WINDOW or event.name.startswith(LABELS)
+    return named or bool(getattr(event, "is_user_annotation", False))
 
 
 def _outermost(event: object) -> str:
