@@ -363,6 +363,17 @@ def test_different_forget_sets_are_refused_and_with_mixed_averaged_and_mentioned
     assert "2 forget sets" in run(capsys, tmp_path, "--mixed")
 
 
+def test_runs_on_other_test_images_are_named(tmp_path, capsys):
+    """A result that does not say is taken as it is."""
+    for seed, tested in enumerate(("a", "a", None, "b"), 1):
+        if tested == "b":
+            assert "test images" not in run(capsys, tmp_path)
+        content = result(seed=seed)
+        content["data"] |= {"test_sha256": tested} if tested else {}
+        write(tmp_path, content)
+    assert "2 sets of test images" in run(capsys, tmp_path)
+
+
 def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):
     runs = [result("GA", seed=seed, warnings=["accuracy fell to chance"]) for seed in (1, 2)]
     write(tmp_path, result("retrain", "Retrain"), *runs)

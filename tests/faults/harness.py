@@ -12,14 +12,14 @@ import collections
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from faults import files, kills, lines
+from faults import files, inputs, kills, lines, stops
 from faults.cases import commands, make_world
 
 RUNS = ROOT / "runs" / "faults"
@@ -36,14 +36,12 @@ def note(kind: str, found: dict) -> None:
     print("ok  " if found["ok"] else "BAD ", kind, {name: value for name, value in found.items() if name != "ok"}, flush=True)
 
 
-def undisturbed(world: Path, case: str) -> tuple[dict, float]:
-    """:func:`kills.undisturbed`, remembered on disk."""
-    file = RUNS / "whole.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    if case not in known:
-        known[case] = kills.undisturbed(world, case)
-        file.write_text(json.dumps(known))
-    return tuple(known[case])
+def undisturbed(world: Path, case: str, of: Callable[[Path, str], tuple] = kills.undisturbed) -> tuple[dict, float]:
+    """:func:`kills.undisturbed`, or another one, remembered on disk."""
+    file = RUNS / f"{of.__name__} {case}.json".replace(" ", "_")
+    if not file.exists():
+        file.write_text(json.dumps(of(world, case)))
+    return tuple(json.loads(file.read_text()))
 
 
 def rounds(kind: str, seed: int, count: int, cases: list[str]) -> Iterator[tuple[str, int]]:
@@ -116,10 +114,37 @@ def run_hostile(world: Path, seed: int, count: int) -> None:
             note("hostile", files.hostile_trial(folder, case, kind, kinds[kind], trap, world / "hostile.log"))
 
 
+def run_every_write(world: Path, seed: int, count: int) -> None:
+    """Every stop of every command; or as many as ``count`` of them in an order drawn by the seed."""
+    wholes = {name: undisturbed(world, name, stops.whole_of) for name in stops.WRITERS}
+    every = list(stops.every_stop({name: writes for name, (_, writes) in wholes.items()}))
+    random.Random(seed).shuffle(every)
+    done = {(found["case"], found["when"], found["kill"]) for found in read("every_write")}
+    for name, number, before, kill in every[:count]:
+        if (name, f"{'before' if before else 'after'} write {number}", kill) not in done:
+            note("every_write", stops.stop_trial(world, name, number, before, kill, wholes[name][0]))
+
+
+def run_pools(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("pools", seed, count, ["pool", "sweep"]):
+        note("pools", stops.pool_trial(world, case, number, *undisturbed(world, case, stops.whole_pool)))
+
+
+def run_moved(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("moved", seed, count, list(inputs.ACTIONS)):
+        note("moved", inputs.moved_trial(world, case, number))
+
+
+def run_changed(world: Path, seed: int, count: int) -> None:
+    for case, number in rounds("changed", seed, count, list(inputs.CHANGES)):
+        note("changed", inputs.changed_trial(world, case, number))
+
+
 KINDS = {
     "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
     "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
-    "hostile": (run_hostile, 1000),
+    "hostile": (run_hostile, 1000), "every_write": (run_every_write, 10_000), "pools": (run_pools, 50),
+    "moved": (run_moved, 50), "changed": (run_changed, 52),
 }  # fmt: skip
 
 
@@ -148,7 +173,7 @@ def table() -> str:
     for kind, words in WORDS.items():
         found = read(kind)
         seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
-        shown = ", ".join(map(str, seeds)) if kind != "hostile" else "all"
+        shown = ", ".join(map(str, seeds)) if kind not in ("hostile", "every_write") else "all"
         lines.append(f"| {words} | {shown} | {len(found)} | {sum(line['ok'] for line in found)} | {DETAILS[kind](found)} |")
     return "\n".join(lines)
 
@@ -177,11 +202,19 @@ WORDS = {
     "corruption": "files with bytes changed, lost, added",
     "shrink": "files cut off while they are read",
     "hostile": "hostile and greedy files, in every place where a file is read",
+    "moved": "studies moved, copied or linked elsewhere, from other working folders",
+    "changed": "inputs changed at the same path between two steps or two starts",
+    "every_write": "a stop right before or right after a finished file gets its name, every one of eight commands",
+    "pools": "shadow pools and sweeps killed up to three times, and started again",
 }  # fmt: skip
 DETAILS = {
     "kills": of_kills, "processes": of_kills, "disk": lambda found: f"the limit was hit in {total(found, 'full')}",
     "crowd": lambda found: "one finished, two were refused, in each", "lines": ends, "real_lines": ends, "shrink": ends,
     "corruption": lambda found: f"{ends(found)}; a torch file that was read held the very same values",
+    "moved": lambda found: f"{len({line['case'] for line in found})} kinds of going on",
+    "changed": lambda found: f"{len({line['case'] for line in found})} kinds of change, each named or honestly used",
+    "every_write": lambda found: f"kill -9: {total(found, 'kill')}, Ctrl-C: {len(found) - total(found, 'kill')}",
+    "pools": lambda found: f"kill -9: {total(found, 'killed')}; none of {total(found, 'finished_before')} finished runs was made again",
     "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
 }  # fmt: skip
 
