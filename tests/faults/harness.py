@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from faults import files, inputs, kills, lines, stops
-from faults.cases import commands, make_world
+from faults import files, inputs, kills, lines, stops, surroundings, tables
+from faults.cases import commands, make_world, outcome
 
 RUNS = ROOT / "runs" / "faults"
 
@@ -46,7 +46,7 @@ def undisturbed(world: Path, case: str, of: Callable[[Path, str], tuple] = kills
 
 def rounds(kind: str, seed: int, count: int, cases: list[str]) -> Iterator[tuple[str, int]]:
     """Cases in turn, each with a seed of its own, until ``count`` trials of this kind and seed have their line."""
-    done = {(found["case"], found["seed"]) for found in read(kind)}
+    done = {(found["case"] if len(cases) > 1 else cases[0], found["seed"]) for found in read(kind)}
     for number in range(count):
         trial = cases[number % len(cases)], 1000 * seed + number // len(cases)
         if trial not in done:
@@ -140,10 +140,38 @@ def run_changed(world: Path, seed: int, count: int) -> None:
         note("changed", inputs.changed_trial(world, case, number))
 
 
+def run_json(world: Path, seed: int, count: int) -> None:
+    for _, number in rounds("json", seed, count, [""]):
+        note("json", tables.json_trial(world, number))
+
+
+def run_beside(world: Path, seed: int, count: int) -> None:
+    """``count`` reads, a hundred beside each writer."""
+    for _, number in rounds("beside", seed, -(-count // 100), ["beside"]):
+        note("beside", tables.beside_trial(world, number, min(count, 100)))
+
+
+def run_environments(world: Path, seed: int, count: int) -> None:
+    def whole(case: str) -> dict:
+        return undisturbed(world, case, usual_surroundings)[0]
+
+    for case, number in rounds("environments", seed, count, list(surroundings.SURROUNDINGS)):
+        note("environments", surroundings.around_trial(world, case, number, whole))
+
+
+def usual_surroundings(world: Path, case: str) -> tuple[dict, float]:
+    """The outcome of a command of the environments' trials where nothing is odd."""
+    script, words = surroundings.commands_around(world)[case]
+    code, said, out = surroundings.process(world / "around", surroundings.Around(), script, words)
+    assert code == 0, said
+    return outcome(script, words, out), 0.0
+
+
 KINDS = {
     "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
     "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
     "hostile": (run_hostile, 1000), "every_write": (run_every_write, 10_000), "pools": (run_pools, 50),
+    "environments": (run_environments, 54), "json": (run_json, 500), "beside": (run_beside, 10_000),
     "moved": (run_moved, 50), "changed": (run_changed, 52),
 }  # fmt: skip
 
@@ -174,7 +202,8 @@ def table() -> str:
         found = read(kind)
         seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
         shown = ", ".join(map(str, seeds)) if kind not in ("hostile", "every_write") else "all"
-        lines.append(f"| {words} | {shown} | {len(found)} | {sum(line['ok'] for line in found)} | {DETAILS[kind](found)} |")
+        trials, good = (sum(line.get("reads", 1) for line in found if line["ok"] or not of_good) for of_good in (False, True))
+        lines.append(f"| {words} | {shown} | {trials} | {good} | {DETAILS[kind](found)} |")
     return "\n".join(lines)
 
 
@@ -204,6 +233,9 @@ WORDS = {
     "hostile": "hostile and greedy files, in every place where a file is read",
     "moved": "studies moved, copied or linked elsewhere, from other working folders",
     "changed": "inputs changed at the same path between two steps or two starts",
+    "json": "hostile JSON in results, audits and curves, each in six formats",
+    "beside": "reads of report.py beside a process that writes, overwrites and deletes",
+    "environments": "odd surroundings: closed files, variables, paths, limits",
     "every_write": "a stop right before or right after a finished file gets its name, every one of eight commands",
     "pools": "shadow pools and sweeps killed up to three times, and started again",
 }  # fmt: skip
@@ -213,6 +245,7 @@ DETAILS = {
     "corruption": lambda found: f"{ends(found)}; a torch file that was read held the very same values",
     "moved": lambda found: f"{len({line['case'] for line in found})} kinds of going on",
     "changed": lambda found: f"{len({line['case'] for line in found})} kinds of change, each named or honestly used",
+    "environments": ends, "json": ends, "beside": lambda found: f"{total(found, 'tables')} tables, the others one line",
     "every_write": lambda found: f"kill -9: {total(found, 'kill')}, Ctrl-C: {len(found) - total(found, 'kill')}",
     "pools": lambda found: f"kill -9: {total(found, 'killed')}; none of {total(found, 'finished_before')} finished runs was made again",
     "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
