@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults import files
+from faults import files, stops, tables
 from PIL import Image
 from test_scripts import SETUP, call, cut_short, forget, masks, original, refused, result, spoilt, weights  # noqa: F401 (fixtures)
 from torch import nn
@@ -45,19 +45,66 @@ def forbid(monkeypatch, module, name):
 # -------------------------------------------------------------------------------------------------------- the harness
 
 
-@pytest.mark.parametrize(
-    "kinds", [["kills=3", "disk=2", "crowd=1"], ["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"]], ids=str
-)
-def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(kinds, tmp_path):
+SAMPLES = (
+    (["kills=3", "disk=2", "crowd=1"], 20, ""), (["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"], 20, ""),
+    (["moved=4", "changed=5"], 92, ""), (["json=10", "beside=200"], 92, ""), (["every_write=6"], 92, "wfisher"), (["pools=1"], 92, "sweep"),
+    (["environments=2"], 92, "stdout"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kinds", "seed", "only"), SAMPLES, ids=lambda value: "-".join(value) if isinstance(value, list) else "")
+def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(kinds, seed, only, tmp_path):
     """In a process of its own: its children are forked, which a process that has trained must not do."""
-    command = [sys.executable, str(ROOT / "tests/faults/harness.py"), *kinds, "--seed", "20", "--runs", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [*kinds, "--seed", str(seed), "--only", only, "--runs", str(tmp_path)]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tests/faults/harness.py"), *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     bad = [line for line in run.stdout.splitlines() if line.startswith("BAD")]
     assert run.returncode == 0, (bad or run.stderr)[-3000:]
     good = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("ok")]
     for kind in kinds:
         name, count = kind.split("=")
-        assert good.count(name) == int(count)
+        assert good.count(name) == int(count) / (100 if name == "beside" else 1)
+
+
+def test_the_trials_see_faults_that_are_planted(tmp_path):
+    command = [sys.executable, str(ROOT / "tests/faults/planted.py"), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, f"not seen: {run.stdout}\n{run.stderr[-3000:]}"
+
+
+def test_the_checks_of_the_six_formats_see_what_must_not_be_there():
+    good = {
+        "csv": "a,b\n'=1,-1.5\n", "markdown": r"| a \[x\](y) &lt;b&gt; |", "latex": "\\textbf{a}\\_\\%\n% \\input{x}", "json": "[1]",
+        "text": "a\nb",
+    }  # fmt: skip
+    bad = {
+        "csv": ("a,=1\n", '"@x"\n', "+1+1\n", "a\tb\x1b\n"), "markdown": ("<b>", "<!--", "[x](y)", "\u202e"), "json": ("[NaN]", "["),
+        "latex": ("\\input{x}", "\\textbf{", "a % b", "\x0c"), "text": ("\x1b[2J", "a\rb", "\u2066"),
+    }  # fmt: skip
+    for name, text in good.items():
+        assert not tables.wrong_with(name, 0, text, ""), name
+    for name, texts in bad.items():
+        assert all(tables.wrong_with(name, 0, text, "") for text in texts), name
+    policy = "<meta content=\"default-src 'none'\">"
+    page = f"{policy}<script>{(ROOT / 'reporting/page.js').read_text()}</script>"
+    assert not tables.wrong_with("page", 0, page, "")
+    for more in ("<script>1</script>", "<p onclick=1>", "<a href='javascript:1'>", "<img>", "<a href=http://a>"):
+        assert tables.wrong_with("page", 0, page + more, ""), more
+    assert tables.wrong_with("page", 0, page.replace("none", "*"), "")
+    assert tables.wrong_with("text", 2, "", "x: error: \x1b[2J")
+
+
+def test_what_is_made_twice_or_left_behind_is_seen(tmp_path):
+    before = {"a": (1, 1), "b": (2, 2)}
+    assert not stops.made_twice(before, before | {"c": (3, 3)})
+    assert len(stops.made_twice(before, {"a": (1, 2)})) == 2
+    (tmp_path / "logits").mkdir()
+    (tmp_path / "logits" / ".x.npz.7.tmp").touch()
+    assert not stops.left_behind(tmp_path)
+    (tmp_path / ".audit.json.7.tmp").touch()
+    assert stops.left_behind(tmp_path)
 
 
 def test_the_hostile_files_would_execute_and_the_corruption_check_would_see(tmp_path):

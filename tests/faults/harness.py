@@ -22,7 +22,7 @@ import torch
 from faults import files, inputs, kills, lines, stops, surroundings, tables
 from faults.cases import commands, make_world, outcome
 
-RUNS = ROOT / "runs" / "faults"
+RUNS, ONLY = ROOT / "runs" / "faults", ""
 
 
 def read(kind: str) -> list[dict]:
@@ -46,6 +46,7 @@ def undisturbed(world: Path, case: str, of: Callable[[Path, str], tuple] = kills
 
 def rounds(kind: str, seed: int, count: int, cases: list[str]) -> Iterator[tuple[str, int]]:
     """Cases in turn, each with a seed of its own, until ``count`` trials of this kind and seed have their line."""
+    cases = [case for case in cases if ONLY in case]
     done = {(found["case"] if len(cases) > 1 else cases[0], found["seed"]) for found in read(kind)}
     for number in range(count):
         trial = cases[number % len(cases)], 1000 * seed + number // len(cases)
@@ -116,7 +117,7 @@ def run_hostile(world: Path, seed: int, count: int) -> None:
 
 def run_every_write(world: Path, seed: int, count: int) -> None:
     """Every stop of every command; or as many as ``count`` of them in an order drawn by the seed."""
-    wholes = {name: undisturbed(world, name, stops.whole_of) for name in stops.WRITERS}
+    wholes = {name: undisturbed(world, name, stops.whole_of) for name in stops.WRITERS if ONLY in name}
     every = list(stops.every_stop({name: writes for name, (_, writes) in wholes.items()}))
     random.Random(seed).shuffle(every)
     done = {(found["case"], found["when"], found["kill"]) for found in read("every_write")}
@@ -181,10 +182,11 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT]", help="or: table")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "faults", help="where trials are noted (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="WORD", help="leave out cases without this in their names")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    global RUNS
-    RUNS = args.runs
+    global RUNS, ONLY
+    RUNS, ONLY = args.runs, args.only
     RUNS.mkdir(parents=True, exist_ok=True)
     if args.kinds == ["table"]:
         return print(table())

@@ -40,7 +40,10 @@ def moved_trial(world: Path, action: str, seed: int) -> dict:
     rng = random.Random(f"moved/{action}/{seed}")
     kind, how = rng.choice(KINDS), rng.choice(["copied", "moved", "linked"])
     kind = "npz " + kind.split()[1] if action == "no data" else kind
-    study, place = make_study(world / "origin", kind), world / "moved"
+    suite = {"evaluate few": "basic", "report": "basic", "no data": "basic"}.get(action, action.split()[1] if "evaluate" in action else "")
+    # What has absolute paths is renamed below, so that none of them is there any more.
+    study = make_study(world if "relative" in kind else world / "origin", kind, *filter(None, [suite]))
+    place = world / "moved"
     shutil.rmtree(place, ignore_errors=True)
     first, second = place / "first", place / "second" / "deep"
     copy_study(study, first, pool=action == "evaluate full", caches=rng.random() < 0.5)
@@ -55,7 +58,7 @@ def moved_trial(world: Path, action: str, seed: int) -> dict:
     here = rng.choice(["inside", "outside", "below"])
     working = {"inside": second, "outside": place, "below": second / "runs" / "FT"}[here]
     at = Path(os.path.relpath(second.absolute(), working.resolve() if how == "linked" else working)) if rng.random() < 0.5 else second
-    away = study.rename(study.with_name(f"{study.name} away"))  # no path that a record holds is there any more
+    away = study.rename(study.with_name(f"{study.name} away")) if "absolute" in kind else study
     try:
         complaints = act(action, away, kind, second, at, world / "moved.log", working)
     finally:
@@ -172,9 +175,10 @@ class Changed:
 
     kind = "npz relative"
 
-    def __init__(self, world: Path, rng: random.Random, *, pool: bool = False):
+    def __init__(self, world: Path, rng: random.Random, suites: tuple[str, ...]):
         self.rng, self.log, self.complaints = rng, world / "changed.log", []
-        self.folder = copy_study(make_study(world, self.kind), world / "changed" / "study", pool=pool, caches=True)
+        study = make_study(world, self.kind, *suites)
+        self.folder = copy_study(study, world / "changed" / "study", pool="full" in suites, caches=True)
 
     def step(self, name: str, *more: str, fresh: bool = False) -> tuple[str, list[str]]:
         """A command of the study, in a folder of its own where it is to be fresh."""
@@ -459,11 +463,14 @@ CHANGES = {
         sweep_of_another_list, sweep_of_another_original, mask_changed_before_audit, test_images_of_pool, pool_of_others,
     )
 }  # fmt: skip
-WITH_POOL = ("mask_changed_before_audit", "test_images_of_pool", "pool_of_others", "audited")
+SUITES = {
+    "audited": ("basic", "standard", "full"), "test_images_audited": ("basic", "standard"), "original_audited": ("basic",),
+    "mask_changed_before_audit": ("full",), "test_images_of_pool": ("full",), "pool_of_others": ("full",),
+}  # fmt: skip
 
 
 def changed_trial(world: Path, case: str, seed: int) -> dict:
     """Change an input at its path between two steps or two starts; nothing is silently of both."""
-    trial = Changed(world, random.Random(f"changed/{case}/{seed}"), pool=case in WITH_POOL)
+    trial = Changed(world, random.Random(f"changed/{case}/{seed}"), SUITES.get(case, ()))
     CHANGES[case](trial)
     return {"case": case, "seed": seed, "complaints": trial.complaints, "ok": not trial.complaints}

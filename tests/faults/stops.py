@@ -123,7 +123,7 @@ def pool_command(world: Path, name: str) -> Command:
     folder.mkdir(parents=True)
     if name == "pool":
         study = copy_study(make_study(world, "digits absolute"), folder / "study", pool=False, caches=False)
-        (study / "runs" / "audit_full" / "audit.json").unlink()
+        shutil.rmtree(study / "runs" / "audit_full", ignore_errors=True)
         return "evaluate", audit_words(study, "full"), study / "runs" / "audit_full"
     base = {"dataset": "digits", **dict(zip([word[2:] for word in LEAN[::2]], LEAN[1::2], strict=True)), "batch_size": 128}
     of_run = {"num_indexes_to_replace": 130, "unlearn_epochs": 2, "model_path": "{original}/0model_SA_best.pth.tar"}

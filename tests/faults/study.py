@@ -23,28 +23,32 @@ def in_folder(folder: Path) -> Callable[[], None]:
     return lambda: os.chdir(folder)
 
 
-def make_study(world: Path, kind: str) -> Path:
+def make_study(world: Path, kind: str, *suites: str) -> Path:
     """A folder with runs/ and, for npz, data/images.npz, made from inside the folder with relative paths, or with absolute ones.
 
-    ``kind`` is "digits relative", "digits absolute", "npz relative" or "npz absolute". It also holds audits of each suite.
+    ``kind`` is "digits relative", "digits absolute", "npz relative" or "npz absolute"; it also holds audits of ``suites``.
     """
     folder = world / "study" / kind.replace(" ", "_")
-    if (folder / "ready").exists():
-        return folder
+    at = folder if kind.endswith("absolute") else Path()
+    if not (folder / "ready").exists():
+        _make_runs(world, kind, folder, at)
+    for suite in suites:
+        if not (folder / "runs" / f"audit_{suite}" / "audit.json").exists():
+            code, said = run("evaluate", audit_words(at, suite), world / "study.log", in_folder(folder))
+            assert code == 0, said
+    return folder
+
+
+def _make_runs(world: Path, kind: str, folder: Path, at: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
     data = sources.digits(None, None, 0)
     arrays = {name: data[name][:MOST_IMAGES] for name in ("x_train", "y_train", "x_test", "y_test")}
     np.savez(folder / "data" / "images.npz", **arrays)
-    at = folder if kind.endswith("absolute") else Path()
     for script, words in steps(kind, at).values():
         code, said = run(script, words, world / "study.log", in_folder(folder))
         assert code == 0, said
-    for suite in ("basic", "standard", "full"):
-        code, said = run("evaluate", audit_words(at, suite), world / "study.log", in_folder(folder))
-        assert code == 0, said
     (folder / "ready").touch()
-    return folder
 
 
 def data_words(kind: str, at: Path) -> list[str]:

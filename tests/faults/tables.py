@@ -94,6 +94,9 @@ def hostile_world(folder: Path, rng: random.Random) -> str:
         audit["warnings"], audit["rows"][0]["label"] = [drawn()], drawn()
         audit["metrics"][drawn()] = {"unit": drawn(), "good": "retrain", "text": drawn()}
         audit["models"][0]["per_class"]["forget"][drawn()] = 1.0
+        if rng.random() < 0.5:  # models of no result: the audit's own labels are shown
+            for model in audit["models"]:
+                model["weights_sha256"] = "other"
     if how == "many":
         more = rng.choice([10, 3000])
         audit["models"] += [audit["models"][-1]] * more
