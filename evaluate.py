@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import here  # noqa: F401 (before torch)
 import parallel
 from arg_parser import evaluation_parser
 from auditing import Request, Saved, expand, read_saved, with_reference

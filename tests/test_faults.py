@@ -567,6 +567,17 @@ def test_a_reader_that_goes_away_ends_a_script_without_a_traceback():
     assert said == "main_forget.py: failed: nothing reads the output any more\n"
 
 
+@pytest.mark.parametrize("name", ["main_train", "evaluate", "report", "sweep"])
+def test_a_working_folder_that_is_gone_is_named_before_torch_is_imported(name, tmp_path):
+    """As MKL is loaded without one, it ends the process with a line about its library."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = [sys.executable, str(ROOT / f"{name}.py"), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: (os.chdir(gone), gone.rmdir()))
+    assert run.returncode == 2
+    assert run.stderr == f"{name}.py: error: the working folder is gone; change to one that exists\n"
+
+
 def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys):  # noqa: F811
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--dry_run", "--unlearn", "FT", "--num_indexes_to_replace", 5) == 0
     assert "warning: main_train does not read --num_indexes_to_replace, --unlearn\n" in capsys.readouterr().err

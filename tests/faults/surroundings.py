@@ -1,6 +1,7 @@
 """Odd surroundings of a process: closed files, variables, folders, limits. A run ends as ever, or in one line."""
 
 import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -15,7 +16,7 @@ from faults.cases import FEW, SETUP, outcome
 from faults.files import complaints_about
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 65534
+PR_CAPBSET_DROP, OF_ROOT = 24, (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 LAUNCHED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
 
 
@@ -39,18 +40,17 @@ def full(number: int) -> Callable[[Path], None]:
     return lambda folder: os.dup2(os.open("/dev/full", os.O_WRONLY), number)
 
 
-def as_nobody(folder: Path) -> None:
-    """Without the rights of root, which may write anywhere."""
+def as_others(folder: Path) -> None:
+    """Without root's right to read and write what its mode forbids."""
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        for capability in OF_ROOT:
+            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def read_only(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out").chmod(0o555)
-    as_nobody(folder)
+    as_others(folder)
 
 
 def in_deleted_folder(folder: Path) -> None:
@@ -77,7 +77,7 @@ def small_stack(folder: Path) -> None:
 
 def without_rights_on_new_files(folder: Path) -> None:
     os.umask(0o777)
-    as_nobody(folder)
+    as_others(folder)
 
 
 SURROUNDINGS = {

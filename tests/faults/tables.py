@@ -308,7 +308,9 @@ def beside_trial(world: Path, seed: int, reads: int, write: Callable[[Path, int]
         for _ in range(reads):
             main = rng.choice([report.main, read_all])
             code, _, err = printed([str(folder / "runs"), "--format", rng.choice(list(FORMATS))], main)
-            complaints += complaints_about(code, err, (0, 2)) + ([f"a damaged file is told: {err}"] if "damaged" in err else [])
+            complaints += complaints_about(code, err, (0, 2)) + (
+                [f"a torn file: {err}"] if "damaged" in err or "not readable" in err else []
+            )
             codes[code] = codes.get(code, 0) + 1
     finally:
         os.kill(child, 9)
