@@ -123,13 +123,14 @@ def collect(folders: Sequence[Path]) -> list[dict]:
 
 
 def unless_gone(file: Path, read: Callable[[Path], Any]) -> Any | None:
-    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew."""
+    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew.
+
+    A file that cannot be read but is there is read once more: it may have been gone for a moment.
+    """
     try:
         return read(file)
     except UserError:
-        if file.exists():
-            raise
-        return None
+        return read(file) if file.exists() else None
 
 
 def _read(file: Path) -> dict | None:

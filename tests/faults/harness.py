@@ -1,10 +1,10 @@
 """The long fault trials, resumable: each one appends a line to runs/faults/KIND.jsonl, and what has its line is not repeated.
 
-    python tests/faults/harness.py KIND[=COUNT]... [--seed 1]
+    python tests/faults/harness.py KIND[=COUNT[:WORD]]... [--seed 1]
     python tests/faults/harness.py table      # the numbers of README.md
 
-Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile. The lines of a seed are one run of hypothesis,
-which is not resumed but repeated.
+Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile, moved, changed, every_write, pools, beside, json,
+environments. The lines of a seed are one run of hypothesis, which is not resumed but repeated. WORD keeps the cases whose names have it.
 """
 
 import argparse
@@ -179,19 +179,19 @@ KINDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT]", help="or: table")
+    parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT[:WORD]]", help="with WORD in the case's name; or: table")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "faults", help="where trials are noted (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="WORD", help="leave out cases without this in their names")
     args = parser.parse_args()
     torch.set_num_threads(1)
     global RUNS, ONLY
-    RUNS, ONLY = args.runs, args.only
+    RUNS = args.runs
     RUNS.mkdir(parents=True, exist_ok=True)
     if args.kinds == ["table"]:
         return print(table())
     for kind in args.kinds:
         name, _, count = kind.partition("=")
+        count, _, ONLY = count.partition(":")
         trials, usual = KINDS[name]
         trials(make_world(RUNS / "world"), args.seed, int(count or usual))
     sys.exit(any(not found["ok"] for kind in KINDS for found in read(kind)))

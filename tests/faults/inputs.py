@@ -30,7 +30,7 @@ KINDS = ("digits relative", "npz relative", "digits absolute", "npz absolute")
 # ---------------------------------------------------------------------------------------------------------- moved
 
 ACTIONS = (
-    "evaluate basic", "report", "evaluate standard", "resume main_train", "resume RL", "forget anew", "finished", "evaluate few",
+    "evaluate basic", "report", "resume main_train", "evaluate standard", "resume RL", "forget anew", "finished", "evaluate few",
     "no data", "evaluate full",
 )  # fmt: skip
 
@@ -457,14 +457,14 @@ def write_sweep(trial: Changed, **changes: object) -> None:
 CHANGES = {
     function.__name__: function
     for function in (
-        next_step, resumed, finished, audited, alone, test_images_audited, test_images_finished, test_images_reported,
-        mask_of_other_density, mask_of_other_set, mask_of_other_score, mask_record_of_others, original_of_masks, original_resumed,
-        original_finished, original_anew, original_audited, list_changed, list_anew, left_out_changed, sweep_of_others,
-        sweep_of_another_list, sweep_of_another_original, mask_changed_before_audit, test_images_of_pool, pool_of_others,
+        test_images_finished, sweep_of_another_list, test_images_audited, next_step, original_audited, resumed, finished, alone,
+        test_images_reported, mask_of_other_density, mask_of_other_set, mask_of_other_score, mask_record_of_others, original_of_masks,
+        original_resumed, original_finished, original_anew, list_changed, list_anew, left_out_changed, sweep_of_others,
+        sweep_of_another_original, audited, mask_changed_before_audit, test_images_of_pool, pool_of_others,
     )
 }  # fmt: skip
 SUITES = {
-    "audited": ("basic", "standard", "full"), "test_images_audited": ("basic", "standard"), "original_audited": ("basic",),
+    "audited": ("basic", "standard", "full"), "test_images_audited": ("basic",), "original_audited": ("basic",),
     "mask_changed_before_audit": ("full",), "test_images_of_pool": ("full",), "pool_of_others": ("full",),
 }  # fmt: skip
 
