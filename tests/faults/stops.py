@@ -18,6 +18,10 @@ WRITERS = (
 )  # fmt: skip
 
 
+# Of a sweep itself, while they are written.
+NOTES = (".run.json.", ".cmd.txt.", ".inputs.json.")
+
+
 def fresh(world: Path, name: str) -> Command:
     """A command of WRITERS in a folder where nothing of it is done; ``sweep`` has two runs."""
     folder = world / "stopped"
@@ -109,8 +113,12 @@ def plain_json(found: dict) -> dict:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """What is named as if it were still being written, below a folder; but for kept logits, which have no lock and several writers."""
-    return [f"left behind: {file}" for file in sorted(folder.rglob(".*.tmp")) if file.parent.name != "logits"]
+    """What is named as if it were still being written, below a folder.
+
+    But for kept logits, which have no lock and several writers, and for a sweep's own notes, which a finished run is not asked for again.
+    """
+    left = [file for file in sorted(folder.rglob(".*.tmp")) if file.parent.name != "logits"]
+    return [f"left behind: {file}" for file in left if not file.name.startswith(NOTES)]
 
 
 # ------------------------------------------------------------------------------------------------- pools and sweeps
