@@ -224,6 +224,24 @@ def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, t
     assert "finished already" in capsys.readouterr().out
 
 
+def test_results_on_other_test_images_are_evaluated_again(original, tmp_path, capsys):  # noqa: F811
+    """Training's as well as unlearning's; the weights are those of before."""
+    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
+    assert forget(original, tmp_path, "--unlearn", "raw") == 0
+    for name, again in (
+        ("train_result.json", lambda: call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume")),
+        ("rawresult.json", lambda: forget(original, tmp_path, "--unlearn", "raw", "--resume")),
+    ):
+        whole = load_json(tmp_path / name, "")
+        others = {"data": {**whole["data"], "test_sha256": "others"}, "metrics": {**whole["metrics"], "TA": -1.0}}
+        save_json({**whole, **others}, tmp_path / name)
+        capsys.readouterr()
+        assert again() == 0
+        assert "finished already" not in capsys.readouterr().out
+        mended = load_json(tmp_path / name, "")
+        assert (mended["data"], mended["metrics"]) == (whole["data"], whole["metrics"])
+
+
 def test_masks_resume_where_some_are_missing_and_refuse_another_request(original, tmp_path, capsys):  # noqa: F811
     made = ["--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130]
     assert call(generate_mask.main, *SETUP, *made) == 0

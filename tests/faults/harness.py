@@ -202,6 +202,8 @@ def table() -> str:
     lines = ["| what | seed | trials | good | what happened |", "|---|---|---:|---:|---|"]
     for kind, words in WORDS.items():
         found = read(kind)
+        if not found:
+            continue
         seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
         shown = ", ".join(map(str, seeds)) if kind not in ("hostile", "every_write") else "all"
         trials, good = (sum(line.get("reads", 1) for line in found if line["ok"] or not of_good) for of_good in (False, True))
