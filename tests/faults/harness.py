@@ -172,7 +172,7 @@ KINDS = {
     "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
     "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
     "hostile": (run_hostile, 1000), "every_write": (run_every_write, 10_000), "pools": (run_pools, 50),
-    "environments": (run_environments, 54), "json": (run_json, 500), "beside": (run_beside, 10_000),
+    "environments": (run_environments, 55), "json": (run_json, 500), "beside": (run_beside, 10_000),
     "moved": (run_moved, 50), "changed": (run_changed, 52),
 }  # fmt: skip
 

@@ -106,7 +106,7 @@ SURROUNDINGS = {
     "TERM dumb": Around({"TERM": "dumb"}), "COLUMNS 1": Around({"COLUMNS": "1", "LINES": "1"}), "COLUMNS a word": Around({"COLUMNS": "x"}),
     "GIT_DIR elsewhere": Around({"GIT_DIR": "/nonexistent", "GIT_WORK_TREE": "/"}), "no PATH": Around({"PATH": ""}),
     "PYTHONOPTIMIZE": Around({"PYTHONOPTIMIZE": "1"}), "PYTHONUNBUFFERED": Around({"PYTHONUNBUFFERED": "1"}),
-    "SHARE_GPUS": Around({"SHARE_GPUS": "1"}),
+    "SHARE_GPUS": Around({"SHARE_GPUS": "1"}), "warnings are errors": Around({"PYTHONWARNINGS": "error"}),
     "save_dir read-only": Around(prepare=read_only, codes=(2,)), "save_dir a file": Around(prepare=in_file, codes=(2,)),
     "save_dir a dangling link": Around(prepare=dangling, codes=(0, 1, 2)),
     "working folder deleted": Around(prepare=in_deleted_folder, codes=(2,)),
