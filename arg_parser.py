@@ -10,6 +10,7 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+import here  # noqa: F401 (before torch)
 from datasets import DATASETS
 from models import MODELS
 from unlearn import METHODS, flag_of, known_methods, method_key, method_table, needs_mask, preset_table, presets_of

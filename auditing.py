@@ -36,7 +36,8 @@ OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "dat
 class Saved:
     """A checkpoint: its weights and what it records of its data and its forget set.
 
-    ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or where no record says.
+    ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or where no record says;
+    ``original`` the hash of the weights that it began with, empty where no record says.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Saved:
     hyperparameters: dict
     mask: list | None = None
     mask_made_by: dict | None = None
+    original: str = ""
 
     @property
     def seed(self) -> int:
@@ -91,7 +93,10 @@ def read_saved(path: Path, role: str) -> Saved:
         if type(arguments["seed"]) is not int or not isinstance(split["train"], Tensor) or not isinstance(split["val"], Tensor):
             raise TypeError("its record is not that of a run")
         made_by = mask_made_by(content, arguments, str(identity.get("mask", ""))) if mask else None
-        return Saved(path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask, made_by)
+        start = str(identity.get("original") or "")
+        return Saved(
+            path, role, weights, hash_arrays(weights), arguments, split, forget, retain, label, key, settings, mask, made_by, start
+        )
 
 
 def mask_made_by(content: dict, arguments: dict, sha256: str) -> dict | None:
@@ -146,7 +151,7 @@ class Request:
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data = flags["dataset"], data or flags["data"]
         self.dataset = parallel.in_turns(lambda: load_dataset(name, data, input_size=size, workers=0))
-        self.data_sha256 = self.dataset.sha256()
+        self.data_sha256, self.test_sha256 = self.dataset.sha256(), self.dataset.test_sha256()
         if self.data_sha256 != first.split["data_sha256"]:
             raise UserError(f"--models {first.path} was trained on other images than {name} in {data}; give its own with --data")
         with reading(first.path, "checkpoint", REMEDY):
@@ -188,6 +193,7 @@ class Request:
     def _kept(self, saved: Saved, name: str, loader: Loader, built: list[nn.Module]) -> tuple[np.ndarray, np.ndarray]:
         indices = loader.indices.cpu().numpy()
         made_from = {"weights": saved.sha256, "data": self.data_sha256, "indices": hash_arrays({"indices": indices}), "split": name}
+        made_from |= {"test": self.test_sha256} if name.startswith("test") else {}
         shapes = {"logits": (len(indices), self.dataset.num_classes), "labels": (len(indices),), "indices": (len(indices),)}
         arrays = cached(saved.path.parent / "logits", name, made_from, shapes, lambda: self._predict(saved, built, loader))
         if not np.isfinite(arrays["logits"]).all():
@@ -247,7 +253,7 @@ class Request:
             forget["class"] = int(self.first.arguments["class_to_replace"])
         return {
             "dataset": self.dataset.name, "arch": self.first.arguments["arch"], "data_sha256": self.data_sha256,
-            "split_seed": self.split.split_seed, "scenario": self.chosen.scenario, "forget": forget,
+            "test_sha256": self.test_sha256, "split_seed": self.split.split_seed, "scenario": self.chosen.scenario, "forget": forget,
             "sizes": {name: loader.num_samples for name, loader in self.loaders.items()},
         }  # fmt: skip
 

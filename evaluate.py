@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+import here  # noqa: F401 (before torch)
 import parallel
 from arg_parser import evaluation_parser
 from auditing import Request, Saved, expand, read_saved, with_reference
@@ -76,7 +77,7 @@ def audit(args: argparse.Namespace) -> None:
     for each in saved:
         request.check(each)
     folder = folder_of(args, saved)
-    with lock(folder, "audit"):
+    with lock(folder, "audit", [folder / "audit.json", folder / "per_image.npz"]):
         found = evaluate(args, request, saved)
         save_json(found, folder / "audit.json")
     for row in found["rows"]:
@@ -145,9 +146,16 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
         "schema": 1, "script": "evaluate", "suite": args.suite, "data": request.record(),
         "attack": rule.record(outputs[0]["retain"][1], outputs[0]["test"][1]),
         "metrics": {name: describe(name) for name in names}, "models": models, "rows": rows, "floors": floors,
-        "warnings": audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
+        "warnings": other_originals(saved) + audit_alarms(judged) + left_out(outputs[0], request.dataset.classes),
         "provenance": provenance(request.device, "fp32", {"seed": rule.seed}),
     }  # fmt: skip
+
+
+def other_originals(saved: list[Saved]) -> list[str]:
+    """What names the models that began with another original than the given one, which is none of theirs."""
+    given = next((each.sha256 for each in saved if each.role == "original"), "")
+    others = [str(each.path) for each in saved if each.role == "models" and given and each.original not in ("", given)]
+    return [f"{len(others)} models were unlearned from another original than --original: {', '.join(others)}"] if others else []
 
 
 def weights_moved(saved: list[Saved]) -> list[float]:

@@ -488,15 +488,19 @@ def adopt_tail(args: argparse.Namespace, checkpoint: Path) -> None:
         print(f"{checkpoint} was begun before --tail; it goes on with --tail keep")
 
 
-def recorded(path: Path, hash_name: str, sha256: str, metrics: tuple[str, ...]) -> dict | None:
-    """The result that a finished run wrote about the weights of this hash; None where it did not come to that, or it is damaged."""
+def recorded(path: Path, hash_name: str, sha256: str, metrics: tuple[str, ...], test_sha256: str) -> dict | None:
+    """The result that a finished run wrote about the weights of this hash; None where it did not come to that, or it is damaged.
+
+    None also where it was tested on other images than those of ``test_sha256``.
+    """
     try:
         result = load_json(path, "result")
         numbers = {name: result["metrics"][name] for name in metrics}
         read = isinstance(result["label"], str) and type(result["RTE"]["total"]) in (int, float)
         read = read and all(type(value) in (int, float, type(None)) for value in numbers.values())
+        read = read and result["data"].get("test_sha256", test_sha256) == test_sha256
         return result if read and result["provenance"][hash_name] == sha256 else None
-    except (UserError, LookupError, TypeError):
+    except (UserError, AttributeError, LookupError, TypeError):
         return None
 
 
@@ -569,7 +573,8 @@ def train(args: argparse.Namespace) -> None:
                 save(state, files["0checkpoint.pth.tar"])  # also where no epoch is left that would write it
             if trainer.start_epoch == args.epochs:
                 best_sha256 = hash_arrays(kept["state_dict"])
-                if done := recorded(files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")):
+                result = files["train_result.json"], "original_sha256", best_sha256, ("train", "VA", "TA")
+                if done := recorded(*result, dataset.test_sha256()):
                     print(f"finished already; {files['train_result.json']} says")
                     print(result_line("original", done["metrics"], done["RTE"]["total"]))
                     return
@@ -1004,7 +1009,8 @@ def unlearn(args: argparse.Namespace, script: str) -> None:
         refuse_overwriting(args, list(files.values()), runs=True)  # another run may have finished since
         clock, extra = run_method(args, method, label, task, mask, files, one_image=one_image)
         if args.resume and parallel.by_first(files["eval_result.pth.tar"].is_file):
-            done = recorded(files["result.json"], "unlearned_sha256", hash_arrays(task.model.state_dict()), tuple(MEANING))
+            weights, tested_on = hash_arrays(task.model.state_dict()), task.dataset.test_sha256()
+            done = recorded(files["result.json"], "unlearned_sha256", weights, tuple(MEANING), tested_on)
             if done and same_draws(done, task.attack(args)[1]):
                 print(f"finished already; {files['result.json']} says")
                 print_result(done | {"label": label}, files["result.json"])

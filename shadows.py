@@ -150,7 +150,8 @@ class Pool:
     def _digest(self, settings: list[str], files: dict[str, Path]) -> str:
         """What a step is made of: the images, its flags, and its files, whose names and folders end with what they are made of."""
         places = [str(file.relative_to(self.folder)) for file in files.values()]
-        return hashlib.sha256(" ".join([self.request.data_sha256, *settings, *places]).encode()).hexdigest()[:8]
+        images = self.request.data_sha256, self.request.test_sha256  # a result holds TA
+        return hashlib.sha256(" ".join([*images, *settings, *places]).encode()).hexdigest()[:8]
 
     def _list(self, shadow: int, which: str) -> Path:
         """A file of positions: what the shadow leaves out of the training split, or what of the rest it forgets."""

@@ -26,6 +26,7 @@ import torch
 
 import parallel
 from claims import FalseClaim, check_content, check_torch
+from here import GONE
 
 
 def _allow_numpy_numbers() -> None:
@@ -133,7 +134,7 @@ def _environment_fault() -> str | None:
     try:
         os.getcwd()
     except OSError:
-        return "the working folder is gone; change to one that exists"
+        return GONE
     return parallel.misnumbered()
 
 

@@ -114,7 +114,7 @@ def with_curves(scenario: Scenario) -> Scenario:
     curves = {}
     for name, runs in scenario.groups.items():
         files = [run["file"].with_name(run["file"].name.removesuffix("result.json") + "curve.jsonl") for run in runs]
-        curves[name] = [curve for file in files if file.is_file() if (curve := _curve(file))]
+        curves[name] = [curve for file in files if file.is_file() if (curve := unless_gone(file, _curve))]
     return dataclasses.replace(scenario, curves={name: mine for name, mine in curves.items() if mine})
 
 

@@ -17,6 +17,7 @@ INK = "#010203"  # black to the eye, and no other part of a figure has it
 BLUE, ORANGE, GREEN, GREY = "#3f7fd0", "#c9701f", "#3f9150", "#8a8a8a"  # each at least 3:1 against white and against near-black
 MARKS = "osD^vP*X"
 WIDE = 15  # gaps beyond this many points need a logarithmic axis, or the small ones become one dot
+MOST_LINES = 100  # of a panel: more are not told apart, and thousands take minutes
 POWERS = [10.0**power for power in range(-6, 1)]  # ticks of logarithmic axes
 COLUMNS, PANEL = 5, (2.0, 1.55)  # of small multiples; inches
 STYLE = {
@@ -199,9 +200,9 @@ def roc_figure(rows: Sequence[tuple[str, list[dict]]], retrain: Sequence[dict]) 
     for (_, curves), panel in zip(rows, panels, strict=True):
         panel.set(xscale="log", yscale="log", xlim=(least, 1.1), ylim=(least, 1.3))
         panel.plot([least, 1], [least, 1], color=INK, linewidth=0.7, linestyle="--")
-        for curve in retrain:
+        for curve in retrain[:MOST_LINES]:
             panel.plot(curve["fpr"], curve["tpr"], color=GREY, linewidth=1)
-        for curve in curves:
+        for curve in curves[:MOST_LINES]:
             panel.plot(curve["fpr"], curve["tpr"], color=BLUE, linewidth=1)
     _common_axes(panels, POWERS, POWERS)
     return figure
@@ -212,9 +213,9 @@ def relearn_figure(rows: Sequence[tuple[str, list[dict]]], retrain: Sequence[dic
     legend = [("forget set", BLUE, "-"), ("never seen", ORANGE, "--"), ("Retrain, forget set", GREY, "-")]
     figure, panels = _grid(rows, legend, "steps", "accuracy (%)")
     for (_, curves), panel in zip(rows, panels, strict=True):
-        for curve in retrain:
+        for curve in retrain[:MOST_LINES]:
             panel.plot(curve["steps"], curve["accuracy"], color=GREY, linewidth=1)
-        for curve in curves:
+        for curve in curves[:MOST_LINES]:
             panel.plot(curve["steps"], curve["accuracy"], color=BLUE, linewidth=1)
             if "sd" in curve:
                 ends = [[value + sign * sd for value, sd in zip(curve["accuracy"], curve["sd"], strict=True)] for sign in (-1, 1)]
@@ -230,10 +231,10 @@ def relearn_figure(rows: Sequence[tuple[str, list[dict]]], retrain: Sequence[dic
 
 
 def epoch_figure(rows: Sequence[tuple[str, list[list[dict]]]], columns: dict[str, str], what: str) -> Any:
-    """A panel per row: the ``columns`` of its epochs, each in its colour, a line per seed."""
+    """A panel per row: the ``columns`` of its epochs, each in its colour, a line per seed for the first MOST_LINES."""
     figure, panels = _grid(rows, [(name, colour, "-") for name, colour in columns.items()], "epoch", what)
     for (_, runs), panel in zip(rows, panels, strict=True):
-        for run in runs:
+        for run in runs[:MOST_LINES]:
             for name, colour in columns.items():
                 known = [(epoch["epoch"], epoch[name]) for epoch in run if epoch.get(name) is not None]
                 panel.plot(

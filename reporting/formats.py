@@ -141,8 +141,8 @@ def as_markdown(scenarios: list[Scenario]) -> str:
 
 def _markdown_table(lines: list[list[str]]) -> list[str]:
     rule = "|---" + "|---:" * (len(lines[0]) - 1) + "|"
-    header, *rest = ([markdown(name), *cells] for name, *cells in lines)
-    return [markdown_line(header), rule, *map(markdown_line, rest)]
+    header, *rest = lines
+    return [markdown_line(map(markdown, header)), rule, *(markdown_line([markdown(name), *cells]) for name, *cells in rest)]
 
 
 def markdown(text: str) -> str:

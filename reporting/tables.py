@@ -123,13 +123,14 @@ def collect(folders: Sequence[Path]) -> list[dict]:
 
 
 def unless_gone(file: Path, read: Callable[[Path], Any]) -> Any | None:
-    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew."""
+    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew.
+
+    A file that cannot be read but is there is read once more: it may have been gone for a moment.
+    """
     try:
         return read(file)
     except UserError:
-        if file.exists():
-            raise
-        return None
+        return read(file) if file.exists() else None
 
 
 def _read(file: Path) -> dict | None:
@@ -536,6 +537,8 @@ def _notes(groups: dict[str, list[dict]], retrain: list[dict]) -> list[str]:
     sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")
+    if len(tests := {run["data"].get("test_sha256") for run in runs} - {None}) > 1:
+        notes.append(f"The runs saw {len(tests)} sets of test images: their TA and MIA are not of the same.")
     notes += sorted({line for name, group in groups.items() for line in _row_notes(name, group, retrain)} | _other_recipes(groups))
     originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
     theirs = [run["metrics"]["RA"] for run in retrain]

@@ -124,7 +124,8 @@ def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -
         return DONE
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(folder, LOCK))
+            table = [run.result] if run.script == "report" else []
+            stack.enter_context(lock(folder, LOCK, [folder / name for name in (RECORD, COMMAND, *table)]))
         except UserError:
             if not os.access(folder, os.W_OK):
                 raise

@@ -431,7 +431,7 @@ def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys
 def test_a_shadow_s_folder_is_named_by_images_flags_and_lists_and_by_no_place(tmp_path):
     def digest(folder, data="d" * 64, settings=("--lr", "1"), name="out00-1.npy"):
         pool = Pool.__new__(Pool)
-        pool.folder, pool.request = folder, SimpleNamespace(data_sha256=data)
+        pool.folder, pool.request = folder, SimpleNamespace(data_sha256=data, test_sha256="t")
         return pool._digest([*settings], {"--leave_out": folder / name})
 
     here = digest(tmp_path / "here")

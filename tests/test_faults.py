@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults import files
+from faults import files, stops, tables
 from PIL import Image
 from test_scripts import SETUP, call, cut_short, forget, masks, original, refused, result, spoilt, weights  # noqa: F401 (fixtures)
 from torch import nn
@@ -45,19 +45,65 @@ def forbid(monkeypatch, module, name):
 # -------------------------------------------------------------------------------------------------------- the harness
 
 
-@pytest.mark.parametrize(
-    "kinds", [["kills=3", "disk=2", "crowd=1"], ["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"]], ids=str
-)
-def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(kinds, tmp_path):
+SAMPLES = (
+    (["kills=3", "disk=2", "crowd=1"], 20), (["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"], 20),
+    (["moved=3", "changed=5", "json=8", "beside=100", "every_write=4:wfisher", "pools=1:sweep", "environments=1:no stdout"], 92),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kinds", "seed"), SAMPLES, ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(kinds, seed, tmp_path):
     """In a process of its own: its children are forked, which a process that has trained must not do."""
-    command = [sys.executable, str(ROOT / "tests/faults/harness.py"), *kinds, "--seed", "20", "--runs", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [*kinds, "--seed", str(seed), "--runs", str(tmp_path)]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tests/faults/harness.py"), *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     bad = [line for line in run.stdout.splitlines() if line.startswith("BAD")]
     assert run.returncode == 0, (bad or run.stderr)[-3000:]
     good = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("ok")]
     for kind in kinds:
-        name, count = kind.split("=")
-        assert good.count(name) == int(count)
+        name, count = kind.partition(":")[0].split("=")
+        assert good.count(name) == int(count) / (100 if name == "beside" else 1)
+
+
+def test_the_trials_see_faults_that_are_planted(tmp_path):
+    command = [sys.executable, str(ROOT / "tests/faults/planted.py"), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, f"not seen: {run.stdout}\n{run.stderr[-3000:]}"
+
+
+def test_the_checks_of_the_six_formats_see_what_must_not_be_there():
+    good = {
+        "csv": "a,b\n'=1,-1.5\n", "markdown": r"| a \[x\](y) &lt;b&gt; |", "latex": "\\textbf{a}\\_\\%\n% \\input{x}", "json": "[1]",
+        "text": "a\nb",
+    }  # fmt: skip
+    bad = {
+        "csv": ("a,=1\n", '"@x"\n', "+1+1\n", "a\tb\x1b\n"), "markdown": ("<b>", "<!--", "[x](y)", "\u202e"), "json": ("[NaN]", "["),
+        "latex": ("\\input{x}", "\\textbf{", "a % b", "\x0c"), "text": ("\x1b[2J", "a\rb", "\u2066"),
+    }  # fmt: skip
+    for name, text in good.items():
+        assert not tables.wrong_with(name, 0, text, ""), name
+    for name, texts in bad.items():
+        assert all(tables.wrong_with(name, 0, text, "") for text in texts), name
+    policy = "<meta content=\"default-src 'none'\">"
+    page = f"{policy}<script>{(ROOT / 'reporting/page.js').read_text()}</script>"
+    assert not tables.wrong_with("page", 0, page, "")
+    for more in ("<script>1</script>", "<p onclick=1>", "<a href='javascript:1'>", "<img>", "<a href=http://a>"):
+        assert tables.wrong_with("page", 0, page + more, ""), more
+    assert tables.wrong_with("page", 0, page.replace("none", "*"), "")
+    assert tables.wrong_with("text", 2, "", "x: error: \x1b[2J")
+
+
+def test_what_is_made_twice_or_left_behind_is_seen(tmp_path):
+    before = {"a": (1, 1), "b": (2, 2)}
+    assert not stops.made_twice(before, before | {"c": (3, 3)})
+    assert len(stops.made_twice(before, {"a": (1, 2)})) == 2
+    (tmp_path / "logits").mkdir()
+    (tmp_path / "logits" / ".x.npz.7.tmp").touch()
+    assert not stops.left_behind(tmp_path)
+    (tmp_path / ".audit.json.7.tmp").touch()
+    assert stops.left_behind(tmp_path)
 
 
 def test_the_hostile_files_would_execute_and_the_corruption_check_would_see(tmp_path):
@@ -176,6 +222,24 @@ def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, t
         assert (again["attack"], again["metrics"]) == (whole["attack"], whole["metrics"])
     assert forget(original, tmp_path, "--unlearn", "raw", "--resume") == 0
     assert "finished already" in capsys.readouterr().out
+
+
+def test_results_on_other_test_images_are_evaluated_again(original, tmp_path, capsys):  # noqa: F811
+    """Training's as well as unlearning's; the weights are those of before."""
+    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
+    assert forget(original, tmp_path, "--unlearn", "raw") == 0
+    for name, again in (
+        ("train_result.json", lambda: call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume")),
+        ("rawresult.json", lambda: forget(original, tmp_path, "--unlearn", "raw", "--resume")),
+    ):
+        whole = load_json(tmp_path / name, "")
+        others = {"data": {**whole["data"], "test_sha256": "others"}, "metrics": {**whole["metrics"], "TA": -1.0}}
+        save_json({**whole, **others}, tmp_path / name)
+        capsys.readouterr()
+        assert again() == 0
+        assert "finished already" not in capsys.readouterr().out
+        mended = load_json(tmp_path / name, "")
+        assert (mended["data"], mended["metrics"]) == (whole["data"], whole["metrics"])
 
 
 def test_masks_resume_where_some_are_missing_and_refuse_another_request(original, tmp_path, capsys):  # noqa: F811
@@ -522,6 +586,17 @@ def test_a_reader_that_goes_away_ends_a_script_without_a_traceback():
     said = run.stderr.read()
     assert run.wait() == 1
     assert said == "main_forget.py: failed: nothing reads the output any more\n"
+
+
+@pytest.mark.parametrize("name", ["main_train", "evaluate", "report", "sweep"])
+def test_a_working_folder_that_is_gone_is_named_before_torch_is_imported(name, tmp_path):
+    """As MKL is loaded without one, it ends the process with a line about its library."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = [sys.executable, str(ROOT / f"{name}.py"), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: (os.chdir(gone), gone.rmdir()))
+    assert run.returncode == 2
+    assert run.stderr == f"{name}.py: error: the working folder is gone; change to one that exists\n"
 
 
 def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys):  # noqa: F811

@@ -10,7 +10,7 @@ import statistics
 
 import numpy as np
 import pytest
-from records import METRICS, audit, result, runs, write
+from records import METRICS, audit, result, runs, with_shadows, write
 from scipy.stats import t
 
 import report
@@ -272,6 +272,15 @@ def test_markdown_keeps_its_columns_whatever_a_label_holds(tmp_path, capsys):
     write(tmp_path, result("retrain", "Retrain"), result("own", "a|b"))
     lines = [line for line in printed(capsys, tmp_path, "markdown").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+
+
+def test_markdown_has_no_markup_of_an_audits_labels(tmp_path, capsys):
+    """The names of the rows stand in the header of the table of U-LiRA."""
+    content = with_shadows(audit(result("own", "<img src=x>")))
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    out = printed(capsys, tmp_path, "markdown")
+    assert "&lt;img" in out
+    assert "<img" not in out
 
 
 def test_csv_and_json_hold_the_same_numbers(folder, capsys):

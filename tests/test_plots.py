@@ -11,7 +11,7 @@ import pytest
 from records import audit, result, runs, write, write_curve
 
 import report
-from reporting import plots
+from reporting import figures, plots
 from reporting.audits import named_rows, read_audits, with_curves
 from reporting.tables import collect, scenarios
 
@@ -353,3 +353,11 @@ print([report.main([folder, "--format", style]) for style in ("text", "latex", "
     assert done.stderr.count("\n") == 1
     assert "pip install matplotlib" in done.stderr
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_panel_of_thousands_of_runs_draws_the_first_hundred():
+    """A page of them would take minutes."""
+    curve = {"steps": [0, 1, 2], "accuracy": [90, 95, 97], "sd": [1, 1, 1], "fpr": [0.1, 1.0], "tpr": [0.2, 1.0]}
+    for draw, lines in ((figures.relearn_figure, 200), (figures.roc_figure, 201)):
+        (panel,) = [panel for panel in draw([("FT", [curve] * 3000)], [curve] * 3000).axes if panel.lines]
+        assert len(panel.lines) == lines

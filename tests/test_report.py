@@ -13,7 +13,8 @@ from records import audit, result, runs, with_shadows, write
 from scipy import stats
 
 import report
-from reporting.tables import by_scenario, collect
+from reporting.tables import by_scenario, collect, unless_gone
+from utils import UserError
 
 METRICS = ("UA", "RA", "TA", "MIA")
 RETRAIN = [(5.2, 100.0, 94.1, 13.1), (5.6, 99.9, 94.5, 12.2), (4.9, 100.0, 93.8, 13.6)]
@@ -361,6 +362,38 @@ def test_different_forget_sets_are_refused_and_with_mixed_averaged_and_mentioned
     write(tmp_path, result("GA", forget="b" * 64))
     assert "2 different forget sets" in refused(capsys, tmp_path)
     assert "2 forget sets" in run(capsys, tmp_path, "--mixed")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "wanted"), [(["gone"], None), (["gone", "back"], "read"), (["damaged", "damaged"], UserError)], ids=str
+)
+def test_a_file_that_vanishes_while_it_is_read_is_none_and_one_that_comes_back_is_read(outcomes, wanted, tmp_path):
+    file, left = tmp_path / "a.json", list(outcomes)
+    file.touch()
+
+    def read(path):
+        if left.pop(0) == "back":
+            return "read"
+        path.unlink() if outcomes == ["gone"] else None
+        raise UserError("no such file, or damaged")
+
+    if wanted is UserError:
+        with pytest.raises(UserError, match="damaged"):
+            unless_gone(file, read)
+    else:
+        assert unless_gone(file, read) == wanted
+    assert not left
+
+
+def test_runs_on_other_test_images_are_named(tmp_path, capsys):
+    """A result that does not say is taken as it is."""
+    for seed, tested in enumerate(("a", "a", None, "b"), 1):
+        if tested == "b":
+            assert "test images" not in run(capsys, tmp_path)
+        content = result(seed=seed)
+        content["data"] |= {"test_sha256": tested} if tested else {}
+        write(tmp_path, content)
+    assert "2 sets of test images" in run(capsys, tmp_path)
 
 
 def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):

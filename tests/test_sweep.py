@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import sweep
 from datasets import load_dataset
@@ -343,6 +344,28 @@ def test_finished_runs_of_other_images_are_refused_and_the_same_images_elsewhere
             check_inputs([run], root)
     images(file, 1)
     check_inputs([run], root)
+
+
+def test_finished_runs_of_another_list_or_model_are_refused(tmp_path):
+    """A list by its bytes, a model by its weights: saved again it is the same."""
+    listed, model = tmp_path / "list.txt", tmp_path / "model.pth.tar"
+    listed.write_text("1 2 3")
+    torch.save({"state_dict": {"a": torch.zeros(3)}}, model)
+    flags = {"unlearn": "FT", "dataset": "digits", "leave_out": f"@{listed}", "model_path": str(model)}
+    run, root = next(iter(stage_only(tmp_path, flags=flags))), tmp_path / "runs"
+    check_inputs([run], root)
+    (root / run.name).mkdir(parents=True)
+    (root / run.name / run.result).write_text("{}")
+    torch.save({"epoch": 1, "state_dict": {"a": torch.zeros(3)}}, model)
+    check_inputs([run], root)
+    for file, change in ((listed, lambda: listed.write_text("1 2 4")), (model, lambda: torch.save({"a": torch.ones(3)}, model))):
+        before = file.read_bytes()
+        change()
+        for _ in range(2):  # it stays refused
+            with pytest.raises(UserError, match=f"{file.name} has another content now than 1 finished runs"):
+                check_inputs([run], root)
+        file.write_bytes(before)
+        check_inputs([run], root)
 
 
 def test_a_failed_run_is_tried_the_stated_number_of_times_in_each_sweep(tmp_path, fake):

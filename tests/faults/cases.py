@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import sklearn.datasets  # these and torch._dynamo cost seconds, which the forked children share
@@ -14,14 +15,21 @@ import sklearn.svm  # noqa: F401
 import torch
 import torch._dynamo
 
+import evaluate
 import generate_mask
 import main_forget
 import main_random
 import main_train
+import report
+import sweep
+from sweeping import launchers
 from unlearn import METHODS
 from utils import hash_arrays, load, load_json
 
-SCRIPTS = {"main_train": main_train, "generate_mask": generate_mask, "main_forget": main_forget, "main_random": main_random}
+SCRIPTS = {
+    "main_train": main_train, "generate_mask": generate_mask, "main_forget": main_forget, "main_random": main_random,
+    "evaluate": evaluate, "report": report, "sweep": sweep,
+}  # fmt: skip
 SETUP = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32", "--batch_size", "64"]
 # Little work: a quarter of the retain set, few samples, and thresholds at which the small model changes at all.
 FEW = ["--num_indexes_to_replace", "130", "--retain_fraction", "0.25"]
@@ -63,13 +71,16 @@ def commands(world: Path) -> dict[str, tuple[str, list[str]]]:
 class Child:
     """A script's ``main(argv)`` in a forked copy of this process, which has torch imported and has never run a thread."""
 
-    def __init__(self, script: str, words: list[str], log: Path, file_limit: int | None = None):
+    def __init__(
+        self, script: str, words: list[str], log: Path, file_limit: int | None = None, prepare: Callable[[], object] | None = None
+    ):  # fmt: skip
+        """``prepare`` is called in the child before the script: to change its folder, its variables or a function."""
         self.log, self.started = log, time.monotonic()
         self.pid = os.fork()
         if not self.pid:
-            self._run(script, words, file_limit)
+            self._run(script, words, file_limit, prepare)
 
-    def _run(self, script: str, words: list[str], file_limit: int | None) -> None:
+    def _run(self, script: str, words: list[str], file_limit: int | None, prepare: Callable[[], object] | None) -> None:
         code = 99
         try:
             handle = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -79,6 +90,9 @@ class Child:
             torch.set_num_threads(1)
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+            launchers.Local._start = _worker_here
+            if prepare is not None:
+                prepare()
             code = SCRIPTS[script].main(words)
         except BaseException:
             traceback.print_exc()
@@ -104,6 +118,33 @@ class Child:
         return self.log.read_text(errors="replace")
 
 
+class _Ended:
+    """A worker of a sweep that has ended."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+    def poll(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        """It has ended."""
+
+
+def _worker_here(launcher: launchers.Local, slot: int, words: list[str]) -> _Ended:
+    """A sweep's worker in the sweep's own process, which saves a start of Python; interrupted, it interrupts the sweep."""
+    code = sweep.main([*words[2:], f"--parent={os.getppid()}"])
+    if code == 130:
+        raise KeyboardInterrupt
+    return _Ended(code)
+
+
+def run(script: str, words: list[str], log: Path, prepare: Callable[[], object] | None = None) -> tuple[int, str]:
+    """A command in a child: its exit code and all that it said."""
+    child = Child(script, words, log, prepare=prepare)
+    return child.wait(), child.output()
+
+
 def checkpoint_of(script: str, words: list[str]) -> str:
     """The name of the file that --resume reads."""
     if script == "main_train":
@@ -113,6 +154,10 @@ def checkpoint_of(script: str, words: list[str]) -> str:
 
 def outcome(script: str, words: list[str], folder: Path) -> dict:
     """What a finished run left behind, without its times: equal for equal runs."""
+    if script == "evaluate":
+        return audit_numbers(folder / "audit.json")
+    if script == "sweep":
+        return {str(file.relative_to(folder)): numbers_of(file) for file in sorted(folder.rglob("*result.json"))}
     if script == "generate_mask":
         record = load_json(folder / "mask_result.json", "record")
         for name, mask in record["masks"].items():
@@ -127,6 +172,21 @@ def outcome(script: str, words: list[str], folder: Path) -> dict:
     result = load_json(folder / f"{name}result.json", "result")
     assert result["provenance"]["unlearned_sha256"] == found["weights"]
     return found | {"metrics": result["metrics"], "reference": load(folder / f"{name}eval_result.pth.tar", "dictionary")}
+
+
+def audit_numbers(file: Path) -> dict:
+    """An audit without its time, its command and its paths."""
+    audit = load_json(file, "audit")
+    models = [{name: value for name, value in model.items() if name != "path"} for model in audit["models"]]
+    return {**audit, "models": models, "provenance": None}
+
+
+def numbers_of(file: Path) -> dict:
+    """A result without its times, its command and its paths."""
+    result = load_json(file, "result")
+    kept = {name: result.get(name) for name in ("label", "metrics", "hyperparameters", "recipe", "data", "masks", "standing")}
+    hashes = {name: value for name, value in result["provenance"].items() if name.endswith("sha256")}
+    return {**kept, "hashes": hashes, "density": (result.get("mask") or {}).get("density")}
 
 
 def plain(state: dict) -> str:

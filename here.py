@@ -1,0 +1,13 @@
+"""Imported before torch: without a working folder MKL ends the process as torch is imported, with a line about its own library."""
+
+import os
+import sys
+from pathlib import Path
+
+GONE = "the working folder is gone; change to one that exists"
+
+try:
+    os.getcwd()
+except OSError:
+    print(f"{Path(sys.argv[0]).name}: error: {GONE}", file=sys.stderr)
+    sys.exit(2)
