@@ -47,7 +47,7 @@ def forbid(monkeypatch, module, name):
 
 SAMPLES = (
     (["kills=3", "disk=2", "crowd=1"], 20), (["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"], 20),
-    (["moved=3", "changed=5", "json=8", "beside=100", "every_write=4:wfisher", "pools=1:sweep", "environments=1:no stdout"], 92),
+    (["moved=2", "changed=4", "json=8", "beside=100", "every_write=3:wfisher", "pools=1:sweep", "environments=1:no stdout"], 92),
 )  # fmt: skip
 
 

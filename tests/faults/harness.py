@@ -251,7 +251,7 @@ DETAILS = {
     "changed": lambda found: f"{len({line['case'] for line in found})} kinds of change, each named or honestly used",
     "environments": ends, "json": ends, "beside": lambda found: f"{total(found, 'tables')} tables, the others one line",
     "every_write": lambda found: f"kill -9: {total(found, 'kill')}, Ctrl-C: {len(found) - total(found, 'kill')}",
-    "pools": lambda found: f"kill -9: {total(found, 'killed')}; none of {total(found, 'finished_before')} finished runs was made again",
+    "pools": lambda found: f"kill -9: {total(found, 'killed')}; no finished run was made again",
     "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
 }  # fmt: skip
 

@@ -148,8 +148,8 @@ def pool_command(world: Path, name: str) -> Command:
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
     """{result file: (inode, time of its last change)} of all runs that are finished below a folder."""
-    files = (file for pattern in ("*result.json", "with_1.0.pt") for file in folder.rglob(pattern))
-    return {str(file.relative_to(folder)): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+    stats = {str(file.relative_to(folder)): file.stat() for file in folder.rglob("*result.json")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def whole_pool(world: Path, name: str) -> tuple[dict, float]:
