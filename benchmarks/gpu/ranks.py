@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import experiment  # noqa: E402
+import engine  # noqa: E402
 import parallel  # noqa: E402
 from benchmarks.gpu.runs import relative  # noqa: E402
 from engine import BATCH_NORM, train_epoch  # noqa: E402
@@ -34,7 +34,7 @@ from utils import hash_arrays, save_json  # noqa: E402
 def run(script: str, argv: list[str]) -> tuple[int, dict]:
     """A script's exit code, and what is known of its model after the last epoch."""
     found: dict = {}
-    fit = experiment.fit
+    fit = engine.fit
 
     def fit_and_look(model: nn.Module, *args: object, **kwargs: object) -> None:
         fit(model, *args, **kwargs)
@@ -45,7 +45,7 @@ def run(script: str, argv: list[str]) -> tuple[int, dict]:
             batch_norms=sum(isinstance(module, BATCH_NORM) for module in model.modules()),
         )  # fmt: skip
 
-    with mock.patch.object(experiment, "fit", fit_and_look):
+    with mock.patch.object(engine, "fit", fit_and_look):
         return importlib.import_module(script).main(argv), found
 
 
