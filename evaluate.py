@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
 import here  # noqa: F401 (before torch)
@@ -169,12 +168,12 @@ def weights_moved(saved: list[Saved]) -> list[float]:
     names = [name for name in original.weights if not name.endswith(STATISTICS)]
     before = {name: original.weights[name].float().numpy() for name in names}
 
-    def moved(weights: dict[str, Tensor]) -> float:
-        if not before.keys() <= weights.keys():
+    def moved(each: Saved) -> float:
+        if not before.keys() <= each.weights.keys():
             return 1.0
-        return relative_change({name: weights[name].float().numpy() for name in names}, before)
+        return relative_change({name: each.weights[name].float().numpy() for name in names}, before)
 
-    return [moved(each.weights) for each in saved]
+    return [moved(each) for each in saved]
 
 
 def one_by_one(saved: list[Saved], stage: str) -> Iterator[Saved]:

@@ -182,8 +182,9 @@ def test_resuming_what_is_finished_returns_its_result_at_once(original, masks, t
     assert forget(original, tmp_path, *rl) == 0
     unlearned = capsys.readouterr().out.splitlines()[-1]
     before = {file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))}
-    for name in ("predict", "fit", "svc_draws", "save", "save_json"):
+    for name in ("predict", "run", "svc_draws", "save", "save_json"):
         forbid(monkeypatch, experiment, name)
+    forbid(monkeypatch, experiment.Trainer, "fit")
     monkeypatch.setattr(experiment, "SCORES", dict.fromkeys(experiment.SCORES))
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-1] == trained
