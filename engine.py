@@ -365,7 +365,8 @@ AfterEpoch = Callable[[int, EpochStats, Callable[[], dict]], None]
 
 def run(
     model: nn.Module, method: Method, data: Data, recipe: Recipe, mask: Mask | None = None, *, clock: Stopwatch | None = None,
-    state: dict | None = None, after_epoch: AfterEpoch = lambda *unused: None, **loop: object,
+    state: dict | None = None, before_epochs: Callable[[], None] = lambda: None, after_epoch: AfterEpoch = lambda *unused: None,
+    **loop: object,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Run a method from start to end: the one place that knows the order of a run.
 
@@ -375,6 +376,7 @@ def run(
     Args:
         mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for bit.
         state: what :meth:`Trainer.state` gave, to go on from.
+        before_epochs: called once the method has prepared itself, which may refuse its flags.
         loop: ``until``, ``compile``, ``print_freq``, ``one_image``: see :meth:`Trainer.fit`.
 
     Returns:
@@ -390,6 +392,7 @@ def run(
         method.prepare(model, data, mask)
         if gate:
             gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+    before_epochs()
     chosen, final = {}, {}
     if isinstance(method, Iterative):
         chosen, final = _run_epochs(Trainer(model, method, data, recipe, clock, gate), state, after_epoch, loop)

@@ -1050,12 +1050,11 @@ def run_method(
         with reading(checkpoint, "--resume: checkpoint", RESTART):
             model.load_state_dict(state["state_dict"])
             return Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0)), dict(state["extra"])
-    earlier = [] if args.resume else [files[part] for part in ("eval_result.pth.tar", "result.json", "curve.jsonl")]
 
     def remove_earlier() -> None:
-        """Before anything is written: a result must never stand beside the checkpoint of another run."""
-        while earlier:
-            earlier.pop().unlink(missing_ok=True)
+        """A result must never stand beside the checkpoint of another run."""
+        for part in () if args.resume else ("eval_result.pth.tar", "result.json", "curve.jsonl"):
+            files[part].unlink(missing_ok=True)
 
     clock, monitor = Stopwatch(task.device), Monitor(model, data) if isinstance(method, Iterative) else None
     curve = Curve(files["curve.jsonl"], state["epoch"] if state else 0, args.tensorboard) if monitor else None
@@ -1064,19 +1063,18 @@ def run_method(
         seen = monitor.accuracies()
         shown = "".join(f"{name} {value:.1f}  " for name, value in seen.items()) + f"(up to {MONITORED} each)  "
         print(epoch_line(epoch, method.unlearn_epochs, stats, shown, clock), flush=True)
-        remove_earlier()
         curve.add(epoch, stats, seen, clock.seconds)
         save({**common, **run_state()}, checkpoint)
 
     try:
         extra, run_state = run(
-            model, method, data, task.recipe, mask and mask.mask, clock=clock, state=state, after_epoch=after_epoch,
+            model, method, data, task.recipe, mask and mask.mask, clock=clock, state=state, before_epochs=remove_earlier,
+            after_epoch=after_epoch,
             compile=args.compile, print_freq=args.print_freq, one_image=one_image,
         )  # fmt: skip
     except UnfitState as error:
         raise UserError(f"--resume: checkpoint {checkpoint} is damaged ({str(error)[:100]}); {RESTART}") from None
     done = {"state_dict": model.state_dict(), "method": {}, "seconds": clock.seconds, "stopped": clock.stopped, "extra": extra}
-    remove_earlier()
     save({**common, "epoch": 0, "seconds": 0.0, **run_state, **done}, checkpoint)
     return clock, extra
 
