@@ -424,10 +424,11 @@ def recipe_of(args: argparse.Namespace, epochs: int, *, from_scratch: bool, prec
 
 def recipe_of_method(args: argparse.Namespace, method: Method, precision: str) -> Recipe:
     """:func:`recipe_of` for a method's run; of a one-shot method it says what its data are."""
-    if not isinstance(method, Iterative):
-        return dataclasses.replace(recipe_of(args, 0, from_scratch=False, precision=precision), forget_batch_size=args.forget_batch_size)
-    recipe = recipe_of(args, method.unlearn_epochs, from_scratch=not method.needs_original, precision=precision)
-    return dataclasses.replace(recipe, forget_batch_size=args.forget_batch_size) if "forget" in method.splits else recipe
+    loops = isinstance(method, Iterative)
+    recipe = recipe_of(args, method.unlearn_epochs if loops else 0, from_scratch=not method.needs_original, precision=precision)
+    if loops and "forget" not in method.splits:
+        return recipe
+    return dataclasses.replace(recipe, forget_batch_size=args.forget_batch_size)
 
 
 def recorded_recipe(method: Method, recipe: Recipe) -> dict[str, object]:
@@ -1069,8 +1070,7 @@ def run_method(
     try:
         extra, run_state = run(
             model, method, data, task.recipe, mask and mask.mask, clock=clock, state=state, before_epochs=remove_earlier,
-            after_epoch=after_epoch,
-            compile=args.compile, print_freq=args.print_freq, one_image=one_image,
+            after_epoch=after_epoch, compile=args.compile, print_freq=args.print_freq, one_image=one_image,
         )  # fmt: skip
     except UnfitState as error:
         raise UserError(f"--resume: checkpoint {checkpoint} is damaged ({str(error)[:100]}); {RESTART}") from None
