@@ -1,4 +1,6 @@
-"""What a file claims to hold, checked against its real size before memory is taken for it; no file is executed here."""
+"""What a file claims to hold, checked against its real size before memory is taken for it; no file
+is executed here.
+"""
 
 import math
 import os
@@ -12,15 +14,34 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-# What a checkpoint of tensors, numbers and plain containers is made of. ``weights_only`` allows more, such as buffers of any size.
+# What a checkpoint of tensors, numbers and plain containers is made of. ``weights_only`` allows
+# more, such as buffers of any size.
 HARMLESS = re.compile(
-    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set|_codecs encode|numpy dtype|numpy\._?core\.multiarray scalar|"
-    r"torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\.storage (Typed|Untyped)Storage|"
+    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set|_codecs encode|numpy"
+    r" dtype|numpy\._?core\.multiarray scalar|"
+    r"torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\.storage"
+    r" (Typed|Untyped)Storage|"
     r"torch (\w+Storage|Size|device|bool|u?int\d+|b?float\d+|float8_\w+|complex\d+)"
 )
 # Encodings from bytes to bytes, which can be nested: forty of them turn a byte into a terabyte.
-NESTABLE = {"hex", "hex_codec", "base64", "base_64", "base64_codec", "bz2", "bz2_codec", "uu", "uu_codec", "quopri", "quopri_codec",
-            "quoted_printable", "quotedprintable", "zip", "zlib", "zlib_codec"}  # fmt: skip
+NESTABLE = {
+    "hex",
+    "hex_codec",
+    "base64",
+    "base_64",
+    "base64_codec",
+    "bz2",
+    "bz2_codec",
+    "uu",
+    "uu_codec",
+    "quopri",
+    "quopri_codec",
+    "quoted_printable",
+    "quotedprintable",
+    "zip",
+    "zlib",
+    "zlib_codec",
+}
 # Deflate cannot do better than this.
 DEFLATE_RATIO = 1032
 PLAIN = (type(None), bool, int, float, complex, np.generic, np.dtype, torch.dtype, torch.device)
@@ -39,10 +60,12 @@ def memory() -> int:
 
 
 def check_torch(path: Path) -> None:
-    """Check a ``torch.save`` file before it is read: sizes, checksums (torch reads without them), and what it would construct.
+    """Check a ``torch.save`` file before it is read: sizes, checksums (torch reads without them),
+    and what it would construct.
 
     Raises:
-        FalseClaim: it is damaged, claims more than the file's size, or constructs anything but tensors and plain containers.
+        FalseClaim: it is damaged, claims more than the file's size, or constructs anything but
+            tensors and plain containers.
         Exception: it is no such file at all.
     """
     with open(path, "rb") as file:
@@ -80,20 +103,26 @@ def _check_pickle(file: BinaryIO) -> None:
 
 def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
     """What the parts of an archive of ``size`` bytes claim, packed and unpacked."""
-    packed, unpacked = (sum(getattr(member, kind) for member in members) for kind in ("compress_size", "file_size"))
+    packed, unpacked = (
+        sum(getattr(member, kind) for member in members) for kind in ("compress_size", "file_size")
+    )
     for member in members:
         ratio = 1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO
         if member.file_size > ratio * member.compress_size or packed > size:
-            raise FalseClaim(f"{member.filename} in it claims {member.file_size} bytes, the file has {size}")
+            raise FalseClaim(
+                f"{member.filename} in it claims {member.file_size} bytes, the file has {size}"
+            )
     if unpacked > memory():
         raise FalseClaim(f"it claims {unpacked} bytes, this machine has {memory()}")
 
 
 def check_content(content: object, size: int) -> None:
-    """Check what came out of a file of ``size`` bytes: shared memory can pose as terabytes, a few shared lists as billions of items.
+    """Check what came out of a file of ``size`` bytes: shared memory can pose as terabytes, a few
+    shared lists as billions of items.
 
     Raises:
-        FalseClaim: written out in full it is more than the file can hold, or it is not made of plain parts.
+        FalseClaim: written out in full it is more than the file can hold, or it is not made of
+            plain parts.
     """
     limit = 4 * size + 2**20
     weight, left = 0, [content]
@@ -115,7 +144,8 @@ def check_content(content: object, size: int) -> None:
 
 
 def check_npz(path: Path, names: Container[str]) -> None:
-    """Check the arrays ``names`` of an npz file before they are read: shape and dtype against their part, each part against the file.
+    """Check the arrays ``names`` of an npz file before they are read: shape and dtype against their
+    part, each part against the file.
 
     Raises:
         FalseClaim: a part claims more than there is, or holds Python objects.
@@ -137,7 +167,10 @@ def check_npy(path: Path) -> None:
 
 
 def _check_array(file: BinaryIO, name: str, size: int) -> None:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
         shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
     except Exception as error:  # numpy parses the header as Python, which fails in several ways
@@ -146,4 +179,6 @@ def _check_array(file: BinaryIO, name: str, size: int) -> None:
         raise FalseClaim(f"{name} holds Python objects")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or claimed != there:
-        raise FalseClaim(f"{name} claims {claimed} bytes of {dtype} {shape}, the file holds {there}")
+        raise FalseClaim(
+            f"{name} claims {claimed} bytes of {dtype} {shape}, the file holds {there}"
+        )

@@ -1,4 +1,6 @@
-"""The one training loop and the one evaluation pass. No other file changes a weight by gradient descent."""
+"""The one training loop and the one evaluation pass. No other file changes a weight by gradient
+descent.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,21 +16,36 @@ from evaluation.accuracy import accuracy
 from recipe import Recipe, make_optimizer, make_scheduler
 from unlearn.base import Iterative, Method, Step, Steps
 from unlearn.saliency import Mask, SaliencyGate
-from utils import RunFailed, Stopwatch, UserError, device_rng, exact_fp32, set_device_rng, stream, warn
+from utils import (
+    RunFailed,
+    Stopwatch,
+    UserError,
+    device_rng,
+    exact_fp32,
+    set_device_rng,
+    stream,
+    warn,
+)
 
 NEVER = torch.iinfo(torch.int64).max
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 # Fewer images than these give BatchNorm statistics that are worth a warning.
 FEW_IMAGES = 8
-REMEDY = "what was saved before stays; try a lower learning rate, --clip_norm 1, or --precision fp32"
+REMEDY = (
+    "what was saved before stays; try a lower learning rate, --clip_norm 1, or --precision fp32"
+)
 
 
 class UnfitState(Exception):
-    """A state to resume from that lacks an entry or does not fit the model; the message says what."""
+    """A state to resume from that lacks an entry or does not fit the model; the
+    message says what.
+    """
 
 
 class EpochStats(NamedTuple):
-    """Mean loss and accuracy (percent) over an epoch's steps, and the learning rate of its last one."""
+    """Mean loss and accuracy (percent) over an epoch's steps, and the learning rate of its last
+    one.
+    """
 
     loss: float
     accuracy: float
@@ -36,9 +53,11 @@ class EpochStats(NamedTuple):
 
 
 class Meter:
-    """Sums over an epoch and the first non-finite step, all on the device: reading them is the only wait.
+    """Sums over an epoch and the first non-finite step, all on the device: reading them is the only
+    wait.
 
-    Of several processes each sums its part; what is read is of all of them, which all have to ask for.
+    Of several processes each sums its part; what is read is of all of them, which all have to ask
+    for.
     """
 
     def __init__(self, device: torch.device):
@@ -61,7 +80,10 @@ class Meter:
         """Raise :class:`RunFailed` if a loss was not finite. Waits for the device."""
         parallel.smallest(self.first_bad)
         if int(self.first_bad) != NEVER:
-            raise RunFailed(f"the loss was not finite at step {int(self.first_bad) + 1} of {title or 'the epoch'}; {REMEDY}")
+            raise RunFailed(
+                f"the loss was not finite at step {int(self.first_bad) + 1} of"
+                f" {title or 'the epoch'}; {REMEDY}"
+            )
 
     def state(self) -> dict:
         """The sums so far, for a run that goes on inside an epoch."""
@@ -91,19 +113,23 @@ class Meter:
 
 
 def compile_model(model: nn.Module, device: torch.device, accumulate: int = 1) -> bool:
-    """Compile ``model`` in place for training; returns whether :func:`train_epoch` has to mark its steps.
+    """Compile ``model`` in place for training; returns whether :func:`train_epoch` has to mark its
+    steps.
 
-    On CUDA each batch size is compiled for itself: a loader has two at most, whatever its ``tail``, and torch keeps eight.
-    There the launches of a forward pass are one CUDA graph and those of a backward pass another, and steps have to be marked.
-    Three parts of a step stay outside of the graphs:
+    On CUDA each batch size is compiled for itself: a loader has two at most, whatever its ``tail``,
+    and torch keeps eight. There the launches of a forward pass are one CUDA graph and those of a
+    backward pass another, and steps have to be marked. Three parts of a step stay outside of the
+    graphs:
 
-    * Crops and flips. A graph of their own would end where the model's begins, and its memory with it: the images would be gone.
+    * Crops and flips. A graph of their own would end where the model's begins, and its memory with
+      it: the images would be gone.
     * Teachers. They are copies that a method makes before the model is compiled.
-    * Loss, meter and update. They read the graphs' memory on the same stream before the next replay overwrites it, and
-      keep nothing of it, so that nothing has to be cloned.
+    * Loss, meter and update. They read the graphs' memory on the same stream before the next replay
+      overwrites it, and keep nothing of it, so that nothing has to be cloned.
 
-    No graphs where ``accumulate`` is above 1, since a gradient is the graph's memory, which the next replay overwrites before
-    the update; nor in a run of several processes, whose BatchNorm talks to the others.
+    No graphs where ``accumulate`` is above 1, since a gradient is the graph's memory, which the
+    next replay overwrites before the update; nor in a run of several processes, whose BatchNorm
+    talks to the others.
     """
     if device.type != "cuda":
         model.compile()
@@ -114,32 +140,50 @@ def compile_model(model: nn.Module, device: torch.device, accumulate: int = 1) -
 
 
 def train_epoch(
-    model: nn.Module, steps: Steps, optimizer: torch.optim.Optimizer, *, device: torch.device, gate: SaliencyGate | None = None,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None, precision: str = "fp32", freeze_bn: bool = False,
-    clip_norm: float = 0.0, print_freq: int = 50, total: int | None = None, title: str = "", begun: dict | None = None,
-    save_every: int = 0, keep: Callable[[dict], None] | None = None, accumulate: int = 1, one_image: bool = False,
+    model: nn.Module,
+    steps: Steps,
+    optimizer: torch.optim.Optimizer,
+    *,
+    device: torch.device,
+    gate: SaliencyGate | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    precision: str = "fp32",
+    freeze_bn: bool = False,
+    clip_norm: float = 0.0,
+    print_freq: int = 50,
+    total: int | None = None,
+    title: str = "",
+    begun: dict | None = None,
+    save_every: int = 0,
+    keep: Callable[[dict], None] | None = None,
+    accumulate: int = 1,
+    one_image: bool = False,
     mark_steps: bool = False,
-) -> EpochStats:  # fmt: skip
+) -> EpochStats:
     """Descend every step that ``steps`` yields. The only place with an update.
 
-    A ``yield`` gives back whether its step ended in an update; with ``accumulate`` not every one does. In a run of several processes
-    the gradients of an update are summed over them, each step's loss weighted by its number of labels.
+    A ``yield`` gives back whether its step ended in an update; with ``accumulate`` not every one
+    does. In a run of several processes the gradients of an update are summed over them, each step's
+    loss weighted by its number of labels.
 
     Args:
         gate: restores the frozen weights after every update.
         precision: ``bf16`` runs the forward passes under autocast; weights and updates stay fp32.
         freeze_bn: BatchNorm uses, and keeps, its running statistics.
-        clip_norm: largest global norm of the gradient of the weights that may change; 0 does not clip.
-        print_freq: steps between two looks at the device for a non-finite loss or weight. The step of the first such loss is
-            known; a weight's is the next loss's, or, where no loss shows it, one since the look before.
+        clip_norm: largest global norm of the gradient of the weights that may change; 0 does not
+            clip.
+        print_freq: steps between two looks at the device for a non-finite loss or weight. The step
+            of the first such loss is known; a weight's is the next loss's, or, where no loss shows
+            it, one since the look before.
         begun: the meter's state where ``steps`` goes on inside an epoch.
-        save_every: steps between two calls of ``keep`` with the meter's state, after a look and an update; 0 for none. Not after the
-            last step.
-        accumulate: steps that one update is made of: the mean of their losses, each weighted by its number of labels. The last ones
-            of an epoch may be fewer.
+        save_every: steps between two calls of ``keep`` with the meter's state, after a look and an
+            update; 0 for none. Not after the last step.
+        accumulate: steps that one update is made of: the mean of their losses, each weighted by its
+            number of labels. The last ones of an epoch may be fewer.
         one_image: a batch may have one image; see :func:`one_image_by_running_statistics`.
-        mark_steps: tell CUDA graphs where a step begins, as a step of several forward passes needs: what the step before left in
-            their memory may then be overwritten. What :func:`compile_model` returned.
+        mark_steps: tell CUDA graphs where a step begins, as a step of several forward passes needs:
+            what the step before left in their memory may then be overwritten. What
+            :func:`compile_model` returned.
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -150,7 +194,11 @@ def train_epoch(
             if isinstance(module, BATCH_NORM):
                 module.eval()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(device.type, torch.bfloat16)
+        if precision == "bf16"
+        else contextlib.nullcontext()
+    )
     meter, updated, waiting, unsaved = Meter(device), None, 0, 0
     by_labels = accumulate > 1 or parallel.count() > 1
 
@@ -162,7 +210,9 @@ def train_epoch(
                 gate.mask_gradients()
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # before the next forward pass, which can then use the memory
+        optimizer.zero_grad(
+            set_to_none=True
+        )  # before the next forward pass, which can then use the memory
         if step.project is not None:
             with torch.no_grad():
                 step.project(optimizer.param_groups[0]["lr"])
@@ -174,7 +224,12 @@ def train_epoch(
     if begun is not None:
         meter.load_state(begun)
     single = one_image_by_running_statistics(model) if one_image else contextlib.nullcontext()
-    with single, tqdm(total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False) as progress:
+    with (
+        single,
+        tqdm(
+            total=total, initial=meter.steps, desc=title, unit="step", disable=None, leave=False
+        ) as progress,
+    ):
         while True:
             if mark_steps:
                 torch.compiler.cudagraph_mark_step_begin()
@@ -188,7 +243,10 @@ def train_epoch(
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
-                raise RunFailed("BatchNorm cannot train on one image that small; take --bn freeze or a larger --input_size") from None
+                raise RunFailed(
+                    "BatchNorm cannot train on one image that small; take --bn freeze or a larger"
+                    " --input_size"
+                ) from None
             assert step.loss.requires_grad, "the method yielded a loss without a gradient"
             (step.loss * len(step.labels) if by_labels else step.loss).backward()
             waiting += len(step.labels)
@@ -214,18 +272,31 @@ def train_epoch(
 
 @torch.no_grad()
 def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: int) -> None:
-    """Divide gradients that sum over ``labels`` samples by their number: those of all processes, summed by one all-reduce.
+    """Divide gradients that sum over ``labels`` samples by their number: those of all processes,
+    summed by one all-reduce.
 
-    BatchNorm statistics become the processes' mean, weighted by samples, so that after an update all have one model. A mean is then
-    that of the whole batch; a variance lacks what lies between the processes' means. SyncBatchNorm has them right already.
+    BatchNorm statistics become the processes' mean, weighted by samples, so that after an update
+    all have one model. A mean is then that of the whole batch; a variance lacks what lies between
+    the processes' means. SyncBatchNorm has them right already.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if parallel.count() == 1:
         torch._foreach_div_(gradients, labels)
         return
-    number = torch.full((), float(labels), dtype=gradients[0].dtype, device=gradients[0].device)  # no copy from the host, which would wait
-    local = (module for module in model.modules() if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training)
-    statistics = [value for module in local for value in (module.running_mean, module.running_var) if value is not None]
+    number = torch.full(
+        (), float(labels), dtype=gradients[0].dtype, device=gradients[0].device
+    )  # no copy from the host, which would wait
+    local = (
+        module
+        for module in model.modules()
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training
+    )
+    statistics = [
+        value
+        for module in local
+        for value in (module.running_mean, module.running_var)
+        if value is not None
+    ]
     if statistics:
         torch._foreach_mul_(statistics, number)
     sums = [*gradients, *statistics]
@@ -234,17 +305,29 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
 
 
 def fit(
-    model: nn.Module, method: Iterative, data: Data, optimizer: torch.optim.Optimizer, *, epochs: int, start_epoch: int = 0,
-    clock: Stopwatch, gate: SaliencyGate | None = None, after_epoch: Callable[[int, EpochStats], None],
-    begun: dict | None = None, keep: Callable[[int, dict], None] | None = None, **loop: object,
-) -> None:  # fmt: skip
-    """Run a method's epochs; ``clock`` sums their time, ``after_epoch`` and ``keep`` (logging, saving) are outside of it.
+    model: nn.Module,
+    method: Iterative,
+    data: Data,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    start_epoch: int = 0,
+    clock: Stopwatch,
+    gate: SaliencyGate | None = None,
+    after_epoch: Callable[[int, EpochStats], None],
+    begun: dict | None = None,
+    keep: Callable[[int, dict], None] | None = None,
+    **loop: object,
+) -> None:
+    """Run a method's epochs; ``clock`` sums their time, ``after_epoch`` and ``keep`` (logging,
+    saving) are outside of it.
 
-    The optimizer keeps its state from epoch to epoch, but for those that the method :meth:`~unlearn.base.Iterative.resets`.
+    The optimizer keeps its state from epoch to epoch, but for those that the method
+    :meth:`~unlearn.base.Iterative.resets`.
 
     Args:
-        begun: the meter's state where ``start_epoch`` was left inside; the generators are then the caller's to restore, and the
-            method is one that passes once over its loaders.
+        begun: the meter's state where ``start_epoch`` was left inside; the generators are then the
+            caller's to restore, and the method is one that passes once over its loaders.
         keep: is given the epoch and the meter's state every ``save_every`` steps.
 
     Raises:
@@ -268,41 +351,92 @@ def fit(
 
         with clock:
             stats = train_epoch(
-                model, method.losses(model, data, epoch), optimizer, device=data.device, gate=gate, total=method.steps(data, epoch),
-                title=title, begun=begun, keep=keep_now, **loop,
-            )  # fmt: skip
+                model,
+                method.losses(model, data, epoch),
+                optimizer,
+                device=data.device,
+                gate=gate,
+                total=method.steps(data, epoch),
+                title=title,
+                begun=begun,
+                keep=keep_now,
+                **loop,
+            )
         check_finite(model, f"after {title}")
         begun = None
         after_epoch(epoch, stats)
 
 
 class Trainer:
-    """An iterative method's optimizer, scheduler and epochs on a model, and the state of them that --resume continues."""
+    """An iterative method's optimizer, scheduler and epochs on a model, and the state of them that
+    --resume continues.
+    """
 
     def __init__(
-        self, model: nn.Module, method: Iterative, data: Data, recipe: Recipe, clock: Stopwatch, gate: SaliencyGate | None = None
-    ):  # fmt: skip
-        self.model, self.method, self.data, self.recipe, self.clock, self.gate = model, method, data, recipe, clock, gate
+        self,
+        model: nn.Module,
+        method: Iterative,
+        data: Data,
+        recipe: Recipe,
+        clock: Stopwatch,
+        gate: SaliencyGate | None = None,
+    ):
+        self.model, self.method, self.data, self.recipe, self.clock, self.gate = (
+            model,
+            method,
+            data,
+            recipe,
+            clock,
+            gate,
+        )
         self.epochs = method.unlearn_epochs
         parameters = [*model.parameters(), *method.extra_parameters()]
-        self.optimizer = make_optimizer(parameters, method.unlearn_lr, recipe.momentum, method.weight_decay, method.optimizer)
-        updates = [-(-method.steps(data, epoch) // recipe.accumulate) for epoch in range(self.epochs)]
+        self.optimizer = make_optimizer(
+            parameters, method.unlearn_lr, recipe.momentum, method.weight_decay, method.optimizer
+        )
+        updates = [
+            -(-method.steps(data, epoch) // recipe.accumulate) for epoch in range(self.epochs)
+        ]
         factor = recipe.rate_factor(self.epochs, method.unlearn_lr)
-        self.scheduler = make_scheduler(self.optimizer, lambda progress: factor(progress) * method.rate_factor(int(progress)), updates)
+        self.scheduler = make_scheduler(
+            self.optimizer,
+            lambda progress: factor(progress) * method.rate_factor(int(progress)),
+            updates,
+        )
         self.start_epoch, self.begun = 0, None
 
     def fit(
-        self, after_epoch: Callable[[int, EpochStats], None], *, until: int | None = None, compile: bool = False, **loop: object
-    ) -> None:  # fmt: skip
-        """The epochs from where the run stands up to ``until``, or all; for ``loop`` see :func:`fit` and :func:`train_epoch`."""
+        self,
+        after_epoch: Callable[[int, EpochStats], None],
+        *,
+        until: int | None = None,
+        compile: bool = False,
+        **loop: object,
+    ) -> None:
+        """The epochs from where the run stands up to ``until``, or all; for ``loop`` see
+        :func:`fit` and :func:`train_epoch`.
+        """
         recipe = self.recipe
         mark_steps = compile and compile_model(self.model, self.data.device, recipe.accumulate)
         fit(
-            self.model, self.method, self.data, self.optimizer, epochs=self.epochs if until is None else until,
-            start_epoch=self.start_epoch, clock=self.clock, gate=self.gate, after_epoch=after_epoch, begun=self.begun,
-            scheduler=self.scheduler, precision=recipe.precision, freeze_bn=self.method.bn == "freeze", clip_norm=recipe.clip_norm,
-            accumulate=recipe.accumulate, mark_steps=mark_steps, **loop,
-        )  # fmt: skip
+            self.model,
+            self.method,
+            self.data,
+            self.optimizer,
+            epochs=self.epochs if until is None else until,
+            start_epoch=self.start_epoch,
+            clock=self.clock,
+            gate=self.gate,
+            after_epoch=after_epoch,
+            begun=self.begun,
+            scheduler=self.scheduler,
+            precision=recipe.precision,
+            freeze_bn=self.method.bn == "freeze",
+            clip_norm=recipe.clip_norm,
+            accumulate=recipe.accumulate,
+            mark_steps=mark_steps,
+            **loop,
+        )
 
     def state(self, epoch: int, meter: dict | None = None) -> dict:
         """What a checkpoint needs for the next step to be the one that would have come.
@@ -310,18 +444,29 @@ class Trainer:
         ``meter`` is :meth:`Meter.state` where ``epoch`` has begun; None where it has not.
         """
         return {
-            "epoch": epoch, "epochs": self.epochs, "state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "seconds": self.clock.seconds, "stopped": self.clock.stopped,
-            "rng": parallel.gather(torch.get_rng_state()), "device_rng": parallel.gather(device_rng(self.clock.device)),
-            "method": self.method.state(), "meter": meter,
-        }  # fmt: skip
+            "epoch": epoch,
+            "epochs": self.epochs,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "seconds": self.clock.seconds,
+            "stopped": self.clock.stopped,
+            "rng": parallel.gather(torch.get_rng_state()),
+            "device_rng": parallel.gather(device_rng(self.clock.device)),
+            "method": self.method.state(),
+            "meter": meter,
+        }
 
     def restore(self, state: dict) -> None:
         """Continue from what :meth:`state` gave; raises what odd contents raise."""
         self.model.load_state_dict(state["state_dict"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, kept in self.optimizer.state.items():
-            if any(value.dim() and value.shape != parameter.shape for value in kept.values() if isinstance(value, Tensor)):
+            if any(
+                value.dim() and value.shape != parameter.shape
+                for value in kept.values()
+                if isinstance(value, Tensor)
+            ):
                 raise ValueError("the optimizer's state does not fit the weights")
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state(state["method"])
@@ -334,7 +479,8 @@ class Trainer:
 
 
 class Selection:
-    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU: ``select`` "best".
+    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU:
+    ``select`` "best".
 
     Of equal epochs the first one stays.
     """
@@ -348,7 +494,10 @@ class Selection:
         logits, labels = predict(self.model, self.val)
         found = accuracy(logits.numpy(), labels.numpy())
         if found > self.best["accuracy"]:
-            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+            weights = {
+                name: value.detach().to("cpu", copy=True)
+                for name, value in self.model.state_dict().items()
+            }
             self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
 
     def finish(self) -> dict[str, float]:
@@ -359,28 +508,40 @@ class Selection:
         return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
 
 
-# after_epoch(epoch, statistics, state): ``state()`` is what a checkpoint needs to go on after this epoch.
+# after_epoch(epoch, statistics, state): ``state()`` is what a checkpoint needs to go on after this
+# epoch.
 AfterEpoch = Callable[[int, EpochStats, Callable[[], dict]], None]
 
 
 def run(
-    model: nn.Module, method: Method, data: Data, recipe: Recipe, mask: Mask | None = None, *, clock: Stopwatch | None = None,
-    state: dict | None = None, before_epochs: Callable[[], None] = lambda: None, after_epoch: AfterEpoch = lambda *unused: None,
+    model: nn.Module,
+    method: Method,
+    data: Data,
+    recipe: Recipe,
+    mask: Mask | None = None,
+    *,
+    clock: Stopwatch | None = None,
+    state: dict | None = None,
+    before_epochs: Callable[[], None] = lambda: None,
+    after_epoch: AfterEpoch = lambda *unused: None,
     **loop: object,
-) -> tuple[dict, dict]:  # fmt: skip
+) -> tuple[dict, dict]:
     """Run a method from start to end: the one place that knows the order of a run.
 
-    The method prepares, the mask's frozen weights are put back, then epochs and a last edit, or one edit; the frozen weights are
-    put back once more. ``clock`` counts all of it but for ``after_epoch``.
+    The method prepares, the mask's frozen weights are put back, then epochs and a last edit, or one
+    edit; the frozen weights are put back once more. ``clock`` counts all of it but for
+    ``after_epoch``.
 
     Args:
-        mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for bit.
+        mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for
+            bit.
         state: what :meth:`Trainer.state` gave, to go on from.
         before_epochs: called once the method has prepared itself, which may refuse its flags.
         loop: ``until``, ``compile``, ``print_freq``, ``one_image``: see :meth:`Trainer.fit`.
 
     Returns:
-        What the method reports of itself, and the state of its loop after the last epoch ({} for a one-shot method).
+        What the method reports of itself, and the state of its loop after the last epoch ({} for a
+        one-shot method).
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -391,13 +552,20 @@ def run(
     with clock:
         method.prepare(model, data, mask)
         if gate:
-            gate.restore()  # retrain has drawn all weights anew; what is frozen goes back to the original
+            # Retrain has drawn all weights anew; what is frozen goes back to the original
+            gate.restore()
     before_epochs()
     chosen, final = {}, {}
     if isinstance(method, Iterative):
-        chosen, final = _run_epochs(Trainer(model, method, data, recipe, clock, gate), state, after_epoch, loop)
+        chosen, final = _run_epochs(
+            Trainer(model, method, data, recipe, clock, gate), state, after_epoch, loop
+        )
     with clock:
-        extra = method.finish(model, data) if isinstance(method, Iterative) else method.edit(model, data)
+        extra = (
+            method.finish(model, data)
+            if isinstance(method, Iterative)
+            else method.edit(model, data)
+        )
         if gate:
             gate.restore()
         # An edit is made by each process for itself, and a near tie may fall two ways.
@@ -406,9 +574,17 @@ def run(
     return chosen | extra, final
 
 
-def _run_epochs(trainer: Trainer, state: dict | None, after_epoch: AfterEpoch, loop: dict[str, object]) -> tuple[dict, dict]:
-    """All epochs, and the best one's weights where the recipe asks for them; what is to be reported, and the loop's last state."""
-    selection = Selection(trainer.model, trainer.data.evaluation["val"]) if trainer.recipe.select == "best" else None
+def _run_epochs(
+    trainer: Trainer, state: dict | None, after_epoch: AfterEpoch, loop: dict[str, object]
+) -> tuple[dict, dict]:
+    """All epochs, and the best one's weights where the recipe asks for them; what is to be
+    reported, and the loop's last state.
+    """
+    selection = (
+        Selection(trainer.model, trainer.data.evaluation["val"])
+        if trainer.recipe.select == "best"
+        else None
+    )
     if state is not None:
         try:
             trainer.restore(state)
@@ -429,17 +605,23 @@ def _run_epochs(trainer: Trainer, state: dict | None, after_epoch: AfterEpoch, l
 
 
 def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
-    """Whether BatchNorm in training will meet a batch of one image, which :func:`one_image_by_running_statistics` is for; says so.
+    """Whether BatchNorm in training will meet a batch of one image, which
+    :func:`one_image_by_running_statistics` is for; says so.
 
     Raises:
-        UserError: every batch of a loader has one image, or one is too small for the processes of the run.
+        UserError: every batch of a loader has one image, or one is too small for the processes of
+            the run.
     """
     loaders = method.loaders(data)
     for loader in loaders:
         loader.check_parts()
-    if method.bn == "freeze" or not any(isinstance(module, BATCH_NORM) for module in model.modules()):
+    if method.bn == "freeze" or not any(
+        isinstance(module, BATCH_NORM) for module in model.modules()
+    ):
         return False
-    parts = parallel.count() if data.device.type == "cpu" else 1  # elsewhere it normalises over all processes
+    parts = (
+        parallel.count() if data.device.type == "cpu" else 1
+    )  # elsewhere it normalises over all processes
     smallest = {}
     for loader in loaders:
         sizes = [(end - start) // parts for start, end in loader.bounds()]
@@ -452,19 +634,28 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
                 if loader.batch_size < 2 * parts
                 else f"{loader.num_samples} {loader.name} images are too few"
             )
-            raise UserError(f"BatchNorm cannot train on one image{each}: {remedy}; --bn freeze keeps its statistics")
+            raise UserError(
+                f"BatchNorm cannot train on one image{each}: {remedy}; --bn freeze keeps its"
+                " statistics"
+            )
         smallest[loader.name] = min(sizes, default=FEW_IMAGES)
     for name, size in smallest.items():
         if size == 1:
-            print(f"BatchNorm uses its running statistics on batches of one {name} image", flush=True)
+            print(
+                f"BatchNorm uses its running statistics on batches of one {name} image", flush=True
+            )
         elif size < FEW_IMAGES:
-            warn(f"BatchNorm in training takes its statistics from batches of {size} {name} images; --bn freeze keeps the model's")
+            warn(
+                f"BatchNorm in training takes its statistics from batches of {size} {name} images;"
+                " --bn freeze keeps the model's"
+            )
     return 1 in smallest.values()
 
 
 @contextlib.contextmanager
 def one_image_by_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside the block BatchNorm in training normalises a batch of one image by its running statistics, and leaves them as they are.
+    """Inside the block BatchNorm in training normalises a batch of one image by its running
+    statistics, and leaves them as they are.
 
     One image has no statistics of a batch: its own cancel what tells it from others.
     """
@@ -481,7 +672,9 @@ def one_image_by_running_statistics(model: nn.Module) -> Iterator[None]:
             norm.train()
 
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
-    hooks = [norm.register_forward_pre_hook(before) for norm in norms] + [norm.register_forward_hook(after) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(before) for norm in norms] + [
+        norm.register_forward_hook(after) for norm in norms
+    ]
     try:
         yield
     finally:
@@ -491,21 +684,30 @@ def one_image_by_running_statistics(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, when: str = "") -> None:
-    """Raise :class:`RunFailed` if a weight or a BatchNorm statistic is not finite. Waits for the device once."""
-    values = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+    """Raise :class:`RunFailed` if a weight or a BatchNorm statistic is not finite. Waits for the
+    device once.
+    """
+    values = [
+        value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()
+    ]
     if not bool(torch.isfinite(torch.stack(torch._foreach_norm(values))).all()):
-        raise RunFailed(f"a weight or BatchNorm statistic was not finite {when}".rstrip() + f"; {REMEDY}")
+        raise RunFailed(
+            f"a weight or BatchNorm statistic was not finite {when}".rstrip() + f"; {REMEDY}"
+        )
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
-    """Logits (n, k) fp32 and labels (n,) of a split, on the CPU: one pass in eval mode, fp32, un-augmented, in order.
+    """Logits (n, k) fp32 and labels (n,) of a split, on the CPU: one pass in eval mode, fp32,
+    un-augmented, in order.
 
-    fp32 whatever the training precision: rounding near a confidence of one is what membership attacks measure.
+    fp32 whatever the training precision: rounding near a confidence of one is what membership
+    attacks measure.
     """
     model.eval()
     with exact_fp32():
-        # forward() is the eager code also where --compile replaced the call: one evaluation for every run.
+        # forward() is the eager code also where --compile replaced the call: one evaluation for
+        # every run.
         logits = [model.forward(images).float() for images, _ in batches.shared()]
     if not batches.num_samples:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
@@ -514,7 +716,9 @@ def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
 
 
 def _of_all(logits: list[Tensor], batches: Loader) -> Tensor:
-    """All batches' logits from those of this process's batches: each writes its rows into zeros, which are then summed."""
+    """All batches' logits from those of this process's batches: each writes its rows into zeros,
+    which are then summed.
+    """
     classes = parallel.largest(logits[0].shape[1] if logits else 0)
     whole = torch.zeros(batches.num_samples, classes, device=batches.labels.device)
     for (start, end), part in zip(batches.bounds()[batches.shared().own], logits, strict=True):

@@ -2,7 +2,8 @@
 
     python generate_mask.py --save_dir mask --model_path ORIGINAL --num_indexes_to_replace 4500
 
-With --score, masks of another kind to compare SalUn's with; with --compare, how far two mask files agree:
+With --score, masks of another kind to compare SalUn's with; with --compare, how far two mask files
+agree:
 
     python generate_mask.py --compare mask/with_0.5.pt other/with_0.5.pt
 """

@@ -1,4 +1,6 @@
-"""Imported before torch: without a working folder MKL ends the process as torch is imported, with a line about its own library."""
+"""Imported before torch: without a working folder MKL ends the process as torch is imported, with a
+line about its own library.
+"""
 
 import os
 import sys

@@ -1,8 +1,10 @@
-"""One run by several processes: torchrun starts them, each has a device, a part of every batch, and the same weights.
+"""One run by several processes: torchrun starts them, each has a device, a part of every batch, and
+the same weights.
 
-Gradients are summed by one flattened all-reduce inside the engine's update, and not by DistributedDataParallel: methods call the
-model as often as they like, keep teachers and trained extras beside it, and take gradients by hand, which the wrapper's reducer would
-not see. What is not shared out is computed by every process alike. Only the first process writes and prints.
+Gradients are summed by one flattened all-reduce inside the engine's update, and not by
+DistributedDataParallel: methods call the model as often as they like, keep teachers and trained
+extras beside it, and take gradients by hand, which the wrapper's reducer would not see. What is not
+shared out is computed by every process alike. Only the first process writes and prints.
 """
 
 import contextlib
@@ -43,10 +45,16 @@ def is_launched() -> bool:
 
 
 def misnumbered() -> str | None:
-    """In words, what of torchrun's variables is no number of a process; None where they are in order, or were not set."""
+    """In words, what of torchrun's variables is no number of a process; None where they are in
+    order, or were not set.
+    """
     if not is_launched():
         return None
-    shown = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name in os.environ}
+    shown = {
+        name: os.environ[name]
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if name in os.environ
+    }
     try:
         in_order = 0 <= rank() < count() and local_rank() >= 0 and local_count() > 0
     except ValueError:
@@ -54,11 +62,16 @@ def misnumbered() -> str | None:
     if in_order:
         return None
     words = " ".join(f"{name}={value}" for name, value in shown.items())
-    return f"{words}: 0 <= RANK < WORLD_SIZE is wanted; torchrun sets them, unset them for a run of one process"
+    return (
+        f"{words}: 0 <= RANK < WORLD_SIZE is wanted; torchrun sets them, unset them for a run of"
+        " one process"
+    )
 
 
 def shares_gpus() -> bool:
-    """Whether ``SHARE_GPUS=1`` lets several processes use one GPU. They talk through gloo: NCCL wants a GPU for each process."""
+    """Whether ``SHARE_GPUS=1`` lets several processes use one GPU. They talk through gloo: NCCL
+    wants a GPU for each process.
+    """
     return os.environ.get("SHARE_GPUS") == "1"
 
 
@@ -89,8 +102,12 @@ def stop() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once: gloo's threads, now and then, abort an interpreter that is taken down around them."""
-    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it; the code says how it ended
+    """End this process at once: gloo's threads, now and then, abort an interpreter that is taken
+    down around them.
+    """
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # nobody may be left to read it; the code says how it ended
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -114,21 +131,27 @@ class _Silence(io.TextIOBase):
 
 
 def part(total: int) -> tuple[int, int]:
-    """Where this process's part of ``total`` items begins and ends; parts differ by one item at most."""
+    """Where this process's part of ``total`` items begins and ends; parts differ by one item at
+    most.
+    """
     return total * rank() // count(), total * (rank() + 1) // count()
 
 
-# ------------------------------------------------------------------------------------------------- sums of tensors
+# ---------------------------------------------------------------------------------- sums of tensors
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, all of one dtype and device, by its sum over the processes: one flattened all-reduce."""
+    """Replace each tensor, all of one dtype and device, by its sum over the processes: one
+    flattened all-reduce.
+    """
     if count() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+    torch._foreach_copy_(
+        list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    )
 
 
 def smallest(value: Tensor) -> None:
@@ -166,9 +189,11 @@ def gather(value: Tensor | None) -> Tensor | None:
 
 
 def own(gathered: Tensor | None) -> Tensor | None:
-    """This process's tensor of what :func:`gather` gave, also where there were other processes then.
+    """This process's tensor of what :func:`gather` gave, also where there were other processes
+    then.
 
-    In memory of its own: torch reads a generator's state from where the memory begins, whichever part of it a view shows.
+    In memory of its own: torch reads a generator's state from where the memory begins, whichever
+    part of it a view shows.
     """
     if gathered is None:
         return None
@@ -176,14 +201,14 @@ def own(gathered: Tensor | None) -> Tensor | None:
     return mine.clone()
 
 
-# ----------------------------------------------------------------------------------------------- actions and files
+# -------------------------------------------------------------------------------- actions and files
 
 
 def by_first(action: Callable[[], Any]) -> Any:
     """What ``action`` returns, or raises, in the first process; the others do not call it.
 
-    All processes call this; the result is plain values. Whatever the first one wrote is on disk when the others go on. Before they have
-    met, each does it for itself.
+    All processes call this; the result is plain values. Whatever the first one wrote is on disk
+    when the others go on. Before they have met, each does it for itself.
     """
     if not dist.is_initialized():
         return action()
@@ -195,7 +220,8 @@ def by_first(action: Callable[[], Any]) -> Any:
 
 
 def in_turns(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns here: first the first process calls it, then the first one of every machine, then the others.
+    """What ``action`` returns here: first the first process calls it, then the first one of every
+    machine, then the others.
 
     So that what a first call downloads is there for the next. An error ends all.
     """
@@ -221,9 +247,15 @@ def _outcome(action: Callable[[], Any]) -> list:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that another process of the run is gone: in the words of gloo's sockets, or of NCCL."""
+    """Whether an error says that another process of the run is gone: in the words of gloo's
+    sockets, or of NCCL.
+    """
     signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
-    return count() > 1 and isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    return (
+        count() > 1
+        and isinstance(error, RuntimeError)
+        and any(sign in str(error).lower() for sign in signs)
+    )
 
 
 def who() -> str:

@@ -1,4 +1,6 @@
-"""What the loop does besides the method: one frozen record that is consumed, written and compared; optimizers and schedules."""
+"""What the loop does besides the method: one frozen record that is consumed, written and compared;
+optimizers and schedules.
+"""
 
 import bisect
 import dataclasses
@@ -12,11 +14,14 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a run trains, beside its method's own fields: the loop takes it, a result holds it, --resume compares it.
+    """How a run trains, beside its method's own fields: the loop takes it, a result holds it,
+    --resume compares it.
 
-    ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others), ``milestones`` epochs, ``final_lr``
-    the learning rate that a cosine ends at, ``clip_norm`` the largest gradient norm (0: no clipping), ``accumulate`` batches an update.
-    ``select`` is "best" where the epoch with the best validation accuracy is kept, and "last" or None where the last one is.
+    ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others),
+    ``milestones`` epochs, ``final_lr`` the learning rate that a cosine ends at, ``clip_norm`` the
+    largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` is "best"
+    where the epoch with the best validation accuracy is kept, and "last" or None where the last one
+    is.
     """
 
     batch_size: int = 256
@@ -50,15 +55,24 @@ class Recipe:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, kind: str = "sgd"
-) -> torch.optim.Optimizer:  # fmt: skip
-    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is SGD's.
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    kind: str = "sgd",
+) -> torch.optim.Optimizer:
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is
+    SGD's.
 
-    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no word to or from the device.
+    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no
+    word to or from the device.
     """
     parameters = list(parameters)
-    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for MPS.
-    fused = torch.__version__ >= (2, 5) or all(parameter.device.type != "mps" for parameter in parameters)
+    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for
+    # MPS.
+    fused = torch.__version__ >= (2, 5) or all(
+        parameter.device.type != "mps" for parameter in parameters
+    )
     common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, **common)
@@ -66,13 +80,20 @@ def make_optimizer(
 
 
 def learning_rate_factor(
-    schedule: str, epochs: int, warmup: int = 0, milestones: tuple[float, ...] = (), final: float = 0.0
+    schedule: str,
+    epochs: int,
+    warmup: int = 0,
+    milestones: tuple[float, ...] = (),
+    final: float = 0.0,
 ) -> Callable[[float], float]:
-    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the fourth).
+    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the
+    fourth).
 
     Args:
-        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period from one to ``final``.
-        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule follows.
+        schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period
+            from one to ``final``.
+        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule
+            follows.
         milestones: epochs at which ``multistep`` steps down.
     """
 
@@ -91,7 +112,7 @@ def learning_rate_factor(
 
 def make_scheduler(
     optimizer: torch.optim.Optimizer, factor: Callable[[float], float], steps: Sequence[int]
-) -> torch.optim.lr_scheduler.LambdaLR:  # fmt: skip
+) -> torch.optim.lr_scheduler.LambdaLR:
     """A scheduler to step once per update; ``steps`` says how many updates each epoch takes."""
     ends = list(itertools.accumulate(steps))
 

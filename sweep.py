@@ -1,11 +1,13 @@
 """Many runs from one plan: expanded, shared, run by many workers, resumed, searched.
 
-    python sweep.py recipes/plan.toml --dry_run                     # the commands, to read or to paste into bash
-    python sweep.py recipes/plan.toml --workers 4                   # do what is not done; after a crash the same again
-    python sweep.py recipes/plan.toml --status                      # at any time, from anywhere
-    python sweep.py recipes/plan.toml --search FT --trials 20       # hyper-parameters without a look at Retrain or test
+    python sweep.py recipes/plan.toml --dry_run                     # the commands, to read or to
+    paste into bash python sweep.py recipes/plan.toml --workers 4                   # do what is not
+    done; after a crash the same again python sweep.py recipes/plan.toml --status
+    # at any time, from anywhere python sweep.py recipes/plan.toml --search FT --trials 20       #
+    hyper-parameters without a look at Retrain or test
 
-A plan says which flags, seeds and stages; README.md has one. A run is a command, a folder and the file that says it is done.
+A plan says which flags, seeds and stages; README.md has one. A run is a command, a folder and the
+file that says it is done.
 """
 
 import argparse
@@ -18,7 +20,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from arg_parser import Parser, check_mask_wanted, evaluation_parser, make_parser, parse_with, words_of
+from arg_parser import (
+    Parser,
+    check_mask_wanted,
+    evaluation_parser,
+    make_parser,
+    parse_with,
+    words_of,
+)
 from evaluate import SUITES
 from report import make_parser as report_parser
 from reporting.formats import FORMATS
@@ -62,7 +71,14 @@ def main(argv: list[str]) -> None:
         check_inputs(runs, plan.folder)
         search(args, plan)
     elif args.worker:
-        work(runs, plan.folder, sweep_id=args.sweep_id, tries=plan.tries, worker=args.worker, alive=launcher_lives(args))
+        work(
+            runs,
+            plan.folder,
+            sweep_id=args.sweep_id,
+            tries=plan.tries,
+            worker=args.worker,
+            alive=launcher_lives(args),
+        )
     else:
         check_inputs(runs, plan.folder)
         launch(args, plan, runs)
@@ -76,21 +92,52 @@ def launcher_lives(args: argparse.Namespace) -> Callable[[], bool]:
 
 def sweep_parser() -> Parser:
     """The flags of this script."""
-    parser = Parser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("plan", type=Path, metavar="PLAN", help="TOML or JSON file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry_run", action="store_true", help="print the commands, do nothing")
-    what.add_argument("--status", action="store_true", help="how far each stage is, and what failed")
+    what.add_argument(
+        "--status", action="store_true", help="how far each stage is, and what failed"
+    )
     what.add_argument("--report", action="store_true", help="the table of what is done so far")
-    what.add_argument("--search", metavar="METHOD", help="search the method's declared ranges; a stage's name where a method has several")
-    add("--trials", type=_positive, default=20, help="of a search, the same for every method (default: %(default)s)")
-    add("--objective", default="val_proxy", choices=OBJECTIVES, help="of a search (default: %(default)s)")
-    add("--sampler", choices=SAMPLERS, help="of a search (default: optuna where it is installed, else grid)")
+    what.add_argument(
+        "--search",
+        metavar="METHOD",
+        help="search the method's declared ranges; a stage's name where a method has several",
+    )
+    add(
+        "--trials",
+        type=_positive,
+        default=20,
+        help="of a search, the same for every method (default: %(default)s)",
+    )
+    add(
+        "--objective",
+        default="val_proxy",
+        choices=OBJECTIVES,
+        help="of a search (default: %(default)s)",
+    )
+    add(
+        "--sampler",
+        choices=SAMPLERS,
+        help="of a search (default: optuna where it is installed, else grid)",
+    )
     add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
     many = parser.add_mutually_exclusive_group()
-    many.add_argument("--workers", type=_positive, help="processes, jobs or tasks at a time (default: one for each GPU, else one)")
-    per_gpu = "processes at a time on each GPU, of which a small network fills a part; their workers take the GPUs in turn"
+    many.add_argument(
+        "--workers",
+        type=_positive,
+        help="processes, jobs or tasks at a time (default: one for each GPU, else one)",
+    )
+    per_gpu = (
+        "processes at a time on each GPU, of which a small network fills a part; their workers take"
+        " the GPUs in turn"
+    )
     many.add_argument("--per_gpu", type=_positive, metavar="N", help=per_gpu)
     add(
         "--options",
@@ -111,22 +158,33 @@ def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
     launcher = launcher_of(args, plan, workers)
     progress, began = Progress(runs, plan.folder), time.time()
     before = sum(state == DONE for state in progress.look().values())
-    print(f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py {args.plan} --status tells more")
+    print(
+        f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py"
+        f" {args.plan} --status tells more"
+    )
     words = worker_command([str(args.plan), f"--sweep_id={began!r}"])
     with tqdm(total=len(runs), initial=before, unit="run", disable=None) as bar:
 
         def show() -> None:
             bar.update(sum(state == DONE for state in progress.look().values()) - bar.n)
-            bar.set_postfix_str(f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}")
+            bar.set_postfix_str(
+                f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}"
+            )
 
         if before < len(runs):
             took = functools.partial(took_a_run, plan, sweep_id=began)
             supervise(launcher, words, min(workers, len(runs) - before), took_a_run=took, show=show)
     counts = progress.counts()
     print(progress.table(workers))
-    print(f"RESULT sweep={plan.folder} runs={len(runs)} done={counts[DONE]} seconds={time.time() - began:.1f}")
+    print(
+        f"RESULT sweep={plan.folder} runs={len(runs)} done={counts[DONE]}"
+        f" seconds={time.time() - began:.1f}"
+    )
     if counts[DONE] < len(runs):
-        raise RunFailed(f"{len(runs) - counts[DONE]} of {len(runs)} runs are not done; the same command tries them again")
+        raise RunFailed(
+            f"{len(runs) - counts[DONE]} of {len(runs)} runs are not done; the same command tries"
+            " them again"
+        )
 
 
 def launcher_of(args: argparse.Namespace, plan: Plan, workers: int) -> object:
@@ -142,16 +200,32 @@ def launcher_of(args: argparse.Namespace, plan: Plan, workers: int) -> object:
 
 def took_a_run(plan: Plan, worker: str, *, sweep_id: float) -> bool:
     """Whether a worker of this sweep started a run."""
-    starts = [start for file in plan.folder.glob(f"*/*/{RECORD}") for start in read_record(file.parent).starts]
+    starts = [
+        start
+        for file in plan.folder.glob(f"*/*/{RECORD}")
+        for start in read_record(file.parent).starts
+    ]
     return any((start["worker"], start.get("sweep_id")) == (worker, sweep_id) for start in starts)
 
 
 def search(args: argparse.Namespace, plan: Plan) -> None:
-    """One worker's part of a search; or all of it, by workers where they are asked for, and its table."""
+    """One worker's part of a search; or all of it, by workers where they are asked for, and its
+    table.
+    """
     args.search = as_planned(plan, args.search)
-    how = {"trials": args.trials, "objective": args.objective, "check": check, "sampler": args.sampler or default_sampler()}
+    how = {
+        "trials": args.trials,
+        "objective": args.objective,
+        "check": check,
+        "sampler": args.sampler or default_sampler(),
+    }
     if args.worker:
-        make_trials(plan, args.search, **how, workplace=Workplace(args.sweep_id, args.worker, launcher_lives(args)))
+        make_trials(
+            plan,
+            args.search,
+            **how,
+            workplace=Workplace(args.sweep_id, args.worker, launcher_lives(args)),
+        )
         return
     if args.objective == "oracle_gap":
         warn(WARNING)
@@ -165,39 +239,68 @@ def search(args: argparse.Namespace, plan: Plan) -> None:
 
 def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: float) -> None:
     """Let workers make the trials: a grid by the locks of its runs, Optuna's by its study."""
-    search_of(plan, args.search)  # what cannot be searched is refused here, not in each worker's log
+    search_of(
+        plan, args.search
+    )  # what cannot be searched is refused here, not in each worker's log
     workers = min(workers_of(args), args.trials)
     launcher = launcher_of(args, plan, workers)
-    flags = [f"--search={args.search}", f"--trials={args.trials}", f"--objective={args.objective}", f"--sampler={sampler}"]
+    flags = [
+        f"--search={args.search}",
+        f"--trials={args.trials}",
+        f"--objective={args.objective}",
+        f"--sampler={sampler}",
+    ]
     words = worker_command([str(args.plan), *flags, f"--sweep_id={began!r}"])
     with tqdm(total=args.trials, unit="trial", disable=None) as bar:
 
         def show() -> None:
             bar.update(len(trial_files(plan, args.search, args.objective)) - bar.n)
 
-        supervise(launcher, words, workers, took_a_run=functools.partial(took_a_run, plan, sweep_id=began), show=show)
+        supervise(
+            launcher,
+            words,
+            workers,
+            took_a_run=functools.partial(took_a_run, plan, sweep_id=began),
+            show=show,
+        )
 
 
 def workers_of(args: argparse.Namespace) -> int:
-    """How many at a time: as typed, else one for each GPU of this machine where the local launcher uses them, else one."""
+    """How many at a time: as typed, else one for each GPU of this machine where the local launcher
+    uses them, else one.
+    """
     if args.workers:
         return args.workers
     if args.launcher != "local":
         if args.per_gpu:
-            raise UserError(f"--per_gpu {args.per_gpu} is of --launcher local; give --workers, and --options for a worker's share of a GPU")
+            raise UserError(
+                f"--per_gpu {args.per_gpu} is of --launcher local; give --workers, and --options"
+                " for a worker's share of a GPU"
+            )
         return 1
     gpus = len(visible_gpus())
     if args.per_gpu and not gpus:
-        raise UserError(f"--per_gpu {args.per_gpu}: no GPU here; --workers {args.per_gpu} makes as many runs at a time on the CPU")
+        raise UserError(
+            f"--per_gpu {args.per_gpu}: no GPU here; --workers {args.per_gpu} makes as many runs at"
+            " a time on the CPU"
+        )
     return max(1, gpus) * (args.per_gpu or 1)
 
 
 def table_of(plan: Plan, runs: list[Run]) -> None:
-    """report.py's table of this plan's finished unlearning runs, and of nothing else that lies in the folder."""
-    files = [plan.folder / run.name / run.result for run in runs if run.checkpoint and run.script != "main_train"]
+    """report.py's table of this plan's finished unlearning runs, and of nothing else that lies in
+    the folder.
+    """
+    files = [
+        plan.folder / run.name / run.result
+        for run in runs
+        if run.checkpoint and run.script != "main_train"
+    ]
     finished = [file for file in files if file.is_file()]
     if not finished:
-        raise UserError("--report: no unlearning run of this plan is done; --status says how far it is")
+        raise UserError(
+            "--report: no unlearning run of this plan is done; --status says how far it is"
+        )
     print(FORMATS["text"](scenarios(collect(finished), [])))
 
 
@@ -208,7 +311,9 @@ def parser_of(name: str) -> Parser:
 
 
 def check(name: str, values: dict) -> tuple[list[str], dict]:
-    """The words for a script's flags, and their values as it reads them; what it would refuse is refused here."""
+    """The words for a script's flags, and their values as it reads them; what it would refuse is
+    refused here.
+    """
     many = {flag: value for flag, value in values.items() if flag in SCRIPTS[name].many}
     single = {flag: value for flag, value in values.items() if flag not in many}
     if name == "report":
@@ -216,19 +321,29 @@ def check(name: str, values: dict) -> tuple[list[str], dict]:
     parser = parser_of(name)
     words = words_of(parser, single, name)
     if name == "evaluate":
-        listed = [word for flag, value in many.items() for word in (f"--{flag}", *(value if isinstance(value, list) else [str(value)]))]
+        listed = [
+            word
+            for flag, value in many.items()
+            for word in (f"--{flag}", *(value if isinstance(value, list) else [str(value)]))
+        ]
         parser.parse_args([*listed, *words])
         return words, values
     read = parse_with(parser, words)
     if name in ("main_forget", "main_random"):
         check_mask_wanted(read)
-    return words, {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(read).items() if flag in read.typed}
+    return words, {
+        flag: str(value) if isinstance(value, Path) else value
+        for flag, value in vars(read).items()
+        if flag in read.typed
+    }
 
 
 def _report_words(single: dict, many: dict) -> tuple[list[str], dict]:
     """report.py's flags beside its folders."""
     if not many:
-        raise UserError('report: dirs is missing: which runs? such as dirs = ["{retrain}", "{methods}"]')
+        raise UserError(
+            'report: dirs is missing: which runs? such as dirs = ["{retrain}", "{methods}"]'
+        )
     parser = report_parser()
     words = words_of(parser, single, "report")
     parser.parse_args(["runs", *words])

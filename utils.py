@@ -1,4 +1,6 @@
-"""Seeds, devices, safe and atomic files, content hashes, run records: what every stage needs and no method knows."""
+"""Seeds, devices, safe and atomic files, content hashes, run records: what every stage needs and no
+method knows.
+"""
 
 import codecs
 import contextlib
@@ -30,7 +32,9 @@ from here import GONE
 
 
 def _allow_numpy_numbers() -> None:
-    """Let torch read what the reference's checkpoints hold besides tensors: numbers of numpy 1 or 2. They run no code."""
+    """Let torch read what the reference's checkpoints hold besides tensors: numbers of numpy 1 or
+    2. They run no code.
+    """
     build = np.float64().__reduce__()[0]
     for core in ("core", "_core"):
 
@@ -41,15 +45,20 @@ def _allow_numpy_numbers() -> None:
 
         scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
         torch.serialization.add_safe_globals([scalar])
-    # A numpy number's bytes travel as encoded text; later versions of torch allow that function by themselves.
-    torch.serialization.add_safe_globals([codecs.encode, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}])
+    # A numpy number's bytes travel as encoded text; later versions of torch allow that function by
+    # themselves.
+    torch.serialization.add_safe_globals(
+        [codecs.encode, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+    )
 
 
 _allow_numpy_numbers()
 
 
 class _Call(NamedTuple):
-    """A script that runs: its file's name and its words, and the machine's load before it, or the script that called it, began."""
+    """A script that runs: its file's name and its words, and the machine's load before it, or the
+    script that called it, began.
+    """
 
     command: list[str]
     load: float | None
@@ -58,23 +67,35 @@ class _Call(NamedTuple):
 _call: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("call", default=None)
 
 
-# What is said of memory in a plain RuntimeError: of the CPU's by torch, of a GPU's by CUDA and its libraries.
-OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+# What is said of memory in a plain RuntimeError: of the CPU's by torch, of a GPU's by CUDA and its
+# libraries.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class UserError(Exception):
-    """Something impossible was asked for: one line (what was given, what is allowed, what to do), exit code 2."""
+    """Something impossible was asked for: one line (what was given, what is allowed, what to do),
+    exit code 2.
+    """
 
 
 class RunFailed(Exception):
-    """A run went wrong in a way that we recognise, such as a non-finite loss: one line, exit code 1."""
+    """A run went wrong in a way that we recognise, such as a non-finite loss: one line, exit code
+    1.
+    """
 
 
 def script(main: Callable) -> Callable[..., int]:
-    """Turn ``main(argv)`` into a well-mannered script: an exit code and one line instead of a traceback for what users and machines cause.
+    """Turn ``main(argv)`` into a well-mannered script: an exit code and one line instead of a
+    traceback for what users and machines cause.
 
-    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does. In a run of several processes only the first
-    one speaks, but for what may have happened to one of them alone.
+    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does. In a run of
+    several processes only the first one speaks, but for what may have happened to one of them
+    alone.
     """
 
     @functools.wraps(main)
@@ -95,7 +116,9 @@ def script(main: Callable) -> Callable[..., int]:
         try:
             with _stopped_by_signals():
                 with contextlib.suppress(AttributeError, ValueError):
-                    sys.stdout.reconfigure(errors="backslashreplace")  # a path of odd bytes must not end a run
+                    sys.stdout.reconfigure(
+                        errors="backslashreplace"
+                    )  # a path of odd bytes must not end a run
                 with _among_others():
                     _run(main, argv)
         except UserError as error:
@@ -104,7 +127,10 @@ def script(main: Callable) -> Callable[..., int]:
             return _end(name, f"failed: {error}", 1, alone=False)
         except KeyboardInterrupt as stop:
             by = str(stop) or "SIGINT"
-            on = "what was finished is on disk: the same command, with --resume where it has that flag, goes on from there"
+            on = (
+                "what was finished is on disk: the same command, with --resume where it has that"
+                " flag, goes on from there"
+            )
             return _end(name, f"stopped by {by}; {on}", 130, alone=False)
         except BrokenPipeError:
             _forget_output()
@@ -119,7 +145,9 @@ def script(main: Callable) -> Callable[..., int]:
 
 
 def _open_standard_files() -> None:
-    """Open what was closed of standard input, output and error to nowhere: the next file that is opened would take its place."""
+    """Open what was closed of standard input, output and error to nowhere: the next file that is
+    opened would take its place.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -152,7 +180,9 @@ def _called(name: str, argv: list[str]) -> Iterator[None]:
 
 
 def _run(main: Callable, argv: list[str]) -> None:
-    """``main(argv)``, with its last words written out: a closed pipe is then found here and not at the interpreter's end."""
+    """``main(argv)``, with its last words written out: a closed pipe is then found here and not at
+    the interpreter's end.
+    """
     try:
         main(argv)
     except SystemExit:  # --help
@@ -163,46 +193,69 @@ def _run(main: Callable, argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def _among_others() -> Iterator[None]:
-    """The place of a script in a run of several processes: one speaks, and whoever met the others also leaves them."""
+    """The place of a script in a run of several processes: one speaks, and whoever met the others
+    also leaves them.
+    """
     met_before = parallel.has_met()
     with parallel.one_voice():
         yield
-    # Not after an error, which may be one process's alone: leaving can wait for the others for ever.
+    # Not after an error, which may be one process's alone: leaving can wait for the others for
+    # ever.
     if not met_before:
         parallel.stop()
 
 
 def _end(name: str, message: str, code: int, *, alone: bool = True) -> int:
-    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first one on each machine."""
+    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first
+    one on each machine.
+    """
     if alone or parallel.local_rank() == 0:
-        with contextlib.suppress(OSError):  # where standard error is on a full disk too, the code has to say it
-            print(f"{name}: {parallel.who() if alone or parallel.rank() else ''}{printable(message)}", file=sys.stderr)
+        with contextlib.suppress(
+            OSError
+        ):  # where standard error is on a full disk too, the code has to say it
+            print(
+                f"{name}: {parallel.who() if alone or parallel.rank() else ''}{printable(message)}",
+                file=sys.stderr,
+            )
     return code
 
 
 def _forget_output() -> None:
-    """Send what is still buffered nowhere: at exit Python would complain about the closed pipe once more."""
+    """Send what is still buffered nowhere: at exit Python would complain about the closed pipe once
+    more.
+    """
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """In words, an error of memory or files that is no mistake of this code; None for all others."""
+    """In words, an error of memory or files that is no mistake of this code; None for
+    all others.
+    """
     remedy = "try a smaller --batch_size, --precision bf16, or another --gpu"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in OUT_OF_MEMORY
+    ):
         return f"out of memory; {remedy}"
-    if "unable to find an engine to execute" in str(error):  # torch's words where no convolution of cuDNN's gets its workspace
+    if "unable to find an engine to execute" in str(
+        error
+    ):  # torch's words where no convolution of cuDNN's gets its workspace
         return f"cuDNN has no memory, or no program, for a convolution; {remedy}"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file or a device'}: {error.strerror or error}"
     if parallel.is_lost(error):
-        return "another process of this run is gone; the same command with --resume goes on from the last finished epoch"
+        return (
+            "another process of this run is gone; the same command with --resume goes on from the"
+            " last finished epoch"
+        )
     return None
 
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Let signals raise ``KeyboardInterrupt`` with their name, unless whoever started the script ignores them."""
+    """Let signals raise ``KeyboardInterrupt`` with their name, unless whoever started the script
+    ignores them.
+    """
 
     def stop(number: int, frame: object) -> None:
         name = signal.Signals(number).name
@@ -213,8 +266,16 @@ def _stopped_by_signals() -> Iterator[None]:
 
     _signals.update(held=False, waiting=None)
     here = threading.current_thread() is threading.main_thread()
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    numbers = [
+        getattr(signal, name)
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+        if here and hasattr(signal, name)
+    ]
+    before = {
+        number: signal.signal(number, stop)
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -228,7 +289,9 @@ _signals = {"held": False, "waiting": None}
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let a signal wait for the end of the block: torch's writer aborts the process where an exception unwinds it."""
+    """Let a signal wait for the end of the block: torch's writer aborts the process where an
+    exception unwinds it.
+    """
     _signals["held"] = True
     try:
         yield
@@ -257,14 +320,22 @@ class _Steady:
 
 
 def printable(text: str) -> str:
-    """``text`` with a replacement character for what moves a terminal's cursor or turns its direction; line breaks stay."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    """``text`` with a replacement character for what moves a terminal's cursor or turns its
+    direction; line breaks stay.
+    """
+    return "".join(
+        character if character.isprintable() or character == "\n" else "\ufffd"
+        for character in text
+    )
 
 
 def warn_of_standstill(seconds: float) -> None:
     """Say what RTE leaves out, if anything."""
     if seconds:
-        warn(f"the process stood still for {seconds:.1f} s (stopped, suspended or not scheduled); RTE leaves them out")
+        warn(
+            f"the process stood still for {seconds:.1f} s (stopped, suspended or not scheduled);"
+            " RTE leaves them out"
+        )
 
 
 def warn(message: str) -> None:
@@ -272,14 +343,15 @@ def warn(message: str) -> None:
     print(f"warning: {printable(message)}", file=sys.stderr)
 
 
-# ---------------------------------------------------------------------------------------------------- randomness
+# --------------------------------------------------------------------------------------- randomness
 
 
 def stream(seed: int, *names: object) -> int:
     """The seed in [0, 2^63) of the random stream that belongs to one purpose.
 
-    Every purpose (a split's order, its crops, an initialisation, random labels, ...) at every epoch has a stream
-    of its own. No draw can shift another, and a resumed run needs no saved generator state: the epoch says it all.
+    Every purpose (a split's order, its crops, an initialisation, random labels, ...) at every epoch
+    has a stream of its own. No draw can shift another, and a resumed run needs no saved generator
+    state: the epoch says it all.
     """
     key = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
@@ -291,29 +363,38 @@ def generator(device: torch.device | str, seed: int, *names: object) -> torch.Ge
 
 
 def device_rng(device: torch.device) -> torch.Tensor | None:
-    """The state of an accelerator's own generator, which dropout there draws from; None for the CPU."""
+    """The state of an accelerator's own generator, which dropout there draws from; None for the
+    CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.mps.get_rng_state() if device.type == "mps" else None
 
 
 def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
-    """Continue from what :func:`device_rng` gave; without a state (saved on the CPU) the generator is left alone."""
+    """Continue from what :func:`device_rng` gave; without a state (saved on the CPU) the generator
+    is left alone.
+    """
     if state is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     if state is not None and device.type == "mps":
         torch.mps.set_rng_state(state)
 
 
-# ------------------------------------------------------------------------------------------------------- devices
+# ------------------------------------------------------------------------------------------ devices
 
 
 def pick_device(name: str, gpu: int) -> torch.device:
     """The device that ``--device`` names; ``auto`` takes CUDA, then MPS, then the CPU.
 
-    Of several processes on a machine each has a GPU of its own, counted from ``gpu``; with SHARE_GPUS=1 they go round the GPUs from there.
+    Of several processes on a machine each has a GPU of its own, counted from ``gpu``; with
+    SHARE_GPUS=1 they go round the GPUs from there.
     """
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    available = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
     if name == "auto":
         name = next(kind for kind, ready in available.items() if ready())
     if not available[name]():
@@ -332,7 +413,9 @@ def pick_device(name: str, gpu: int) -> torch.device:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic has units of its own; emulated bf16 is ten times slower than fp32 on an AVX2 CPU."""
+    """Whether bf16 arithmetic has units of its own; emulated bf16 is ten times slower than fp32 on
+    an AVX2 CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
@@ -342,14 +425,18 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16`` for training; ``auto`` takes bf16 where the hardware has native units."""
+    """``fp32`` or ``bf16`` for training; ``auto`` takes bf16 where the hardware has
+    native units.
+    """
     if name == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
     return name
 
 
 def machine_load() -> float | None:
-    """How many processes ran or waited for a core in the last minute; None where the system does not say."""
+    """How many processes ran or waited for a core in the last minute; None where the system does
+    not say.
+    """
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -362,16 +449,26 @@ def usable_cores() -> int:
 
 
 def use_threads(wanted: int | None, device: torch.device) -> None:
-    """Compute on the CPU with ``wanted`` threads, or as many as torch has; warn where the cores are busy with other work already.
+    """Compute on the CPU with ``wanted`` threads, or as many as torch has; warn where the cores are
+    busy with other work already.
 
     A thread that waits for its turn lets the others of an operation wait for it.
     """
     if wanted is not None:
         torch.set_num_threads(wanted)
     call, cores = _call.get(), usable_cores()
-    if device.type == "cpu" and torch.get_num_threads() > 1 and call and call.load is not None and call.load > cores:
+    if (
+        device.type == "cpu"
+        and torch.get_num_threads() > 1
+        and call
+        and call.load is not None
+        and call.load > cores
+    ):
         slow = "two torch processes on two busy cores are 15 to 60 times slower"
-        warn(f"the machine's load is {call.load:.1f} on {cores} usable cores: {slow}; take --threads 1")
+        warn(
+            f"the machine's load is {call.load:.1f} on {cores} usable cores: {slow}; take"
+            " --threads 1"
+        )
 
 
 def with_threads(device: torch.device) -> str:
@@ -383,8 +480,9 @@ def with_threads(device: torch.device) -> str:
 def keep_freed_memory() -> None:
     """Let glibc hand a freed block to the next tensor instead of giving it back to the kernel.
 
-    Each large tensor on the CPU is otherwise mapped, zeroed page by page and unmapped again: a sixth of an fp32 step of
-    ResNet-18 at batch 256. Freed memory stays with the process. Other C libraries are left alone.
+    Each large tensor on the CPU is otherwise mapped, zeroed page by page and unmapped again: a
+    sixth of an fp32 step of ResNet-18 at batch 256. Freed memory stays with the process. Other C
+    libraries are left alone.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -403,7 +501,9 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds of finished device work, summed over ``with`` blocks, without those in which the process stood still (``stopped``)."""
+    """Seconds of finished device work, summed over ``with`` blocks, without those in which the
+    process stood still (``stopped``).
+    """
 
     def __init__(self, device: torch.device, seconds: float = 0.0, stopped: float = 0.0):
         self.device, self.seconds, self.stopped = device, seconds, stopped
@@ -431,10 +531,11 @@ class Stopwatch:
 
 
 class _Standstill:
-    """A thread that looks at the clock every fifth of a second: what lies between two looks beyond that is a standstill.
+    """A thread that looks at the clock every fifth of a second: what lies between two looks beyond
+    that is a standstill.
 
-    SIGSTOP, a suspended job and gang scheduling are such. Two seconds or more count, and only those in which the process took
-    no processor time: one long call into C holds the thread up, too.
+    SIGSTOP, a suspended job and gang scheduling are such. Two seconds or more count, and only those
+    in which the process took no processor time: one long call into C holds the thread up, too.
     """
 
     EVERY, LEAST, IDLE = 0.2, 2.0, 0.1
@@ -465,9 +566,11 @@ class _Standstill:
 
 
 def tune_cuda(device: torch.device) -> None:
-    """How CUDA computes in a script: fp32 is never TF32, in training neither, and cuDNN takes the fastest of its convolutions.
+    """How CUDA computes in a script: fp32 is never TF32, in training neither, and cuDNN takes the
+    fastest of its convolutions.
 
-    cuDNN tries them once for each shape: batches have few. Another try may find another one, and with it other roundings.
+    cuDNN tries them once for each shape: batches have few. Another try may find another one, and
+    with it other roundings.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -476,9 +579,11 @@ def tune_cuda(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller has set.
+    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller
+    has set.
 
-    An autocast region stays what it is: not for ``losses``, whose forward passes the loop runs under autocast.
+    An autocast region stays what it is: not for ``losses``, whose forward passes the loop runs
+    under autocast.
     """
     before = _set_tf32("highest", False)
     try:
@@ -488,24 +593,28 @@ def exact_fp32() -> Iterator[None]:
 
 
 def _set_tf32(matmul: str, convolutions: bool) -> tuple[str, bool]:
-    """Set the precision of fp32 matrix products ("highest" is no TF32) and whether convolutions use TF32; returns what was set.
+    """Set the precision of fp32 matrix products ("highest" is no TF32) and whether convolutions use
+    TF32; returns what was set.
 
-    By the older of torch's two interfaces: the newer one, ``fp32_precision``, came with 2.9, one must not be read where the other
-    one was written, and torch.compile reads the older one.
+    By the older of torch's two interfaces: the newer one, ``fp32_precision``, came with 2.9, one
+    must not be read where the other one was written, and torch.compile reads the older one.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*TF32")  # 2.9 and some later versions advise the newer one
+        warnings.filterwarnings(
+            "ignore", message=".*TF32"
+        )  # 2.9 and some later versions advise the newer one
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolutions
     return before
 
 
-# --------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole new one.
+    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole
+    new one.
 
     In a run of several processes the first one writes, and all of them call this.
     """
@@ -524,7 +633,10 @@ def _write_here(path: Path, write: Callable[[BinaryIO], None]) -> None:
         _flush_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
-        raise RunFailed(f"cannot write {path}: {reason}; earlier files are untouched, make room and use --resume") from None
+        raise RunFailed(
+            f"cannot write {path}: {reason}; earlier files are untouched, make room and use"
+            " --resume"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -554,12 +666,16 @@ def save(obj: object, path: Path) -> None:
 
 
 def save_json(obj: object, path: Path) -> None:
-    """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other word for it."""
+    """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other
+    word for it.
+    """
     save_text(json.dumps(finite(obj), indent=1, allow_nan=False) + "\n", path)
 
 
 def finite(obj: object) -> object:
-    """The same nested value with None for every number that is not finite: JSON has no word for them."""
+    """The same nested value with None for every number that is not finite: JSON has no word for
+    them.
+    """
     if isinstance(obj, dict):
         return {name: finite(value) for name, value in obj.items()}
     if isinstance(obj, list | tuple):
@@ -583,10 +699,12 @@ def save_bytes(content: bytes, path: Path) -> None:
 
 
 def load(path: Path, what: str) -> object:
-    """Read a torch file on the CPU with ``weights_only=True``, after its checksums and the sizes that it claims.
+    """Read a torch file on the CPU with ``weights_only=True``, after its checksums and the sizes
+    that it claims.
 
     Raises:
-        UserError: the file is missing, is not a torch file, is damaged, or holds anything but tensors, numbers and plain containers.
+        UserError: the file is missing, is not a torch file, is damaged, or holds anything but
+            tensors, numbers and plain containers.
     """
     require_file(path, what)
     try:
@@ -595,7 +713,8 @@ def load(path: Path, what: str) -> object:
         check_content(content, os.path.getsize(path))
     except FalseClaim as error:
         reason = str(error)
-    except Exception as error:  # zipfile, pickletools and torch raise two dozen types here, and each means the same to the user
+    # zipfile, pickletools and torch raise two dozen types here, all of one meaning to the user.
+    except Exception as error:
         reason = f"damaged, or another kind of file ({type(error).__name__})"
     else:
         return content
@@ -618,7 +737,9 @@ def require_file(path: Path, what: str) -> None:
     """Refuse a path that is not a file, by its role."""
     if os.path.isdir(path):
         raise UserError(f"{what} {path}: a folder, a file is wanted")
-    if not os.path.isfile(path):  # unlike Path.is_file, also for a folder that may not be entered, or a name too long
+    if not os.path.isfile(
+        path
+    ):  # unlike Path.is_file, also for a folder that may not be entered, or a name too long
         raise UserError(f"{what} {path}: no such file")
     if not os.access(path, os.R_OK):
         raise UserError(f"{what} {path}: may not be read")
@@ -626,7 +747,9 @@ def require_file(path: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn what a record with missing or odd entries raises in the block into a :class:`UserError`."""
+    """Turn what a record with missing or odd entries raises in the block into a
+    :class:`UserError`.
+    """
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -636,10 +759,11 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at once.
+    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at
+    once.
 
-    What a killed run had begun to write of ``files`` is removed. Of a run of several processes the first one holds it, and none
-    goes on before it does.
+    What a killed run had begun to write of ``files`` is removed. Of a run of several processes the
+    first one holds it, and none goes on before it does.
     """
     with contextlib.ExitStack() as held:
         parallel.by_first(lambda: held.enter_context(_lock_here(folder, name, files)))
@@ -662,9 +786,15 @@ def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another run is writing {name} files in {folder}; wait for it or use another --save_dir") from None
+            raise UserError(
+                f"another run is writing {name} files in {folder}; wait for it or use another"
+                " --save_dir"
+            ) from None
         except OSError as error:
-            warn(f"{folder} has no locks ({error.strerror}): nothing keeps a second run of {name} out of it")
+            warn(
+                f"{folder} has no locks ({error.strerror}): nothing keeps a second run of {name}"
+                " out of it"
+            )
         else:
             for file in files:
                 for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
@@ -674,11 +804,13 @@ def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]
         os.close(handle)
 
 
-# -------------------------------------------------------------------------------------------- hashes and records
+# ------------------------------------------------------------------------------- hashes and records
 
 
 def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
-    """SHA-256 over sorted names, dtypes, shapes and bytes: a hash of the content, whatever file holds it."""
+    """SHA-256 over sorted names, dtypes, shapes and bytes: a hash of the content, whatever file
+    holds it.
+    """
     digest = hashlib.sha256()
     for name in sorted(named):
         array = named[name]
@@ -691,18 +823,32 @@ def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
 
 
 def git_revision() -> str:
-    """The commit of this code, with ``+`` where the tree has changes; empty outside of a git checkout of its own.
+    """The commit of this code, with ``+`` where the tree has changes; empty outside of a git
+    checkout of its own.
 
-    A copy of the code inside another repository has none: that repository's commit says nothing of it. No lock is taken.
+    A copy of the code inside another repository has none: that repository's commit says nothing of
+    it. No lock is taken.
     """
     here = Path(__file__).resolve().parent
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # such as a hook's
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }  # such as a hook's
     try:
-        run = functools.partial(subprocess.run, cwd=here, env=plain, capture_output=True, text=True, timeout=10, check=True)
+        run = functools.partial(
+            subprocess.run,
+            cwd=here,
+            env=plain,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
         top, commit = run(["git", "rev-parse", "--show-toplevel", "HEAD"]).stdout.splitlines()
         if Path(top).resolve() != here:
             return ""
-        changed = run(["git", "--no-optional-locks", "status", "--porcelain", "-uno"]).stdout.strip()
+        changed = run(
+            ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]
+        ).stdout.strip()
         return commit + ("+" if changed else "")
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""
@@ -711,7 +857,11 @@ def git_revision() -> str:
 def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> dict:
     """Where a result comes from: command, code, machine, versions, seeds."""
     call = _call.get()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
         "command": call.command if call else [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_revision(),

@@ -1,9 +1,10 @@
-"""The baseline: each stage written in the straightforward way of this field's repositories. Slow on purpose, and correct.
+"""The baseline: each stage written in the straightforward way of this field's repositories. Slow on
+purpose, and correct.
 
-PIL transforms in a DataLoader (without workers unless asked for), a blocking copy of each batch to the device, contiguous
-fp32, a loop over tensors for the mask with a restore per step, two argsorts per threshold, int64 masks, scikit-learn's SVC
-on all points, one backward pass per sample for the Fisher diagonal, separate passes for accuracy and for the attack, the
-loss read at every step.
+PIL transforms in a DataLoader (without workers unless asked for), a blocking copy of each batch to
+the device, contiguous fp32, a loop over tensors for the mask with a restore per step, two argsorts
+per threshold, int64 masks, scikit-learn's SVC on all points, one backward pass per sample for the
+Fisher diagonal, separate passes for accuracy and for the attack, the loss read at every step.
 """
 
 import copy
@@ -30,7 +31,11 @@ class Images(Dataset):
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, augment: bool):
         self.pixels, self.labels = pixels, labels
         side = pixels.shape[1]
-        moves = [transforms.RandomCrop(side, padding=4), transforms.RandomHorizontalFlip()] if augment else []
+        moves = (
+            [transforms.RandomCrop(side, padding=4), transforms.RandomHorizontalFlip()]
+            if augment
+            else []
+        )
         self.transform = transforms.Compose([*moves, transforms.ToTensor()])
 
     def __len__(self) -> int:
@@ -54,16 +59,32 @@ class Moved:
             yield images.to(self.device), labels.to(self.device)
 
 
-def batches_of(images: Images, batch_size: int, *, shuffle: bool, device: torch.device = CPU, workers: int = 0) -> Moved:
+def batches_of(
+    images: Images, batch_size: int, *, shuffle: bool, device: torch.device = CPU, workers: int = 0
+) -> Moved:
     pin = device.type == "cuda"
-    return Moved(DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pin), device)
+    return Moved(
+        DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=pin), device
+    )
 
 
 def loader(
-    pixels: np.ndarray, labels: np.ndarray, batch_size: int, *, train: bool, augment: bool = True, device: torch.device = CPU,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    *,
+    train: bool,
+    augment: bool = True,
+    device: torch.device = CPU,
     workers: int = 0,
-) -> Moved:  # fmt: skip
-    return batches_of(Images(pixels, labels, train and augment), batch_size, shuffle=train, device=device, workers=workers)
+) -> Moved:
+    return batches_of(
+        Images(pixels, labels, train and augment),
+        batch_size,
+        shuffle=train,
+        device=device,
+        workers=workers,
+    )
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
@@ -71,7 +92,9 @@ def top1(logits: Tensor, labels: Tensor) -> float:
     return predicted.t().eq(labels.view(1, -1)).float().sum().item() * 100 / len(labels)
 
 
-def train_epoch(model: nn.Module, batches: Moved, optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
+def train_epoch(
+    model: nn.Module, batches: Moved, optimizer: torch.optim.Optimizer
+) -> list[tuple[float, float]]:
     """One epoch of cross-entropy; the loss and the accuracy of each step."""
     model.train()
     seen = []
@@ -85,7 +108,14 @@ def train_epoch(model: nn.Module, batches: Moved, optimizer: torch.optim.Optimiz
     return seen
 
 
-def masked_step(model: nn.Module, mask: dict, original: dict, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> float:
+def masked_step(
+    model: nn.Module,
+    mask: dict,
+    original: dict,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+) -> float:
     """A step on the masked gradient, after which the frozen weights are put back."""
     loss = F.cross_entropy(model(images), labels)
     optimizer.zero_grad()
@@ -105,15 +135,27 @@ def restore(model: nn.Module, mask: dict, original: dict) -> None:
 
 
 def salun_epoch(
-    model: nn.Module, forget: Images, retain: Images, batch_size: int, classes: int, mask: dict, original: dict,
-    optimizer: torch.optim.SGD, device: torch.device = CPU, workers: int = 0,
-) -> None:  # fmt: skip
-    """A pass over the forget set with random labels, then one over the retain set, under the mask."""
+    model: nn.Module,
+    forget: Images,
+    retain: Images,
+    batch_size: int,
+    classes: int,
+    mask: dict,
+    original: dict,
+    optimizer: torch.optim.SGD,
+    device: torch.device = CPU,
+    workers: int = 0,
+) -> None:
+    """A pass over the forget set with random labels, then one over the retain set,
+    under the mask.
+    """
     relabelled = copy.copy(forget)
     relabelled.labels = np.random.randint(0, classes, len(forget))
     model.train()
     for part in (relabelled, retain):
-        for images, labels in batches_of(part, batch_size, shuffle=True, device=device, workers=workers):
+        for images, labels in batches_of(
+            part, batch_size, shuffle=True, device=device, workers=workers
+        ):
             masked_step(model, mask, original, optimizer, images, labels)
 
 
@@ -180,17 +222,24 @@ def outputs(model: nn.Module, batches: Moved) -> tuple[np.ndarray, np.ndarray]:
     model.eval()
     with torch.no_grad():
         logits = [model(images).cpu() for images, _ in batches]
-    return torch.cat(logits).numpy(), np.concatenate([labels.cpu().numpy() for _, labels in batches])
+    return torch.cat(logits).numpy(), np.concatenate(
+        [labels.cpu().numpy() for _, labels in batches]
+    )
 
 
 def svc_attack(retain: tuple, test: tuple, forget: tuple, tol: float = 1e-3) -> dict[str, float]:
     """Five support-vector machines on all points; the first len(test) of retain against test."""
     count = min(len(retain[1]), len(test[1]))
-    inside, outside, audited = (attack_features(*part) for part in ((retain[0][:count], retain[1][:count]), test, forget))
+    inside, outside, audited = (
+        attack_features(*part) for part in ((retain[0][:count], retain[1][:count]), test, forget)
+    )
     shares = {}
     for name in inside:
         machine = SVC(C=3, gamma="auto", kernel="rbf", tol=tol)
-        machine.fit(np.concatenate([inside[name], outside[name]]), np.repeat([1, 0], [len(inside[name]), len(outside[name])]))
+        machine.fit(
+            np.concatenate([inside[name], outside[name]]),
+            np.repeat([1, 0], [len(inside[name]), len(outside[name])]),
+        )
         shares[name] = float(1 - machine.predict(audited[name]).mean())
     return shares
 
@@ -199,5 +248,10 @@ def evaluate(model: nn.Module, splits: dict[str, Moved]) -> dict[str, float]:
     """Accuracy of each split, then the outputs of three of them again for the attack."""
     percent = {name: accuracy(model, batches) for name, batches in splits.items()}
     attack = svc_attack(*(outputs(model, splits[name]) for name in ("retain", "test", "forget")))
-    metrics = {"UA": 100 - percent["forget"], "RA": percent["retain"], "TA": percent["test"], "VA": percent["val"]}
+    metrics = {
+        "UA": 100 - percent["forget"],
+        "RA": percent["retain"],
+        "TA": percent["test"],
+        "VA": percent["val"],
+    }
     return metrics | {"MIA": 100 * attack["confidence"]}

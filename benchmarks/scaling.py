@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py
 
-Outputs are made up: margins like those of a trained network (retain far from the boundary, test nearer), ten classes, in CIFAR-10's
-proportions: per 60,000 images 40,500 retain, 4,500 forget, 5,000 validation, 10,000 test. Three Retrain models are the references.
+Outputs are made up: margins like those of a trained network (retain far from the boundary, test
+nearer), ten classes, in CIFAR-10's proportions: per 60,000 images 40,500 retain, 4,500 forget,
+5,000 validation, 10,000 test. Three Retrain models are the references.
 """
 
 import statistics
@@ -16,10 +17,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe, hardware_line  # noqa: E402
-from evaluation.accuracy import accuracies  # noqa: E402
-from evaluation.suites import basic, curves, folded, standard  # noqa: E402
-from utils import save_text  # noqa: E402
+from benchmarks.hardware import describe, hardware_line
+from evaluation.accuracy import accuracies
+from evaluation.suites import basic, curves, folded, standard
+from utils import save_text
 
 SHARES = {"retain": 40_500, "forget": 4_500, "val": 5_000, "test": 10_000}
 REACH = {"retain": 9.0, "forget": 6.0, "val": 5.0, "test": 5.0}
@@ -41,7 +42,9 @@ def outputs(images: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def seconds(images: int) -> tuple[float, float]:
     """Of basic alone, and of all that standard adds on the arrays."""
     splits, *references = (outputs(images, seed) for seed in range(4))
-    theirs = [{**accuracies(each), "svc_confidence_tnr": 10.0} for each in references]  # what standard reads of them
+    theirs = [
+        {**accuracies(each), "svc_confidence_tnr": 10.0} for each in references
+    ]  # what standard reads of them
     start = time.perf_counter()
     mine = folded(basic(splits))[0]
     middle = time.perf_counter()
@@ -55,12 +58,22 @@ def main() -> None:
     for images in (7_500, 15_000, 30_000, 60_000, 120_000):
         basics, more = zip(*(seconds(images) for _ in range(3)), strict=True)
         both = statistics.median(basics), statistics.median(more)
-        lines.append(f"| {images:,} | {both[0]:.2f} s | {both[1]:.2f} s | {1000 * sum(both) / images * 1000:.0f} ms |")
+        lines.append(
+            f"| {images:,} | {both[0]:.2f} s | {both[1]:.2f} s |"
+            f" {1000 * sum(both) / images * 1000:.0f} ms |"
+        )
         print(lines[-1], flush=True)
     taken = describe()
-    text = "# Evaluation of one model once its logits exist\n\nMade by `python benchmarks/scaling.py`, medians of 3. "
+    text = (
+        "# Evaluation of one model once its logits exist\n\nMade by `python benchmarks/scaling.py`,"
+        " medians of 3. "
+    )
     machine = hardware_line(taken).rstrip(":")
-    text += f"{machine}, beside other work; {taken['time'][:10]}, {taken['git'][:9]}.\n\n" + "\n".join(lines) + "\n"
+    text += (
+        f"{machine}, beside other work; {taken['time'][:10]}, {taken['git'][:9]}.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
     save_text(text, ROOT / "benchmarks" / "results" / "scaling.md")
 
 

@@ -1,8 +1,10 @@
-"""Sweeps killed with -9 and resumed, what a run costs beside its script, and how planning and reporting grow to 10,000 runs.
+"""Sweeps killed with -9 and resumed, what a run costs beside its script, and how planning and
+reporting grow to 10,000 runs.
 
     python benchmarks/sweeps.py    # about fifteen minutes on two cores; writes results/sweeps.md
 
-The runs are real (digits, ResNet-20s, one epoch) but for the simulation, whose results are copies of one.
+The runs are real (digits, ResNet-20s, one epoch) but for the simulation, whose results are copies
+of one.
 """
 
 import contextlib
@@ -19,18 +21,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import sweep  # noqa: E402
-from benchmarks.hardware import describe, hardware_line  # noqa: E402
-from reporting.tables import collect, scenarios  # noqa: E402
-from sweeping import runs as execution  # noqa: E402
-from sweeping.plan import Plan, Run, expand, make_plan  # noqa: E402
-from sweeping.runs import DONE, Progress, read_record, work  # noqa: E402
+import sweep
+from benchmarks.hardware import describe, hardware_line
+from reporting.tables import collect, scenarios
+from sweeping import runs as execution
+from sweeping.plan import Plan, Run, expand, make_plan
+from sweeping.runs import DONE, Progress, read_record, work
 
 ORIGINAL = "{original}/0model_SA_best.pth.tar"
-BASE = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "batch_size": 256, "num_indexes_to_replace": 130, "forget_seed": 2}
+BASE = {
+    "dataset": "digits",
+    "arch": "resnet20s",
+    "device": "cpu",
+    "batch_size": 256,
+    "num_indexes_to_replace": 130,
+    "forget_seed": 2,
+}
 LAUNCHERS = {
-    "local": [], "submitit's local executor": ["--launcher", "slurm", "--options", "cluster=local"], "ray, local": ["--launcher", "ray"],
-}  # fmt: skip
+    "local": [],
+    "submitit's local executor": ["--launcher", "slurm", "--options", "cluster=local"],
+    "ray, local": ["--launcher", "ray"],
+}
 
 
 def main() -> None:
@@ -39,7 +50,13 @@ def main() -> None:
     here = describe()
     text = (
         "\n\n".join(
-            [f"# Sweeps\n\n{here['time'][:10]}, commit {here['git'][:9]}{'+' * here['git'].endswith('+')}, {hardware_line(here)}", *parts]
+            [
+                (
+                    f"# Sweeps\n\n{here['time'][:10]}, commit"
+                    f" {here['git'][:9]}{'+' * here['git'].endswith('+')}, {hardware_line(here)}"
+                ),
+                *parts,
+            ]
         )
         + "\n"
     )
@@ -47,32 +64,56 @@ def main() -> None:
     print(text)
 
 
-# ---------------------------------------------------------------------------------------------- killed and resumed
+# ------------------------------------------------------------------------------- killed and resumed
 
 
 def full_plan(folder: Path) -> dict:
-    """65 runs: an original, masks, five methods and Retrain of ten seeds, an evaluation, two reports."""
+    """65 runs: an original, masks, five methods and Retrain of ten seeds, an evaluation, two
+    reports.
+    """
     methods = [
         {"unlearn": "raw"},
         {"unlearn": "FT", "unlearn_epochs": 1},
         {"unlearn": "GA", "unlearn_epochs": 1},
         {"unlearn": "RL", "unlearn_epochs": 1},
     ]
-    masked = {"model_path": ORIGINAL, "unlearn": "RL", "unlearn_epochs": 1, "mask_path": "{masks}/with_0.5.pt"}
+    masked = {
+        "model_path": ORIGINAL,
+        "unlearn": "RL",
+        "unlearn_epochs": 1,
+        "mask_path": "{masks}/with_0.5.pt",
+    }
     everything = ["{retrain}", "{methods}", "{salun}"]
     stages = {
         "original": {"script": "main_train", "flags": {"epochs": 3, "lr": 0.1}},
         "masks": {"script": "generate_mask", "flags": {"model_path": ORIGINAL}},
-        "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1, "lr": 0.1}},
+        "retrain": {
+            "script": "main_forget",
+            "flags": {"unlearn": "retrain", "epochs": 1, "lr": 0.1},
+        },
         "methods": {"script": "main_forget", "flags": {"model_path": ORIGINAL}, "list": methods},
         "salun": {"script": "main_random", "flags": masked},
         "evaluation": {
             "script": "evaluate",
-            "flags": {"models": "{methods}/*checkpoint.pth.tar", "retrain": "{retrain}/retraincheckpoint.pth.tar", "original": ORIGINAL},
+            "flags": {
+                "models": "{methods}/*checkpoint.pth.tar",
+                "retrain": "{retrain}/retraincheckpoint.pth.tar",
+                "original": ORIGINAL,
+            },
         },
-        "report": {"script": "report", "flags": {"dirs": everything}, "list": [{"format": "json"}, {"format": "markdown"}]},
+        "report": {
+            "script": "report",
+            "flags": {"dirs": everything},
+            "list": [{"format": "json"}, {"format": "markdown"}],
+        },
     }
-    return {"folder": str(folder), "seeds": list(range(2, 12)), "tries": 2, "base": BASE, "stages": stages}
+    return {
+        "folder": str(folder),
+        "seeds": list(range(2, 12)),
+        "tries": 2,
+        "base": BASE,
+        "stages": stages,
+    }
 
 
 def killed(folder: Path) -> str:
@@ -98,16 +139,21 @@ def killed(folder: Path) -> str:
     records = [read_record(folder / "rough" / run.name) for run in runs]
     assert all(record.code == 0 for record in records)
     twice = [len(record.starts) for record in records if len(record.starts) > 1]
-    finished = [(folder / "rough" / run.name / "log.txt").read_text().count("RESULT ") for run in runs if run.script != "report"]
+    finished = [
+        (folder / "rough" / run.name / "log.txt").read_text().count("RESULT ")
+        for run in runs
+        if run.script != "report"
+    ]
     assert set(finished) == {1}, finished
     same = table(folder / "calm", calm_runs) == table(folder / "rough", runs)
     assert same
     return (
-        f"## Killed and resumed\n\n{len(runs)} runs, two workers. Undisturbed: {calm_seconds:.0f} s. A worker was killed with -9 after 15 "
-        f"runs and the launcher after 35; its workers ended after the run at hand ({at_second} runs done 20 s later). "
-        f"With those 20 s and the same command again: {seconds:.0f} s.\n"
-        f"Every run is finished exactly once, by its log and by its record; {len(twice)} were started twice.\n"
-        "The report equals that of the undisturbed sweep in every number but the seconds (RTE)."
+        f"## Killed and resumed\n\n{len(runs)} runs, two workers. Undisturbed: {calm_seconds:.0f}"
+        " s. A worker was killed with -9 after 15 runs and the launcher after 35; its workers"
+        f" ended after the run at hand ({at_second} runs done 20 s later). With those 20 s and the"
+        f" same command again: {seconds:.0f} s.\nEvery run is finished exactly once, by its log and"
+        f" by its record; {len(twice)} were started twice.\nThe report equals that of the"
+        " undisturbed sweep in every number but the seconds (RTE)."
     )
 
 
@@ -117,7 +163,11 @@ def written(folder: Path, name: str, content: dict) -> tuple[Path, list[Run]]:
 
 
 def start(plan: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(ROOT / "sweep.py"), str(plan), *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sweep.py"), str(plan), *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def wait_for(progress: Progress, count: int) -> None:
@@ -138,20 +188,45 @@ def table(folder: Path, runs: list[Run]) -> list:
     run = next(run for run in runs if run.stage == "report" and run.settings["format"] == "json")
     tables = json.loads((folder / run.name / run.result).read_text())
     return [
-        {**each, "rows": [{name: value for name, value in row.items() if "RTE" not in name} for row in each["rows"]]} for each in tables
+        {
+            **each,
+            "rows": [
+                {name: value for name, value in row.items() if "RTE" not in name}
+                for row in each["rows"]
+            ],
+        }
+        for each in tables
     ]
 
 
-# -------------------------------------------------------------------------------------------------------- overhead
+# ----------------------------------------------------------------------------------------- overhead
 
 
 def overhead(folder: Path) -> str:
     """Twelve Retrain runs of an epoch by one worker of each launcher."""
-    lines = ["| launcher | start to first run (s) | beside the script, per run (s) | script, per run (s) |", "|---|---:|---:|---:|"]
+    lines = [
+        (
+            "| launcher | start to first run (s) | beside the script, per run (s) | script, per run"
+            " (s) |"
+        ),
+        "|---|---:|---:|---:|",
+    ]
     for index, (name, words) in enumerate(LAUNCHERS.items()):
-        stages = {"retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1, "lr": 0.1}}}
+        stages = {
+            "retrain": {
+                "script": "main_forget",
+                "flags": {"unlearn": "retrain", "epochs": 1, "lr": 0.1},
+            }
+        }
         plan, runs = written(
-            folder, f"launcher{index}", {"folder": str(folder / f"l{index}"), "seeds": list(range(12)), "base": BASE, "stages": stages}
+            folder,
+            f"launcher{index}",
+            {
+                "folder": str(folder / f"l{index}"),
+                "seeds": list(range(12)),
+                "base": BASE,
+                "stages": stages,
+            },
         )
         began = time.time()
         if start(plan, "--workers", "1", *words).wait() != 0:
@@ -160,31 +235,49 @@ def overhead(folder: Path) -> str:
         records = [read_record(folder / f"l{index}" / run.name) for run in runs]
         begins = sorted(record.starts[0]["time"] for record in records)
         inside = sum(record.seconds for record in records) / len(runs)
-        between = (begins[-1] - begins[0]) / (len(runs) - 1) - sum(r.seconds for r in records if r.starts[0]["time"] != begins[-1]) / (
-            len(runs) - 1
-        )
+        between = (begins[-1] - begins[0]) / (len(runs) - 1) - sum(
+            r.seconds for r in records if r.starts[0]["time"] != begins[-1]
+        ) / (len(runs) - 1)
         lines.append(f"| {name} | {begins[0] - began:.1f} | {between:.3f} | {inside:.2f} |")
     alone = time.time()
     subprocess.run([sys.executable, "-c", "import main_forget"], cwd=ROOT, check=True)
     alone = time.time() - alone
-    text = f"A script that is started by itself pays {alone:.1f} s for its imports each time; a worker pays them once."
+    text = (
+        f"A script that is started by itself pays {alone:.1f} s for its imports each time; a worker"
+        " pays them once."
+    )
     return "\n".join(
-        ["## What a run costs beside its script", "", "One worker, 12 runs of one epoch, one measurement each.", "", *lines, "", text]
+        [
+            "## What a run costs beside its script",
+            "",
+            "One worker, 12 runs of one epoch, one measurement each.",
+            "",
+            *lines,
+            "",
+            text,
+        ]
     )
 
 
-# ------------------------------------------------------------------------------------------------------ simulation
+# --------------------------------------------------------------------------------------- simulation
 
 
 def simulated(folder: Path) -> str:
-    """Plans of 100, 1,000 and 10,000 runs whose results are copies: planning, making, looking, reporting."""
+    """Plans of 100, 1,000 and 10,000 runs whose results are copies: planning, making, looking,
+    reporting.
+    """
     template = json.loads(next(folder.glob("calm/methods/FT*/FTresult.json")).read_text())
-    lines = ["| runs | plan (s) | make, without the scripts (s) | look (s) | report (s) |", "|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| runs | plan (s) | make, without the scripts (s) | look (s) | report (s) |",
+        "|---:|---:|---:|---:|---:|",
+    ]
     for count in (100, 1000, 10000):
         content = simulation(folder / f"s{count}", count)
         plan, planned = clocked(lambda content=content: planned_runs(content))
         execution.call = copier(template)
-        _, made = clocked(lambda plan=plan: work(plan[1], plan[0].folder, sweep_id=0.0, tries=1, worker="w"))
+        _, made = clocked(
+            lambda plan=plan: work(plan[1], plan[0].folder, sweep_id=0.0, tries=1, worker="w")
+        )
         progress = Progress(plan[1], plan[0].folder)
         states, looked = clocked(progress.look)
         assert set(states.values()) == {DONE}
@@ -194,15 +287,22 @@ def simulated(folder: Path) -> str:
         assert sum(row["runs"] for row in tables[0].table["rows"]) == count
         lines.append(f"| {count:,} | {planned:.2f} | {made:.1f} | {looked:.2f} | {reported:.2f} |")
     about = (
-        "Each run's result is a copy of one; ten seeds, one rate for each ten runs. Making is what a worker does beside the script: "
-        "lock, command, log, the record before and after; look is what --status does; report reads every result."
+        "Each run's result is a copy of one; ten seeds, one rate for each ten runs. Making is what"
+        " a worker does beside the script: lock, command, log, the record before and after; look is"
+        " what --status does; report reads every result."
     )
     return "\n".join(["## Ten thousand runs, simulated", "", about, "", *lines])
 
 
 def simulation(folder: Path, count: int) -> dict:
     rates = [round(1e-4 * (1 + i), 6) for i in range(count // 10)]
-    stages = {"FT": {"script": "main_forget", "flags": {"unlearn": "FT", "model_path": "original.pth.tar"}, "axes": {"unlearn_lr": rates}}}
+    stages = {
+        "FT": {
+            "script": "main_forget",
+            "flags": {"unlearn": "FT", "model_path": "original.pth.tar"},
+            "axes": {"unlearn_lr": rates},
+        }
+    }
     return {"folder": str(folder), "seeds": list(range(10)), "base": BASE, "stages": stages}
 
 
@@ -216,7 +316,11 @@ def copier(template: dict):  # noqa: ANN201
 
     def call(script: str, words: list[str]) -> int:
         flags = dict(word.removeprefix("--").split("=", 1) for word in words)
-        result = template | {"hyperparameters": template["hyperparameters"] | {"unlearn_lr": float(flags["unlearn_lr"])}}
+        result = template | {
+            "hyperparameters": (
+                template["hyperparameters"] | {"unlearn_lr": float(flags["unlearn_lr"])}
+            )
+        }
         result = result | {"provenance": template["provenance"] | {"seed": int(flags["seed"])}}
         (Path(flags["save_dir"]) / "FTresult.json").write_text(json.dumps(result))
         return 0

@@ -1,4 +1,6 @@
-"""DATASETS: every ``--dataset``. A loader gives plain arrays; everything else about a set can be derived from them."""
+"""DATASETS: every ``--dataset``. A loader gives plain arrays; everything else about a set can be
+derived from them.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,9 +16,10 @@ from utils import UserError, hash_arrays
 class Spec:
     """What a data set needs besides its arrays.
 
-    ``load(data, input_size, workers)`` returns a dict of x_train, y_train, x_test, y_test and optionally classes.
-    ``mean`` and ``std`` are of pixels in [0, 1]; None takes them from the training images. ``crop`` is the zero padding
-    of the random crop in pixels, None an eighth of the image's side.
+    ``load(data, input_size, workers)`` returns a dict of x_train, y_train, x_test, y_test and
+    optionally classes. ``mean`` and ``std`` are of pixels in [0, 1]; None takes them from the
+    training images. ``crop`` is the zero padding of the random crop in pixels, None an eighth of
+    the image's side.
     """
 
     load: Callable[..., dict[str, np.ndarray]]
@@ -34,7 +37,9 @@ DATASETS = {
     "cifar10": Spec(sources.cifar10, 10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Spec(sources.cifar100, 100, 32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     # The reference trains SVHN without augmentation and normalises with these values.
-    "svhn": Spec(sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False),
+    "svhn": Spec(
+        sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False
+    ),
     "fashion_mnist": Spec(sources.fashion_mnist, crop=2, **FASHION),
     # 5,000 images are learnt by heart within a demo's epochs only if they are seen as they are.
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
@@ -46,7 +51,9 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64, and what was derived from them."""
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64, and what was
+    derived from them.
+    """
 
     name: str
     x_train: np.ndarray
@@ -76,7 +83,9 @@ class ImageSet:
         return hash_arrays({"x_test": self.x_test, "y_test": self.y_test})
 
 
-def load_dataset(name: str, data: str | Path, *, input_size: int | None = None, workers: int = 0) -> ImageSet:
+def load_dataset(
+    name: str, data: str | Path, *, input_size: int | None = None, workers: int = 0
+) -> ImageSet:
     """Read one data set into memory.
 
     Args:
@@ -90,20 +99,30 @@ def load_dataset(name: str, data: str | Path, *, input_size: int | None = None, 
     """
     spec = DATASETS[name]
     arrays = spec.load(Path(data), input_size, workers)
-    images = {split: sources.as_rgb(arrays[split], f"{name} {split}", input_size) for split in ("x_train", "x_test")}
-    labels = {split: np.asarray(arrays[split]).reshape(-1).astype(np.int64) for split in ("y_train", "y_test")}
+    images = {
+        split: sources.as_rgb(arrays[split], f"{name} {split}", input_size)
+        for split in ("x_train", "x_test")
+    }
+    labels = {
+        split: np.asarray(arrays[split]).reshape(-1).astype(np.int64)
+        for split in ("y_train", "y_test")
+    }
     classes = _class_names(arrays, labels)
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
-    return ImageSet(name, **images, **labels, classes=classes, mean=mean, std=std, crop=crop, flip=spec.flip)
+    return ImageSet(
+        name, **images, **labels, classes=classes, mean=mean, std=std, crop=crop, flip=spec.flip
+    )
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
     if "classes" in arrays:
         return tuple(str(name) for name in np.ravel(arrays["classes"]))
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
-    highest = min(highest, len(labels["y_train"]))  # every class needs a training image: more are refused, not counted out
+    highest = min(
+        highest, len(labels["y_train"])
+    )  # every class needs a training image: more are refused, not counted out
     return tuple(str(c) for c in range(highest + 1))
 
 
@@ -111,24 +130,41 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
     for split in ("train", "test"):
         x, y = images[f"x_{split}"], labels[f"y_{split}"]
         if len(x) != len(y) or not len(x):
-            raise UserError(f"data set {name}: {len(x)} {split} images but {len(y)} labels; both must be equal and not zero")
+            raise UserError(
+                f"data set {name}: {len(x)} {split} images but {len(y)} labels; both must be equal"
+                " and not zero"
+            )
         if y.min() < 0 or y.max() >= num_classes:
-            raise UserError(f"data set {name}: {split} labels run from {y.min()} to {y.max()}, allowed 0 to {num_classes - 1}")
+            raise UserError(
+                f"data set {name}: {split} labels run from {y.min()} to {y.max()}, allowed 0 to"
+                f" {num_classes - 1}"
+            )
     if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
-        raise UserError(f"data set {name}: training and test images differ in size; add --input_size")
+        raise UserError(
+            f"data set {name}: training and test images differ in size; add --input_size"
+        )
     if num_classes < 2:
         raise UserError(f"data set {name}: {num_classes} class, a classifier needs at least 2")
     missing = np.setdiff1d(np.arange(num_classes), labels["y_train"])
     if len(missing):
-        raise UserError(f"data set {name}: classes without a training image: {missing.tolist()[:10]} of {num_classes}")
+        raise UserError(
+            f"data set {name}: classes without a training image: {missing.tolist()[:10]} of"
+            f" {num_classes}"
+        )
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], in blocks so that no float copy of the set exists."""
+    """Mean and standard deviation per channel of pixels in [0, 1], in blocks so that no float copy
+    of the set exists.
+    """
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for block in np.array_split(images, max(1, len(images) // 1000)):
         pixels = block.reshape(-1, 3).astype(np.float64) / 255
-        total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+        total, squares, count = (
+            total + pixels.sum(0),
+            squares + (pixels**2).sum(0),
+            count + len(pixels),
+        )
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-3).round(4).tolist())

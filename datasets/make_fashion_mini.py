@@ -1,8 +1,9 @@
-"""Write fashion_mini.npz, the embedded data set: python datasets/make_fashion_mini.py FASHION_MNIST_FOLDER
+"""Write fashion_mini.npz, the embedded data set: python datasets/make_fashion_mini.py
+FASHION_MNIST_FOLDER
 
-A seeded, class-balanced draw of 5,000 training and 1,000 test images of Fashion-MNIST (28x28 grey), kept in
-the file order of the source so that nothing but the draw decides which images are in. FASHION_MNIST_FOLDER
-holds the four ``*-ubyte.gz`` files that the authors publish.
+A seeded, class-balanced draw of 5,000 training and 1,000 test images of Fashion-MNIST (28x28 grey),
+kept in the file order of the source so that nothing but the draw decides which images are in.
+FASHION_MNIST_FOLDER holds the four ``*-ubyte.gz`` files that the authors publish.
 """
 
 import gzip
@@ -11,7 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot"]
+CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle-boot",
+]
 
 
 def read_idx(path: Path, header: int) -> np.ndarray:
@@ -37,5 +49,9 @@ if __name__ == "__main__":
     x_test, y_test = draw(source, "t10k", 100, seed=0)
     np.savez_compressed(
         Path(__file__).with_name("fashion_mini.npz"),
-        x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=np.array(CLASSES),
-    )  # fmt: skip
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        classes=np.array(CLASSES),
+    )

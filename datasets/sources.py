@@ -1,4 +1,6 @@
-"""Where the arrays come from: one function a data set, each ``(data, input_size, workers) -> arrays``."""
+"""Where the arrays come from: one function a data set, each ``(data, input_size, workers) ->
+arrays``.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,9 @@ READ = (*SPLITS, "classes")
 
 
 def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
-    """Two halves of a torchvision data set; downloads only what is missing, and says what goes where if it cannot."""
+    """Two halves of a torchvision data set; downloads only what is missing, and says what goes
+    where if it cannot.
+    """
     from torchvision import datasets as tv
 
     def read(options: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -27,9 +31,12 @@ def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -
 
     try:
         (x_train, y_train), (x_test, y_test) = (read(half) for half in halves)
-    except Exception as error:  # no network, a proxy's error page, a damaged archive: the remedy is the same
+    except (
+        Exception
+    ) as error:  # no network, a proxy's error page, a damaged archive: the remedy is the same
         raise UserError(
-            f"{name} is not under --data {data} and could not be downloaded ({type(error).__name__}); put {files} there"
+            f"{name} is not under --data {data} and could not be downloaded"
+            f" ({type(error).__name__}); put {files} there"
         ) from None
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
@@ -39,24 +46,33 @@ TRAIN_TEST = ({"train": True}, {"train": False})
 
 def cifar10(data: Path, input_size: int | None, workers: int) -> Arrays:
     """50,000 + 10,000 colour images, 32x32 (Krizhevsky 2009)."""
-    return _torchvision("CIFAR10", data, "the folder cifar-10-batches-py or cifar-10-python.tar.gz", TRAIN_TEST)
+    return _torchvision(
+        "CIFAR10", data, "the folder cifar-10-batches-py or cifar-10-python.tar.gz", TRAIN_TEST
+    )
 
 
 def cifar100(data: Path, input_size: int | None, workers: int) -> Arrays:
     """50,000 + 10,000 colour images, 32x32, fine labels (Krizhevsky 2009)."""
-    return _torchvision("CIFAR100", data, "the folder cifar-100-python or cifar-100-python.tar.gz", TRAIN_TEST)
+    return _torchvision(
+        "CIFAR100", data, "the folder cifar-100-python or cifar-100-python.tar.gz", TRAIN_TEST
+    )
 
 
 def svhn(data: Path, input_size: int | None, workers: int) -> Arrays:
     """73,257 + 26,032 colour images, 32x32 (Netzer et al. 2011)."""
     halves = ({"split": "train"}, {"split": "test"})
     arrays = _torchvision("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
-    return {name: array.transpose(0, 2, 3, 1) if name[0] == "x" else array for name, array in arrays.items()}
+    return {
+        name: array.transpose(0, 2, 3, 1) if name[0] == "x" else array
+        for name, array in arrays.items()
+    }
 
 
 def fashion_mnist(data: Path, input_size: int | None, workers: int) -> Arrays:
     """60,000 + 10,000 grey images, 28x28 (Xiao et al. 2017)."""
-    return _torchvision("FashionMNIST", data, "FashionMNIST/raw with the four *-ubyte files", TRAIN_TEST)
+    return _torchvision(
+        "FashionMNIST", data, "FashionMNIST/raw with the four *-ubyte files", TRAIN_TEST
+    )
 
 
 def fashion_mini(data: Path, input_size: int | None, workers: int) -> Arrays:
@@ -71,11 +87,18 @@ def digits(data: Path, input_size: int | None, workers: int) -> Arrays:
     images, labels = load_digits(return_X_y=True)
     images = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     test = np.arange(len(labels)) % 5 == 4
-    return {"x_train": images[~test], "y_train": labels[~test], "x_test": images[test], "y_test": labels[test]}
+    return {
+        "x_train": images[~test],
+        "y_train": labels[~test],
+        "x_test": images[test],
+        "y_test": labels[test],
+    }
 
 
 def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """A user's own arrays: x_* (n, h, w), (n, h, w, 1 or 3) uint8, y_* (n,) integers, optional classes (k,) names."""
+    """A user's own arrays: x_* (n, h, w), (n, h, w, 1 or 3) uint8, y_* (n,) integers, optional
+    classes (k,) names.
+    """
     if data.is_dir() and len(found := sorted(data.glob("*.npz"))) == 1:
         data = found[0]
     require_file(data, "--dataset npz: --data")
@@ -83,10 +106,14 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
         check_npz(data, READ)
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in READ}
-    except Exception as error:  # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user
+    # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user.
+    except Exception as error:
         raise UserError(f"--data {data} is not a readable npz of plain arrays: {error}") from None
     if missing := [name for name in SPLITS if name not in arrays]:
-        raise UserError(f"--data {data} lacks {', '.join(missing)}; an npz data set holds {', '.join(SPLITS)} and optionally classes")
+        raise UserError(
+            f"--data {data} lacks {', '.join(missing)}; an npz data set holds {', '.join(SPLITS)}"
+            " and optionally classes"
+        )
     for name in ("y_train", "y_test"):
         if not np.issubdtype(arrays[name].dtype, np.integer):
             raise UserError(f"--data {data}: {name} is {arrays[name].dtype}, labels are integers")
@@ -94,22 +121,37 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 
 def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """A user's own images: DATA/train/CLASS/*.png and DATA/test/CLASS/* (or DATA/val), any format that Pillow reads."""
+    """A user's own images: DATA/train/CLASS/*.png and DATA/test/CLASS/* (or DATA/val), any format
+    that Pillow reads.
+    """
     test = next((data / name for name in ("test", "val") if (data / name).is_dir()), None)
     if not (data / "train").is_dir() or test is None:
-        raise UserError(f"--dataset folder: {data} needs train/CLASS/IMAGE and test/CLASS/IMAGE (or val/)")
+        raise UserError(
+            f"--dataset folder: {data} needs train/CLASS/IMAGE and test/CLASS/IMAGE (or val/)"
+        )
     from torchvision.datasets import ImageFolder
 
     side = input_size or 32
     try:
-        train, held_out = (ImageFolder(str(half), _Resize(side), loader=_open) for half in (data / "train", test))
+        train, held_out = (
+            ImageFolder(str(half), _Resize(side), loader=_open) for half in (data / "train", test)
+        )
     except FileNotFoundError as error:
         raise UserError(f"--dataset folder: {str(error).splitlines()[0]}") from None
     if train.classes != held_out.classes:
-        raise UserError(f"--dataset folder: train has classes {train.classes}, {test.name} has {held_out.classes}")
+        raise UserError(
+            f"--dataset folder: train has classes {train.classes}, {test.name} has"
+            f" {held_out.classes}"
+        )
     _check_resized(len(train) + len(held_out), side, "--dataset folder")
     (x_train, y_train), (x_test, y_test) = (_decode(half, workers) for half in (train, held_out))
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": train.classes}
+    return {
+        "x_train": x_train,
+        "y_train": y_train,
+        "x_test": x_test,
+        "y_test": y_test,
+        "classes": train.classes,
+    }
 
 
 def _open(path: str):
@@ -123,7 +165,9 @@ def _open(path: str):
 
 
 class _Resize:
-    """Shorter side to ``side``, centre crop, uint8 array (side, side, 3); a class, so that workers can receive it."""
+    """Shorter side to ``side``, centre crop, uint8 array (side, side, 3); a class, so that workers
+    can receive it.
+    """
 
     def __init__(self, side: int):
         self.side = side
@@ -141,7 +185,9 @@ def _decode(images, workers: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN
     try:
         pixels, labels = zip(*batches, strict=True)
     except OSError as error:  # a worker puts its traceback in front of the message
-        raise UserError(f"--dataset folder: {str(error).splitlines()[-1].removeprefix('OSError: ')}") from None
+        raise UserError(
+            f"--dataset folder: {str(error).splitlines()[-1].removeprefix('OSError: ')}"
+        ) from None
     return np.concatenate(pixels), np.concatenate(labels)
 
 
@@ -153,28 +199,51 @@ def _collate(batch: list) -> tuple[np.ndarray, np.ndarray]:
 def _check_resized(count: int, side: int, what: str) -> None:
     """Refuse images that would not fit into memory."""
     if count * side**2 * 3 > memory():
-        raise UserError(f"{what}: {count} images resized by --input_size {side} do not fit into this machine's memory")
+        raise UserError(
+            f"{what}: {count} images resized by --input_size {side} do not fit into this machine's"
+            " memory"
+        )
 
 
 def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
-    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` where that is another side.
+    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` where that is
+    another side.
 
     Raises:
-        UserError: another dtype or shape, or images that are not square and were not asked to be resized.
+        UserError: another dtype or shape, or images that are not square and were not asked to be
+            resized.
     """
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:3]:
-        raise UserError(f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got {images.dtype} {images.shape}")
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[-1] not in (1, 3)
+        or 0 in images.shape[1:3]
+    ):
+        raise UserError(
+            f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got"
+            f" {images.dtype} {images.shape}"
+        )
     if images.shape[1] != images.shape[2] and not input_size:
-        raise UserError(f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make them square")
+        raise UserError(
+            f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make"
+            " them square"
+        )
     _check_resized(len(images), input_size or 0, what)
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
-        pages = images[..., 0] if images.shape[-1] == 1 else images  # grey is resized once, not three times
-        resized = [Image.fromarray(page).resize((input_size, input_size), Image.Resampling.BILINEAR) for page in pages]
-        images = np.stack([np.asarray(page) for page in resized]).reshape(-1, input_size, input_size, images.shape[-1])
+        pages = (
+            images[..., 0] if images.shape[-1] == 1 else images
+        )  # grey is resized once, not three times
+        resized = [
+            Image.fromarray(page).resize((input_size, input_size), Image.Resampling.BILINEAR)
+            for page in pages
+        ]
+        images = np.stack([np.asarray(page) for page in resized]).reshape(
+            -1, input_size, input_size, images.shape[-1]
+        )
     if images.shape[-1] == 1:
         images = images.repeat(3, axis=-1)
     return np.ascontiguousarray(images)

@@ -1,4 +1,6 @@
-"""Who is trained on, who is forgotten: index arrays over one data set's training images, chosen once and checked after."""
+"""Who is trained on, who is forgotten: index arrays over one data set's training images, chosen
+once and checked after.
+"""
 
 import dataclasses
 
@@ -14,7 +16,9 @@ SCENARIOS = {"random": "chosen images", "class": "a whole class"}
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices (int64) into a data set's training images: ``train`` ascending, ``val`` in the order of the draw."""
+    """Indices (int64) into a data set's training images: ``train`` ascending, ``val`` in the order
+    of the draw.
+    """
 
     split_seed: int
     train: np.ndarray
@@ -23,10 +27,11 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ForgetSplit:
-    """What one request does to a :class:`Split`: ``forget`` and ``retain`` part the training indices.
+    """What one request does to a :class:`Split`: ``forget`` and ``retain`` part the training
+    indices.
 
-    ``kind`` is random, class or indexes; ``dropped_class`` is the class that was asked to be forgotten as a whole,
-    which is then dropped from validation and test, or None.
+    ``kind`` is random, class or indexes; ``dropped_class`` is the class that was asked to be
+    forgotten as a whole, which is then dropped from validation and test, or None.
     """
 
     kind: str
@@ -45,20 +50,25 @@ class ForgetSplit:
 
 
 def make_split(labels: np.ndarray, split_seed: int) -> Split:
-    """Hold out 10 % of each class, drawn in class order by ``RandomState(split_seed)`` (the reference's draw).
+    """Hold out 10 % of each class, drawn in class order by ``RandomState(split_seed)`` (the
+    reference's draw).
 
     Args:
         labels: (n,) labels of all training images of the data set.
     """
     rng = np.random.RandomState(split_seed % 2**32)
     per_class = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
-    drawn = [rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False) for members in per_class]
+    drawn = [
+        rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False)
+        for members in per_class
+    ]
     val = np.concatenate(drawn)
     return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
 
 
 def leave_out(split: Split, positions: np.ndarray) -> Split:
-    """The split without the training images at ``positions`` (m,) in ``split.train``; they belong to nothing then.
+    """The split without the training images at ``positions`` (m,) in ``split.train``; they belong
+    to nothing then.
 
     Raises:
         UserError: a position out of range or twice, or nothing left.
@@ -70,46 +80,67 @@ def leave_out(split: Split, positions: np.ndarray) -> Split:
 
 
 def choose_forget(
-    split: Split, labels: np.ndarray, *, count: int | None = None, class_to_forget: int = -1,
-    positions: np.ndarray | None = None, forget_seed: int = 2,
-) -> ForgetSplit:  # fmt: skip
+    split: Split,
+    labels: np.ndarray,
+    *,
+    count: int | None = None,
+    class_to_forget: int = -1,
+    positions: np.ndarray | None = None,
+    forget_seed: int = 2,
+) -> ForgetSplit:
     """Choose the forget set among the training images.
 
     Args:
         labels: (n,) labels of all training images of the data set.
         count: how many; None takes the whole class.
         class_to_forget: draw from this class only; -1 draws from all.
-        positions: a list instead of a draw: positions in ``split.train``, as the reference counts them.
-        forget_seed: the draw is ``RandomState((forget_seed - 1) mod 2^32).choice``, the reference's for its ``--seed``.
+        positions: a list instead of a draw: positions in ``split.train``, as the reference counts
+            them.
+        forget_seed: the draw is ``RandomState((forget_seed - 1) mod 2^32).choice``, the reference's
+            for its ``--seed``.
 
     Raises:
-        UserError: more than there are, an unknown class, a position out of range or twice, nothing left to retain.
+        UserError: more than there are, an unknown class, a position out of range or twice, nothing
+            left to retain.
     """
     if positions is not None:
-        kind, forget = "indexes", split.train[_checked(positions, len(split.train), "--indexes_to_replace")]
+        kind, forget = (
+            "indexes",
+            split.train[_checked(positions, len(split.train), "--indexes_to_replace")],
+        )
     else:
         kind = "random" if class_to_forget == -1 else "class"
         forget = _draw(split, labels, count, class_to_forget, forget_seed)
     retain = np.setdiff1d(split.train, forget)
     if not len(retain):
-        raise UserError(f"forgetting {len(forget)} of {len(split.train)} training images leaves none to retain")
+        raise UserError(
+            f"forgetting {len(forget)} of {len(split.train)} training images leaves none to retain"
+        )
     if not len(forget):
         raise UserError("the forget set is empty; ask for at least one image")
     whole_class = kind == "class" and not np.any(labels[retain] == class_to_forget)
     return ForgetSplit(kind, forget, retain, class_to_forget if whole_class else None)
 
 
-def _draw(split: Split, labels: np.ndarray, count: int | None, class_to_forget: int, forget_seed: int) -> np.ndarray:
+def _draw(
+    split: Split, labels: np.ndarray, count: int | None, class_to_forget: int, forget_seed: int
+) -> np.ndarray:
     candidates = split.train
     if class_to_forget != -1:
         if not 0 <= class_to_forget <= labels.max():
-            raise UserError(f"--class_to_replace {class_to_forget}: classes run from 0 to {labels.max()} (-1: all of them)")
+            raise UserError(
+                f"--class_to_replace {class_to_forget}: classes run from 0 to {labels.max()} (-1:"
+                " all of them)"
+            )
         candidates = candidates[labels[candidates] == class_to_forget]
     if count is None:
         return candidates
     if not 1 <= count <= len(candidates):
         where = "" if class_to_forget == -1 else f" of class {class_to_forget}"
-        raise UserError(f"--num_indexes_to_replace {count}: allowed 1 to {len(candidates)}, the training images{where}")
+        raise UserError(
+            f"--num_indexes_to_replace {count}: allowed 1 to {len(candidates)}, the training"
+            f" images{where}"
+        )
     return np.random.RandomState((forget_seed - 1) % 2**32).choice(candidates, count, replace=False)
 
 
@@ -124,11 +155,14 @@ def _checked(positions: np.ndarray, available: int, flag: str) -> np.ndarray:
     return positions
 
 
-def retain_part(chosen: ForgetSplit, labels: np.ndarray, fraction: float, forget_seed: int) -> np.ndarray:
-    """The retain images that an owner kept: of each class ``fraction``, rounded, and at least one; indices in order.
+def retain_part(
+    chosen: ForgetSplit, labels: np.ndarray, fraction: float, forget_seed: int
+) -> np.ndarray:
+    """The retain images that an owner kept: of each class ``fraction``, rounded, and at least one;
+    indices in order.
 
-    Each class is put in an order drawn by a stream of ``forget_seed`` and cut, so a smaller part lies inside a larger one, and
-    nothing but the forget request and its seed decides.
+    Each class is put in an order drawn by a stream of ``forget_seed`` and cut, so a smaller part
+    lies inside a larger one, and nothing but the forget request and its seed decides.
 
     Args:
         labels: (n,) labels of all training images of the data set.
@@ -142,7 +176,9 @@ def retain_part(chosen: ForgetSplit, labels: np.ndarray, fraction: float, forget
 
 
 def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.ndarray) -> dict:
-    """What a checkpoint remembers: the data set, the split, and which of its images the weights were fitted to."""
+    """What a checkpoint remembers: the data set, the split, and which of its images the weights
+    were fitted to.
+    """
     return {
         "dataset": dataset,
         "data_sha256": data_sha256,
@@ -153,28 +189,38 @@ def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.nd
 
 
 def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSplit | None) -> None:
-    """Assert that an original model saw all that will be forgotten and retained, and nothing that will judge it.
+    """Assert that an original model saw all that will be forgotten and retained, and nothing that
+    will judge it.
 
     Args:
         record: the original checkpoint's :func:`split_record`.
         chosen: the forget split; None checks the training split as a whole.
 
     Raises:
-        UserError: other data, a forget or retain image the model never saw, or a validation image that it did.
+        UserError: other data, a forget or retain image the model never saw, or a validation image
+            that it did.
     """
     if record["data_sha256"] != data_sha256:
         raise UserError(
-            f"the original model was trained on other images: its {record['dataset']} has hash {record['data_sha256'][:12]}, "
-            f"this data set {data_sha256[:12]}; use the data it was trained on"
+            f"the original model was trained on other images: its {record['dataset']} has hash"
+            f" {record['data_sha256'][:12]}, this data set {data_sha256[:12]}; use the data it was"
+            " trained on"
         )
     trained = record["train"].numpy()
-    used = {"training": split.train} if chosen is None else {"forget": chosen.forget, "retain": chosen.retain}
+    used = (
+        {"training": split.train}
+        if chosen is None
+        else {"forget": chosen.forget, "retain": chosen.retain}
+    )
     unseen = {name: len(np.setdiff1d(indices, trained)) for name, indices in used.items()}
     leaked = len(np.intersect1d(split.val, trained))
     if any(unseen.values()) or leaked:
-        facts = ", ".join(f"{count} of {len(used[name])} {name} images" for name, count in unseen.items())
+        facts = ", ".join(
+            f"{count} of {len(used[name])} {name} images" for name, count in unseen.items()
+        )
         raise UserError(
-            f"the original model was trained with --split_seed {record['split_seed']} on {len(trained)} images, and never saw {facts} "
-            f"of --split_seed {split.split_seed}, while {leaked} of its training images would validate it; use the original model "
-            "and the --split_seed that belong together"
+            f"the original model was trained with --split_seed {record['split_seed']} on"
+            f" {len(trained)} images, and never saw {facts} of --split_seed {split.split_seed},"
+            f" while {leaked} of its training images would validate it; use the original model and"
+            " the --split_seed that belong together"
         )

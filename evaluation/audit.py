@@ -1,9 +1,11 @@
-"""Audits with many models: are the margins of unlearned models distributed like those of Retrain models, sample by sample?
+"""Audits with many models: are the margins of unlearned models distributed like those of Retrain
+models, sample by sample?
 
-A margin is z_y - logsumexp_{j != y} z_j, and an array of margins (models, n) has a row per model. Every estimate here is
-biased upwards when models are few: two sets of Retrain models do not get 0 either. So each has a floor, the value of the
-same estimate where nothing is to be found (:func:`simulated_floor`, :func:`floor_by_halves`, :func:`gaussian_kl_floor`),
-and is read against it.
+A margin is z_y - logsumexp_{j != y} z_j, and an array of margins (models, n) has a row per model.
+Every estimate here is biased upwards when models are few: two sets of Retrain models do not get 0
+either. So each has a floor, the value of the same estimate where nothing is to be found
+(:func:`simulated_floor`, :func:`floor_by_halves`, :func:`gaussian_kl_floor`), and is read against
+it.
 """
 
 import math
@@ -15,22 +17,30 @@ Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
 
 DELTA = 1e-5
 CAP = 50.0  # epsilon of two distributions that a rule tells apart without error
-DEGENERATE = 0.01  # a range below this share of the other's gives a sample away whatever the rules find
+DEGENERATE = (
+    0.01  # a range below this share of the other's gives a sample away whatever the rules find
+)
 REACH = 2.0  # of a margin: how far from the peak's range the ends of an interval may lie
 BIN = 0.5  # of epsilon; each further bin halves a sample's score
 KLOM_BINS, KLOM_CLIP, KLOM_LEAST = 20, 100.0, 1e-5
-BLOCK = 2**17  # margins that are worked on at a time: 1 MB and its copies stay in cache, 16 MB took up to three times as long
+BLOCK = (
+    2**17
+    # margins that are worked on at a time: 1 MB and its copies stay in cache, 16 MB took up to
+    # three times as long
+)
 
 
-# ------------------------------------------------------------------------------------------------------------- epsilon
+# ------------------------------------------------------------------------------------------ epsilon
 
 
 def epsilon_of_rates(fpr: np.ndarray, fnr: np.ndarray, delta: float = DELTA) -> np.ndarray:
-    """The least epsilon of (epsilon, delta)-indistinguishability that a rule with these error rates leaves possible.
+    """The least epsilon of (epsilon, delta)-indistinguishability that a rule with these error rates
+    leaves possible.
 
-    max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR), within [0, 50], entry by entry. A rule with
-    one rate of exactly 0 is taken for too few models and gives 0; with both 0 it gives 50. (Kairouz et al., ICML 2015,
-    for the bound; the NeurIPS 2023 unlearning challenge, arXiv 2406.09073, for its use and the two conventions.)
+    max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR), within [0, 50], entry by
+    entry. A rule with one rate of exactly 0 is taken for too few models and gives 0; with both 0 it
+    gives 50. (Kairouz et al., ICML 2015, for the bound; the NeurIPS 2023 unlearning challenge,
+    arXiv 2406.09073, for its use and the two conventions.)
     """
     return _epsilon_of_odds(_odds(np.asarray(fpr, np.float64), np.asarray(fnr, np.float64), delta))
 
@@ -47,25 +57,31 @@ def _epsilon_of_odds(odds: np.ndarray) -> np.ndarray:
     return np.minimum(np.log(np.maximum(odds, 1)), CAP)
 
 
-def epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA, *, intervals: bool = True) -> np.ndarray:
-    """Largest :func:`epsilon_of_rates` (n,) of the rules that tell unlearned from retrained margins; lower is better.
+def epsilon(
+    unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA, *, intervals: bool = True
+) -> np.ndarray:
+    """Largest :func:`epsilon_of_rates` (n,) of the rules that tell unlearned from retrained
+    margins; lower is better.
 
-    Two families of rules, and the maximum over both: a margin at or above a threshold is of the side with the larger median
-    (the unlearned one, of equal ones), for all thresholds; a margin within an interval is of the side that spans less, for
-    all intervals around that peak, whose right end is within 2 of the peak's largest margin and whose length is within 2 of
-    what the peak spans. A sample whose one side spans less than 1 % of the other's range gets 50. Otherwise at most
-    log(models - 1) of the larger side, or 50 for sides without overlap. (arXiv 2406.09073; its code tries both families on
-    a grid of .01, here every rule that parts the margins otherwise is tried.)
+    Two families of rules, and the maximum over both: a margin at or above a threshold is of the
+    side with the larger median (the unlearned one, of equal ones), for all thresholds; a margin
+    within an interval is of the side that spans less, for all intervals around that peak, whose
+    right end is within 2 of the peak's largest margin and whose length is within 2 of what the peak
+    spans. A sample whose one side spans less than 1 % of the other's range gets 50. Otherwise at
+    most log(models - 1) of the larger side, or 50 for sides without overlap. (arXiv 2406.09073; its
+    code tries both families on a grid of .01, here every rule that parts the margins otherwise is
+    tried.)
 
-    Two sets of models of one distribution do not get 0: :func:`simulated_floor`. More models hardly lower it, since the
-    extremes decide. Equal arrays, unlike equal distributions, give 0.
+    Two sets of models of one distribution do not get 0: :func:`simulated_floor`. More models hardly
+    lower it, since the extremes decide. Equal arrays, unlike equal distributions, give 0.
 
     Args:
         unlearned: margins (N, n) of N >= 2 unlearned models.
-        retrained: margins (M, n) of M >= 2 Retrain models. Cost O(n (N + M)^2), without intervals O(n (N + M) log(N + M)).
-        intervals: False leaves the thresholds alone. These depend on ranks only (but for the rule of the 1 % and for medians
-            between two margins), so that their floor is one number per (N, M) for all distributions: 1.21 for 20 models a
-            side, 1.18 for 64, 1.13 for 512.
+        retrained: margins (M, n) of M >= 2 Retrain models. Cost O(n (N + M)^2), without intervals
+            O(n (N + M) log(N + M)).
+        intervals: False leaves the thresholds alone. These depend on ranks only (but for the rule
+            of the 1 % and for medians between two margins), so that their floor is one number per
+            (N, M) for all distributions: 1.21 for 20 models a side, 1.18 for 64, 1.13 for 512.
     """
 
     def of_block(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
@@ -73,7 +89,9 @@ def epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA, 
         unlearned_is_high = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
         best = _best_threshold(unlearned, retrained, unlearned_is_high, delta)
         if intervals:
-            peak_is_unlearned = np.where(spans[0] == spans[1], ~unlearned_is_high, spans[0] < spans[1])
+            peak_is_unlearned = np.where(
+                spans[0] == spans[1], ~unlearned_is_high, spans[0] < spans[1]
+            )
             best = np.maximum(best, _best_interval(unlearned, retrained, peak_is_unlearned, delta))
         return np.where(np.minimum(*spans) < DEGENERATE * np.maximum(*spans), CAP, best)
 
@@ -82,22 +100,33 @@ def epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA, 
     return _in_blocks(of_block, unlearned, retrained)
 
 
-def _best_threshold(unlearned: np.ndarray, retrained: np.ndarray, unlearned_is_high: np.ndarray, delta: float) -> np.ndarray:
-    """The largest epsilon (n,) of "at or above t is the high side" over all t between two values of a column."""
+def _best_threshold(
+    unlearned: np.ndarray, retrained: np.ndarray, unlearned_is_high: np.ndarray, delta: float
+) -> np.ndarray:
+    """The largest epsilon (n,) of "at or above t is the high side" over all t between two values of
+    a column.
+    """
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
     below_unlearned = np.cumsum(order < len(unlearned), 0)[:-1]
     below_retrained = np.arange(1, len(joined))[:, None] - below_unlearned
-    under = below_unlearned / len(unlearned), below_retrained / len(retrained)  # the share of each side below t
+    under = (
+        below_unlearned / len(unlearned),
+        below_retrained / len(retrained),
+    )  # the share of each side below t
     low, high = np.where(unlearned_is_high, *under[::-1]), np.where(unlearned_is_high, *under)
     odds = _odds(fpr=1 - low, fnr=high, delta=delta)
     # No threshold lies between two equal values.
     return _epsilon_of_odds(np.where(values[:-1] < values[1:], odds, 0).max(0))
 
 
-def _best_interval(unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearned: np.ndarray, delta: float) -> np.ndarray:
-    """The largest epsilon (n,) of "within [l, r] is the peaked side" over the intervals around the peak, see :func:`epsilon`."""
+def _best_interval(
+    unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearned: np.ndarray, delta: float
+) -> np.ndarray:
+    """The largest epsilon (n,) of "within [l, r] is the peaked side" over the intervals around the
+    peak, see :func:`epsilon`.
+    """
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
@@ -110,12 +139,15 @@ def _best_interval(unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearn
     span = high - np.where(peak_is_unlearned, unlearned.min(0), retrained.min(0))
     best = np.zeros(values.shape[1])
     for last, (value, following) in enumerate(zip(values, after, strict=True)):
-        # r lies in [value, following), and l, for each margin up to this one, between the one before it and itself.
+        # r lies in [value, following), and l, for each margin up to this one, between the one
+        # before it and itself.
         least, most = np.maximum(value, high - REACH), np.minimum(following, high + REACH)
         margins, preceding = values[: last + 1], before[: last + 1]
         around = (margins >= least - span - REACH) & (preceding < most - span + REACH)
         around &= (least < following) & (least <= high + REACH)
-        around &= (preceding < margins) & (value < following)  # no end lies between two equal values
+        around &= (preceding < margins) & (
+            value < following
+        )  # no end lies between two equal values
         fpr = (other[last + 1] - other[: last + 1]) / other[-1]
         fnr = (peak[-1] - peak[last + 1] + peak[: last + 1]) / peak[-1]
         best = np.maximum(best, np.where(around, _odds(fpr, fnr, delta), 0).max(0))
@@ -123,26 +155,35 @@ def _best_interval(unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearn
 
 
 def forgetting_quality(epsilons: np.ndarray, models: int) -> float:
-    """F: mean over samples of 2 / 2^b, b = 1 for an epsilon in [0, .5), 2 in [.5, 1), ...; in [0, 1], higher is better.
+    """F: mean over samples of 2 / 2^b, b = 1 for an epsilon in [0, .5), 2 in [.5, 1), ...; in [0,
+    1], higher is better.
 
-    0 from ceil(log(models - 1)) on, which only a perfect separation or a degenerate side reaches. Retrain against Retrain
-    gets not 1 but about .2, and by thresholds alone .37 at 512 models a side, .34 at 64 and .32 at 20: report F beside, or over,
-    that. (arXiv 2406.09073.)
+    0 from ceil(log(models - 1)) on, which only a perfect separation or a degenerate side reaches.
+    Retrain against Retrain gets not 1 but about .2, and by thresholds alone .37 at 512 models a
+    side, .34 at 64 and .32 at 20: report F beside, or over, that. (arXiv 2406.09073.)
 
     Args:
         epsilons: (n,), of :func:`epsilon`.
-        models: the number of models on a side, the larger one if they differ; at least 3, or there is no bin.
+        models: the number of models on a side, the larger one if they differ; at least 3, or there
+            is no bin.
     """
     epsilons = np.asarray(epsilons, np.float64)
     if models < 3:
         raise ValueError(f"a score needs at least three models a side, not {models}")
     if not epsilons.size or not (epsilons >= 0).all():  # False for NaN too
         raise ValueError("a score needs at least one epsilon, and none below 0")
-    return float(np.where(epsilons < math.ceil(math.log(models - 1)), 0.5 ** np.floor(epsilons / BIN), 0).mean())
+    return float(
+        np.where(
+            epsilons < math.ceil(math.log(models - 1)), 0.5 ** np.floor(epsilons / BIN), 0
+        ).mean()
+    )
 
 
-def final_score(quality: float, unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> float:
-    """F * RA(unlearned) / RA(retrained) * TA(unlearned) / TA(retrained): forgetting quality with utility; higher is better.
+def final_score(
+    quality: float, unlearned: Mapping[str, float], retrained: Mapping[str, float]
+) -> float:
+    """F * RA(unlearned) / RA(retrained) * TA(unlearned) / TA(retrained): forgetting quality with
+    utility; higher is better.
 
     Above 1 only where a utility is above Retrain's. (arXiv 2406.09073.)
 
@@ -156,16 +197,18 @@ def final_score(quality: float, unlearned: Mapping[str, float], retrained: Mappi
     return quality * unlearned["RA"] / retrained["RA"] * unlearned["TA"] / retrained["TA"]
 
 
-# ---------------------------------------------------------------------------------------------- divergences of margins
+# --------------------------------------------------------------------------- divergences of margins
 
 
 def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-    """KL (n,) in nats from the histogram of unlearned margins to that of Retrain's, 20 bins; lower is better.
+    """KL (n,) in nats from the histogram of unlearned margins to that of Retrain's, 20 bins; lower
+    is better.
 
-    The margins are clipped to +-100, and the bins divide a sample's joint range into 20 equal parts, the last one closed
-    so that the largest margin counts (published code drops it). Where Retrain's share is below 1e-5 and the unlearned
-    one is not 0, it is set to 1e-5, and the shares are then made to sum to 1. In [0, about 11.5], 0 for equal histograms,
-    not symmetric. Identical distributions get about 3 at 20 models a side, .34 at 100 and .15 at 200: with fewer than 100
+    The margins are clipped to +-100, and the bins divide a sample's joint range into 20 equal
+    parts, the last one closed so that the largest margin counts (published code drops it). Where
+    Retrain's share is below 1e-5 and the unlearned one is not 0, it is set to 1e-5, and the shares
+    are then made to sum to 1. In [0, about 11.5], 0 for equal histograms, not symmetric. Identical
+    distributions get about 3 at 20 models a side, .34 at 100 and .15 at 200: with fewer than 100
     prefer :func:`gaussian_kl`. (Georgiev et al., "Attribute-to-delete", arXiv 2410.23232.)
 
     Args:
@@ -174,7 +217,9 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
     """
 
     def of_block(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-        p, q = (counts / counts.sum(1, keepdims=True) for counts in _histograms(unlearned, retrained))
+        p, q = (
+            counts / counts.sum(1, keepdims=True) for counts in _histograms(unlearned, retrained)
+        )
         q = np.where(p > 0, np.maximum(q, KLOM_LEAST), q)
         q /= q.sum(1, keepdims=True)
         ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
@@ -184,8 +229,13 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
 
 
 def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (n, 20) of both sides in equal bins of each column's joint range; all in the first one if that is a point."""
-    unlearned, retrained = np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP), np.clip(retrained, -KLOM_CLIP, KLOM_CLIP)
+    """Counts (n, 20) of both sides in equal bins of each column's joint range; all in the first one
+    if that is a point.
+    """
+    unlearned, retrained = (
+        np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP),
+        np.clip(retrained, -KLOM_CLIP, KLOM_CLIP),
+    )
     low = np.minimum(unlearned.min(0), retrained.min(0))
     width = np.maximum(unlearned.max(0), retrained.max(0)) - low
     width = np.where(width > 0, width, 1)
@@ -193,19 +243,23 @@ def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarra
 
     def count(margins: np.ndarray) -> np.ndarray:
         bins = np.minimum(((margins - low) / width * KLOM_BINS).astype(np.int64), KLOM_BINS - 1)
-        return np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low)).reshape(-1, KLOM_BINS)
+        return np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low)).reshape(
+            -1, KLOM_BINS
+        )
 
     return count(unlearned), count(retrained)
 
 
 def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = True) -> np.ndarray:
-    """KL (n,) in nats from a Gaussian fitted to unlearned margins to one fitted to Retrain's; lower is better.
+    """KL (n,) in nats from a Gaussian fitted to unlearned margins to one fitted to Retrain's; lower
+    is better.
 
-    log(s_r / s_u) + (s_u^2 + (m_u - m_r)^2) / (2 s_r^2) - 1/2 with unbiased variances. ``pooled`` gives both sides one
-    variance, (N - 1) s_u^2 and (M - 1) s_r^2 over N + M - 2, so that only (m_u - m_r)^2 / (2 s^2) is left: blind to a
-    change of spread, symmetric, and with the lower floor, which decides at ten or twenty models. In [0, infinity]:
-    infinite where the variance that divides is 0 and the sides differ, or where only the unlearned one is 0.
-    Its floor: :func:`gaussian_kl_floor`.
+    log(s_r / s_u) + (s_u^2 + (m_u - m_r)^2) / (2 s_r^2) - 1/2 with unbiased variances. ``pooled``
+    gives both sides one variance, (N - 1) s_u^2 and (M - 1) s_r^2 over N + M - 2, so that only (m_u
+    - m_r)^2 / (2 s^2) is left: blind to a change of spread, symmetric, and with the lower floor,
+    which decides at ten or twenty models. In [0, infinity]: infinite where the variance that
+    divides is 0 and the sides differ, or where only the unlearned one is 0. Its floor:
+    :func:`gaussian_kl_floor`.
 
     Args:
         unlearned: margins (N, n) of N >= 2 unlearned models.
@@ -218,7 +272,9 @@ def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = 
         if pooled:
             free = len(unlearned) - 1, len(retrained) - 1
             var_u = var_r = (free[0] * var_u + free[1] * var_r) / sum(free)
-        with np.errstate(divide="ignore", invalid="ignore"):  # models that all agree: a variance of 0
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # models that all agree: a variance of 0
             kl = (np.log(var_r / var_u) + (var_u + shift) / var_r - 1) / 2
         kl = np.where(var_r == 0, np.inf, kl)
         return np.where((var_u == var_r) & (shift == 0), 0, np.maximum(kl, 0))
@@ -226,21 +282,27 @@ def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = 
     return _in_blocks(of_block, unlearned, retrained)
 
 
-# -------------------------------------------------------------------------------------------------------------- floors
+# ------------------------------------------------------------------------------------------- floors
 
 
-def gaussian_kl_floor(unlearned_models: int, retrained_models: int, *, pooled: bool = True) -> float:
+def gaussian_kl_floor(
+    unlearned_models: int, retrained_models: int, *, pooled: bool = True
+) -> float:
     """The exact mean of :func:`gaussian_kl` between samples of one Gaussian.
 
-    Pooled: (1 / N + 1 / M) / 2 * v / (v - 2) with v = N + M - 2, the mean of an F variable. Otherwise
-    (psi(a) - log a - psi(b) + log b + v (1 + 1 / N + 1 / M) / (v - 2) - 1) / 2 with b = (N - 1) / 2, v = M - 1, a = v / 2
-    and psi the digamma function. Infinite means (v <= 2) are refused.
+    Pooled: (1 / N + 1 / M) / 2 * v / (v - 2) with v = N + M - 2, the mean of an F variable.
+    Otherwise (psi(a) - log a - psi(b) + log b + v (1 + 1 / N + 1 / M) / (v - 2) - 1) / 2 with b =
+    (N - 1) / 2, v = M - 1, a = v / 2 and psi the digamma function. Infinite means (v <= 2) are
+    refused.
     """
     from scipy.special import digamma
 
     free = unlearned_models + retrained_models - 2 if pooled else retrained_models - 1
     if free <= 2 or min(unlearned_models, retrained_models) < 2:
-        raise ValueError(f"with {unlearned_models} and {retrained_models} models the divergence has no finite mean")
+        raise ValueError(
+            f"with {unlearned_models} and {retrained_models} models the divergence has no finite"
+            " mean"
+        )
     noise = 1 / unlearned_models + 1 / retrained_models
     if pooled:
         return noise / 2 * free / (free - 2)
@@ -249,45 +311,79 @@ def gaussian_kl_floor(unlearned_models: int, retrained_models: int, *, pooled: b
 
 
 def simulated_floor(
-    statistic: Statistic, unlearned_models: int, retrained_models: int, *, scale: float = 1.0, samples: int = 2000, seed: int = 0
+    statistic: Statistic,
+    unlearned_models: int,
+    retrained_models: int,
+    *,
+    scale: float = 1.0,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> float:
-    """The mean of ``statistic`` (margins, margins) where both sides are samples of one Gaussian of standard deviation ``scale``.
+    """The mean of ``statistic`` (margins, margins) where both sides are samples of one Gaussian of
+    standard deviation ``scale``.
 
-    For the thresholds of :func:`epsilon` the Gaussian stands for every distribution; for its intervals, whose reach is in units
-    of the margin, the scale counts a little, and for :func:`klom` the shape. Standard error: the statistic's standard deviation
-    over sqrt(samples). Cost: one call on ``samples`` columns.
+    For the thresholds of :func:`epsilon` the Gaussian stands for every distribution; for its
+    intervals, whose reach is in units of the margin, the scale counts a little, and for
+    :func:`klom` the shape. Standard error: the statistic's standard deviation over sqrt(samples).
+    Cost: one call on ``samples`` columns.
     """
     rng = np.random.default_rng(seed)
-    unlearned, retrained = (scale * rng.standard_normal((models, samples)) for models in (unlearned_models, retrained_models))
+    unlearned, retrained = (
+        scale * rng.standard_normal((models, samples))
+        for models in (unlearned_models, retrained_models)
+    )
     return float(np.mean(statistic(unlearned, retrained)))
 
 
-def floor_by_halves(statistic: Statistic, retrained: np.ndarray, *, splits: int = 5, seed: int = 0) -> float:
-    """The mean of ``statistic`` (margins, margins) between halves of the Retrain pool, over ``splits`` random splits.
+def floor_by_halves(
+    statistic: Statistic, retrained: np.ndarray, *, splits: int = 5, seed: int = 0
+) -> float:
+    """The mean of ``statistic`` (margins, margins) between halves of the Retrain pool, over
+    ``splits`` random splits.
 
-    The Retrain pool's own margins instead of Gaussians, but half as many models a side: the floor of an audit with M / 2
-    models, above that of one with M. Odd pools have one model more on the second side.
+    The Retrain pool's own margins instead of Gaussians, but half as many models a side: the floor
+    of an audit with M / 2 models, above that of one with M. Odd pools have one model more on the
+    second side.
 
     Args:
         retrained: margins (M, n) of M >= 4 Retrain models.
     """
     retrained = np.asarray(retrained)
     if len(retrained) < 4 or splits < 1:
-        raise ValueError(f"halves need at least four Retrain models and one split, not {len(retrained)} and {splits}")
+        raise ValueError(
+            f"halves need at least four Retrain models and one split, not {len(retrained)} and"
+            f" {splits}"
+        )
     rng, half = np.random.default_rng(seed), len(retrained) // 2
     orders = [rng.permutation(len(retrained)) for _ in range(splits)]
-    return float(np.mean([np.mean(statistic(retrained[order[:half]], retrained[order[half:]])) for order in orders]))
+    return float(
+        np.mean(
+            [
+                np.mean(statistic(retrained[order[:half]], retrained[order[half:]]))
+                for order in orders
+            ]
+        )
+    )
 
 
 def _in_blocks(function: Statistic, unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-    """``function`` (n,) of float64 margins, some columns at a time, after the checks that all audits share."""
+    """``function`` (n,) of float64 margins, some columns at a time, after the checks that all
+    audits share.
+    """
     unlearned, retrained = np.asarray(unlearned), np.asarray(retrained)
     if unlearned.ndim != 2 or unlearned.shape[1:] != retrained.shape[1:] or not unlearned.shape[1]:
-        raise ValueError(f"need margins (models, n) of the same n > 0 samples, not {unlearned.shape} and {retrained.shape}")
+        raise ValueError(
+            f"need margins (models, n) of the same n > 0 samples, not {unlearned.shape} and"
+            f" {retrained.shape}"
+        )
     if min(len(unlearned), len(retrained)) < 2:
-        raise ValueError(f"need at least two models a side, not {len(unlearned)} and {len(retrained)}")
+        raise ValueError(
+            f"need at least two models a side, not {len(unlearned)} and {len(retrained)}"
+        )
     if not (np.isfinite(unlearned).all() and np.isfinite(retrained).all()):
         raise ValueError("margins are not finite: a model has diverged")
     width = max(1, BLOCK // (len(unlearned) + len(retrained)))
     blocks = [np.s_[:, start : start + width] for start in range(0, unlearned.shape[1], width)]
-    return np.concatenate([function(unlearned[b].astype(np.float64), retrained[b].astype(np.float64)) for b in blocks])
+    return np.concatenate(
+        [function(unlearned[b].astype(np.float64), retrained[b].astype(np.float64)) for b in blocks]
+    )

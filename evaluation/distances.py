@@ -1,7 +1,9 @@
-"""How far a model's outputs are from Retrain's: on single samples (logits against logits) and on accuracies (ToW).
+"""How far a model's outputs are from Retrain's: on single samples (logits against logits) and on
+accuracies (ToW).
 
-Two trainings that differ in nothing but the seed are also apart, so a distance means little without the same distance
-between Retrain models beside it: :func:`evaluation.gaps.between_oracles` and :func:`evaluation.gaps.inside_distance`.
+Two trainings that differ in nothing but the seed are also apart, so a distance means little without
+the same distance between Retrain models beside it: :func:`evaluation.gaps.between_oracles` and
+:func:`evaluation.gaps.inside_distance`.
 """
 
 import math
@@ -15,26 +17,30 @@ LN2 = math.log(2)
 
 
 def activation_distance(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2]; lower is closer.
+    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2]; lower is
+    closer.
 
-    Symmetric, and a metric: the triangle inequality holds. (Golatkar et al., "Eternal Sunshine", CVPR 2020, and the
-    bad-teaching paper, Chundawat et al., AAAI 2023.)
+    Symmetric, and a metric: the triangle inequality holds. (Golatkar et al., "Eternal Sunshine",
+    CVPR 2020, and the bad-teaching paper, Chundawat et al., AAAI 2023.)
 
     Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in float64.
+        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in
+            float64.
     """
     unlearned, retrain = _checked(unlearned, retrain)
     return float(np.linalg.norm(softmax(unlearned) - softmax(retrain), axis=1).mean())
 
 
 def jensen_shannon(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in nats.
+    """Mean over samples of JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in
+    nats.
 
-    In [0, ln 2] and symmetric; 0 only where all probabilities agree; lower is closer. Summed over classes and averaged
-    over samples, which published code that divides by both does not do.
+    In [0, ln 2] and symmetric; 0 only where all probabilities agree; lower is closer. Summed over
+    classes and averaged over samples, which published code that divides by both does not do.
 
     Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in float64.
+        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in
+            float64.
     """
     return float(_js(*map(_log_softmax, _checked(unlearned, retrain))).mean())
 
@@ -42,11 +48,13 @@ def jensen_shannon(unlearned: np.ndarray, retrain: np.ndarray) -> float:
 def kl_divergence(retrain: np.ndarray, unlearned: np.ndarray) -> float:
     """Mean over samples of KL(retrain || unlearned) = sum_i r_i (log r_i - log u_i), in nats.
 
-    In [0, infinity), not symmetric: large where the unlearned model rules out what Retrain holds possible. Lower is
-    closer. Taken from log-probabilities, so that it stays finite for all finite logits.
+    In [0, infinity), not symmetric: large where the unlearned model rules out what Retrain holds
+    possible. Lower is closer. Taken from log-probabilities, so that it stays finite for all finite
+    logits.
 
     Args:
-        retrain, unlearned: logits (n, k) of the same samples in the same order. Cost O(nk), in float64.
+        retrain, unlearned: logits (n, k) of the same samples in the same order. Cost O(nk), in
+            float64.
     """
     return float(_kl(*map(_log_softmax, _checked(retrain, unlearned))).mean())
 
@@ -55,7 +63,8 @@ def disagreement(unlearned: np.ndarray, retrain: np.ndarray) -> float:
     """Fraction of samples on which the two predict different classes, in [0, 1]; lower is closer.
 
     Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order; of equal largest logits the first counts.
+        unlearned, retrain: logits (n, k) of the same samples in the same order; of equal largest
+            logits the first counts.
     """
     unlearned, retrain = _checked(unlearned, retrain)
     return float(np.mean(unlearned.argmax(1) != retrain.argmax(1)))
@@ -75,7 +84,9 @@ def distances(unlearned: np.ndarray, retrain: np.ndarray) -> dict[str, float]:
 
 
 def is_distance(name: str) -> bool:
-    """Whether a metric of an audit is one of ``DISTANCES`` on a split (``js_forget``): between models, not a property of one."""
+    """Whether a metric of an audit is one of ``DISTANCES`` on a split (``js_forget``): between
+    models, not a property of one.
+    """
     return name.rpartition("_")[0] in DISTANCES
 
 
@@ -85,11 +96,13 @@ def is_agreement(name: str) -> bool:
 
 
 def zrf(unlearned: np.ndarray, random: np.ndarray) -> float:
-    """Zero-retrain forgetting score: 1 - JS between the unlearned model and an untrained one, in [1 - ln 2, 1].
+    """Zero-retrain forgetting score: 1 - JS between the unlearned model and an untrained one, in [1
+    - ln 2, 1].
 
-    Published as higher is better; weak, since a forgotten sample need not look random and the value depends on which
-    untrained network is taken. The literature's upper range [0, 1] needs base-2 logarithms; here they are natural.
-    (Chundawat et al., "Can bad teaching induce forgetting?", AAAI 2023.)
+    Published as higher is better; weak, since a forgotten sample need not look random and the value
+    depends on which untrained network is taken. The literature's upper range [0, 1] needs base-2
+    logarithms; here they are natural. (Chundawat et al., "Can bad teaching induce forgetting?",
+    AAAI 2023.)
 
     Args:
         unlearned, random: logits (n, k) of the forget set. Cost O(nk).
@@ -97,30 +110,39 @@ def zrf(unlearned: np.ndarray, random: np.ndarray) -> float:
     return 1 - jensen_shannon(unlearned, random)
 
 
-def rf_jsd(unlearned: np.ndarray, forget_labels: np.ndarray, original: np.ndarray, test_labels: np.ndarray) -> float:
-    """Retrain-free JS: how unlike the unlearned model's mean outputs on forget are to the original's on test, per class.
+def rf_jsd(
+    unlearned: np.ndarray, forget_labels: np.ndarray, original: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Retrain-free JS: how unlike the unlearned model's mean outputs on forget are to the
+    original's on test, per class.
 
-    Mean over the classes that both sets contain of JS(mean softmax of the unlearned model on that class of forget,
-    mean softmax of the original on that class of test), in [0, ln 2]; lower is closer to never having seen the forget
-    set. (After Spartalis et al., "LoTUS", CVPR 2025. Their published code takes the divergence in the other direction
-    and divides it by the number of classes once more, so its values are smaller.)
+    Mean over the classes that both sets contain of JS(mean softmax of the unlearned model on that
+    class of forget, mean softmax of the original on that class of test), in [0, ln 2]; lower is
+    closer to never having seen the forget set. (After Spartalis et al., "LoTUS", CVPR 2025. Their
+    published code takes the divergence in the other direction and divides it by the number of
+    classes once more, so its values are smaller.)
 
     Args:
         unlearned, forget_labels: logits (n, k) of the unlearned model on forget, and labels (n,).
-        original, test_labels: logits (m, k) of the original model on test, and labels (m,). Cost O((n + m) k).
+        original, test_labels: logits (m, k) of the original model on test, and labels (m,). Cost
+            O((n + m) k).
     """
     classes = np.intersect1d(forget_labels, test_labels)
     if not len(classes):
         raise ValueError("forget and test have no class in common")
-    on_forget, on_test = _class_means(unlearned, forget_labels, classes), _class_means(original, test_labels, classes)
+    on_forget, on_test = (
+        _class_means(unlearned, forget_labels, classes),
+        _class_means(original, test_labels, classes),
+    )
     return float(_js(*(np.log(np.maximum(p, FLOOR)) for p in (on_forget, on_test))).mean())
 
 
 def tow(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    """Tug of war: product over forget, retain and test of 1 - |accuracy(unlearned) - accuracy(retrain)| / 100.
+    """Tug of war: product over forget, retain and test of 1 - |accuracy(unlearned) -
+    accuracy(retrain)| / 100.
 
-    In [0, 1]; 1 means the same three accuracies, whatever the predictions. (Zhao et al., "What makes unlearning hard
-    and what to do about it", NeurIPS 2024.)
+    In [0, 1]; 1 means the same three accuracies, whatever the predictions. (Zhao et al., "What
+    makes unlearning hard and what to do about it", NeurIPS 2024.)
 
     Args:
         unlearned, retrain: the percentages UA (100 - accuracy on forget), RA and TA.
@@ -133,10 +155,16 @@ def tow_mia(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> flo
     return _agreement(("MIA", "RA", "TA"), unlearned, retrain)
 
 
-def _agreement(names: tuple[str, ...], unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    percent = np.array([[values[name] for name in names] for values in (unlearned, retrain)], np.float64)
+def _agreement(
+    names: tuple[str, ...], unlearned: Mapping[str, float], retrain: Mapping[str, float]
+) -> float:
+    percent = np.array(
+        [[values[name] for name in names] for values in (unlearned, retrain)], np.float64
+    )
     if not ((percent >= 0) & (percent <= 100)).all():  # False for NaN too
-        raise ValueError(f"{', '.join(names)} must be percentages within [0, 100], not {percent.tolist()}")
+        raise ValueError(
+            f"{', '.join(names)} must be percentages within [0, 100], not {percent.tolist()}"
+        )
     return float(np.prod(1 - np.abs(percent[0] - percent[1]) / 100))
 
 
@@ -144,7 +172,10 @@ def _checked(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Both as float64, after one check that they can be compared."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape or first.ndim != 2 or not first.size:
-        raise ValueError(f"need two sets of logits of one shape (n, k) with n > 0, not {first.shape} and {second.shape}")
+        raise ValueError(
+            f"need two sets of logits of one shape (n, k) with n > 0, not {first.shape} and"
+            f" {second.shape}"
+        )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("logits are not finite: a model has diverged")
     return first, second
@@ -156,7 +187,9 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-    """KL(p || q) per row from finite log-probabilities (n, k); never below 0, where rounding would put equal rows."""
+    """KL(p || q) per row from finite log-probabilities (n, k); never below 0, where rounding would
+    put equal rows.
+    """
     return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(1), 0)
 
 

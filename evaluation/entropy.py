@@ -2,7 +2,8 @@
 
 import numpy as np
 
-# Smallest probability that a logarithm sees; -log of it is 69, far beyond any finite fp32 logit gap of interest.
+# Smallest probability that a logarithm sees; -log of it is 69, far beyond any finite fp32 logit gap
+# of interest.
 FLOOR = 1e-30
 
 
@@ -19,10 +20,11 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mentr(p, y) = -(1 - p_y) log p_y - sum_{i != y} p_i log(1 - p_i) per row (Song & Mittal, USENIX Security 2021).
+    """Mentr(p, y) = -(1 - p_y) log p_y - sum_{i != y} p_i log(1 - p_i) per row (Song & Mittal,
+    USENIX Security 2021).
 
-    0 where p_y = 1 and growing without bound (here to 138, twice -log FLOOR) as p_y goes to 0; lower looks more like a
-    member. A row's value depends on that row alone.
+    0 where p_y = 1 and growing without bound (here to 138, twice -log FLOOR) as p_y goes to 0;
+    lower looks more like a member. A row's value depends on that row alone.
     """
     rows = np.arange(len(labels))
     log_p = np.log(np.maximum(probabilities, FLOOR))
@@ -33,6 +35,10 @@ def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def _complement(probabilities: np.ndarray) -> np.ndarray:
-    """1 - p, where the largest p of a row takes the sum of the others: near 1 the difference is lost to rounding."""
+    """1 - p, where the largest p of a row takes the sum of the others: near 1 the difference is
+    lost to rounding.
+    """
     largest = np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None]
-    return np.where(largest, np.where(largest, 0, probabilities).sum(1, keepdims=True), 1 - probabilities)
+    return np.where(
+        largest, np.where(largest, 0, probabilities).sum(1, keepdims=True), 1 - probabilities
+    )

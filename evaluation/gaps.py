@@ -1,7 +1,8 @@
 """Average gaps to Retrain, and how large a gap would be between Retrain and itself.
 
-A gap on a few accuracies lets the error of a weak attack trade against an accuracy, so no ranking should rest on it
-alone; and a method inside the floor is indistinguishable from Retrain on these numbers, which proves little else.
+A gap on a few accuracies lets the error of a weak attack trade against an accuracy, so no ranking
+should rest on it alone; and a method inside the floor is indistinguishable from Retrain on these
+numbers, which proves little else.
 """
 
 import math
@@ -15,7 +16,8 @@ import numpy as np
 Values = Sequence[float] | np.ndarray
 Runs = Mapping[str, Values]
 
-# What "Avg. Gap" is taken over, all in percent: the SalUn paper's four, and with the attack that papers of 2025 report in MIA's place.
+# What "Avg. Gap" is taken over, all in percent: the SalUn paper's four, and with the attack that
+# papers of 2025 report in MIA's place.
 ENTROPY = "MIA_entropy"
 AVERAGED = ("UA", "RA", "TA", "MIA")
 AVERAGED_ENTROPY = (*AVERAGED[:3], ENTROPY)
@@ -25,10 +27,12 @@ FEWEST = 3  # Retrain runs; with two a band has one degree of freedom, and every
 def signed_gaps(method: Runs, retrain: Runs) -> dict[str, float]:
     """mean(method) - mean(retrain) of each metric, in the metric's unit; 0 is best.
 
-    The sign tells too little forgetting from too much: a UA or an MIA above Retrain's also gives the forget set away.
+    The sign tells too little forgetting from too much: a UA or an MIA above Retrain's also gives
+    the forget set away.
 
     Args:
-        method, retrain: for each metric the values (runs,) of one configuration's runs; the numbers of runs may differ.
+        method, retrain: for each metric the values (runs,) of one configuration's runs; the numbers
+            of runs may differ.
     """
     method, retrain = _checked(method), _checked(retrain)
     _check_names(method, retrain)
@@ -36,9 +40,11 @@ def signed_gaps(method: Runs, retrain: Runs) -> dict[str, float]:
 
 
 def gap_of_means(method: Runs, retrain: Runs) -> float:
-    """The "Avg. Gap" of the SalUn paper's tables: mean over metrics of |mean(method) - mean(retrain)|; lower is better.
+    """The "Avg. Gap" of the SalUn paper's tables: mean over metrics of |mean(method) -
+    mean(retrain)|; lower is better.
 
-    Never above :func:`mean_paired_gap`, since averaging over seeds comes before the absolute value and noise cancels.
+    Never above :func:`mean_paired_gap`, since averaging over seeds comes before the absolute value
+    and noise cancels.
     """
     return float(np.mean(np.abs(list(signed_gaps(method, retrain).values()))))
 
@@ -46,7 +52,8 @@ def gap_of_means(method: Runs, retrain: Runs) -> float:
 def mean_paired_gap(method: Runs, retrain: Runs) -> float:
     """Mean over metrics and seeds of |method - retrain|, run i against run i; lower is better.
 
-    Keeps the noise of single runs, so that two Retrains are apart too: compare with ``gap_floor(retrain, 1, 1)``.
+    Keeps the noise of single runs, so that two Retrains are apart too: compare with
+    ``gap_floor(retrain, 1, 1)``.
 
     Args:
         method, retrain: for each metric the values (runs,), the same seeds in the same order.
@@ -58,40 +65,53 @@ def mean_paired_gap(method: Runs, retrain: Runs) -> float:
     return float(np.mean([np.abs(method[name] - retrain[name]).mean() for name in method]))
 
 
-def paired_gap(method: Sequence[tuple[Hashable, Values]], retrain: Sequence[tuple[Hashable, Values]]) -> float | None:
-    """:func:`mean_paired_gap` of the runs whose key (seed, forget set) a Retrain run has too; None where none has.
+def paired_gap(
+    method: Sequence[tuple[Hashable, Values]], retrain: Sequence[tuple[Hashable, Values]]
+) -> float | None:
+    """:func:`mean_paired_gap` of the runs whose key (seed, forget set) a Retrain run has too; None
+    where none has.
 
     Args:
-        method, retrain: a key and the values of the metrics (metrics,) for each run; of equal keys the last Retrain counts.
+        method, retrain: a key and the values of the metrics (metrics,) for each run; of equal keys
+            the last Retrain counts.
     """
     partners = dict(retrain)
     pairs = [(values, partners[key]) for key, values in method if key in partners]
     if not pairs:
         return None
-    return mean_paired_gap(*(dict(enumerate(np.transpose(side))) for side in zip(*pairs, strict=True)))
+    return mean_paired_gap(
+        *(dict(enumerate(np.transpose(side))) for side in zip(*pairs, strict=True))
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- floors
+# ------------------------------------------------------------------------------------------- floors
 
 
 def between_oracles(distance: Callable[[Any, Any], float], oracles: Sequence[Any]) -> float:
-    """What ``distance(unlearned, retrain)`` is between Retrain and Retrain: its mean over all ordered pairs of two.
+    """What ``distance(unlearned, retrain)`` is between Retrain and Retrain: its mean over all
+    ordered pairs of two.
 
-    The row that each distance is read against. Both orders count, since the distance need not be symmetric.
+    The row that each distance is read against. Both orders count, since the distance need not be
+    symmetric.
 
     Args:
-        oracles: two or more Retrain models' outputs, as ``distance`` takes them. Cost: m (m - 1) distances.
+        oracles: two or more Retrain models' outputs, as ``distance`` takes them. Cost: m (m - 1)
+            distances.
     """
     if len(oracles) < 2:
-        raise ValueError(f"a floor between Retrain models needs at least two of them, not {len(oracles)}")
+        raise ValueError(
+            f"a floor between Retrain models needs at least two of them, not {len(oracles)}"
+        )
     return float(np.mean([distance(one, other) for one, other in permutations(oracles, 2)]))
 
 
 def noise_floor(values: Values) -> float:
-    """Mean absolute difference between two Retrain runs, over all pairs of ``values`` (m,), m >= 2, of any one metric.
+    """Mean absolute difference between two Retrain runs, over all pairs of ``values`` (m,), m >= 2,
+    of any one metric.
 
-    Unbiased for E|A - A'| of two new runs however few there are, which the standard deviation is not (20 % low at two
-    runs); for a Gaussian metric it estimates 2 sigma / sqrt(pi). Cost O(m log m).
+    Unbiased for E|A - A'| of two new runs however few there are, which the standard deviation is
+    not (20 % low at two runs); for a Gaussian metric it estimates 2 sigma / sqrt(pi). Cost O(m log
+    m).
     """
     ordered = np.sort(_values("Retrain", values))
     count = len(ordered)
@@ -103,13 +123,16 @@ def noise_floor(values: Values) -> float:
 
 
 def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
-    """The gap_of_means to expect of a method that is Retrain itself, from ``method_runs`` against ``retrain_runs`` runs.
+    """The gap_of_means to expect of a method that is Retrain itself, from ``method_runs`` against
+    ``retrain_runs`` runs.
 
-    Mean over metrics of noise_floor * sqrt((1 / method_runs + 1 / retrain_runs) / 2). Exact for one run against one,
-    where it is the floor of :func:`mean_paired_gap` for any number of seeds; beyond that for Gaussian metrics.
+    Mean over metrics of noise_floor * sqrt((1 / method_runs + 1 / retrain_runs) / 2). Exact for one
+    run against one, where it is the floor of :func:`mean_paired_gap` for any number of seeds;
+    beyond that for Gaussian metrics.
 
     Args:
-        retrain: for each metric two or more Retrain values; at how many runs the floor is taken is told apart from it.
+        retrain: for each metric two or more Retrain values; at how many runs the floor is taken is
+            told apart from it.
     """
     if method_runs < 1 or retrain_runs < 1:
         raise ValueError(f"a gap needs runs on both sides, not {method_runs} and {retrain_runs}")
@@ -118,19 +141,23 @@ def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
 
 
 def usual_runs(counts: Sequence[int]) -> int:
-    """Of how many further runs Retrain's row in a table speaks: as many as most rows average over, the fewer where two are as common."""
+    """Of how many further runs Retrain's row in a table speaks: as many as most rows average over,
+    the fewer where two are as common.
+    """
     return min(multimode(counts), default=1)
 
 
-# --------------------------------------------------------------------------------------------------------------- marks
+# -------------------------------------------------------------------------------------------- marks
 
 
 def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
-    """Half-width of the band in which mean(method) - mean(retrain) falls with probability ``level`` if the method is Retrain.
+    """Half-width of the band in which mean(method) - mean(retrain) falls with probability ``level``
+    if the method is Retrain.
 
-    t * s * sqrt(1 / method_runs + 1 / m) with s the standard deviation of the m Retrain values and t the two-sided quantile
-    of Student's t with m - 1 degrees of freedom: exact for Gaussian metrics. s is Retrain's alone: a method's own
-    scatter must not widen the band in which it passes. At m = 2 the band is wide, as it has to be.
+    t * s * sqrt(1 / method_runs + 1 / m) with s the standard deviation of the m Retrain values and
+    t the two-sided quantile of Student's t with m - 1 degrees of freedom: exact for Gaussian
+    metrics. s is Retrain's alone: a method's own scatter must not widen the band in which it
+    passes. At m = 2 the band is wide, as it has to be.
 
     Args:
         retrain: m >= 2 values (m,) of one metric.
@@ -139,33 +166,44 @@ def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
 
     retrain = _values("Retrain", retrain)
     if len(retrain) < 2 or method_runs < 1:
-        raise ValueError(f"a band needs two Retrain runs and one of the method, not {len(retrain)} and {method_runs}")
+        raise ValueError(
+            f"a band needs two Retrain runs and one of the method, not {len(retrain)} and"
+            f" {method_runs}"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level must be within (0, 1), not {level}")
     quantile = stdtrit(len(retrain) - 1, (1 + level) / 2)
     return float(quantile * retrain.std(ddof=1) * math.sqrt(1 / method_runs + 1 / len(retrain)))
 
 
-def average_band(retrain: Runs, method_runs: int, noise: Mapping[str, tuple[float, int]] | None = None) -> float:
-    """What :func:`gap_of_means` of a method that is Retrain stays below with a probability of at least 95 %.
+def average_band(
+    retrain: Runs, method_runs: int, noise: Mapping[str, tuple[float, int]] | None = None
+) -> float:
+    """What :func:`gap_of_means` of a method that is Retrain stays below with a probability of at
+    least 95 %.
 
-    The mean of the metrics' bands. A mean of absolute values is never above what it is where the metrics move as one, for
-    which this is exact; so no covariance is needed. benchmarks/null.py simulates it. For ``noise`` see :func:`inside_average`.
+    The mean of the metrics' bands. A mean of absolute values is never above what it is where the
+    metrics move as one, for which this is exact; so no covariance is needed. benchmarks/null.py
+    simulates it. For ``noise`` see :func:`inside_average`.
     """
     added = noise or {}
-    bands = [widened(noise_band(values, method_runs), *added.get(name, (0.0, 1))) for name, values in _checked(retrain).items()]
+    bands = [
+        widened(noise_band(values, method_runs), *added.get(name, (0.0, 1)))
+        for name, values in _checked(retrain).items()
+    ]
     return float(np.mean(bands))
 
 
 def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
     """:func:`noise_band` for a symmetric distance between models.
 
-    d(i, j) = c + a_i + a_j + noise of the pair, with a_i how far out model i lies. Retrain i's mean distance to the other m - 1
-    moves by (m - 2) / (m - 1) of its a_i against the mean of all, so that factor is taken out; noise of pairs makes the
-    band wider than need be.
+    d(i, j) = c + a_i + a_j + noise of the pair, with a_i how far out model i lies. Retrain i's mean
+    distance to the other m - 1 moves by (m - 2) / (m - 1) of its a_i against the mean of all, so
+    that factor is taken out; noise of pairs makes the band wider than need be.
 
     Args:
-        retrain: (m,), m >= 3, each Retrain model's mean distance to the others. Their mean is the floor.
+        retrain: (m,), m >= 3, each Retrain model's mean distance to the others. Their mean is the
+            floor.
     """
     retrain = _values("Retrain", retrain)
     if len(retrain) < FEWEST:
@@ -174,21 +212,29 @@ def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> flo
 
 
 def widened(band: float, noise: float, draws: int) -> float:
-    """The half-width of a 95 % band with :func:`evaluation.membership.draw_noise` of so many draws in it, independent of the runs' own."""
+    """The half-width of a 95 % band with :func:`evaluation.membership.draw_noise` of so many draws
+    in it, independent of the runs' own.
+    """
     from scipy.special import stdtrit
 
     return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
 
 
-def inside_noise(method: Values, retrain: Values, noise: float = 0.0, draws: int = 1) -> bool | None:
-    """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`; None with fewer than three Retrain runs.
+def inside_noise(
+    method: Values, retrain: Values, noise: float = 0.0, draws: int = 1
+) -> bool | None:
+    """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`; None with
+    fewer than three Retrain runs.
 
-    A Retrain metric that never varies (RA at 100) has a band of 0, outside of which everything else lies.
+    A Retrain metric that never varies (RA at 100) has a band of 0, outside of which everything else
+    lies.
 
     Args:
         noise, draws: see :func:`widened`.
     """
-    return _inside(method, retrain, lambda values, runs: widened(noise_band(values, runs), noise, draws))
+    return _inside(
+        method, retrain, lambda values, runs: widened(noise_band(values, runs), noise, draws)
+    )
 
 
 def inside_distance(method: Values, retrain: Values) -> bool | None:
@@ -201,8 +247,11 @@ def inside_distance(method: Values, retrain: Values) -> bool | None:
     return _inside(method, retrain, distance_band)
 
 
-def inside_average(method: Runs, retrain: Runs, noise: Mapping[str, tuple[float, int]] | None = None) -> bool | None:
-    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three Retrain runs.
+def inside_average(
+    method: Runs, retrain: Runs, noise: Mapping[str, tuple[float, int]] | None = None
+) -> bool | None:
+    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three
+    Retrain runs.
 
     Args:
         noise: for a metric that is a mean over draws the arguments of :func:`widened`.
@@ -210,14 +259,21 @@ def inside_average(method: Runs, retrain: Runs, noise: Mapping[str, tuple[float,
     if min(map(len, retrain.values())) < FEWEST:
         return None
     band = average_band(retrain, min(map(len, method.values())), noise)
-    return bool(gap_of_means(method, retrain) <= band + _rounding(*method.values(), *retrain.values()))
+    return bool(
+        gap_of_means(method, retrain) <= band + _rounding(*method.values(), *retrain.values())
+    )
 
 
-def _inside(method: Values, retrain: Values, band: Callable[[np.ndarray, int], float]) -> bool | None:
+def _inside(
+    method: Values, retrain: Values, band: Callable[[np.ndarray, int], float]
+) -> bool | None:
     method, retrain = _values("method", method), _values("Retrain", retrain)
     if len(retrain) < FEWEST:
         return None
-    return bool(abs(method.mean() - retrain.mean()) <= band(retrain, len(method)) + _rounding(method, retrain))
+    return bool(
+        abs(method.mean() - retrain.mean())
+        <= band(retrain, len(method)) + _rounding(method, retrain)
+    )
 
 
 def _rounding(*columns: Values) -> float:
@@ -226,21 +282,28 @@ def _rounding(*columns: Values) -> float:
 
 
 def too_few(retrain_runs: int) -> str | None:
-    """In words, that gaps cannot be marked; None where they can be, or where there is no Retrain at all."""
+    """In words, that gaps cannot be marked; None where they can be, or where there is no Retrain at
+    all.
+    """
     if not 0 < retrain_runs < FEWEST:
         return None
     here = "one Retrain model" if retrain_runs == 1 else f"{retrain_runs} Retrain models"
-    return f"{here}: telling gaps from noise needs {FEWEST} Retrain runs; nothing is marked; add --seed N with the same --forget_seed"
+    return (
+        f"{here}: telling gaps from noise needs {FEWEST} Retrain runs; nothing is marked; add"
+        " --seed N with the same --forget_seed"
+    )
 
 
 def trained_unlike(original: float, retrain: Values) -> bool:
-    """Whether the original fits the retain set unlike Retrain does: what a wrong recipe, or a crippled run, looks like.
+    """Whether the original fits the retain set unlike Retrain does: what a wrong recipe, or a
+    crippled run, looks like.
 
-    Its accuracy is outside of the band in which one more Retrain run falls, and more than half a point from their mean. Never said
-    of fewer than three Retrain runs.
+    Its accuracy is outside of the band in which one more Retrain run falls, and more than half a
+    point from their mean. Never said of fewer than three Retrain runs.
 
     Args:
-        original, retrain: accuracies on the retain set in percent, of one model and of m others (m,).
+        original, retrain: accuracies on the retain set in percent, of one model and of m others
+            (m,).
     """
     if len(retrain) < FEWEST:
         return False
@@ -262,4 +325,7 @@ def _values(name: str, values: Values) -> np.ndarray:
 
 def _check_names(method: Runs, retrain: Runs) -> None:
     if method.keys() != retrain.keys():
-        raise ValueError(f"the method has {sorted(method)} and Retrain {sorted(retrain)}: a gap needs the same metrics")
+        raise ValueError(
+            f"the method has {sorted(method)} and Retrain {sorted(retrain)}: a gap needs the same"
+            " metrics"
+        )

@@ -1,4 +1,6 @@
-"""How sure a number is: exact intervals for rates, Student's or resampled ones for means over seeds."""
+"""How sure a number is: exact intervals for rates, Student's or resampled ones for means over
+seeds.
+"""
 
 import numpy as np
 
@@ -6,23 +8,32 @@ import numpy as np
 def clopper_pearson(
     successes: float | np.ndarray, trials: float | np.ndarray, level: float = 0.95
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``, within [0, 1].
+    """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``,
+    within [0, 1].
 
-    Covers the true rate in at least ``level`` of all experiments, whatever the rate and the number of trials: also for
-    TPR at a small FPR, where a handful of samples decides. The ends are Beta quantiles, low the (1 - level) / 2 quantile of
-    Beta(s, t - s + 1), 0 at s = 0, and high the (1 + level) / 2 quantile of Beta(s + 1, t - s), 1 at s = t. (Clopper &
-    Pearson, Biometrika 1934.) Arrays are treated entry by entry.
+    Covers the true rate in at least ``level`` of all experiments, whatever the rate and the number
+    of trials: also for TPR at a small FPR, where a handful of samples decides. The ends are Beta
+    quantiles, low the (1 - level) / 2 quantile of Beta(s, t - s + 1), 0 at s = 0, and high the (1 +
+    level) / 2 quantile of Beta(s + 1, t - s), 1 at s = t. (Clopper & Pearson, Biometrika 1934.)
+    Arrays are treated entry by entry.
     """
     from scipy.special import betaincinv
 
-    successes, trials = np.broadcast_arrays(np.asarray(successes, np.float64), np.asarray(trials, np.float64))
+    successes, trials = np.broadcast_arrays(
+        np.asarray(successes, np.float64), np.asarray(trials, np.float64)
+    )
     _check_level(level)
     if not ((trials > 0) & (successes >= 0) & (successes <= trials)).all():
-        raise ValueError("a rate needs at least one trial and between 0 and all of them as successes")
+        raise ValueError(
+            "a rate needs at least one trial and between 0 and all of them as successes"
+        )
     tail, failures = (1 - level) / 2, trials - successes
-    # The inverse is asked for harmless parameters where the end is fixed, since 0 is none of a Beta distribution.
+    # The inverse is asked for harmless parameters where the end is fixed, since 0 is none of a Beta
+    # distribution.
     low = np.where(successes > 0, betaincinv(np.maximum(successes, 1e-9), failures + 1, tail), 0.0)
-    high = np.where(failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0)
+    high = np.where(
+        failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0
+    )
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
@@ -31,12 +42,14 @@ FEWEST_TO_RESAMPLE = 10
 
 def mean_interval(
     values: np.ndarray, *, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
-) -> tuple[float, float] | None:  # fmt: skip
-    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value, which has no spread.
+) -> tuple[float, float] | None:
+    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value,
+    which has no spread.
 
-    Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap covers too little (of 95 %: 48 %
-    with two, 76 % with three, 82 % with five values). From ten on :func:`bootstrap_mean`. ``within`` are the ends that the values
-    cannot pass, such as 0 and 100 of a percentage.
+    Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap
+    covers too little (of 95 %: 48 % with two, 76 % with three, 82 % with five values). From ten on
+    :func:`bootstrap_mean`. ``within`` are the ends that the values cannot pass, such as 0 and 100
+    of a percentage.
     """
     from scipy.special import stdtrit
 
@@ -49,12 +62,15 @@ def mean_interval(
     return float(low), float(high)
 
 
-def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value.
+def bootstrap_mean(
+    values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None
+    for a single value.
 
-    ``draws`` times n values are drawn with replacement; the ends are quantiles of their means. Independent of the order
-    of ``values``. For few seeds it is too narrow: see :func:`mean_interval`. Cost O(draws n). (Efron & Tibshirani 1993,
-    chapter 13.)
+    ``draws`` times n values are drawn with replacement; the ends are quantiles of their means.
+    Independent of the order of ``values``. For few seeds it is too narrow: see
+    :func:`mean_interval`. Cost O(draws n). (Efron & Tibshirani 1993, chapter 13.)
     """
     values = np.sort(np.asarray(values, np.float64))
     _check_values(values, level)

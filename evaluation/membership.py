@@ -1,8 +1,9 @@
-"""The support-vector membership attack of the Sparse and SalUn papers, on five features of a model's outputs.
+"""The support-vector membership attack of the Sparse and SalUn papers, on five features of a
+model's outputs.
 
-It learns to tell retain (members) from test (non-members) and is then asked about the forget set. The published
-"MIA" is the share of the forget set that it calls non-member, from the confidence feature. Close to Retrain is good;
-neither high nor low is.
+It learns to tell retain (members) from test (non-members) and is then asked about the forget set.
+The published "MIA" is the share of the forget set that it calls non-member, from the confidence
+feature. Close to Retrain is good; neither high nor low is.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ Outputs = tuple[np.ndarray, np.ndarray]
 Drawn = tuple[np.ndarray, np.ndarray]
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 MIN_SD = 1e-12  # of the margins, where all are equal
-# A side of the attack's training set is never more; from the second number on one draw decides nothing.
+# A side of the attack's training set is never more; from the second number on one draw decides
+# nothing.
 MOST, MANY, DRAWS = 10_000, 5_000, 10
 SEEDED_BY = "split_seed, data, forget set"
 
@@ -28,8 +30,8 @@ SEEDED_BY = "split_seed, data, forget set"
 def attack_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """The five features of the attack, each (n, 1) but ``prob`` (n, k), float64.
 
-    correctness: 1 where the prediction is right. confidence: the true label's probability. entropy and m_entropy:
-    see :mod:`evaluation.entropy`. prob: the whole probability vector.
+    correctness: 1 where the prediction is right. confidence: the true label's probability. entropy
+    and m_entropy: see :mod:`evaluation.entropy`. prob: the whole probability vector.
     """
     p = softmax(logits)
     columns = {
@@ -41,64 +43,94 @@ def attack_features(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndar
     return {name: column[:, None] for name, column in columns.items()} | {"prob": p}
 
 
-# ------------------------------------------------------------------------------------------------------ who teaches it
+# ----------------------------------------------------------------------------------- who teaches it
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawRule:
     """Who teaches the attack: the same samples for every model that is asked about one forget set.
 
-    ``balanced`` draws of each class as many members as non-members. One draw of few decides the MIA, so that several are
-    averaged. ``first`` takes the first retain samples against the first test samples, up to len(test): the reference's.
+    ``balanced`` draws of each class as many members as non-members. One draw of few decides the
+    MIA, so that several are averaged. ``first`` takes the first retain samples against the first
+    test samples, up to len(test): the reference's.
     """
 
     members: Literal["balanced", "first"] = "balanced"
     seed: int = 0
 
     def draws(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> list[Drawn]:
-        """Positions (m,) in retain and in test, for each draw: 10 where below 5,000 are drawn of more than there are, else 1."""
+        """Positions (m,) in retain and in test, for each draw: 10 where below 5,000 are drawn of
+        more than there are, else 1.
+        """
         first = draw_members(retain_labels, test_labels, how=self.members, seed=self.seed)
         count = len(first[0])
-        chance = self.members == "balanced" and (count < len(retain_labels) or count < len(test_labels))
+        chance = self.members == "balanced" and (
+            count < len(retain_labels) or count < len(test_labels)
+        )
         more = DRAWS - 1 if chance and 0 < count < MANY else 0
-        return [first, *(draw_members(retain_labels, test_labels, seed=stream(self.seed, "draw", i) % 2**32) for i in range(1, more + 1))]
+        return [
+            first,
+            *(
+                draw_members(retain_labels, test_labels, seed=stream(self.seed, "draw", i) % 2**32)
+                for i in range(1, more + 1)
+            ),
+        ]
 
     def record(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> dict[str, Any]:
-        """What a result says of its attack: two with equal records had the same samples, if they are of the same images."""
+        """What a result says of its attack: two with equal records had the same samples, if they
+        are of the same images.
+        """
         draws = self.draws(retain_labels, test_labels)
         seeded = SEEDED_BY if self.members == "balanced" else None
-        return {"members": self.members, "draws": len(draws), "seeded_by": seeded, "points": [len(side) for side in draws[0]]}
+        return {
+            "members": self.members,
+            "draws": len(draws),
+            "seeded_by": seeded,
+            "points": [len(side) for side in draws[0]],
+        }
 
 
 PLAIN = DrawRule()
 
 
-def draw_rule(members: Literal["balanced", "first"], split_seed: int, data_sha256: str, forget_sha256: str) -> DrawRule:
-    """The rule of a forget request: no seed of a run, no model and no order of files has a part in it.
+def draw_rule(
+    members: Literal["balanced", "first"], split_seed: int, data_sha256: str, forget_sha256: str
+) -> DrawRule:
+    """The rule of a forget request: no seed of a run, no model and no order of files has a part in
+    it.
 
     Args:
-        data_sha256: hash of the training images. ``forget_sha256``: of :meth:`datasets.splits.ForgetSplit.sha256`.
+        data_sha256: hash of the training images. ``forget_sha256``: of
+            :meth:`datasets.splits.ForgetSplit.sha256`.
     """
     return DrawRule(members, stream(split_seed, "attack", data_sha256, forget_sha256) % 2**32)
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw, by the forget seed.
+    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw,
+    by the forget seed.
 
-    Nothing of a run or a forget set is in it: equal rules may stand in one row. {} where a result says nothing.
+    Nothing of a run or a forget set is in it: equal rules may stand in one row. {} where a result
+    says nothing.
     """
     attack = result.get("attack") or {}
     if "members" not in attack:
         return {}
     if attack["members"] != "balanced":
         return {"members": attack["members"], "draws": 1}
-    return {"members": "balanced", "draws": attack.get("draws", 1), "seeded_by": attack.get("seeded_by", "forget seed")}
+    return {
+        "members": "balanced",
+        "draws": attack.get("draws", 1),
+        "seeded_by": attack.get("seeded_by", "forget seed"),
+    }
 
 
 def same_draws(result: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Whether a result's attack had the draws of :meth:`DrawRule.record`."""
     attack = result.get("attack")
-    return isinstance(attack, dict) and all(attack.get(name) == value for name, value in record.items())
+    return isinstance(attack, dict) and all(
+        attack.get(name) == value for name, value in record.items()
+    )
 
 
 def draws_line(record: Mapping[str, Any]) -> str:
@@ -106,18 +138,28 @@ def draws_line(record: Mapping[str, Any]) -> str:
     members, others = record["points"]
     capped = f", no more than {MOST} a side" if max(members, others) == MOST else ""
     drawn = f"{members} retain against {others} test images{capped}"
-    return f"MIA: {drawn}, " + (f"the mean of {record['draws']} draws" if record["draws"] > 1 else f"one draw ({record['members']})")
+    return f"MIA: {drawn}, " + (
+        f"the mean of {record['draws']} draws"
+        if record["draws"] > 1
+        else f"one draw ({record['members']})"
+    )
 
 
 def draw_members(
-    retain_labels: np.ndarray, test_labels: np.ndarray, *, how: Literal["balanced", "first"] = "balanced", seed: int = 0
+    retain_labels: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    how: Literal["balanced", "first"] = "balanced",
+    seed: int = 0,
 ) -> Drawn:
-    """Positions in retain and in test that the attack trains on, for one draw; never more than 10,000 of each.
+    """Positions in retain and in test that the attack trains on, for one draw; never more than
+    10,000 of each.
 
-    ``balanced``: of each class as many members as non-members, the smaller of the two counts, drawn by ``seed``. So
-    the two sides are equal in number and in classes whatever the sizes of retain and test. Where these would be too many,
-    each class gives the same share of its own.
-    ``first``: the first len(test) retain samples against all of test: the reference's draw, which follows file order.
+    ``balanced``: of each class as many members as non-members, the smaller of the two counts, drawn
+    by ``seed``. So the two sides are equal in number and in classes whatever the sizes of retain
+    and test. Where these would be too many, each class gives the same share of its own. ``first``:
+    the first len(test) retain samples against all of test: the reference's draw, which follows file
+    order.
     """
     if how == "first":
         most = min(len(test_labels), MOST)
@@ -127,15 +169,21 @@ def draw_members(
     rng = np.random.default_rng(seed)
     members, non_members = [], []
     classes = np.union1d(retain_labels, test_labels)
-    sides = [(np.flatnonzero(retain_labels == c), np.flatnonzero(test_labels == c)) for c in classes]
-    for (inside, outside), count in zip(sides, _capped([min(map(len, pair)) for pair in sides]), strict=True):
+    sides = [
+        (np.flatnonzero(retain_labels == c), np.flatnonzero(test_labels == c)) for c in classes
+    ]
+    for (inside, outside), count in zip(
+        sides, _capped([min(map(len, pair)) for pair in sides]), strict=True
+    ):
         members.append(rng.permutation(inside)[:count])
         non_members.append(rng.permutation(outside)[:count])
     return np.sort(np.concatenate(members)), np.sort(np.concatenate(non_members))
 
 
 def _capped(counts: Sequence[int]) -> list[int]:
-    """``counts`` in proportion, with a sum of at most MOST; the largest remainders are rounded up."""
+    """``counts`` in proportion, with a sum of at most MOST; the largest remainders are
+    rounded up.
+    """
     total = sum(counts)
     if total <= MOST:
         return list(counts)
@@ -146,36 +194,53 @@ def _capped(counts: Sequence[int]) -> list[int]:
 
 
 def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[float]]) -> float:
-    """The noise that the draws add to a gap in MIA: SD over draws of mean(method) - mean(retrain), over the root of the draws.
+    """The noise that the draws add to a gap in MIA: SD over draws of mean(method) - mean(retrain),
+    over the root of the draws.
 
     A draw that moves both alike cancels. 0 for one draw, which leaves it unknown.
 
     Args:
         method, retrain: for each run its MIA in each draw (runs, draws), all by the same draws.
     """
-    differences = np.mean(np.asarray(method, np.float64), 0) - np.mean(np.asarray(retrain, np.float64), 0)
-    return float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0
+    differences = np.mean(np.asarray(method, np.float64), 0) - np.mean(
+        np.asarray(retrain, np.float64), 0
+    )
+    return (
+        float(differences.std(ddof=1) / math.sqrt(len(differences)))
+        if len(differences) > 1
+        else 0.0
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- the attack
+# --------------------------------------------------------------------------------------- the attack
 
 
-def svc_attack(retain: Outputs, test: Outputs, forget: Outputs, rule: DrawRule = PLAIN) -> dict[str, float]:
-    """The means over draws of :func:`svc_draws` of the forget set, for each of the five features."""
+def svc_attack(
+    retain: Outputs, test: Outputs, forget: Outputs, rule: DrawRule = PLAIN
+) -> dict[str, float]:
+    """The means over draws of :func:`svc_draws` of the forget set, for each of the
+    five features.
+    """
     return means(svc_draws(retain, test, {"forget": forget}, rule))["forget"]
 
 
 def means(shares: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
     """The means over draws, of each split and feature."""
-    return {name: {feature: float(share.mean()) for feature, share in of_split.items()} for name, of_split in shares.items()}
+    return {
+        name: {feature: float(share.mean()) for feature, share in of_split.items()}
+        for name, of_split in shares.items()
+    }
 
 
-def svc_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule) -> dict[str, dict[str, np.ndarray]]:
-    """The fraction (draws,) of each audited split that the attack calls non-member, in [0, 1], for each of the five features.
+def svc_draws(
+    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
+) -> dict[str, dict[str, np.ndarray]]:
+    """The fraction (draws,) of each audited split that the attack calls non-member, in [0, 1], for
+    each of the five features.
 
-    scikit-learn's SVC with C = 3, gamma = 1 / number of features, RBF kernel, unscaled features, as published, on all points;
-    see :mod:`evaluation.svm`. A decision of exactly 0 is a member's.
-    An empty or unbalanceable training set, or an empty split, gives NaN.
+    scikit-learn's SVC with C = 3, gamma = 1 / number of features, RBF kernel, unscaled features, as
+    published, on all points; see :mod:`evaluation.svm`. A decision of exactly 0 is a member's. An
+    empty or unbalanceable training set, or an empty split, gives NaN.
 
     Args:
         retain, test, audited: (logits (n, k), labels (n,)) of un-augmented splits.
@@ -183,15 +248,21 @@ def svc_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], ru
     return _shares(attack_features, retain, test, audited, rule.draws(retain[1], test[1]))
 
 
-def svc_margin_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule) -> dict[str, np.ndarray]:
-    """The fractions (draws,) by the same machine on one feature that does not crowd at 1: the standardised margin.
+def svc_margin_draws(
+    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
+) -> dict[str, np.ndarray]:
+    """The fractions (draws,) by the same machine on one feature that does not crowd at 1: the
+    standardised margin.
 
-    Mean and standard deviation are those of the attack's training points. See :func:`evaluation.scores.margin`.
+    Mean and standard deviation are those of the attack's training points. See
+    :func:`evaluation.scores.margin`.
     """
     found = []
     for draw in rule.draws(retain[1], test[1]):
         sides = zip((retain, test), draw, strict=True)
-        known = np.concatenate([margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)] or [[0.0]])
+        known = np.concatenate(
+            [margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)] or [[0.0]]
+        )
         center, sd = known.mean(), max(known.std(), MIN_SD)
 
         def standardised(*outputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -202,20 +273,34 @@ def svc_margin_draws(retain: Outputs, test: Outputs, audited: Mapping[str, Outpu
 
 
 def _shares(
-    features: Callable[..., dict[str, np.ndarray]], retain: Outputs, test: Outputs, audited: Mapping[str, Outputs],
-    draws: Sequence[Drawn], features_of: Sequence[str] = FEATURES,
-) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
-    from evaluation.svm import decisions  # SciPy takes a tenth of a second to import; only the evaluation needs it
+    features: Callable[..., dict[str, np.ndarray]],
+    retain: Outputs,
+    test: Outputs,
+    audited: Mapping[str, Outputs],
+    draws: Sequence[Drawn],
+    features_of: Sequence[str] = FEATURES,
+) -> dict[str, dict[str, np.ndarray]]:
+    from evaluation.svm import (
+        decisions,
+    )  # SciPy takes a tenth of a second to import; only the evaluation needs it
 
-    shares = {name: {feature: np.full(len(draws), np.nan) for feature in features_of} for name in audited}
+    shares = {
+        name: {feature: np.full(len(draws), np.nan) for feature in features_of} for name in audited
+    }
     asked = [name for name, outputs in audited.items() if len(outputs[1])]
     if not asked or any(not len(side) for side in draws[0]):
         return shares
     # What several draws share is computed once.
     inside, outside = (np.unique(np.concatenate([draw[side] for draw in draws])) for side in (0, 1))
-    known = [features(logits[at], labels[at]) for (logits, labels), at in ((retain, inside), (test, outside))]
+    known = [
+        features(logits[at], labels[at])
+        for (logits, labels), at in ((retain, inside), (test, outside))
+    ]
     seen = [features(*audited[name]) for name in asked]
-    drawn = [(np.searchsorted(inside, members), len(inside) + np.searchsorted(outside, others)) for members, others in draws]
+    drawn = [
+        (np.searchsorted(inside, members), len(inside) + np.searchsorted(outside, others))
+        for members, others in draws
+    ]
     for feature in features_of:
         points = np.concatenate([side[feature] for side in known])
         for i, found in enumerate(decisions(points, drawn, [each[feature] for each in seen])):

@@ -1,78 +1,109 @@
-"""Membership attacks that compare a model with others: RMIA, LiRA and U-LiRA, and memorisation from the same models.
+"""Membership attacks that compare a model with others: RMIA, LiRA and U-LiRA, and memorisation from
+the same models.
 
-``references`` (R, n) and ``margins`` (S, n) hold one row per model and one column per sample; ``member`` is a bool array
-of that shape, True where the model was trained on the sample (for U-LiRA: trained on it and then made to forget it).
-Margins and log-probabilities are those of :mod:`evaluation.scores`. Larger scores are more member-like everywhere.
+``references`` (R, n) and ``margins`` (S, n) hold one row per model and one column per sample;
+``member`` is a bool array of that shape, True where the model was trained on the sample (for
+U-LiRA: trained on it and then made to forget it). Margins and log-probabilities are those of
+:mod:`evaluation.scores`. Larger scores are more member-like everywhere.
 """
 
 import numpy as np
 
 from evaluation.attacks import auc, null_bounds, roc_summary
 
-POOLED_BELOW = 64  # models; of fewer, one standard deviation is estimated for all samples (Carlini et al. 2022)
+# Models; of fewer, one standard deviation is estimated for all samples (Carlini et al. 2022)
+POOLED_BELOW = 64
 MIN_SD = 1e-6  # of a margin: models that agree to the last digit would divide by zero
 
-# ---------------------------------------------------------------------------------------------------------- RMIA
+# --------------------------------------------------------------------------------------------- RMIA
 
 
-def rmia_offline_ratio(log_p: np.ndarray, references: np.ndarray, member: np.ndarray | None = None, *, a: float = 0.3) -> np.ndarray:
-    """log p_theta(x) - log p(x), p(x) = ((1 + a) mean_out + 1 - a) / 2, from models not trained on x; (n,), any real number.
+def rmia_offline_ratio(
+    log_p: np.ndarray, references: np.ndarray, member: np.ndarray | None = None, *, a: float = 0.3
+) -> np.ndarray:
+    """log p_theta(x) - log p(x), p(x) = ((1 + a) mean_out + 1 - a) / 2, from models not trained on
+    x; (n,), any real number.
 
-    The in-models' mean, which is missing, is taken to be a mean_out + 1 - a, closer to 1 than the out-models'
-    (Zarifzadeh et al., "Low-cost high-power membership inference attacks", 2024). One to four references are useful;
-    models retrained without the forget set are out-models of it. a = 1 is the plain mean, as for a population that
-    all references were trained on.
+    The in-models' mean, which is missing, is taken to be a mean_out + 1 - a, closer to 1 than the
+    out-models' (Zarifzadeh et al., "Low-cost high-power membership inference attacks", 2024). One
+    to four references are useful; models retrained without the forget set are out-models of it. a =
+    1 is the plain mean, as for a population that all references were trained on.
 
     Args:
         log_p: (n,) log-probabilities of the labels under the audited model.
-        references: (R, n) the same under the others. ``member``: entries of it to leave out; None for none.
+        references: (R, n) the same under the others. ``member``: entries of it to leave out; None
+            for none.
     """
     log_p, references = _model_and_references(log_p, references)
-    log_out = _log_mean_exp(references, np.ones(references.shape, bool) if member is None else ~_flags(member, references))
+    log_out = _log_mean_exp(
+        references,
+        np.ones(references.shape, bool) if member is None else ~_flags(member, references),
+    )
     with np.errstate(divide="ignore"):  # log 0 for a = 1
         return log_p - np.logaddexp(np.log1p(a) + log_out, np.log(1 - a)) + np.log(2)
 
 
 def rmia_online_ratio(log_p: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log p_theta(x) - log p(x), p(x) = (mean_in + mean_out) / 2: for references of both kinds; (n,), see the offline form."""
+    """log p_theta(x) - log p(x), p(x) = (mean_in + mean_out) / 2: for references of both kinds;
+    (n,), see the offline form.
+    """
     log_p, references = _model_and_references(log_p, references)
     member = _flags(member, references)
-    return log_p - np.logaddexp(_log_mean_exp(references, member), _log_mean_exp(references, ~member)) + np.log(2)
+    return (
+        log_p
+        - np.logaddexp(_log_mean_exp(references, member), _log_mean_exp(references, ~member))
+        + np.log(2)
+    )
 
 
-def rmia_scores(log_ratios: np.ndarray, population: np.ndarray, *, gamma: float = 1.0) -> np.ndarray:
+def rmia_scores(
+    log_ratios: np.ndarray, population: np.ndarray, *, gamma: float = 1.0
+) -> np.ndarray:
     """The share of the population z with ratio(x) / ratio(z) >= gamma, for each x: (n,) in [0, 1].
 
-    ``log_ratios`` (n,) of the audited samples and ``population`` (m,) of others, from retain or test, by one of the two
-    functions above. For one population the score never falls as the ratio grows, so that gamma changes how many samples
-    share a score but not their order. m bounds the resolution: 1 / m must be well below the false positive rate of
-    interest. O((n + m) log m).
+    ``log_ratios`` (n,) of the audited samples and ``population`` (m,) of others, from retain or
+    test, by one of the two functions above. For one population the score never falls as the ratio
+    grows, so that gamma changes how many samples share a score but not their order. m bounds the
+    resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
     """
     log_ratios, population = np.asarray(log_ratios, np.float64), np.asarray(population, np.float64)
-    if not len(population) or not np.isfinite(log_ratios).all() or not np.isfinite(population).all():
+    if (
+        not len(population)
+        or not np.isfinite(log_ratios).all()
+        or not np.isfinite(population).all()
+    ):
         raise ValueError("RMIA needs finite ratios and a population of at least one sample.")
-    return np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right") / len(population)
+    return np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right") / len(
+        population
+    )
 
 
 def _log_mean_exp(values: np.ndarray, use: np.ndarray) -> np.ndarray:
     """log of the mean of exp(values) (R, n) over the rows to ``use``, per column."""
     count = _count(use)
     largest = np.where(use, values, -np.inf).max(0)
-    return largest + np.log(np.where(use, np.exp(np.minimum(values - largest, 0)), 0).sum(0) / count)
+    return largest + np.log(
+        np.where(use, np.exp(np.minimum(values - largest, 0)), 0).sum(0) / count
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- LiRA
+# --------------------------------------------------------------------------------------------- LiRA
 
 
-def lira_offline(margins: np.ndarray, references: np.ndarray, member: np.ndarray | None = None) -> np.ndarray:
-    """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not trained on the sample.
+def lira_offline(
+    margins: np.ndarray, references: np.ndarray, member: np.ndarray | None = None
+) -> np.ndarray:
+    """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not
+    trained on the sample.
 
-    LiRA's score is the one-sided Lambda = 1 - Pr[N(mu_out, s_out^2) > phi] = Phi(z). Returned is z itself: in the same
-    order, but Phi(z) rounds to 1 from z = 8.3 on, just where low false positive rates are read.
-    mu_out is the median over the out-models; s_out is pooled over all samples below 64 models (Carlini et al. 2022).
+    LiRA's score is the one-sided Lambda = 1 - Pr[N(mu_out, s_out^2) > phi] = Phi(z). Returned is z
+    itself: in the same order, but Phi(z) rounds to 1 from z = 8.3 on, just where low false positive
+    rates are read. mu_out is the median over the out-models; s_out is pooled over all samples below
+    64 models (Carlini et al. 2022).
 
     Args:
-        margins: (n,) of the audited model. references: (R, n). ``member``: entries of it to leave out; None for none.
+        margins: (n,) of the audited model. references: (R, n). ``member``: entries of it to leave
+            out; None for none.
     """
     margins, references = _model_and_references(margins, references)
     use = np.ones(references.shape, bool) if member is None else ~_flags(member, references)
@@ -81,31 +112,51 @@ def lira_offline(margins: np.ndarray, references: np.ndarray, member: np.ndarray
 
 
 def lira_online(margins: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), in nats, (n,): LiRA where in-models exist.
+    """log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), in nats, (n,): LiRA where in-models
+    exist.
 
-    Medians and standard deviations as in :func:`lira_offline`, of the in-models and of the out-models each their own.
+    Medians and standard deviations as in :func:`lira_offline`, of the in-models and of the
+    out-models each their own.
     """
     margins, references = _model_and_references(margins, references)
     member = _flags(member, references)
-    return _log_likelihood_ratio(margins, references, member, ~member, pooled=len(references) < POOLED_BELOW)
+    return _log_likelihood_ratio(
+        margins, references, member, ~member, pooled=len(references) < POOLED_BELOW
+    )
 
 
 def gaussian_log_ratio(
-    phi: np.ndarray, mu_in: np.ndarray | float, sd_in: np.ndarray | float, mu_out: np.ndarray | float, sd_out: np.ndarray | float
+    phi: np.ndarray,
+    mu_in: np.ndarray | float,
+    sd_in: np.ndarray | float,
+    mu_out: np.ndarray | float,
+    sd_out: np.ndarray | float,
 ) -> np.ndarray:
     """log N(phi; mu_in, sd_in^2) - log N(phi; mu_out, sd_out^2), in nats.
 
-    For equal SDs a shift of mu SDs has an AUC of Phi(mu / sqrt 2): 0.638, 0.760, 0.856 for 0.5, 1, 1.5.
+    For equal SDs a shift of mu SDs has an AUC of Phi(mu / sqrt 2): 0.638, 0.760, 0.856 for 0.5, 1,
+    1.5.
     """
-    return np.log(sd_out) - np.log(sd_in) + (((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2) / 2
+    return (
+        np.log(sd_out)
+        - np.log(sd_in)
+        + (((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2) / 2
+    )
 
 
-def _log_likelihood_ratio(phi: np.ndarray, models: np.ndarray, use_in: np.ndarray, use_out: np.ndarray, *, pooled: bool) -> np.ndarray:
-    return gaussian_log_ratio(phi, *_gaussians(models, use_in, pooled=pooled), *_gaussians(models, use_out, pooled=pooled))
+def _log_likelihood_ratio(
+    phi: np.ndarray, models: np.ndarray, use_in: np.ndarray, use_out: np.ndarray, *, pooled: bool
+) -> np.ndarray:
+    return gaussian_log_ratio(
+        phi, *_gaussians(models, use_in, pooled=pooled), *_gaussians(models, use_out, pooled=pooled)
+    )
 
 
-def _gaussians(models: np.ndarray, use: np.ndarray, *, pooled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Median (n,) of the entries to use of each column of ``models`` (R, n), and their SD, (n,) or one for all.
+def _gaussians(
+    models: np.ndarray, use: np.ndarray, *, pooled: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Median (n,) of the entries to use of each column of ``models`` (R, n), and their SD, (n,) or
+    one for all.
 
     Both variances are about each column's own mean: the spread between samples is no part of it.
     """
@@ -116,48 +167,71 @@ def _gaussians(models: np.ndarray, use: np.ndarray, *, pooled: bool) -> tuple[np
     squares = (np.where(use, models - mean, 0) ** 2).sum(0)
     squares, freedom = (squares.sum(), (count - 1).sum()) if pooled else (squares, count - 1)
     if not np.all(freedom):
-        raise ValueError("A standard deviation needs two models, in or out, of at least one sample; of each, from 64 models on.")
+        raise ValueError(
+            "A standard deviation needs two models, in or out, of at least one sample; of each,"
+            " from 64 models on."
+        )
     return median, np.sqrt(np.maximum(squares / freedom, MIN_SD**2))
 
 
-# -------------------------------------------------------------------------------------------------------- U-LiRA
+# ------------------------------------------------------------------------------------------- U-LiRA
 
 
 def ulira_scores(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """LiRA's log ratio (S, n) of every shadow on every sample, by Gaussians fitted on the other shadows (Hayes et al. 2024).
+    """LiRA's log ratio (S, n) of every shadow on every sample, by Gaussians fitted on the other
+    shadows (Hayes et al. 2024).
 
-    ``member`` is True where a shadow was trained on the sample and unlearned it, False where it never saw it; a pool in
-    which each sample is in half of the shadows serves all samples at once. Score (i, x) leaves shadow i out and takes
-    from each side the same number, one less than the smaller side has, the next ones in cyclic order. Were all others
-    taken, the side that i is of would have lost one: its mean is then the noisier, and the AUC at chance 0.46 with 8
-    shadows and 0.484 with 16. O(S^2 n log S).
+    ``member`` is True where a shadow was trained on the sample and unlearned it, False where it
+    never saw it; a pool in which each sample is in half of the shadows serves all samples at once.
+    Score (i, x) leaves shadow i out and takes from each side the same number, one less than the
+    smaller side has, the next ones in cyclic order. Were all others taken, the side that i is of
+    would have lost one: its mean is then the noisier, and the AUC at chance 0.46 with 8 shadows and
+    0.484 with 16. O(S^2 n log S).
     """
     margins, member = _pool(margins, member)
     shadows, each = len(margins), np.minimum(_count(member), _count(~member)) - 1
     if not each.all():
-        raise ValueError(f"U-LiRA needs 2 shadows in and 2 out of each sample; {np.sum(each < 1)} samples have fewer: leave them out.")
+        raise ValueError(
+            f"U-LiRA needs 2 shadows in and 2 out of each sample; {np.sum(each < 1)} samples have"
+            " fewer: leave them out."
+        )
     scores = np.empty(margins.shape)
     for i in range(shadows):
         rest = np.arange(i + 1, i + shadows) % shadows
-        use_in, use_out = (side & (side.cumsum(0) <= each) for side in (member[rest], ~member[rest]))
-        scores[i] = _log_likelihood_ratio(margins[i], margins[rest], use_in, use_out, pooled=shadows < POOLED_BELOW)
+        use_in, use_out = (
+            side & (side.cumsum(0) <= each) for side in (member[rest], ~member[rest])
+        )
+        scores[i] = _log_likelihood_ratio(
+            margins[i], margins[rest], use_in, use_out, pooled=shadows < POOLED_BELOW
+        )
     return scores
 
 
-def ulira_summary(scores: np.ndarray, margins: np.ndarray, member: np.ndarray, *, alpha: float = 0.05, seed: int = 0) -> dict[str, float]:
-    """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start with ``ulira``.
+def ulira_summary(
+    scores: np.ndarray,
+    margins: np.ndarray,
+    member: np.ndarray,
+    *,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start
+    with ``ulira``.
 
-    As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under the S shadows hang
-    together: the AUC's interval is of samples as clusters, the rates' intervals count samples only.
-    ulira_sample_auc_median and ulira_worst_1_percent_auc: the median and the 99th percentile over samples of max(A, 1 - A),
-    A from :func:`per_sample_auc`. With few shadows they are far above 0.5 by chance: NAME_floor is the same with each
-    sample's membership shuffled by ``seed``, 0.61 and 0.86 for 8 in and 8 out.
-    A method that gives every forgotten sample the same margin passes this; read it beside the accuracies.
+    As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under
+    the S shadows hang together: the AUC's interval is of samples as clusters, the rates' intervals
+    count samples only. ulira_sample_auc_median and ulira_worst_1_percent_auc: the median and the
+    99th percentile over samples of max(A, 1 - A), A from :func:`per_sample_auc`. With few shadows
+    they are far above 0.5 by chance: NAME_floor is the same with each sample's membership shuffled
+    by ``seed``, 0.61 and 0.86 for 8 in and 8 out. A method that gives every forgotten sample the
+    same margin passes this; read it beside the accuracies.
     """
     scores, member = _pool(scores, member)
     shuffled = np.random.default_rng(seed).permuted(member, axis=0)
     inside, outside, sd = scores[member], scores[~member], clustered_auc_sd(scores, member)
-    found = roc_summary("ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1])
+    found = roc_summary(
+        "ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1]
+    )
     for end, membership in (("", member), ("_floor", shuffled)):
         areas = per_sample_auc(margins, membership)
         two_sided = np.maximum(areas, 1 - areas)
@@ -166,34 +240,55 @@ def ulira_summary(scores: np.ndarray, margins: np.ndarray, member: np.ndarray, *
     return found
 
 
-def ulira_by_memorisation(scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray) -> dict[str, float]:
-    """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation score (n,), with where chance puts it.
+def ulira_by_memorisation(
+    scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray
+) -> dict[str, float]:
+    """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation
+    score (n,), with where chance puts it.
 
-    Low is the negative control: there is next to nothing to forget. High is the stress test. (Zhao et al., NeurIPS 2024.)
-    Ties go by position. {} where a third would have fewer than two samples.
+    Low is the negative control: there is next to nothing to forget. High is the stress test. (Zhao
+    et al., NeurIPS 2024.) Ties go by position. {} where a third would have fewer than two samples.
     """
     scores, member = _pool(scores, member)
     found = {}
     if len(memorisation) >= 6:
-        for group, chosen in zip(("low", "middle", "high"), np.array_split(np.argsort(memorisation, kind="stable"), 3), strict=True):
-            name, part, inside = f"ulira_{group}_memorisation_auc", scores[:, chosen], member[:, chosen]
-            found |= {name: auc(part[inside], part[~inside]), **null_bounds(name, clustered_auc_sd(part, inside))}
+        for group, chosen in zip(
+            ("low", "middle", "high"),
+            np.array_split(np.argsort(memorisation, kind="stable"), 3),
+            strict=True,
+        ):
+            name, part, inside = (
+                f"ulira_{group}_memorisation_auc",
+                scores[:, chosen],
+                member[:, chosen],
+            )
+            found |= {
+                name: auc(part[inside], part[~inside]),
+                **null_bounds(name, clustered_auc_sd(part, inside)),
+            }
     return found
 
 
 def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
-    """Standard error of the AUC of scores[member] against scores[~member], both (S, n), samples (columns) independent.
+    """Standard error of the AUC of scores[member] against scores[~member], both (S, n), samples
+    (columns) independent.
 
-    The deviations of the pairs' placements from the AUC, summed within samples before they are squared (Obuchowski,
-    Biometrics 1997); with one score per sample it is DeLong's. O(S n log(S n)).
+    The deviations of the pairs' placements from the AUC, summed within samples before they are
+    squared (Obuchowski, Biometrics 1997); with one score per sample it is DeLong's. O(S n log(S
+    n)).
     """
     scores, member = _pool(scores, member)
     if scores.shape[1] < 2:
         raise ValueError("The spread over samples needs two samples.")
     inside, outside = scores[member], scores[~member]
     placements = np.empty(scores.shape)
-    placements[member], placements[~member] = _share_below(inside, outside), 1 - _share_below(outside, inside)
-    deviations = np.where(member, placements - placements[member].mean(), placements - placements[~member].mean())
+    placements[member], placements[~member] = (
+        _share_below(inside, outside),
+        1 - _share_below(outside, inside),
+    )
+    deviations = np.where(
+        member, placements - placements[member].mean(), placements - placements[~member].mean()
+    )
     per_sample = np.where(member, deviations / len(inside), deviations / len(outside)).sum(0)
     return float(np.sqrt((per_sample**2).sum() * scores.shape[1] / (scores.shape[1] - 1)))
 
@@ -201,15 +296,18 @@ def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
 def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The share of ``others`` below each score, equals counting half."""
     others = np.sort(others)
-    return (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / (2 * len(others))
+    return (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / (
+        2 * len(others)
+    )
 
 
 def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """For each sample the AUC (n,) in [0, 1] of its margin, shadows with it against shadows without it; ties count half.
+    """For each sample the AUC (n,) in [0, 1] of its margin, shadows with it against shadows without
+    it; ties count half.
 
-    Of the margin itself, not of :func:`ulira_scores`: for one sample and equal SDs the two have one order, and no fit
-    is left out here that would bias it. Good is 0.5, and both ends leak. It moves in steps of 1 / (in x out) and has
-    an SD of 0.15 by chance for 8 and 8. O(n S log S).
+    Of the margin itself, not of :func:`ulira_scores`: for one sample and equal SDs the two have one
+    order, and no fit is left out here that would bias it. Good is 0.5, and both ends leak. It moves
+    in steps of 1 / (in x out) and has an SD of 0.15 by chance for 8 and 8. O(n S log S).
     """
     from scipy.stats import rankdata
 
@@ -220,11 +318,12 @@ def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def memorisation_scores(correct: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pr[correct | in] - Pr[correct | out] (n,), in [-1, 1], and its standard error (n,), from ``correct`` (S, n) bool.
+    """Pr[correct | in] - Pr[correct | out] (n,), in [-1, 1], and its standard error (n,), from
+    ``correct`` (S, n) bool.
 
-    High: predicted right only if trained on (Feldman & Zhang 2020); low: there is nothing to forget. The standard error
-    takes (k + 1) / (m + 2) for a probability, so that 8 of 8 right is not certainty: 0.15 to 0.25 for 8 models in and 8 out, up to a
-    quarter too large near the ends.
+    High: predicted right only if trained on (Feldman & Zhang 2020); low: there is nothing to
+    forget. The standard error takes (k + 1) / (m + 2) for a probability, so that 8 of 8 right is
+    not certainty: 0.15 to 0.25 for 8 models in and 8 out, up to a quarter too large near the ends.
     """
     correct, member = _pool(correct, member)
     shares, variances = zip(*(_share(correct, side) for side in (member, ~member)), strict=True)
@@ -238,13 +337,16 @@ def _share(correct: np.ndarray, use: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return right / count, p * (1 - p) / count
 
 
-# -------------------------------------------------------------------------------------------------- checks of input
+# ---------------------------------------------------------------------------------- checks of input
 
 
 def _model_and_references(own: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     own, references = np.asarray(own, np.float64), np.asarray(references, np.float64)
     if references.ndim != 2 or not references.size or own.shape != references.shape[1:]:
-        raise ValueError(f"References have shape (models, n), the audited model (n,), neither empty; got {references.shape}, {own.shape}.")
+        raise ValueError(
+            "References have shape (models, n), the audited model (n,), neither empty; got"
+            f" {references.shape}, {own.shape}."
+        )
     if not np.isfinite(own).all() or not np.isfinite(references).all():
         raise ValueError("The audited model's values and the references' must be finite.")
     return own, references
@@ -253,14 +355,20 @@ def _model_and_references(own: np.ndarray, references: np.ndarray) -> tuple[np.n
 def _pool(values: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"A pool of shadows is a non-empty array (models, n) of finite values; got shape {values.shape}.")
+        raise ValueError(
+            "A pool of shadows is a non-empty array (models, n) of finite values; got shape"
+            f" {values.shape}."
+        )
     return values, _flags(member, values)
 
 
 def _flags(member: np.ndarray, values: np.ndarray) -> np.ndarray:
     member = np.asarray(member)
     if member.shape != values.shape or member.dtype != bool:
-        raise ValueError(f"Membership is a bool array of shape {values.shape}; got {member.dtype} of shape {member.shape}.")
+        raise ValueError(
+            f"Membership is a bool array of shape {values.shape}; got {member.dtype} of shape"
+            f" {member.shape}."
+        )
     return member
 
 
@@ -269,6 +377,7 @@ def _count(use: np.ndarray) -> np.ndarray:
     count = use.sum(0)
     if not count.all():
         raise ValueError(
-            f"Each sample needs a model that saw it, or one that did not; {np.sum(count == 0)} samples have none: leave them out."
+            f"Each sample needs a model that saw it, or one that did not; {np.sum(count == 0)}"
+            " samples have none: leave them out."
         )
     return count

@@ -1,27 +1,49 @@
-"""What a model's logits say of one sample: the scores by which membership attacks rank samples, in float64."""
+"""What a model's logits say of one sample: the scores by which membership attacks rank samples, in
+float64.
+"""
 
 import numpy as np
 
 from evaluation.entropy import entropy, modified_entropy, softmax
 
 # +1 where a larger score looks more like a sample that was trained on, -1 where a smaller one does.
-MEMBER_SIGN = {"log_probability": 1, "loss": -1, "confidence": 1, "entropy": -1, "m_entropy": -1, "margin": 1}
+MEMBER_SIGN = {
+    "log_probability": 1,
+    "loss": -1,
+    "confidence": 1,
+    "entropy": -1,
+    "m_entropy": -1,
+    "margin": 1,
+}
 
 
 def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """phi = z_y - log sum_{j != y} exp z_j = log p_y - log(1 - p_y), any real number; larger is more member-like.
+    """phi = z_y - log sum_{j != y} exp z_j = log p_y - log(1 - p_y), any real number; larger is
+    more member-like.
 
-    It grows without bound where p_y rounds to 1, and over models it is close to Gaussian (Carlini et al., "Membership
-    inference attacks from first principles", 2022). One pass over ``logits`` (n, k), k >= 2; ``labels`` (n,).
+    It grows without bound where p_y rounds to 1, and over models it is close to Gaussian (Carlini
+    et al., "Membership inference attacks from first principles", 2022). One pass over ``logits``
+    (n, k), k >= 2; ``labels`` (n,).
     """
     others = np.array(logits, np.float64)
     labels = np.asarray(labels)
-    if others.ndim != 2 or not len(others) or others.shape[1] < 2 or labels.shape != others.shape[:1]:
-        raise ValueError(f"Margins need logits (n, k) with n >= 1 and k >= 2, and labels (n,); got {others.shape} and {labels.shape}.")
+    if (
+        others.ndim != 2
+        or not len(others)
+        or others.shape[1] < 2
+        or labels.shape != others.shape[:1]
+    ):
+        raise ValueError(
+            "Margins need logits (n, k) with n >= 1 and k >= 2, and labels (n,); got"
+            f" {others.shape} and {labels.shape}."
+        )
     if not np.isfinite(others).all():
         raise ValueError("Margins need finite logits.")
     if labels.min() < 0 or labels.max() >= others.shape[1]:
-        raise ValueError(f"Labels go from 0 to {others.shape[1] - 1}, the logits' last column; got {labels.min()} to {labels.max()}.")
+        raise ValueError(
+            f"Labels go from 0 to {others.shape[1] - 1}, the logits' last column; got"
+            f" {labels.min()} to {labels.max()}."
+        )
     rows = np.arange(len(labels))
     own = others[rows, labels]
     others[rows, labels] = -np.inf
@@ -31,11 +53,13 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,); a sample's values depend on its own row alone.
+    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,); a sample's values depend on its
+    own row alone.
 
-    margin: see :func:`margin`. log_probability = log p_y <= 0 and loss = -log p_y, in nats, both from the margin, so that
-    they keep their relative accuracy, hence their order, where p_y is 1 to rounding. confidence = p_y. entropy and
-    m_entropy: see :mod:`evaluation.entropy`. ``MEMBER_SIGN`` says which way a score looks like a member.
+    margin: see :func:`margin`. log_probability = log p_y <= 0 and loss = -log p_y, in nats, both
+    from the margin, so that they keep their relative accuracy, hence their order, where p_y is 1 to
+    rounding. confidence = p_y. entropy and m_entropy: see :mod:`evaluation.entropy`.
+    ``MEMBER_SIGN`` says which way a score looks like a member.
     """
     phi = margin(logits, labels)
     probabilities = softmax(logits)
@@ -51,5 +75,9 @@ def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def member_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """:func:`sample_scores` with signs such that a larger value of each is more member-like, as the attacks expect."""
-    return {name: MEMBER_SIGN[name] * score for name, score in sample_scores(logits, labels).items()}
+    """:func:`sample_scores` with signs such that a larger value of each is more member-like, as the
+    attacks expect.
+    """
+    return {
+        name: MEMBER_SIGN[name] * score for name, score in sample_scores(logits, labels).items()
+    }

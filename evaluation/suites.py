@@ -1,7 +1,9 @@
-"""What ``evaluate.py`` says of one model: every metric by name, from the logits of its splits and those of Retrain models.
+"""What ``evaluate.py`` says of one model: every metric by name, from the logits of its splits and
+those of Retrain models.
 
-Splits are ``{name: (logits (n, k), labels (n,))}`` with forget, retain, val and test and, where a class was forgotten, its
-test images as ``test_forgotten``. No function here needs a model, a device or a file.
+Splits are ``{name: (logits (n, k), labels (n,))}`` with forget, retain, val and test and, where a
+class was forgotten, its test images as ``test_forgotten``. No function here needs a model, a device
+or a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluation.accuracy import accuracies, accuracy
-from evaluation.attacks import class_weights, lr_entropy_attack, lr_loss_attack, roc, roc_summary, threshold_attack, with_shares
+from evaluation.attacks import (
+    class_weights,
+    lr_entropy_attack,
+    lr_loss_attack,
+    roc,
+    roc_summary,
+    threshold_attack,
+    with_shares,
+)
 from evaluation.distances import distances, tow, tow_mia
 from evaluation.intervals import clopper_pearson
 from evaluation.membership import PLAIN, DrawRule, svc_draws, svc_margin_draws
@@ -29,10 +39,11 @@ ROC_POINTS, BINS = 200, 30
 
 
 def held_out(splits: Splits) -> Outputs:
-    """What forget is compared with: images that no model was trained on, of the classes that were forgotten.
+    """What forget is compared with: images that no model was trained on, of the classes that were
+    forgotten.
 
-    The forgotten class's test images where a whole class was forgotten, else the validation images of the forget set's
-    classes; test is kept to teach the attacks.
+    The forgotten class's test images where a whole class was forgotten, else the validation images
+    of the forget set's classes; test is kept to teach the attacks.
     """
     if "test_forgotten" in splits:
         return splits["test_forgotten"]
@@ -42,14 +53,25 @@ def held_out(splits: Splits) -> Outputs:
 
 
 def absent_classes(splits: Splits) -> np.ndarray:
-    """The forgotten classes that no held-out image is of: forget then has nothing to be compared with."""
+    """The forgotten classes that no held-out image is of: forget then has nothing to be compared
+    with.
+    """
     return np.setdiff1d(splits["forget"][1], held_out(splits)[1])
 
 
 def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
-    """A warning where :func:`absent_classes` leave out metrics; ``classes`` are the names of all."""
+    """A warning where :func:`absent_classes` leave out metrics; ``classes`` are the
+    names of all.
+    """
     absent = ", ".join(classes[c] for c in absent_classes(splits))
-    return [f"no held-out image is of the forgotten class {absent}: what compares forget with such images is left out"] if absent else []
+    return (
+        [
+            f"no held-out image is of the forgotten class {absent}: what compares forget with such"
+            " images is left out"
+        ]
+        if absent
+        else []
+    )
 
 
 def can_compare(splits: Splits) -> bool:
@@ -60,25 +82,37 @@ def can_compare(splits: Splits) -> bool:
 def can_attack(splits: Splits) -> bool:
     """Whether there are samples enough on every side."""
     parts = [held_out(splits), *(splits[name] for name in ("forget", "retain", "test"))]
-    return all(len(labels) >= FEWEST for _, labels in parts) and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
+    return (
+        all(len(labels) >= FEWEST for _, labels in parts)
+        and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
+    )
 
 
-def basic(splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
-    """Accuracies, losses and the attacks that need no other model; names are those of :mod:`evaluation.definitions`.
+def basic(
+    splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
+    """Accuracies, losses and the attacks that need no other model; names are those of
+    :mod:`evaluation.definitions`.
 
-    NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it; see :func:`folded`.
-    ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it.
-    Cost: O(n log n) in the samples, but for these machines, which see at most 2 n_test points in each draw.
+    NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it;
+    see :func:`folded`. ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it.
+    Cost: O(n log n) in the samples, but for these machines, which see at most 2 n_test points in
+    each draw.
     """
     found = _accuracies(splits) | _losses(splits)
     if not can_attack(splits):
         return found
     by_draw = attack_by_draw(splits, rule) if by_draw is None else by_draw
-    return found | {name: 100 * float(shares.mean()) for name, shares in by_draw.items()} | _attacks(splits, rule)
+    return (
+        found
+        | {name: 100 * float(shares.mean()) for name, shares in by_draw.items()}
+        | _attacks(splits, rule)
+    )
 
 
 def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
-    """The shares (draws,), in [0, 1], that the support-vector machines call non-member: svc_FEATURE_tnr and svc_FEATURE_tnr_held_out.
+    """The shares (draws,), in [0, 1], that the support-vector machines call non-member:
+    svc_FEATURE_tnr and svc_FEATURE_tnr_held_out.
 
     {} without images enough.
     """
@@ -89,19 +123,28 @@ def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
     margins = svc_margin_draws(splits["retain"], splits["test"], audited, rule)
     return {
         f"svc_{feature}_{end}": shares
-        for end in audited for feature, shares in {**five[end], "margin": margins[end]}.items()
-    }  # fmt: skip
+        for end in audited
+        for feature, shares in {**five[end], "margin": margins[end]}.items()
+    }
 
 
 def _accuracies(splits: Splits) -> dict[str, float]:
     found = accuracies(splits)
     for name, split in ACCURACIES.items():
         low, high = _rate_bounds(splits[split])
-        found |= {f"{name}_low": 100 - high, f"{name}_high": 100 - low} if name == "UA" else {f"{name}_low": low, f"{name}_high": high}
+        found |= (
+            {f"{name}_low": 100 - high, f"{name}_high": 100 - low}
+            if name == "UA"
+            else {f"{name}_low": low, f"{name}_high": high}
+        )
     if "test_forgotten" in splits:
         low, high = _rate_bounds(splits["test_forgotten"])
         mine = accuracy(*splits["test_forgotten"])
-        found |= {"forgotten_class_accuracy": mine, "forgotten_class_accuracy_low": low, "forgotten_class_accuracy_high": high}
+        found |= {
+            "forgotten_class_accuracy": mine,
+            "forgotten_class_accuracy_low": low,
+            "forgotten_class_accuracy_high": high,
+        }
     return found
 
 
@@ -114,23 +157,36 @@ def _rate_bounds(outputs: Outputs) -> tuple[float, float]:
 
 
 def _losses(splits: Splits) -> dict[str, float]:
-    return {f"loss_{name}": float(sample_scores(*outputs)["loss"].mean()) for name, outputs in splits.items() if len(outputs[1])}
+    return {
+        f"loss_{name}": float(sample_scores(*outputs)["loss"].mean())
+        for name, outputs in splits.items()
+        if len(outputs[1])
+    }
 
 
 def _attacks(splits: Splits, rule: DrawRule) -> dict[str, float]:
-    four = {name: splits[name] for name in ("retain", "test", "forget")} | {"held_out": held_out(splits)}
+    four = {name: splits[name] for name in ("retain", "test", "forget")} | {
+        "held_out": held_out(splits)
+    }
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
-    weights = class_weights(splits["forget"][1], four["held_out"][1]) if can_compare(splits) else None
+    weights = (
+        class_weights(splits["forget"][1], four["held_out"][1]) if can_compare(splits) else None
+    )
     found = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
     if weights is None:
         return {"lr_entropy_member_rate": found["lr_entropy_member_rate"]}
     return found | _against_held_out(four, scores, weights, rule.seed)
 
 
-def _against_held_out(four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int) -> dict[str, float]:
-    """The attacks on forget whose other side are held-out images, which ``weights`` give the class shares of forget."""
+def _against_held_out(
+    four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int
+) -> dict[str, float]:
+    """The attacks on forget whose other side are held-out images, which ``weights`` give the class
+    shares of forget.
+    """
     found = {}
-    # Test images teach no attack here; there are none of its classes where a whole class is forgotten.
+    # Test images teach no attack here; there are none of its classes where a whole class is
+    # forgotten.
     for name in ("test", "held_out"):
         unseen_losses = with_shares(-scores[name]["loss"], four[name][1], four["forget"][1])
         if len(unseen_losses) >= FEWEST:
@@ -139,28 +195,39 @@ def _against_held_out(four: Splits, scores: Mapping[str, Mapping[str, np.ndarray
     for name in RANKED_BY:
         scored = [(scores[split][name], labels) for split, (_, labels) in four.items()]
         found |= roc_summary(name, scores["forget"][name], scores["held_out"][name], weights)
-        found |= threshold_attack(name, *scored, weights) | threshold_attack(name, *scored, weights, per_class=True)
+        found |= threshold_attack(name, *scored, weights) | threshold_attack(
+            name, *scored, weights, per_class=True
+        )
     return found
 
 
 def standard(
-    splits: Splits, mine: Mapping[str, float], references: Sequence[Splits], theirs: Sequence[Mapping[str, float]]
-) -> dict[str, float]:  # fmt: skip
-    """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that use them as references.
+    splits: Splits,
+    mine: Mapping[str, float],
+    references: Sequence[Splits],
+    theirs: Sequence[Mapping[str, float]],
+) -> dict[str, float]:
+    """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that
+    use them as references.
 
-    ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what :func:`basic` found.
-    Distances are means over them and ToW geometric ones, since its logarithm is what is judged as a distance; for Retrain models
-    their mean is the floor that other models' values are read against. RMIA needs one reference, LiRA two.
+    ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what
+    :func:`basic` found. Distances are means over them and ToW geometric ones, since its logarithm
+    is what is judged as a distance; for Retrain models their mean is the floor that other models'
+    values are read against. RMIA needs one reference, LiRA two.
     """
     if not references:
         return {}
     found = {}
     for split in COMPARED_ON:
         pairs = [distances(splits[split][0], other[split][0]) for other in references]
-        found |= {f"{name}_{split}": float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]}
+        found |= {
+            f"{name}_{split}": float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]
+        }
     found["tow"] = _geometric_mean([tow(mine, other) for other in theirs])
     if can_attack(splits):
-        mine, *theirs = ({**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs))
+        mine, *theirs = (
+            {**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs)
+        )
         found["tow_mia"] = _geometric_mean([tow_mia(mine, other) for other in theirs])
     if can_compare(splits):
         weights = class_weights(splits["forget"][1], held_out(splits)[1])
@@ -173,63 +240,123 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return float(np.prod(values) ** (1 / len(values)))
 
 
-def reference_scores(splits: Splits, references: Sequence[Splits]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population of RMIA is test."""
+def reference_scores(
+    splits: Splits, references: Sequence[Splits]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population
+    of RMIA is test.
+    """
     mine, *theirs = (
-        {name: sample_scores(*part) for name, part in (("forget", each["forget"]), ("held_out", held_out(each)), ("test", each["test"]))}
+        {
+            name: sample_scores(*part)
+            for name, part in (
+                ("forget", each["forget"]),
+                ("held_out", held_out(each)),
+                ("test", each["test"]),
+            )
+        }
         for each in (splits, *references)
     )
 
     def stacked(split: str, score: str) -> np.ndarray:
         return np.stack([other[split][score] for other in theirs])
 
-    ratios = {split: rmia_offline_ratio(scores["log_probability"], stacked(split, "log_probability")) for split, scores in mine.items()}
-    found = {"rmia": tuple(rmia_scores(ratios[split], ratios["test"]) for split in ("forget", "held_out"))}
+    ratios = {
+        split: rmia_offline_ratio(scores["log_probability"], stacked(split, "log_probability"))
+        for split, scores in mine.items()
+    }
+    found = {
+        "rmia": tuple(
+            rmia_scores(ratios[split], ratios["test"]) for split in ("forget", "held_out")
+        )
+    }
     if len(references) > 1:
-        found["lira"] = tuple(lira_offline(mine[split]["margin"], stacked(split, "margin")) for split in ("forget", "held_out"))
+        found["lira"] = tuple(
+            lira_offline(mine[split]["margin"], stacked(split, "margin"))
+            for split in ("forget", "held_out")
+        )
     return found
 
 
 def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """Accuracy in percent of each class that a split has images of, by name."""
     return {
-        name: {classes[c]: accuracy(logits[labels == c], labels[labels == c]) for c in np.unique(labels)}
+        name: {
+            classes[c]: accuracy(logits[labels == c], labels[labels == c])
+            for c in np.unique(labels)
+        }
         for name, (logits, labels) in splits.items()
     }
 
 
 def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
-    """What the report draws: histograms of loss and confidence, and the ROC of the loss and of the attacks by reference."""
+    """What the report draws: histograms of loss and confidence, and the ROC of the loss and of the
+    attacks by reference.
+    """
     if not can_compare(splits):
         return {}
     weights = {"forget": None, "held_out": class_weights(splits["forget"][1], held_out(splits)[1])}
-    parts = {"forget": sample_scores(*splits["forget"]), "held_out": sample_scores(*held_out(splits))}
+    parts = {
+        "forget": sample_scores(*splits["forget"]),
+        "held_out": sample_scores(*held_out(splits)),
+    }
     # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
-    tops = {"loss": max(float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)), 1e-6), "confidence": 1.0}
-    histograms = {name: _histogram({split: part[name] for split, part in parts.items()}, weights, top) for name, top in tops.items()}
+    tops = {
+        "loss": max(
+            float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)),
+            1e-6,
+        ),
+        "confidence": 1.0,
+    }
+    histograms = {
+        name: _histogram({split: part[name] for split, part in parts.items()}, weights, top)
+        for name, top in tops.items()
+    }
     pairs = {"loss": (-parts["forget"]["loss"], -parts["held_out"]["loss"])}
     pairs |= reference_scores(splits, references) if references else {}
-    return {"histograms": histograms, "roc": {name: _thinned_roc(*pair, weights["held_out"]) for name, pair in pairs.items()}}
+    return {
+        "histograms": histograms,
+        "roc": {name: _thinned_roc(*pair, weights["held_out"]) for name, pair in pairs.items()},
+    }
 
 
-def _histogram(sides: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray | None], top: float) -> dict[str, list[float]]:
+def _histogram(
+    sides: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray | None], top: float
+) -> dict[str, list[float]]:
     """Shares of each side in equal bins of [0, top]; what is above is in the last one."""
     edges = np.linspace(0, top, BINS + 1)
-    shares = {name: np.histogram(np.minimum(values, top), edges, weights=weights[name])[0] / len(values) for name, values in sides.items()}
+    shares = {
+        name: np.histogram(np.minimum(values, top), edges, weights=weights[name])[0] / len(values)
+        for name, values in sides.items()
+    }
     return {"edges": edges.tolist(), **{name: share.tolist() for name, share in shares.items()}}
 
 
-def _thinned_roc(members: np.ndarray, others: np.ndarray, weights: np.ndarray) -> dict[str, list[float]]:
-    """At most 200 points of the ROC, evenly spread over the logarithm of the false positive rate, both ends kept."""
+def _thinned_roc(
+    members: np.ndarray, others: np.ndarray, weights: np.ndarray
+) -> dict[str, list[float]]:
+    """At most 200 points of the ROC, evenly spread over the logarithm of the false positive rate,
+    both ends kept.
+    """
     _, hits, alarms = roc(members, others, weights)
-    wanted = np.unique(np.concatenate([[0], np.geomspace(1, alarms[-1], ROC_POINTS - 2).round(), [alarms[-1]]]))
+    wanted = np.unique(
+        np.concatenate([[0], np.geomspace(1, alarms[-1], ROC_POINTS - 2).round(), [alarms[-1]]])
+    )
     at = np.unique(np.append(np.searchsorted(alarms, wanted, side="right") - 1, len(alarms) - 1))
     return {"fpr": (alarms[at] / alarms[-1]).tolist(), "tpr": (hits[at] / hits[-1]).tolist()}
 
 
-def folded(found: Mapping[str, float]) -> tuple[dict[str, float], dict[str, list[float]], dict[str, list[float]]]:
-    """Metrics, their 95 % intervals and the intervals of chance, from names that end with _low, _high, _null_low, _null_high."""
-    chance = {name.removesuffix("_null_low"): [found[name], found[name[:-3] + "high"]] for name in found if name.endswith("_null_low")}
+def folded(
+    found: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, list[float]], dict[str, list[float]]]:
+    """Metrics, their 95 % intervals and the intervals of chance, from names that end with _low,
+    _high, _null_low, _null_high.
+    """
+    chance = {
+        name.removesuffix("_null_low"): [found[name], found[name[:-3] + "high"]]
+        for name in found
+        if name.endswith("_null_low")
+    }
     bounds = {
         name.removesuffix("_low"): [found[name], found[name[:-3] + "high"]]
         for name in found

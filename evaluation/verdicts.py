@@ -1,7 +1,9 @@
-"""Verdicts on a model: destroyed, at chance, changed nothing. One home for the scripts, the audit and the report.
+"""Verdicts on a model: destroyed, at chance, changed nothing. One home for the scripts, the audit
+and the report.
 
-A verdict compares with Retrain where there is one, else with the original, and never with a fixed accuracy: twice chance is 100 %
-where there are two classes. A line begins with its verdict and a colon. Forgetting all of a class, UA = 100, is never a verdict.
+A verdict compares with Retrain where there is one, else with the original, and never with a fixed
+accuracy: twice chance is 100 % where there are two classes. A line begins with its verdict and a
+colon. Forgetting all of a class, UA = 100, is never a verdict.
 """
 
 import itertools
@@ -21,14 +23,18 @@ ONE_ANSWER = 99.0  # percent of the answers on retain in one class: a model that
 ERRORS = 2.0  # standard errors within which an accuracy is chance's, or the original's
 LEAST_CHANGE = 0.005  # mean total variation of the probabilities
 LEAST_MOVE = 1e-6  # of the weights' norm: a few of fp32's own steps
-ROWS = 2**14  # samples whose probabilities are compared at a time, so that float64 copies stay small
+ROWS = (
+    2**14
+)  # samples whose probabilities are compared at a time, so that float64 copies stay small
 
 
 class Standing(NamedTuple):
-    """How a model does on a split, retain unless said otherwise; an entry is None where it was not recorded.
+    """How a model does on a split, retain unless said otherwise; an entry is None where it was not
+    recorded.
 
-    ``accuracy`` in percent; ``chance``, the share of the largest class of the split in percent, which answering that class always
-    would reach; ``top_answer``, the share of the model's most frequent answer in percent; ``count`` of images.
+    ``accuracy`` in percent; ``chance``, the share of the largest class of the split in percent,
+    which answering that class always would reach; ``top_answer``, the share of the model's most
+    frequent answer in percent; ``count`` of images.
     """
 
     accuracy: float
@@ -38,9 +44,15 @@ class Standing(NamedTuple):
 
 
 def standing(logits: np.ndarray, labels: np.ndarray) -> Standing:
-    """Of logits (n, k) and labels (n,), n > 0. Labels without a forgotten class make chance that of the remaining classes."""
+    """Of logits (n, k) and labels (n,), n > 0. Labels without a forgotten class make chance that of
+    the remaining classes.
+    """
     answers = np.asarray(logits).argmax(1)
-    accuracy, chance, top = np.mean(answers == labels), _largest_share(labels), _largest_share(answers)
+    accuracy, chance, top = (
+        np.mean(answers == labels),
+        _largest_share(labels),
+        _largest_share(answers),
+    )
     return Standing(float(100 * accuracy), chance, top, len(labels))
 
 
@@ -50,15 +62,18 @@ def _largest_share(classes: np.ndarray) -> float:
 
 
 def skill(accuracy: float, reference: float, chance: float) -> float:
-    """(accuracy - chance) / (reference - chance), all in percent: 1 for the reference's accuracy, 0 for chance."""
+    """(accuracy - chance) / (reference - chance), all in percent: 1 for the reference's accuracy, 0
+    for chance.
+    """
     return (accuracy - chance) / (reference - chance)
 
 
 def at_chance(model: Standing) -> bool:
-    """Whether an accuracy is no better than chance by more than two binomial standard errors, sqrt(chance (100 - chance) / n).
+    """Whether an accuracy is no better than chance by more than two binomial standard errors,
+    sqrt(chance (100 - chance) / n).
 
-    One-sided: a model that always answers a rare class is below chance and knows nothing either. Of a single class, chance 100, no
-    accuracy tells anything.
+    One-sided: a model that always answers a rare class is below chance and knows nothing either. Of
+    a single class, chance 100, no accuracy tells anything.
     """
     if not _has_chance(model):
         return False
@@ -73,17 +88,24 @@ def _has_chance(model: Standing) -> bool:
 def say_at_chance(name: str, model: Standing, of: str = "RA") -> str:
     """The line about a reference, or a training, that learned nothing."""
     return (
-        f"{AT_CHANCE}: {name} has {of} {model.accuracy:.1f} where chance is {model.chance:.1f}, so it has learned nothing; "
-        "train it longer or at another learning rate"
+        f"{AT_CHANCE}: {name} has {of} {model.accuracy:.1f} where chance is {model.chance:.1f}, so"
+        " it has learned nothing; train it longer or at another learning rate"
     )
 
 
-def judge(model: Standing, original: Standing | None = None, retrain: Standing | None = None, *, advice: str = "") -> list[str]:
+def judge(
+    model: Standing,
+    original: Standing | None = None,
+    retrain: Standing | None = None,
+    *,
+    advice: str = "",
+) -> list[str]:
     """``destroyed`` as a line, or [].
 
-    Destroyed: an accuracy that is not finite, :func:`skill` below 0.5, or over 99 % of the answers on retain in one class while
-    the reference's are not. The reference is Retrain, or the original where there is no Retrain or it is at chance. What was made
-    from an original at chance gets no verdict: a method is not to blame for its original. Where no chance is known there is no skill;
+    Destroyed: an accuracy that is not finite, :func:`skill` below 0.5, or over 99 % of the answers
+    on retain in one class while the reference's are not. The reference is Retrain, or the original
+    where there is no Retrain or it is at chance. What was made from an original at chance gets no
+    verdict: a method is not to blame for its original. Where no chance is known there is no skill;
     one that is known is that of all three, since they are on the same images.
 
     Args:
@@ -92,9 +114,16 @@ def judge(model: Standing, original: Standing | None = None, retrain: Standing |
     """
     if not math.isfinite(model.accuracy):
         return _line(DESTROYED, "RA is not finite", advice)
-    chance = next((each.chance for each in (model, retrain, original) if each and each.chance is not None), None)
+    chance = next(
+        (each.chance for each in (model, retrain, original) if each and each.chance is not None),
+        None,
+    )
     references = {"Retrain": retrain, "the original": original}
-    known = {name: each._replace(chance=chance) for name, each in references.items() if each and math.isfinite(each.accuracy)}
+    known = {
+        name: each._replace(chance=chance)
+        for name, each in references.items()
+        if each and math.isfinite(each.accuracy)
+    }
     fit = [(name, each) for name, each in known.items() if not at_chance(each)]
     if not fit or ("the original" in known and at_chance(known["the original"])):
         return []
@@ -102,27 +131,39 @@ def judge(model: Standing, original: Standing | None = None, retrain: Standing |
 
 
 def needs_reference(model: Standing) -> bool:
-    """Whether :func:`judge` could call a model destroyed, beside a reference of whatever accuracy."""
+    """Whether :func:`judge` could call a model destroyed, beside a reference of
+    whatever accuracy.
+    """
     if not _has_chance(model) or model.top_answer is None or model.top_answer > ONE_ANSWER:
         return True
     return skill(model.accuracy, 100.0, model.chance) < LEAST_SKILL
 
 
 def judge_alone(model: Standing, name: str) -> list[str]:
-    """``at chance``, else ``destroyed``, of a model with nothing to compare with, such as Retrain: the labels are its reference."""
+    """``at chance``, else ``destroyed``, of a model with nothing to compare with, such as Retrain:
+    the labels are its reference.
+    """
     if not math.isfinite(model.accuracy):
         return _line(DESTROYED, "RA is not finite", "")
     if at_chance(model):
         return [say_at_chance(name, model)]
-    return _line(DESTROYED, _not_looking(model, "the labels", Standing(100.0, model.chance, model.chance, model.count)), "")
+    return _line(
+        DESTROYED,
+        _not_looking(model, "the labels", Standing(100.0, model.chance, model.chance, model.count)),
+        "",
+    )
 
 
 def mean_standing(models: Sequence[Standing]) -> Standing | None:
     """The mean over models, None of none; what one of them lacks is left out."""
     if not models:
         return None
-    columns = [[value for value in column if value is not None] for column in zip(*models, strict=True)]
-    accuracy, chance, top_answer = (float(np.mean(column)) if column else None for column in columns[:3])
+    columns = [
+        [value for value in column if value is not None] for column in zip(*models, strict=True)
+    ]
+    accuracy, chance, top_answer = (
+        float(np.mean(column)) if column else None for column in columns[:3]
+    )
     return Standing(accuracy, chance, top_answer, max(columns[3], default=None))
 
 
@@ -131,39 +172,67 @@ def _line(verdict: str, reason: str, advice: str) -> list[str]:
 
 
 def _fallen(model: Standing, name: str, reference: Standing) -> str:
-    """That a model lacks skill beside a reference that is not at chance; "" if it does not, or nothing can be told."""
-    if not _has_chance(reference) or skill(model.accuracy, reference.accuracy, reference.chance) >= LEAST_SKILL:
+    """That a model lacks skill beside a reference that is not at chance; "" if it does not, or
+    nothing can be told.
+    """
+    if (
+        not _has_chance(reference)
+        or skill(model.accuracy, reference.accuracy, reference.chance) >= LEAST_SKILL
+    ):
         return ""
-    return f"RA {model.accuracy:.1f} where {name} has {reference.accuracy:.1f} and chance is {reference.chance:.1f}"
+    return (
+        f"RA {model.accuracy:.1f} where {name} has {reference.accuracy:.1f} and chance is"
+        f" {reference.chance:.1f}"
+    )
 
 
 def _not_looking(model: Standing, name: str, reference: Standing) -> str:
-    if model.top_answer is None or reference.top_answer is None or not model.top_answer > ONE_ANSWER >= reference.top_answer:
+    if (
+        model.top_answer is None
+        or reference.top_answer is None
+        or not model.top_answer > ONE_ANSWER >= reference.top_answer
+    ):
         return ""
-    return f"{model.top_answer:.1f} % of the answers on retain are one class, of {name} {reference.top_answer:.1f} %"
+    return (
+        f"{model.top_answer:.1f} % of the answers on retain are one class, of {name}"
+        f" {reference.top_answer:.1f} %"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ changed nothing
+# ---------------------------------------------------------------------------------- changed nothing
 
 
 def changed_nothing(
-    ours: Mapping[str, Outputs], original: Mapping[str, Outputs], *, weights_moved: float = 1.0, advice: str = ""
-) -> list[str]:  # fmt: skip
+    ours: Mapping[str, Outputs],
+    original: Mapping[str, Outputs],
+    *,
+    weights_moved: float = 1.0,
+    advice: str = "",
+) -> list[str]:
     """``changed nothing`` as a line, from logits (n, k) and labels (n,) of the same splits.
 
-    On every split the accuracy is the original's within two of :func:`paired_error`, and the mean total variation is below 0.005:
-    the mean over splits of each split's, so that a small forget set counts as much as a large retain set. Empty splits are left out.
-    Small splits are asked for first and the others only until it is decided, which spares an ``original`` that is yet to be evaluated.
+    On every split the accuracy is the original's within two of :func:`paired_error`, and the mean
+    total variation is below 0.005: the mean over splits of each split's, so that a small forget set
+    counts as much as a large retain set. Empty splits are left out. Small splits are asked for
+    first and the others only until it is decided, which spares an ``original`` that is yet to be
+    evaluated.
 
     Args:
-        weights_moved: :func:`relative_change` of the weights, where it is known. Below 1e-6 nothing was learned, though
-            BatchNorm's statistics, which a pass over images in training mode renews, may have moved the outputs.
+        weights_moved: :func:`relative_change` of the weights, where it is known. Below 1e-6 nothing
+            was learned, though BatchNorm's statistics, which a pass over images in training mode
+            renews, may have moved the outputs.
     """
     if weights_moved < LEAST_MOVE:
         return _line(
-            CHANGED_NOTHING, f"the weights moved by {weights_moved:.1g} of their norm, what else changed are BatchNorm's statistics", advice
+            CHANGED_NOTHING,
+            f"the weights moved by {weights_moved:.1g} of their norm, what else changed are"
+            " BatchNorm's statistics",
+            advice,
         )
-    names = sorted((name for name in ours if name in original and len(ours[name][1])), key=lambda name: len(ours[name][1]))
+    names = sorted(
+        (name for name in ours if name in original and len(ours[name][1])),
+        key=lambda name: len(ours[name][1]),
+    )
     moved = 0.0
     for name in names:
         moved += total_variation(ours[name][0], original[name][0]) / len(names)
@@ -171,31 +240,47 @@ def changed_nothing(
             return []
     if not names:
         return []
-    reason = f"no accuracy differs from the original's by more than chance, and the probabilities moved by {moved:.2g} on average"
+    reason = (
+        "no accuracy differs from the original's by more than chance, and the probabilities moved"
+        f" by {moved:.2g} on average"
+    )
     return _line(CHANGED_NOTHING, reason, advice)
 
 
 def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> float:
-    """The l2 norm of the change of the arrays named in ``before``, over the norm of these; infinite where that is 0."""
+    """The l2 norm of the change of the arrays named in ``before``, over the norm of these; infinite
+    where that is 0.
+    """
     norms = [
         math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
-        for parts in ((np.subtract(now[name], value, dtype=np.float64) for name, value in before.items()), before.values())
+        for parts in (
+            (np.subtract(now[name], value, dtype=np.float64) for name, value in before.items()),
+            before.values(),
+        )
     ]
     return norms[0] / norms[1] if norms[1] else math.inf
 
 
 def same_accuracy(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two models' accuracies on the same images differ by at most two paired standard errors; equal ones do not differ."""
+    """Whether two models' accuracies on the same images differ by at most two paired standard
+    errors; equal ones do not differ.
+    """
     differences = _correct(*ours) - _correct(*theirs)
     return bool(abs(differences.mean()) <= ERRORS * paired_error(differences))
 
 
 def paired_error(differences: np.ndarray) -> float:
-    """Standard error of a mean of differences (n,): their sample standard deviation over sqrt(n); 0 of a single one.
+    """Standard error of a mean of differences (n,): their sample standard deviation over sqrt(n); 0
+    of a single one.
 
-    Of image-wise differences of correctness, 1, 0 or -1, it counts only the images on which two models disagree.
+    Of image-wise differences of correctness, 1, 0 or -1, it counts only the images on which two
+    models disagree.
     """
-    return float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0
+    return (
+        float(differences.std(ddof=1) / math.sqrt(len(differences)))
+        if len(differences) > 1
+        else 0.0
+    )
 
 
 def _correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -203,32 +288,56 @@ def _correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def total_variation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Mean over samples of half the l1 distance of the probabilities, in [0, 1], from logits (n, k), n > 0."""
+    """Mean over samples of half the l1 distance of the probabilities, in [0, 1], from logits (n,
+    k), n > 0.
+    """
     blocks = (slice(start, start + ROWS) for start in range(0, len(ours), ROWS))
-    return float(sum(np.abs(softmax(ours[block]) - softmax(theirs[block])).sum() for block in blocks) / (2 * len(ours)))
+    return float(
+        sum(np.abs(softmax(ours[block]) - softmax(theirs[block])).sum() for block in blocks)
+        / (2 * len(ours))
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- lines
+# -------------------------------------------------------------------------------------------- lines
 
 
 def verdict_of(line: str) -> str | None:
-    """Which verdict a line pronounces; None for other warnings. What older results say of a destroyed model counts as that."""
+    """Which verdict a line pronounces; None for other warnings. What older results say of a
+    destroyed model counts as that.
+    """
     if line.startswith("accuracy fell to chance"):
         return DESTROYED
-    return next((verdict for verdict in (DESTROYED, AT_CHANCE, CHANGED_NOTHING) if line.startswith(f"{verdict}:")), None)
+    return next(
+        (
+            verdict
+            for verdict in (DESTROYED, AT_CHANCE, CHANGED_NOTHING)
+            if line.startswith(f"{verdict}:")
+        ),
+        None,
+    )
 
 
 def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
-    """What is said of a row, from what is said of each of its runs: each verdict once, in its first run's words, and each other line."""
+    """What is said of a row, from what is said of each of its runs: each verdict once, in its first
+    run's words, and each other line.
+    """
     first: dict[str, str] = {}
     for line in itertools.chain(*runs):
         first.setdefault(verdict_of(line) or line, line)
-    counts = {kind: sum(any((verdict_of(line) or line) == kind for line in lines) for lines in runs) for kind in first}
-    return [line + (f" ({counts[kind]} of {len(runs)} runs)" if len(runs) > 1 else "") for kind, line in first.items()]
+    counts = {
+        kind: sum(any((verdict_of(line) or line) == kind for line in lines) for lines in runs)
+        for kind in first
+    }
+    return [
+        line + (f" ({counts[kind]} of {len(runs)} runs)" if len(runs) > 1 else "")
+        for kind, line in first.items()
+    ]
 
 
 def remedies(hyperparameters: Mapping[str, object]) -> tuple[str, str]:
-    """What to do where a method with these hyper-parameters destroyed a model, and where it changed nothing."""
+    """What to do where a method with these hyper-parameters destroyed a model, and where it changed
+    nothing.
+    """
     if "unlearn_lr" in hyperparameters:
         return "try a lower learning rate", "try a higher learning rate or more epochs"
     if not hyperparameters:

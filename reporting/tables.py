@@ -1,4 +1,6 @@
-"""Result files -> tables: a row per method and settings, its gaps to Retrain, and which of them Retrain's own seeds explain."""
+"""Result files -> tables: a row per method and settings, its gaps to Retrain, and which of them
+Retrain's own seeds explain.
+"""
 
 import dataclasses
 import fnmatch
@@ -32,17 +34,32 @@ from evaluation.gaps import (
 from evaluation.intervals import mean_interval
 from evaluation.membership import draw_noise, rule_of
 from evaluation.rows import unlike_retrain
-from evaluation.verdicts import AT_CHANCE, DESTROYED, Standing, judge, mean_standing, once_each, remedies, verdict_of
+from evaluation.verdicts import (
+    AT_CHANCE,
+    DESTROYED,
+    Standing,
+    judge,
+    mean_standing,
+    once_each,
+    remedies,
+    verdict_of,
+)
 from settings import completed, differences
 from unlearn import label_today
 from utils import UserError, load_json
 
 METRICS = AVERAGED
-AVERAGES = {"": AVERAGED, "_entropy": AVERAGED_ENTROPY}  # the two average gaps, by the ending of their names in a row
-REMEDY_OF_DRAWS = "A run's own command with --resume and the --mia_members that are wanted evaluates it anew."
+AVERAGES = {
+    "": AVERAGED,
+    "_entropy": AVERAGED_ENTROPY,
+}  # the two average gaps, by the ending of their names in a row
+REMEDY_OF_DRAWS = (
+    "A run's own command with --resume and the --mia_members that are wanted evaluates it anew."
+)
 AUDIT = "audit.json"
 LARGEST = 1e100  # of any number that fp32 logits can lead to; squares of larger ones are not finite
-# Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table: each forgot other images.
+# Where evaluate.py --suite full keeps the runs on its shadow models, which are no rows of a table:
+# each forgot other images.
 OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
 
 
@@ -50,9 +67,10 @@ OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
 class Scenario:
     """What belongs together: one data set, architecture and kind of forget set.
 
-    ``table`` comes from :func:`summarise`; ``groups`` holds each row's runs by the row's name, in the order of the rows;
-    ``audits`` are those of :func:`reporting.audits.read_audits` on the same images, ``curves`` those of
-    :func:`reporting.audits.with_curves`, where they were asked for. Without results the table has no rows.
+    ``table`` comes from :func:`summarise`; ``groups`` holds each row's runs by the row's name, in
+    the order of the rows; ``audits`` are those of :func:`reporting.audits.read_audits` on the same
+    images, ``curves`` those of :func:`reporting.audits.with_curves`, where they were asked for.
+    Without results the table has no rows.
     """
 
     table: dict
@@ -61,10 +79,16 @@ class Scenario:
     curves: dict[str, list[list[dict]]] = dataclasses.field(default_factory=dict)
 
 
-def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | None = None, members: str | None = None) -> list[Scenario]:
+def scenarios(
+    results: Sequence[dict],
+    audits: Sequence[dict],
+    reference: str | None = None,
+    members: str | None = None,
+) -> list[Scenario]:
     """Results and audits by scenario, sorted by data set, architecture and forget set.
 
-    For ``reference`` see :func:`pick_reference`; ``members`` names the rule of the attack that gaps are taken by.
+    For ``reference`` see :func:`pick_reference`; ``members`` names the rule of the attack that gaps
+    are taken by.
 
     Raises:
         UserError: Retrains of several kinds, and none of them is chosen.
@@ -77,18 +101,22 @@ def scenarios(results: Sequence[dict], audits: Sequence[dict], reference: str | 
         groups = named_groups(mine)
         groups = {row["name"]: groups[row["name"]] for row in table["rows"]}
         retrain = [run for row in table["rows"] if row["is_retrain"] for run in groups[row["name"]]]
-        table["notes"] += [note for audit in audited.get(key, []) for note in _audit_notes(audit, retrain)]
+        table["notes"] += [
+            note for audit in audited.get(key, []) for note in _audit_notes(audit, retrain)
+        ]
         found.append(Scenario(table, groups, audited.get(key, [])))
     return found
 
 
-# -------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def find(folders: Sequence[Path], pattern: str) -> list[Path]:
-    """The files below ``folders`` that match ``pattern``, and those of ``folders`` that are such files; each once, sorted.
+    """The files below ``folders`` that match ``pattern``, and those of ``folders`` that are such
+    files; each once, sorted.
 
-    The runs on shadow models are left out, unless one of ``folders`` is their own folder or lies within it.
+    The runs on shadow models are left out, unless one of ``folders`` is their own folder or lies
+    within it.
 
     Raises:
         UserError: a folder does not exist.
@@ -98,12 +126,19 @@ def find(folders: Sequence[Path], pattern: str) -> list[Path]:
             raise UserError(f"{folder}: no such folder")
     is_audit = pattern == AUDIT
     given = {file for file in folders if file.is_file() and (file.name == AUDIT) == is_audit}
-    below = {file for folder in folders for file in _below(folder, pattern) if not OF_SHADOWS.search(file.relative_to(folder).as_posix())}
+    below = {
+        file
+        for folder in folders
+        for file in _below(folder, pattern)
+        if not OF_SHADOWS.search(file.relative_to(folder).as_posix())
+    }
     return sorted({file.resolve() for file in given | below})
 
 
 def _below(folder: Path, pattern: str) -> Iterator[Path]:
-    """The files below a folder that match, through symbolic links to folders too, each folder once; what vanishes meanwhile is none."""
+    """The files below a folder that match, through symbolic links to folders too, each folder once;
+    what vanishes meanwhile is none.
+    """
     seen = set()
     for where, inside, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(where)) in seen:
@@ -114,16 +149,22 @@ def _below(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def collect(folders: Sequence[Path]) -> list[dict]:
-    """The unlearning results below ``folders``, each file once; each also holds its path, under "file".
+    """The unlearning results below ``folders``, each file once; each also holds its path, under
+    "file".
 
     Raises:
         UserError: a folder does not exist, or a file is damaged.
     """
-    return [{**result, "file": file} for file in find(folders, "*result.json") if (result := unless_gone(file, _read)) is not None]
+    return [
+        {**result, "file": file}
+        for file in find(folders, "*result.json")
+        if (result := unless_gone(file, _read)) is not None
+    ]
 
 
 def unless_gone(file: Path, read: Callable[[Path], Any]) -> Any | None:
-    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite begins anew.
+    """What ``read`` makes of a file; None where it is gone by now, as beside runs that --overwrite
+    begins anew.
 
     A file that cannot be read but is there is read once more: it may have been gone for a moment.
     """
@@ -140,33 +181,54 @@ def _read(file: Path) -> dict | None:
         if not set(METRICS) <= result.get("metrics", {}).keys():
             return None
         # JSON has no word for a number that is none: a test set without images has no accuracy.
-        result["metrics"] = {name: math.nan if value is None else value for name, value in result["metrics"].items()}
-        if any(abs(value) > LARGEST for value in (*result["metrics"].values(), result["RTE"]["total"]) if isinstance(value, int | float)):
+        result["metrics"] = {
+            name: math.nan if value is None else value for name, value in result["metrics"].items()
+        }
+        if any(
+            abs(value) > LARGEST
+            for value in (*result["metrics"].values(), result["RTE"]["total"])
+            if isinstance(value, int | float)
+        ):
             raise ValueError(f"a number in it is larger than {LARGEST:.0e}")
         mask, label = result.get("mask"), result["label"]
         if not isinstance(label, str):
             raise TypeError(f"label is {label!r}")
-        result["label"] = label_today(result["method"], label, bool(mask), mask.get("score") if mask else None)
-        json.dumps(result, ensure_ascii=False).encode()  # half a character, which JSON can hold, could not be written anywhere
+        result["label"] = label_today(
+            result["method"], label, bool(mask), mask.get("score") if mask else None
+        )
+        json.dumps(
+            result, ensure_ascii=False
+        ).encode()  # half a character, which JSON can hold, could not be written anywhere
         scenario = scenario_of(result)
         hash(_pair_key(result))
         (row,) = summarise(scenario, [result])["rows"]
         row["name"] + "".join(f"{row[metric]:.2f}" for metric in (*METRICS, "RTE"))
         _check_optional(result)
     except KeyError as error:
-        raise UserError(f"result {file} lacks {error}; run its method again with --overwrite, or move the file away") from None
+        raise UserError(
+            f"result {file} lacks {error}; run its method again with --overwrite, or move the file"
+            " away"
+        ) from None
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"result {file} is damaged: {error}; run its method again with --overwrite, or move the file away") from None
+        raise UserError(
+            f"result {file} is damaged: {error}; run its method again with --overwrite, or move the"
+            " file away"
+        ) from None
     return result
 
 
 def _check_optional(result: dict) -> None:
     """The entries that only the page shows, where they are there: kinds that it can show."""
     origin = result["provenance"]
-    if not isinstance(origin.get("command", []), list) or not isinstance(origin.get("unlearned_sha256", ""), str):
+    if not isinstance(origin.get("command", []), list) or not isinstance(
+        origin.get("unlearned_sha256", ""), str
+    ):
         raise TypeError("the command is no list, or the hash of the weights no text")
     for each in filter(None, (_standing(result), _standing(result, "original_standing"))):
-        if not all(isinstance(value, int | float) for value in each if value is not None) or each.accuracy is None:
+        if (
+            not all(isinstance(value, int | float) for value in each if value is not None)
+            or each.accuracy is None
+        ):
             raise TypeError(f"a standing holds {tuple(each)}")
     for name, share in ((result.get("mask") or {}).get("layers") or {}).items():
         if not 0 <= share <= 1:
@@ -189,68 +251,105 @@ def scenario_of(record: dict) -> tuple:
     """
     data, forget = record["data"], record["data"]["forget"]
     what = f"class {forget['class']}" if forget["kind"] == "class" else forget["kind"]
-    scenario = data["dataset"], data["arch"], what, forget["count"], data["sizes"]["retain"], data["data_sha256"]
+    scenario = (
+        data["dataset"],
+        data["arch"],
+        what,
+        forget["count"],
+        data["sizes"]["retain"],
+        data["data_sha256"],
+    )
     if [type(part) for part in scenario] != [str, str, str, int, int, str]:
         raise TypeError(f"data is {scenario}")
     return scenario
 
 
-# ----------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
-def summarise(scenario: tuple, runs: list[dict], reference: str | None = None, members: str | None = None) -> dict:
+def summarise(
+    scenario: tuple, runs: list[dict], reference: str | None = None, members: str | None = None
+) -> dict:
     """One table, rows sorted with Retrain first and then by Avg. Gap.
 
-    ``members`` of the attack choose among Retrains that were asked by several rules; a result by another one is named.
+    ``members`` of the attack choose among Retrains that were asked by several rules; a result by
+    another one is named.
 
     Returns:
-        {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is {"runs": k, metric: points,
-        "avg_gap": points, "avg_gap_entropy": points or None}: the absolute gaps to expect of k other Retrain runs, as many as
-        most rows average over.
+        {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is
+        {"runs": k, metric: points, "avg_gap": points, "avg_gap_entropy": points or None}: the
+        absolute gaps to expect of k other Retrain runs, as many as most rows average over.
 
     Raises:
-        UserError: see :func:`_reference`; a ``reference`` that names no Retrain of a table with one kind is passed over.
+        UserError: see :func:`_reference`; a ``reference`` that names no Retrain of a table with one
+            kind is passed over.
     """
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
-    title = f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
+    title = (
+        f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
+    )
     groups = named_groups(runs)
     kinds = [name for name, group in groups.items() if _is_retrain(group[0])]
     chosen = _reference(title, groups, reference if len(kinds) > 1 else None, members)
     retrain = groups[chosen] if chosen is not None else []
     rows = [_row(name, group, retrain) for name, group in groups.items()]
-    rows.sort(key=lambda row: (not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]))
+    rows.sort(
+        key=lambda row: (
+            not row["is_retrain"],
+            row["avg_gap"] if row["avg_gap"] is not None else 0,
+            row["name"],
+        )
+    )
     _mark_best(rows, {name: group[0]["method"] for name, group in groups.items()})
-    notes = [f"The gaps are to {chosen}; other kinds of Retrain are rows like any other."] * (len(kinds) > 1)
+    notes = [f"The gaps are to {chosen}; other kinds of Retrain are rows like any other."] * (
+        len(kinds) > 1
+    )
     notes += [*_notes(groups, retrain), *_other_draws(groups, chosen, members)] if runs else []
     return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain, rows)}
 
 
-def _reference(title: str, groups: dict[str, list[dict]], reference: str | None, members: str | None) -> str | None:
-    """The row that gaps are to. Retrains of several recipes ask for a choice, whatever rule of the attack's draw they were asked by.
+def _reference(
+    title: str, groups: dict[str, list[dict]], reference: str | None, members: str | None
+) -> str | None:
+    """The row that gaps are to. Retrains of several recipes ask for a choice, whatever rule of the
+    attack's draw they were asked by.
 
-    Of one recipe under several rules, the one of the members asked for, else of most other runs, else today's.
+    Of one recipe under several rules, the one of the members asked for, else of most other runs,
+    else today's.
 
     Raises:
         UserError: see :func:`pick_reference`.
     """
     retrains = {name: group for name, group in groups.items() if _is_retrain(group[0])}
-    named = {name: group for name, group in retrains.items() if reference is None or reference in name}
+    named = {
+        name: group for name, group in retrains.items() if reference is None or reference in name
+    }
     named = {name: group for name, group in named.items() if name == reference} or named
     recipes = completed([_recipe(group[0]) for group in named.values()])
     if not named or any(recipe != recipes[0] for recipe in recipes):
-        return pick_reference(title, {name: len(group) for name, group in retrains.items()}, reference)
-    methods = [rule_of(run) for group in groups.values() for run in group if run["method"] != "retrain"]
+        return pick_reference(
+            title, {name: len(group) for name, group in retrains.items()}, reference
+        )
+    methods = [
+        rule_of(run) for group in groups.values() for run in group if run["method"] != "retrain"
+    ]
 
     def preferred(name: str) -> tuple:
         rule = rule_of(named[name][0])
-        return rule.get("members") == members, methods.count(rule), "seeded_by" not in rule or rule["draws"] > 1, len(named[name])
+        return (
+            rule.get("members") == members,
+            methods.count(rule),
+            "seeded_by" not in rule or rule["draws"] > 1,
+            len(named[name]),
+        )
 
     return max(named, key=preferred)
 
 
 def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
-    """The kind of Retrain that gaps are to: the only one, or the one that ``reference`` names; None without any.
+    """The kind of Retrain that gaps are to: the only one, or the one that ``reference`` names; None
+    without any.
 
     Args:
         where: what a refusal is about.
@@ -262,13 +361,23 @@ def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) 
     """
     if reference is None and len(kinds) < 2:
         return next(iter(kinds), None)
-    named = [name for name in kinds if name == reference] or [name for name in kinds if reference is not None and reference in name]
+    named = [name for name in kinds if name == reference] or [
+        name for name in kinds if reference is not None and reference in name
+    ]
     if len(named) == 1:
         return named[0]
-    listed = ", ".join(f"'{name}' ({runs} run{'s' * (runs > 1)})" for name, runs in kinds.items()) or "no Retrain"
+    listed = (
+        ", ".join(f"'{name}' ({runs} run{'s' * (runs > 1)})" for name, runs in kinds.items())
+        or "no Retrain"
+    )
     if reference is None:
-        raise UserError(f"{where}: {len(kinds)} kinds of Retrain, which are never pooled: {listed}; --reference NAME chooses one")
-    raise UserError(f"{where}: --reference '{reference}' does not name one kind of Retrain; there is {listed}")
+        raise UserError(
+            f"{where}: {len(kinds)} kinds of Retrain, which are never pooled: {listed}; --reference"
+            " NAME chooses one"
+        )
+    raise UserError(
+        f"{where}: --reference '{reference}' does not name one kind of Retrain; there is {listed}"
+    )
 
 
 def _is_retrain(run: dict) -> bool:
@@ -293,7 +402,9 @@ def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[int]]:
-    """Positions of the runs with equal label and settings, by a name: the label, with what sets it apart where it has several rows."""
+    """Positions of the runs with equal label and settings, by a name: the label, with what sets it
+    apart where it has several rows.
+    """
     groups: dict[str, list[int]] = defaultdict(list)
     for i, run in enumerate(zip(labels, settings, strict=True)):
         groups[json.dumps(run, sort_keys=True)].append(i)
@@ -321,13 +432,25 @@ def _row_names(labels: Sequence[str], settings: Sequence[dict]) -> list[str]:
         differing = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
         if "members" in differing:  # which say more than how often they were drawn
             differing = [key for key in differing if key not in ("draws", "seeded_by")]
-        names.append(label + (" (" + ", ".join(f"{key} {mine[key]}" for key in differing) + ")" if differing else ""))
+        names.append(
+            label
+            + (
+                " (" + ", ".join(f"{key} {mine[key]}" for key in differing) + ")"
+                if differing
+                else ""
+            )
+        )
     return told_apart(names)
 
 
 def told_apart(names: list[str]) -> list[str]:
-    """``names`` with equal ones numbered from the second on: rows can differ in what no name shows."""
-    return [name if names.index(name) == i else f"{name} [{names[: i + 1].count(name)}]" for i, name in enumerate(names)]
+    """``names`` with equal ones numbered from the second on: rows can differ in what no name
+    shows.
+    """
+    return [
+        name if names.index(name) == i else f"{name} [{names[: i + 1].count(name)}]"
+        for i, name in enumerate(names)
+    ]
 
 
 def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
@@ -337,7 +460,13 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
         row |= _spread(metric, _values(group, metric))
     noise = _draw_noise(group, retrain)
     for metric in (*METRICS, ENTROPY):
-        row |= _gap(_values(group, metric), _values(retrain, metric), row["is_retrain"], noise.get(metric, (0.0, 1)), metric)
+        row |= _gap(
+            _values(group, metric),
+            _values(retrain, metric),
+            row["is_retrain"],
+            noise.get(metric, (0.0, 1)),
+            metric,
+        )
     for end, metrics in AVERAGES.items():
         row |= _average(end, metrics, group, retrain, row["is_retrain"], noise)
     row |= _other_draw(row, group, retrain, noise)
@@ -350,49 +479,87 @@ def _row(name: str, group: list[dict], retrain: list[dict]) -> dict:
 
 
 def _draw_noise(group: list[dict], retrain: list[dict]) -> dict[str, tuple[float, int]]:
-    """MIA's noise from the attack's draws and their number; {} where not all runs were asked by the same two draws or more."""
+    """MIA's noise from the attack's draws and their number; {} where not all runs were asked by the
+    same two draws or more.
+    """
     values = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
-    same = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)}
-    draws = min((len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0)
-    if not retrain or len(same) > 1 or draws < 2 or any(value is None for side in values for each in side for value in each):
+    same = {
+        (run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)
+    }
+    draws = min(
+        (len(each) if isinstance(each, list) else 0 for side in values for each in side), default=0
+    )
+    if (
+        not retrain
+        or len(same) > 1
+        or draws < 2
+        or any(value is None for side in values for each in side for value in each)
+    ):
         return {}
     return {"MIA": (draw_noise(*values), draws)}
 
 
-def _other_draw(row: dict, group: list[dict], retrain: list[dict], noise: dict[str, tuple[float, int]]) -> dict:
+def _other_draw(
+    row: dict, group: list[dict], retrain: list[dict], noise: dict[str, tuple[float, int]]
+) -> dict:
     """Whether a row's MIA was made by another rule than Retrain's; it then gets no mark."""
     if retrain and rule_of(group[0]) != rule_of(retrain[0]):
-        return dict.fromkeys(("MIA_band", "MIA_inside_noise", "MIA_draw_noise", "avg_gap_band", "inside_noise")) | {"other_draw": True}
+        return dict.fromkeys(
+            ("MIA_band", "MIA_inside_noise", "MIA_draw_noise", "avg_gap_band", "inside_noise")
+        ) | {"other_draw": True}
     return {"other_draw": False, "MIA_draw_noise": noise["MIA"][0] if noise else None}
 
 
 def _values(group: list[dict], metric: str) -> list[float]:
     """A number for each run; none at all where a run is older than the metric."""
-    values = [run["RTE"]["total"] if metric == "RTE" else run["metrics"].get(metric) for run in group]
+    values = [
+        run["RTE"]["total"] if metric == "RTE" else run["metrics"].get(metric) for run in group
+    ]
     return [] if None in values else values
 
 
 def _finite_columns(group: list[dict], metrics: Sequence[str]) -> dict[str, list[float]] | None:
     """The runs' values of each metric; None where one is missing or no number."""
     columns = {metric: _values(group, metric) for metric in metrics}
-    return columns if all(column and all(map(math.isfinite, column)) for column in columns.values()) else None
+    return (
+        columns
+        if all(column and all(map(math.isfinite, column)) for column in columns.values())
+        else None
+    )
 
 
 def _spread(metric: str, values: list[float]) -> dict:
-    """Mean, sample standard deviation and interval of the mean; the last two for several finite runs only."""
+    """Mean, sample standard deviation and interval of the mean; the last two for several finite
+    runs only.
+    """
     several = len(values) > 1 and all(map(math.isfinite, values))
     within = (0.0, math.inf if metric == "RTE" else 100.0)
     low, high = mean_interval(values, within=within) if several else (None, None)
     return {
-        metric: statistics.fmean(values) if values else None, f"{metric}_std": statistics.stdev(values) if several else None,
-        f"{metric}_low": low, f"{metric}_high": high,
-    }  # fmt: skip
+        metric: statistics.fmean(values) if values else None,
+        f"{metric}_std": statistics.stdev(values) if several else None,
+        f"{metric}_low": low,
+        f"{metric}_high": high,
+    }
 
 
-def _gap(values: list[float], retrain: list[float], is_retrain: bool, noise: tuple[float, int], metric: str) -> dict:
-    """The signed gap, the half-width of the band in which Retrain's own would fall, and whether it does."""
+def _gap(
+    values: list[float],
+    retrain: list[float],
+    is_retrain: bool,
+    noise: tuple[float, int],
+    metric: str,
+) -> dict:
+    """The signed gap, the half-width of the band in which Retrain's own would fall, and whether it
+    does.
+    """
     gap = statistics.fmean(values) - statistics.fmean(retrain) if values and retrain else None
-    known = gap is not None and len(retrain) >= FEWEST and not is_retrain and all(map(math.isfinite, [*values, *retrain]))
+    known = (
+        gap is not None
+        and len(retrain) >= FEWEST
+        and not is_retrain
+        and all(map(math.isfinite, [*values, *retrain]))
+    )
     return {
         f"{metric}_gap": gap,
         f"{metric}_band": widened(noise_band(retrain, len(values)), *noise) if known else None,
@@ -401,14 +568,26 @@ def _gap(values: list[float], retrain: list[float], is_retrain: bool, noise: tup
 
 
 def _average(
-    end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], is_retrain: bool, noise: dict[str, tuple[float, int]]
-) -> dict:  # fmt: skip
-    """One average gap, that of paired runs, what Retrain's own would be, what it would stay below, and whether this one does."""
+    end: str,
+    metrics: Sequence[str],
+    group: list[dict],
+    retrain: list[dict],
+    is_retrain: bool,
+    noise: dict[str, tuple[float, int]],
+) -> dict:
+    """One average gap, that of paired runs, what Retrain's own would be, what it would stay below,
+    and whether this one does.
+    """
     ours, theirs = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
     known = bool(ours and theirs)
     marked = known and len(retrain) >= FEWEST and not is_retrain
     paired = (
-        [[(_pair_key(run), [run["metrics"][metric] for metric in metrics]) for run in side] for side in (group, retrain)] if known else ()
+        [
+            [(_pair_key(run), [run["metrics"][metric] for metric in metrics]) for run in side]
+            for side in (group, retrain)
+        ]
+        if known
+        else ()
     )
     return {
         f"avg_gap{end}": gap_of_means(ours, theirs) if known else None,
@@ -435,18 +614,24 @@ def _floor(retrain: list[dict], rows: list[dict]) -> dict | None:
 
 
 def _floor_of(retrain: list[dict], metrics: Sequence[str], method_runs: int) -> float | None:
-    """The mean over ``metrics`` of the absolute gap to expect of ``method_runs`` Retrain runs against ``retrain``."""
+    """The mean over ``metrics`` of the absolute gap to expect of ``method_runs`` Retrain runs
+    against ``retrain``.
+    """
     values = _finite_columns(retrain, metrics)
     return gap_floor(values, method_runs, len(retrain)) if values and len(retrain) > 1 else None
 
 
 def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
-    """Set ``is_best`` where Avg. Gap is lowest among methods without a warning; doing nothing and Retrain are no candidates."""
+    """Set ``is_best`` where Avg. Gap is lowest among methods without a warning; doing nothing and
+    Retrain are no candidates.
+    """
     candidates = {
         row["name"]: row["avg_gap"]
         for row in rows
         if row["avg_gap"] is not None and math.isfinite(row["avg_gap"])
-        if not row["warnings"] and not row["other_draw"] and methods[row["name"]] not in ("raw", "retrain")
+        if not row["warnings"]
+        and not row["other_draw"]
+        and methods[row["name"]] not in ("raw", "retrain")
     }
     lowest = min(candidates.values(), default=None)
     for row in rows:
@@ -454,30 +639,53 @@ def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
 
 
 def _other_recipes(groups: dict[str, list[dict]]) -> set[str]:
-    """Retrains whose recipe is another than the one of an original that a run of this table started from."""
-    originals = [run["original_recipe"] for runs in groups.values() for run in runs if isinstance(run.get("original_recipe"), dict)]
+    """Retrains whose recipe is another than the one of an original that a run of this table started
+    from.
+    """
+    originals = [
+        run["original_recipe"]
+        for runs in groups.values()
+        for run in runs
+        if isinstance(run.get("original_recipe"), dict)
+    ]
     return {
         f"{name}: trained unlike the original: {apart}"
-        for name, runs in groups.items() for run in runs if run["method"] == "retrain"
-        for original in originals if (apart := differences({**run["hyperparameters"], **(run.get("recipe") or {})}, original))
-    }  # fmt: skip
+        for name, runs in groups.items()
+        for run in runs
+        if run["method"] == "retrain"
+        for original in originals
+        if (apart := differences({**run["hyperparameters"], **(run.get("recipe") or {})}, original))
+    }
 
 
 def _warnings(run: dict, retrain: list[dict]) -> list[str]:
-    """A run's warnings; beside Retrain its verdict is taken anew, in the place of its own, which had but the original to compare with.
+    """A run's warnings; beside Retrain its verdict is taken anew, in the place of its own, which
+    had but the original to compare with.
 
     Of older results, which record no chance, their own stays.
     """
     stored, standings = run.get("warnings", []), [_standing(other) for other in (run, *retrain)]
-    if not retrain or _is_retrain(run) or run["method"] == "raw" or all(each.chance is None for each in standings):
+    if (
+        not retrain
+        or _is_retrain(run)
+        or run["method"] == "raw"
+        or all(each.chance is None for each in standings)
+    ):
         return stored
     advice, _ = remedies(run["hyperparameters"])
-    anew = judge(standings[0], _standing(run, "original_standing"), mean_standing(standings[1:]), advice=advice)
+    anew = judge(
+        standings[0],
+        _standing(run, "original_standing"),
+        mean_standing(standings[1:]),
+        advice=advice,
+    )
     return anew + [message for message in stored if verdict_of(message) != DESTROYED]
 
 
 def _standing(run: dict, name: str = "standing") -> Standing | None:
-    """What the result says of its model, or of the original that it began with; of an older result the accuracy alone."""
+    """What the result says of its model, or of the original that it began with; of an older result
+    the accuracy alone.
+    """
     older = Standing(run["metrics"]["RA"]) if name == "standing" else None
     return older if run.get(name) is None else Standing(**run[name])
 
@@ -485,37 +693,76 @@ def _standing(run: dict, name: str = "standing") -> Standing | None:
 def _row_notes(name: str, group: list[dict], retrain: list[dict]) -> list[str]:
     """A row's warnings under its name; that the original is at chance is about no row."""
     found = [_warnings(run, retrain) for run in group]
-    of_all = {line for lines in found for line in lines if line.startswith(f"{AT_CHANCE}: the original")}
-    return [*of_all, *(f"{name}: {line}" for line in once_each([[line for line in lines if line not in of_all] for lines in found]))]
+    of_all = {
+        line for lines in found for line in lines if line.startswith(f"{AT_CHANCE}: the original")
+    }
+    return [
+        *of_all,
+        *(
+            f"{name}: {line}"
+            for line in once_each(
+                [[line for line in lines if line not in of_all] for lines in found]
+            )
+        ),
+    ]
 
 
-def _other_draws(groups: dict[str, list[dict]], chosen: str | None, members: str | None) -> list[str]:
-    """What names the rows whose MIA was made by another rule than the one that gaps are taken by, which is Retrain's."""
+def _other_draws(
+    groups: dict[str, list[dict]], chosen: str | None, members: str | None
+) -> list[str]:
+    """What names the rows whose MIA was made by another rule than the one that gaps are taken by,
+    which is Retrain's.
+    """
     rules = {name: rule_of(runs[0]) for name, runs in groups.items()}
     usual = rules[chosen] if chosen is not None else next(iter(rules.values()))
     notes = []
     if members is not None and usual.get("members") != members:
-        notes.append(f"No Retrain's MIA is by members {members}: gaps are by {_in_words(usual)}. {REMEDY_OF_DRAWS}")
+        notes.append(
+            f"No Retrain's MIA is by members {members}: gaps are by {_in_words(usual)}."
+            f" {REMEDY_OF_DRAWS}"
+        )
     others = [
         f"{name} ({len(groups[name])} run{'s' * (len(groups[name]) > 1)}) by {_in_words(rule)}"
-        for name, rule in rules.items() if rule != usual
-    ]  # fmt: skip
+        for name, rule in rules.items()
+        if rule != usual
+    ]
     if others:
-        notes.append(f"The attack's rule here is {_in_words(usual)}; another rule made the MIA of {'; '.join(others)}. {REMEDY_OF_DRAWS}")
+        notes.append(
+            f"The attack's rule here is {_in_words(usual)}; another rule made the MIA of"
+            f" {'; '.join(others)}. {REMEDY_OF_DRAWS}"
+        )
     return notes
 
 
 def _audit_notes(audit: dict, retrain: list[dict]) -> list[str]:
-    """What names an audit beside a table whose gaps are to other Retrain models, or under another rule of the attack."""
+    """What names an audit beside a table whose gaps are to other Retrain models, or under another
+    rule of the attack.
+    """
     if not retrain:
         return []
-    which, usual, rule = f"The audit of {audit['provenance'].get('time', 'an unknown time')}", rule_of(retrain[0]), rule_of(audit)
-    notes = [f"{which} attacks by {_in_words(rule)}; the table by {_in_words(usual)}."] if rule != usual else []
+    which, usual, rule = (
+        f"The audit of {audit['provenance'].get('time', 'an unknown time')}",
+        rule_of(retrain[0]),
+        rule_of(audit),
+    )
+    notes = (
+        [f"{which} attacks by {_in_words(rule)}; the table by {_in_words(usual)}."]
+        if rule != usual
+        else []
+    )
     here = {run["provenance"].get("unlearned_sha256") for run in retrain}
-    there = {model["weights_sha256"] for row in audit["rows"] if row["role"] == "retrain" for model in row["models"]}
+    there = {
+        model["weights_sha256"]
+        for row in audit["rows"]
+        if row["role"] == "retrain"
+        for model in row["models"]
+    }
     if there != here and None not in here:
         shared = f"{len(here & there)} of the table's {len(here)}"
-        notes.append(f"{which} has gaps to {len(there)} Retrain model{'s' * (len(there) != 1)}, {shared} among them.")
+        notes.append(
+            f"{which} has gaps to {len(there)} Retrain model{'s' * (len(there) != 1)}, {shared}"
+            " among them."
+        )
     return notes
 
 
@@ -523,14 +770,18 @@ def _in_words(rule: dict) -> str:
     if not rule:
         return "a rule that it does not say"
     seeded = f", seeded by {rule['seeded_by']}" if "seeded_by" in rule else ""
-    return f"members {rule['members']}, {rule['draws']} {'draw' if rule['draws'] == 1 else 'draws'}{seeded}"
+    return (
+        f"members {rule['members']}, {rule['draws']}"
+        f" {'draw' if rule['draws'] == 1 else 'draws'}{seeded}"
+    )
 
 
 def _notes(groups: dict[str, list[dict]], retrain: list[dict]) -> list[str]:
     runs, notes = [run for group in groups.values() for run in group], []
     if not retrain:
         notes.append(
-            "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn retrain on the same forget set."
+            "No Retrain result: how close a method came is not known. Run main_forget.py --unlearn"
+            " retrain on the same forget set."
         )
     if (message := too_few(len(retrain))) and len(runs) > len(retrain):
         notes.append(f"~: {message}.")
@@ -538,9 +789,18 @@ def _notes(groups: dict[str, list[dict]], retrain: list[dict]) -> list[str]:
     if len(sets) > 1:
         notes.append(f"The runs cover {len(sets)} forget sets.")
     if len(tests := {run["data"].get("test_sha256") for run in runs} - {None}) > 1:
-        notes.append(f"The runs saw {len(tests)} sets of test images: their TA and MIA are not of the same.")
-    notes += sorted({line for name, group in groups.items() for line in _row_notes(name, group, retrain)} | _other_recipes(groups))
+        notes.append(
+            f"The runs saw {len(tests)} sets of test images: their TA and MIA are not of the same."
+        )
+    notes += sorted(
+        {line for name, group in groups.items() for line in _row_notes(name, group, retrain)}
+        | _other_recipes(groups)
+    )
     originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
     theirs = [run["metrics"]["RA"] for run in retrain]
-    notes += [unlike_retrain(original, theirs) for original in set(originals) if trained_unlike(original, theirs)]
+    notes += [
+        unlike_retrain(original, theirs)
+        for original in set(originals)
+        if trained_unlike(original, theirs)
+    ]
     return notes

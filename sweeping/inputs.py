@@ -1,4 +1,6 @@
-"""Whether a plan's finished runs are of what its files hold now: a file of the same name may have other content."""
+"""Whether a plan's finished runs are of what its files hold now: a file of the same name may have
+other content.
+"""
 
 import hashlib
 import os
@@ -21,13 +23,15 @@ FILES = ("model_path", "mask_path", "indexes_to_replace", "leave_out")  # flags 
 
 
 def check_inputs(runs: Sequence[Run], root: Path) -> None:
-    """Refuse a sweep whose finished runs were made of other images, models, masks or lists than the plan's files hold now.
+    """Refuse a sweep whose finished runs were made of other images, models, masks or lists than the
+    plan's files hold now.
 
-    inputs.json keeps what the files looked like (size, times of the last change, inode) and the hash of their content, which is
-    taken anew only when one of these changes.
+    inputs.json keeps what the files looked like (size, times of the last change, inode) and the
+    hash of their content, which is taken anew only when one of these changes.
 
     Raises:
-        UserError: a finished run's images are others, or another file of a finished run has changed.
+        UserError: a finished run's images are others, or another file of a finished run has
+            changed.
     """
     known = load_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
     found = {}
@@ -47,8 +51,12 @@ def check_inputs(runs: Sequence[Run], root: Path) -> None:
             found[key] = before
             continue
         finished = [run for run in using if state_of(run, root) == DONE]
-        images = load_dataset(name, data, input_size=int(size) if size else None) if finished else None
-        hashes = {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()} if images else {}
+        images = (
+            load_dataset(name, data, input_size=int(size) if size else None) if finished else None
+        )
+        hashes = (
+            {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()} if images else {}
+        )
         _refuse_others(finished, root, hashes, data)
         found[key] = {"looks": looks, **hashes}
     if found != known:
@@ -56,12 +64,16 @@ def check_inputs(runs: Sequence[Run], root: Path) -> None:
 
 
 def _by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that name a data set of the user's, by 'dataset|path|input size'; those that take it from their original are left out."""
+    """The runs that name a data set of the user's, by 'dataset|path|input size'; those that take it
+    from their original are left out.
+    """
     found: dict[str, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
         if name is not None and name not in EMBEDDED and Path(data).exists():
-            found.setdefault(f"{name}|{data}|{run.settings.get('input_size') or ''}", []).append(run)
+            found.setdefault(f"{name}|{data}|{run.settings.get('input_size') or ''}", []).append(
+                run
+            )
     return found
 
 
@@ -72,12 +84,16 @@ def appearance(path: Path) -> str:
         stats.append(os.stat(folder))
         if count + len(stats) + len(files) < MOST_FILES:
             stats += [os.stat(Path(folder) / file) for file in sorted(files)]
-    words = " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ctime_ns} {each.st_ino}" for each in stats)
+    words = " ".join(
+        f"{each.st_size} {each.st_mtime_ns} {each.st_ctime_ns} {each.st_ino}" for each in stats
+    )
     return hashlib.sha256(words.encode()).hexdigest()
 
 
 def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that name a file which is there: a model, a mask or a list; those of other runs of the plan have no name before them."""
+    """The runs that name a file which is there: a model, a mask or a list; those of other runs of
+    the plan have no name before them.
+    """
     found: dict[str, list[Run]] = {}
     for run in runs:
         for flag in FILES:
@@ -95,7 +111,9 @@ def _content(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     content = load(file, "file")
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return hash_arrays({name: value for name, value in weights.items() if isinstance(value, torch.Tensor)})
+    return hash_arrays(
+        {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    )
 
 
 def _refuse_others(finished: Sequence[Run], root: Path, hashes: dict[str, str], data: str) -> None:
@@ -109,4 +127,7 @@ def _refuse_others(finished: Sequence[Run], root: Path, hashes: dict[str, str], 
 
 def _other_inputs(what: str, others: Sequence[Run], root: Path) -> UserError:
     where = root / others[0].name
-    return UserError(f"{what} now than {len(others)} finished runs were made of ({where}); give the plan another folder, or put it back")
+    return UserError(
+        f"{what} now than {len(others)} finished runs were made of ({where}); give the plan another"
+        " folder, or put it back"
+    )

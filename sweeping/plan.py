@@ -1,4 +1,6 @@
-"""A plan -> its runs, in an order in which they can be made. Pure functions but for reading the plan's file."""
+"""A plan -> its runs, in an order in which they can be made. Pure functions but for reading the
+plan's file.
+"""
 
 import dataclasses
 import functools
@@ -19,7 +21,8 @@ NAME = re.compile(r"[A-Za-z][\w-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What the sweep must know of a script: the file that says it is done, what --resume reads, its seed, its flags of many values.
+    """What the sweep must know of a script: the file that says it is done, what --resume reads, its
+    seed, its flags of many values.
 
     ``{unlearn}`` in a file's name is the method's.
     """
@@ -42,20 +45,41 @@ SCRIPTS = {
 READS_OF_BASE = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 # What main_train accepts and does not read: one original serves every forget set.
 NOT_OF_TRAINING = {
-    "num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed", "retain_fraction", "seed", "mia_members",
-}  # fmt: skip
+    "num_indexes_to_replace",
+    "class_to_replace",
+    "indexes_to_replace",
+    "forget_seed",
+    "retain_fraction",
+    "seed",
+    "mia_members",
+}
 # The sweep's own business, or no run.
-NOT_OF_PLANS = {"save_dir", "run", "resume", "overwrite", "dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
-# Where and how a run is made, not what: no part of its folder's name. --data counts by its last component.
+NOT_OF_PLANS = {
+    "save_dir",
+    "run",
+    "resume",
+    "overwrite",
+    "dry_run",
+    "config",
+    "checkpoint",
+    "compare",
+    "list_methods",
+    "help",
+}
+# Where and how a run is made, not what: no part of its folder's name. --data counts by its last
+# component.
 OF_THE_MACHINE = {"device", "gpu", "threads", "workers", "print_freq", "tensorboard"}
 
-# check(script, {flag: value}) -> (words of a command line, {flag: value as parsed}); raises UserError for what the script refuses.
+# check(script, {flag: value}) -> (words of a command line, {flag: value as parsed}); raises
+# UserError for what the script refuses.
 Check = Callable[[str, dict], tuple[list[str], dict]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Runs of one script: ``flags`` for all, a run for each combination of ``axes`` and each entry of ``list``, per seed or not."""
+    """Runs of one script: ``flags`` for all, a run for each combination of ``axes`` and each entry
+    of ``list``, per seed or not.
+    """
 
     name: str
     script: str
@@ -80,7 +104,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One command. ``name`` is its folder below the plan's, ``needs`` the names of the runs that must be done before."""
+    """One command. ``name`` is its folder below the plan's, ``needs`` the names of the runs that
+    must be done before.
+    """
 
     name: str
     stage: str
@@ -94,7 +120,7 @@ class Run:
     point: dict
 
 
-# ------------------------------------------------------------------------------------------------- reading a plan
+# ----------------------------------------------------------------------------------- reading a plan
 
 
 def read_plan(path: Path) -> Plan:
@@ -114,11 +140,19 @@ def make_plan(content: dict) -> Plan:
     """The plan that a file's content means.
 
     Raises:
-        UserError: an unknown key, a value of another kind than its key takes, or needs that run in a circle.
+        UserError: an unknown key, a value of another kind than its key takes, or needs that run in
+            a circle.
     """
-    found = _fields(content, "plan", {"folder": str, "seeds": list, "tries": int, "base": dict, "stages": dict, "search": dict})
+    found = _fields(
+        content,
+        "plan",
+        {"folder": str, "seeds": list, "tries": int, "base": dict, "stages": dict, "search": dict},
+    )
     if not found.get("folder") or re.search(r"[*?\[\]{}]|^-", found["folder"]):
-        raise UserError(f"plan: folder {found.get('folder')!r}: where the runs go is wanted, without any of * ? [ ] {{ }} and no leading -")
+        raise UserError(
+            f"plan: folder {found.get('folder')!r}: where the runs go is wanted, without any of * ?"
+            " [ ] { } and no leading -"
+        )
     seeds = found.get("seeds", [2])
     if not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"plan: seeds {seeds}: a non-empty list of different integers is wanted")
@@ -129,7 +163,14 @@ def make_plan(content: dict) -> Plan:
     stages = {name: _stage(name, stage, base) for name, stage in found.get("stages", {}).items()}
     if not stages:
         raise UserError("plan: no [stages.NAME]; give at least one")
-    plan = Plan(Path(found["folder"]), tuple(seeds), found.get("tries", 3), base, stages, found.get("search", {}))
+    plan = Plan(
+        Path(found["folder"]),
+        tuple(seeds),
+        found.get("tries", 3),
+        base,
+        stages,
+        found.get("search", {}),
+    )
     _scalars(plan.search, "[search]")
     in_order(plan)
     return plan
@@ -147,35 +188,59 @@ def _fields(content: object, where: str, kinds: dict[str, type]) -> dict:
 
 
 def _scalars(values: dict, where: str) -> None:
-    """Flags have plain values; NAME is one of a flag as it stands in the parsers, without dashes."""
+    """Flags have plain values; NAME is one of a flag as it stands in the parsers,
+    without dashes.
+    """
     for name, value in values.items():
         if name in NOT_OF_PLANS:
-            raise UserError(f"plan: {where}: {name} is not for plans; the sweep sets it where it is needed")
+            raise UserError(
+                f"plan: {where}: {name} is not for plans; the sweep sets it where it is needed"
+            )
         parts = value if isinstance(value, list) else [value]
         if not parts or not all(isinstance(part, str | int | float | bool) for part in parts):
-            raise UserError(f"plan: {where}: {name} is {value!r}; a text, a number, true, false or a list of them is wanted")
+            raise UserError(
+                f"plan: {where}: {name} is {value!r}; a text, a number, true, false or a list of"
+                " them is wanted"
+            )
 
 
 def _stage(name: str, content: object, base: dict) -> Stage:
     where = f"[stages.{name}]"
     if not NAME.fullmatch(name):
-        raise UserError(f"plan: {where}: a stage's name is a letter and then letters, digits, _ or -")
-    kinds = {"script": str, "flags": dict, "axes": dict, "list": list, "per_seed": bool, "needs": list}
+        raise UserError(
+            f"plan: {where}: a stage's name is a letter and then letters, digits, _ or -"
+        )
+    kinds = {
+        "script": str,
+        "flags": dict,
+        "axes": dict,
+        "list": list,
+        "per_seed": bool,
+        "needs": list,
+    }
     found = _fields(content, where, kinds)
     if found.get("script") not in SCRIPTS:
-        raise UserError(f"plan: {where}: script is {found.get('script')!r}; allowed are {', '.join(SCRIPTS)}")
+        raise UserError(
+            f"plan: {where}: script is {found.get('script')!r}; allowed are {', '.join(SCRIPTS)}"
+        )
     flags, axes, entries = found.get("flags", {}), found.get("axes", {}), found.get("list", [{}])
     for axis, values in axes.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"plan: {where}: axis {axis} is {values!r}; a non-empty list of values is wanted")
+            raise UserError(
+                f"plan: {where}: axis {axis} is {values!r}; a non-empty list of values is wanted"
+            )
         for value in values:
             _scalars({axis: value}, f"{where} axes")
     if not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"plan: {where}: list is {entries!r}; a non-empty list of tables of flags is wanted")
+        raise UserError(
+            f"plan: {where}: list is {entries!r}; a non-empty list of tables of flags is wanted"
+        )
     for part in (flags, *entries):
         _scalars(part, where)
         if twice := sorted(part.keys() & axes.keys()):
-            raise UserError(f"plan: {where}: {twice[0]} is an axis and has a value beside it; drop one of them")
+            raise UserError(
+                f"plan: {where}: {twice[0]} is an axis and has a value beside it; drop one of them"
+            )
     needs = found.get("needs", [])
     if not all(isinstance(need, str) for need in needs):
         raise UserError(f"plan: {where}: needs is {needs!r}; a list of stages is wanted")
@@ -185,10 +250,14 @@ def _stage(name: str, content: object, base: dict) -> Stage:
 
 
 def _per_seed(script: str, named: set[str]) -> bool:
-    """Whether a stage has a run for each seed where the plan does not say: where the seed, or who is forgotten by it, matters."""
+    """Whether a stage has a run for each seed where the plan does not say: where the seed, or who
+    is forgotten by it, matters.
+    """
     whole_class = "class_to_replace" in named and "num_indexes_to_replace" not in named
     fixed = whole_class or bool({"forget_seed", "indexes_to_replace"} & named)
-    return script in ("main_forget", "main_random") or (script in ("generate_mask", "evaluate") and not fixed)
+    return script in ("main_forget", "main_random") or (
+        script in ("generate_mask", "evaluate") and not fixed
+    )
 
 
 def in_order(plan: Plan) -> list[Stage]:
@@ -199,10 +268,16 @@ def in_order(plan: Plan) -> list[Stage]:
     """
     graph = {}
     for stage in plan.stages.values():
-        named = [*stage.needs, *(name for values in _all_values(plan, stage) for name in references(values))]
+        named = [
+            *stage.needs,
+            *(name for values in _all_values(plan, stage) for name in references(values)),
+        ]
         for name in named:
             if name not in plan.stages:
-                raise UserError(f"plan: [stages.{stage.name}] needs {name!r}; the stages are {', '.join(plan.stages)}")
+                raise UserError(
+                    f"plan: [stages.{stage.name}] needs {name!r}; the stages are"
+                    f" {', '.join(plan.stages)}"
+                )
         graph[stage.name] = named
     try:
         return [plan.stages[name] for name in graphlib.TopologicalSorter(graph).static_order()]
@@ -222,7 +297,11 @@ def base_of(plan: Plan, script: str) -> dict:
     """The part of [base] that a script reads."""
     if script == "main_train":
         return {name: value for name, value in plan.base.items() if name not in NOT_OF_TRAINING}
-    return {name: value for name, value in plan.base.items() if name in READS_OF_BASE.get(script, plan.base)}
+    return {
+        name: value
+        for name, value in plan.base.items()
+        if name in READS_OF_BASE.get(script, plan.base)
+    }
 
 
 def references(value: object) -> list[str]:
@@ -231,13 +310,14 @@ def references(value: object) -> list[str]:
     return [name for part in parts if isinstance(part, str) for name in REFERENCE.findall(part)]
 
 
-# ----------------------------------------------------------------------------------------------- a plan's runs
+# ------------------------------------------------------------------------------------ a plan's runs
 
 
 def expand(plan: Plan, check: Check) -> list[Run]:
     """Every run of the plan once, each after the runs that it needs.
 
-    A run needs those of a stage that it refers to that have its seed and its values of the axes which both stages have.
+    A run needs those of a stage that it refers to that have its seed and its values of the axes
+    which both stages have.
     """
     made: dict[str, list[Run]] = {}
     folders: dict[str, Run] = {}
@@ -248,7 +328,8 @@ def expand(plan: Plan, check: Check) -> list[Run]:
             earlier = folders.setdefault(run.name, run)
             if earlier.words != run.words:
                 raise UserError(
-                    f"plan: [stages.{stage.name}]: two runs differ only in {_difference(earlier, run)}, which makes no other run"
+                    f"plan: [stages.{stage.name}]: two runs differ only in"
+                    f" {_difference(earlier, run)}, which makes no other run"
                 )
             found[run.name] = run
         made[stage.name] = list(found.values())
@@ -259,8 +340,12 @@ def _difference(a: Run, b: Run) -> str:
     return " ".join(sorted({*a.words} ^ {*b.words}))
 
 
-def _index(plan: Plan, made: dict[str, list[Run]], stage: Stage, needed: str) -> tuple[tuple, bool, dict[tuple, list[Run]]]:
-    """The runs of a needed stage by what they share with ``stage``: (names of the shared axes, whether the seed counts, runs by both)."""
+def _index(
+    plan: Plan, made: dict[str, list[Run]], stage: Stage, needed: str
+) -> tuple[tuple, bool, dict[tuple, list[Run]]]:
+    """The runs of a needed stage by what they share with ``stage``: (names of the shared axes,
+    whether the seed counts, runs by both).
+    """
     other = plan.stages[needed]
     shared = tuple(sorted(other.axes.keys() & stage.axes.keys()))
     with_seed = other.per_seed and stage.per_seed
@@ -276,7 +361,8 @@ def _key(point: dict, seed: int | None, shared: tuple) -> tuple:
 
 def _runs_of(plan: Plan, stage: Stage, partners: Callable, check: Check) -> Iterable[Run]:
     script = SCRIPTS[stage.script]
-    # evaluate.py and report.py have no flag for what their models were made with: there an axis only says which belong together.
+    # evaluate.py and report.py have no flag for what their models were made with: there an axis
+    # only says which belong together.
     groups = stage.script in READS_OF_BASE
     for entry, *point in itertools.product(stage.list, *stage.axes.values()):
         axes = dict(zip(stage.axes, point, strict=True))
@@ -287,35 +373,57 @@ def _runs_of(plan: Plan, stage: Stage, partners: Callable, check: Check) -> Iter
         except UserError as error:
             raise UserError(f"plan: [stages.{stage.name}]: {error}") from None
         if stage.per_seed and script.seed_flag in values:
-            raise UserError(f"plan: [stages.{stage.name}]: {script.seed_flag} is set by seeds; drop it, or set per_seed = false")
+            raise UserError(
+                f"plan: [stages.{stage.name}]: {script.seed_flag} is set by seeds; drop it, or set"
+                " per_seed = false"
+            )
         for seed in plan.seeds if stage.per_seed else (None,):
             yield _run(plan, stage, words, settings, many, axes, seed, partners)
 
 
 def _run(
-    plan: Plan, stage: Stage, words: list[str], settings: dict, many: dict, axes: dict, seed: int | None, partners: Callable
-) -> Run:  # fmt: skip
+    plan: Plan,
+    stage: Stage,
+    words: list[str],
+    settings: dict,
+    many: dict,
+    axes: dict,
+    seed: int | None,
+    partners: Callable,
+) -> Run:
     script, needs = SCRIPTS[stage.script], {}
 
     def matching(needed: str) -> list[Run]:
         shared, with_seed, found = partners(needed)
         runs = found.get(_key(axes, seed if with_seed else None, shared), [])
         if not runs:
-            raise UserError(f"plan: [stages.{stage.name}]: no run of {needed} has the same seed and axes")
+            raise UserError(
+                f"plan: [stages.{stage.name}]: no run of {needed} has the same seed and axes"
+            )
         needs.update((run.name, run) for run in runs)
         return runs
 
     def one_folder(match: re.Match) -> str:
         runs = matching(match[1])
         if len(runs) > 1:
-            raise UserError(f"plan: [stages.{stage.name}]: {match[0]} is {len(runs)} runs, one is wanted; share an axis with {match[1]}")
+            raise UserError(
+                f"plan: [stages.{stage.name}]: {match[0]} is {len(runs)} runs, one is wanted; share"
+                f" an axis with {match[1]}"
+            )
         return str(plan.folder / runs[0].name)
 
     words = [REFERENCE.sub(one_folder, word) for word in words]
     for name, value in many.items():
-        listed = [each for part in (value if isinstance(value, list) else [value]) for each in _each_folder(plan, str(part), matching)]
+        listed = [
+            each
+            for part in (value if isinstance(value, list) else [value])
+            for each in _each_folder(plan, str(part), matching)
+        ]
         if any(each.startswith("-") for each in listed):
-            raise UserError(f"plan: [stages.{stage.name}]: {name} {listed[0]}: a file's name that begins with - would be read as a flag")
+            raise UserError(
+                f"plan: [stages.{stage.name}]: {name} {listed[0]}: a file's name that begins with -"
+                " would be read as a flag"
+            )
         words += listed if name == "dirs" else [f"--{name}", *listed]
     for needed in stage.needs:
         matching(needed)
@@ -326,25 +434,44 @@ def _run(
     files = [file and file.format(unlearn=method) for file in (script.result, script.checkpoint)]
     if stage.script != "report":
         words.append(f"--save_dir={plan.folder / name}")
-    return Run(name, stage.name, stage.script, tuple(words), settings, tuple(needs), *files, seed, axes)
+    return Run(
+        name, stage.name, stage.script, tuple(words), settings, tuple(needs), *files, seed, axes
+    )
 
 
 def _each_folder(plan: Plan, part: str, matching: Callable) -> list[str]:
-    """A value of a flag of many values, once for each run that it names; it refers to one stage at most."""
+    """A value of a flag of many values, once for each run that it names; it refers to one stage at
+    most.
+    """
     named = REFERENCE.findall(part)
     if not named:
         return [part]
     if len(named) > 1:
         raise UserError(f"plan: {part!r} names {len(named)} stages, one is wanted")
-    return [part.replace(f"{{{named[0]}}}", str(plan.folder / run.name)) for run in matching(named[0])]
+    return [
+        part.replace(f"{{{named[0]}}}", str(plan.folder / run.name)) for run in matching(named[0])
+    ]
 
 
-def _folder_name(stage: Stage, settings: dict, seed: int | None, axes: dict, needs: list[str]) -> str:
-    """stage/method-seed-hash; the hash is over what makes the run what it is, and over the runs that it needs."""
-    counted = {name: value for name, value in settings.items() if name not in OF_THE_MACHINE and (name, value) != ("precision", "auto")}
+def _folder_name(
+    stage: Stage, settings: dict, seed: int | None, axes: dict, needs: list[str]
+) -> str:
+    """stage/method-seed-hash; the hash is over what makes the run what it is, and over the runs
+    that it needs.
+    """
+    counted = {
+        name: value
+        for name, value in settings.items()
+        if name not in OF_THE_MACHINE and (name, value) != ("precision", "auto")
+    }
     if "data" in counted:
         counted["data"] = Path(counted["data"]).name
     grouped = axes if stage.script in READS_OF_BASE else {}
-    text = json.dumps([stage.script, sorted(counted.items()), seed, grouped, sorted(needs)], default=str)
-    parts = [*([settings["unlearn"]] if "unlearn" in settings else []), *([] if seed is None else [f"s{seed}"])]
+    text = json.dumps(
+        [stage.script, sorted(counted.items()), seed, grouped, sorted(needs)], default=str
+    )
+    parts = [
+        *([settings["unlearn"]] if "unlearn" in settings else []),
+        *([] if seed is None else [f"s{seed}"]),
+    ]
     return f"{stage.name}/{'-'.join([*parts, hashlib.sha256(text.encode()).hexdigest()[:10]])}"

@@ -1,4 +1,6 @@
-"""What is done, who is at it, and doing it: all read from files, so that a killed sweep needs nothing but to be started again."""
+"""What is done, who is at it, and doing it: all read from files, so that a killed sweep needs
+nothing but to be started again.
+"""
 
 import contextlib
 import dataclasses
@@ -27,7 +29,7 @@ LONGEST_PAUSE = 2.0  # seconds between two looks at runs that others are at
 DONE, RUNNING, FAILED, DIED, OPEN = "done", "running", "failed", "died", "open"
 
 
-# ---------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 
 
 def command(run: Run, root: Path) -> str:
@@ -37,7 +39,9 @@ def command(run: Run, root: Path) -> str:
     if run.script != "report":
         return line
     folder = root / run.name
-    return f"mkdir -p {shlex.quote(str(folder))} && {line} > {shlex.quote(str(folder / run.result))}"
+    return (
+        f"mkdir -p {shlex.quote(str(folder))} && {line} > {shlex.quote(str(folder / run.result))}"
+    )
 
 
 def call(script: str, words: list[str]) -> int:
@@ -55,12 +59,14 @@ def call(script: str, words: list[str]) -> int:
             torch.cuda.empty_cache()
 
 
-# ------------------------------------------------------------------------------------------------------- states
+# ------------------------------------------------------------------------------------------- states
 
 
 @dataclasses.dataclass
 class Record:
-    """run.json: each start, and how the last one ended; ``code`` is None while it runs, and for ever where it was killed."""
+    """run.json: each start, and how the last one ended; ``code`` is None while it runs, and for
+    ever where it was killed.
+    """
 
     starts: list[dict] = dataclasses.field(default_factory=list)
     code: int | None = None
@@ -96,7 +102,9 @@ def is_held(folder: Path) -> bool:
 
 
 def state_of(run: Run, root: Path) -> str:
-    """done, running, failed (ended with an error), died (was stopped or killed), or open (never started)."""
+    """done, running, failed (ended with an error), died (was stopped or killed), or open (never
+    started).
+    """
     folder = root / run.name
     if (folder / run.result).is_file():
         return DONE
@@ -107,14 +115,15 @@ def state_of(run: Run, root: Path) -> str:
     return FAILED if read_record(folder).code not in (None, 130) else DIED
 
 
-# ------------------------------------------------------------------------------------------------------ one run
+# ------------------------------------------------------------------------------------------ one run
 
 
 def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -> str:
     """Make the run unless it is done, somebody is at it, or this sweep tried it often enough.
 
     Returns:
-        DONE, RUNNING (somebody else is at it), FAILED (not to be tried again in this sweep), DIED (may be tried again).
+        DONE, RUNNING (somebody else is at it), FAILED (not to be tried again in this sweep), DIED
+        (may be tried again).
 
     Raises:
         KeyboardInterrupt: the run was interrupted; it is resumed next time.
@@ -125,7 +134,9 @@ def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -
     with contextlib.ExitStack() as stack:
         try:
             table = [run.result] if run.script == "report" else []
-            stack.enter_context(lock(folder, LOCK, [folder / name for name in (RECORD, COMMAND, *table)]))
+            stack.enter_context(
+                lock(folder, LOCK, [folder / name for name in (RECORD, COMMAND, *table)])
+            )
         except UserError:
             if not os.access(folder, os.W_OK):
                 raise
@@ -144,15 +155,28 @@ def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -
 
 
 def make(run: Run, folder: Path, record: Record, line: str, worker: str, sweep_id: float) -> Record:
-    """Run the script with its output in the log; what there is of an earlier start is resumed, or else replaced."""
+    """Run the script with its output in the log; what there is of an earlier start is resumed, or
+    else replaced.
+    """
     first = not record.starts
-    start = {"time": time.time(), "sweep_id": sweep_id, "worker": worker, "pid": os.getpid(), "host": platform.node()}
+    start = {
+        "time": time.time(),
+        "sweep_id": sweep_id,
+        "worker": worker,
+        "pid": os.getpid(),
+        "host": platform.node(),
+    }
     record = Record([*record.starts, start])
     save_text(line + "\n", folder / COMMAND)
     save_json(dataclasses.asdict(record), folder / RECORD)
     clock = time.perf_counter()
     with open(folder / LOG, "a") as log:
-        print(f"--- start {len(record.starts)}, {time.strftime('%Y-%m-%dT%H:%M:%S%z')}, {worker} on {start['host']}", file=log, flush=True)
+        print(
+            f"--- start {len(record.starts)}, {time.strftime('%Y-%m-%dT%H:%M:%S%z')}, {worker} on"
+            f" {start['host']}",
+            file=log,
+            flush=True,
+        )
         for extra in _ways(run, folder, first):
             record.code = _logged(run, [*run.words, *extra], folder, log)
             if record.code != 2:
@@ -160,13 +184,17 @@ def make(run: Run, folder: Path, record: Record, line: str, worker: str, sweep_i
     if record.code == 0 and not (folder / run.result).is_file():
         record.code = 1
     record.seconds = time.perf_counter() - clock
-    record.tail = (folder / LOG).read_text(errors="replace").splitlines()[-TAIL:] if record.code else []
+    record.tail = (
+        (folder / LOG).read_text(errors="replace").splitlines()[-TAIL:] if record.code else []
+    )
     save_json(dataclasses.asdict(record), folder / RECORD)
     return record
 
 
 def _ways(run: Run, folder: Path, first: bool) -> list[list[str]]:
-    """What to add to the command. A checkpoint is resumed; one that is refused, as of another precision, is replaced."""
+    """What to add to the command. A checkpoint is resumed; one that is refused, as of another
+    precision, is replaced.
+    """
     if first or run.script in ("evaluate", "report"):
         return [[]]
     if run.checkpoint and (folder / run.checkpoint).is_file():
@@ -184,14 +212,23 @@ def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int
     return code
 
 
-# ----------------------------------------------------------------------------------------------------- a worker
+# ----------------------------------------------------------------------------------------- a worker
 
 
-def work(runs: Iterable[Run], root: Path, *, sweep_id: float, tries: int, worker: str, alive: Callable[[], bool] = lambda: True) -> None:
+def work(
+    runs: Iterable[Run],
+    root: Path,
+    *,
+    sweep_id: float,
+    tries: int,
+    worker: str,
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
     """Take runs until each is done or cannot be: what every worker of every launcher does.
 
-    Workers share nothing but the folders. A run belongs to who holds its lock; the lock goes with the process, however
-    it ends. A pass over what is left makes all that is ready; between passes that made nothing there is a pause.
+    Workers share nothing but the folders. A run belongs to who holds its lock; the lock goes with
+    the process, however it ends. A pass over what is left makes all that is ready; between passes
+    that made nothing there is a pause.
     """
     pending, done, lost = {run.name: run for run in runs}, set(), set()
     pause = 0.05
@@ -215,7 +252,7 @@ def work(runs: Iterable[Run], root: Path, *, sweep_id: float, tries: int, worker
             time.sleep(pause)
 
 
-# ----------------------------------------------------------------------------------------------------- progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 class Progress:
@@ -241,11 +278,16 @@ class Progress:
         return self.states
 
     def remaining(self, workers: int) -> float | None:
-        """Seconds to go at the mean so far of each stage, or of all where a stage has none; None before the first run is done."""
+        """Seconds to go at the mean so far of each stage, or of all where a stage has none; None
+        before the first run is done.
+        """
         known = [value for values in self.seconds.values() for value in values]
         if not known:
             return None
-        mean = {stage: sum(values) / len(values) if values else sum(known) / len(known) for stage, values in self.seconds.items()}
+        mean = {
+            stage: sum(values) / len(values) if values else sum(known) / len(known)
+            for stage, values in self.seconds.items()
+        }
         return sum(mean[run.stage] for run in self.runs if self.states[run.name] != DONE) / workers
 
     def counts(self, stage: str | None = None) -> dict[str, int]:
@@ -259,13 +301,26 @@ class Progress:
         """A row for each stage, the time to go, and why runs failed."""
         stages = list(self.seconds)
         width = max(map(len, ["stage", "all", *stages]))
-        lines = [f"{'stage':{width}} " + " ".join(f"{name:>8}" for name in ("runs", *self.counts(), "mean (s)"))]
+        lines = [
+            f"{'stage':{width}} "
+            + " ".join(f"{name:>8}" for name in ("runs", *self.counts(), "mean (s)"))
+        ]
         for stage in (*stages, None):
             counts = self.counts(stage)
-            seconds = [value for name, values in self.seconds.items() for value in values if stage in (None, name)]
+            seconds = [
+                value
+                for name, values in self.seconds.items()
+                for value in values
+                if stage in (None, name)
+            ]
             mean = f"{sum(seconds) / len(seconds):.1f}" if seconds else "-"
-            lines.append(f"{stage or 'all':{width}} " + " ".join(f"{cell:>8}" for cell in (sum(counts.values()), *counts.values(), mean)))
-        lines.append(f"to go: {clock_of(self.remaining(workers))} with {workers} worker{'s' * (workers > 1)}")
+            lines.append(
+                f"{stage or 'all':{width}} "
+                + " ".join(f"{cell:>8}" for cell in (sum(counts.values()), *counts.values(), mean))
+            )
+        lines.append(
+            f"to go: {clock_of(self.remaining(workers))} with {workers} worker{'s' * (workers > 1)}"
+        )
         for run in self.runs:
             if self.states[run.name] == FAILED:
                 lines += failure(run, self.root)
@@ -275,7 +330,10 @@ class Progress:
 def failure(run: Run, root: Path) -> list[str]:
     """What is known of a run that ended with an error."""
     record = read_record(root / run.name)
-    return [f"failed: {root / run.name} (exit {record.code}, start {len(record.starts)})", *(f"    {line}" for line in record.tail)]
+    return [
+        f"failed: {root / run.name} (exit {record.code}, start {len(record.starts)})",
+        *(f"    {line}" for line in record.tail),
+    ]
 
 
 def clock_of(seconds: float | None) -> str:

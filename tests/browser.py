@@ -1,4 +1,6 @@
-"""A headless Chromium for tests, driven through chromedriver's web interface (W3C WebDriver) with the standard library alone."""
+"""A headless Chromium for tests, driven through chromedriver's web interface (W3C WebDriver) with
+the standard library alone.
+"""
 
 import base64
 import contextlib
@@ -10,10 +12,20 @@ import time
 import urllib.error
 import urllib.request
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
-# No sandbox: tests in containers run as root, where Chromium's sandbox refuses to start, and the page is our own.
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions"]
+# No sandbox: tests in containers run as root, where Chromium's sandbox refuses to start, and the
+# page is our own.
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-extensions",
+]
 
 
 class Browser:
@@ -39,11 +51,19 @@ class Browser:
 
     def size(self, width, height):
         """Of the visible page, in CSS pixels; smaller than a window of a desktop can be."""
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def scheme(self, name):
         """Prefer ``light`` or ``dark``."""
-        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self.command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}]
+        )
 
     def screenshot(self):
         """The visible part as PNG bytes."""
@@ -57,12 +77,24 @@ class Browser:
 @contextlib.contextmanager
 def browser(folder):
     """A :class:`Browser` that keeps all it writes in ``folder``; ended with the block."""
-    home = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder), "TMPDIR": str(folder)}
-    driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=home)
+    home = {
+        **os.environ,
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder),
+        "TMPDIR": str(folder),
+    }
+    driver = subprocess.Popen(
+        [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=home
+    )
     try:
         address = f"http://127.0.0.1:{port_of(driver)}"
         options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={folder}/profile"]}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
         session = post(f"{address}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         try:
             yield Browser(address, session)
@@ -87,7 +119,11 @@ def port_of(driver):
 
 
 def post(url, content):
-    return send(urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"}))
+    return send(
+        urllib.request.Request(
+            url, json.dumps(content).encode(), {"Content-Type": "application/json"}
+        )
+    )
 
 
 def send(request):

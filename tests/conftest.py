@@ -11,11 +11,20 @@ from datasets.splits import choose_forget, make_split
 from models.normalize import Normalize
 
 CPU = torch.device("cpu")
-# Two workers share two cores; on networks this small one thread each beats two that wait for each other.
+# Two workers share two cores; on networks this small one thread each beats two that wait for each
+# other.
 torch.set_num_threads(1)
 CLASSES = 4
 # Where nine tenths of the suite's time goes.
-SLOW = ("test_scripts", "test_faults", "test_per_sample", "test_evaluation", "test_methods", "test_parallel", "test_recipe")
+SLOW = (
+    "test_scripts",
+    "test_faults",
+    "test_per_sample",
+    "test_evaluation",
+    "test_methods",
+    "test_parallel",
+    "test_recipe",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -50,15 +59,30 @@ def make_image_set(train=160, test=60, side=8, seed=0, crop=1, flip=True):
 
     (x_train, y_train), (x_test, y_test) = half(train), half(test)
     names = tuple("abcd")
-    return ImageSet("tiny", x_train, y_train, x_test, y_test, names, (0.4,) * 3, (0.2,) * 3, crop, flip)
+    return ImageSet(
+        "tiny", x_train, y_train, x_test, y_test, names, (0.4,) * 3, (0.2,) * 3, crop, flip
+    )
 
 
-def make_data(image_set=None, count=16, batch_size=32, seed=3, class_to_forget=-1, augment=True, **batches):
+def make_data(
+    image_set=None, count=16, batch_size=32, seed=3, class_to_forget=-1, augment=True, **batches
+):
     """A Data with ``count`` forgotten images; ``batches`` are further arguments of Data."""
     image_set = image_set or make_image_set()
     split = make_split(image_set.y_train, 1)
-    chosen = choose_forget(split, image_set.y_train, count=count, class_to_forget=class_to_forget, forget_seed=1)
-    return Data(image_set, split, chosen, device=CPU, batch_size=batch_size, seed=seed, augment=augment, **batches)
+    chosen = choose_forget(
+        split, image_set.y_train, count=count, class_to_forget=class_to_forget, forget_seed=1
+    )
+    return Data(
+        image_set,
+        split,
+        chosen,
+        device=CPU,
+        batch_size=batch_size,
+        seed=seed,
+        augment=augment,
+        **batches,
+    )
 
 
 def make_model(seed=0):

@@ -6,7 +6,17 @@ METRICS = ("UA", "RA", "TA", "MIA")
 DEFAULTS = {"kind": "random", "count": 4500, "forget": "f" * 64, "dataset": "cifar10"}
 
 
-def result(method="FT", label=None, values=(5.0, 99.0, 93.0, 12.0), *, seed=1, rte=(0.0, 60.0), lr=0.01, mask=None, **changes):
+def result(
+    method="FT",
+    label=None,
+    values=(5.0, 99.0, 93.0, 12.0),
+    *,
+    seed=1,
+    rte=(0.0, 60.0),
+    lr=0.01,
+    mask=None,
+    **changes,
+):
     """One result file's content, with every key that a run writes."""
     kind, count, forget, dataset = (changes.get(name, usual) for name, usual in DEFAULTS.items())
     chosen = {"kind": kind, "count": count, "sha256": forget, "forget_seed": 1}
@@ -15,22 +25,41 @@ def result(method="FT", label=None, values=(5.0, 99.0, 93.0, 12.0), *, seed=1, r
     metrics = dict(zip(METRICS, values, strict=True)) | {"VA": 93.5}
     attack = dict.fromkeys(("correctness", "confidence", "entropy", "m_entropy", "prob"), values[3])
     return {
-        "schema": 1, "script": "main_forget", "method": method, "label": label or method,
+        "schema": 1,
+        "script": "main_forget",
+        "method": method,
+        "label": label or method,
         "metrics": {**metrics, "SVC_MIA": attack},
         "RTE": {"total": sum(rte), "mask": rte[0], "unlearn": rte[1]},
         "hyperparameters": {"unlearn_lr": lr, "unlearn_epochs": 10},
-        "recipe": {"batch_size": 256, "schedule": "constant", "milestones": [], "precision": "fp32"},
+        "recipe": {
+            "batch_size": 256,
+            "schedule": "constant",
+            "milestones": [],
+            "precision": "fp32",
+        },
         "mask": {"path": "mask/with_0.5.pt", "density": mask} if mask else None,
-        "attack": {"members": "balanced"}, "details": {}, "warnings": changes.get("warnings", []),
+        "attack": {"members": "balanced"},
+        "details": {},
+        "warnings": changes.get("warnings", []),
         "data": {
-            "dataset": dataset, "arch": "resnet18", "split_seed": 1, "data_sha256": "d" * 64, "forget": chosen,
+            "dataset": dataset,
+            "arch": "resnet18",
+            "split_seed": 1,
+            "data_sha256": "d" * 64,
+            "forget": chosen,
             "sizes": {"forget": count, "retain": 45000 - count, "val": 5000, "test": 10000},
         },
         "provenance": {
-            "command": ["main_forget.py", "--unlearn", method], "git": "abc", "device": "cpu: test", "precision": "fp32", "seed": seed,
-            "forget_seed": 1, "unlearned_sha256": f"{method}-{lr}-{mask}-{seed}",
+            "command": ["main_forget.py", "--unlearn", method],
+            "git": "abc",
+            "device": "cpu: test",
+            "precision": "fp32",
+            "seed": seed,
+            "forget_seed": 1,
+            "unlearned_sha256": f"{method}-{lr}-{mask}-{seed}",
         },
-    }  # fmt: skip
+    }
 
 
 def write(folder, *results):
@@ -43,26 +72,60 @@ def write(folder, *results):
 
 
 def runs(method, label, values, **changes):
-    return [result(method, label, numbers, seed=seed, **changes) for seed, numbers in enumerate(values, 1)]
+    return [
+        result(method, label, numbers, seed=seed, **changes)
+        for seed, numbers in enumerate(values, 1)
+    ]
 
 
 def audit(*results, **changes):
-    """What evaluate.py writes about the models of ``results``: a row per label, numbers that tell rows and seeds apart."""
+    """What evaluate.py writes about the models of ``results``: a row per label, numbers that tell
+    rows and seeds apart.
+    """
     labels = list(dict.fromkeys(result["label"] for result in results))
     models = [audited(result, labels.index(result["label"])) for result in results]
-    rows = [audit_row(label, [index for index, result in enumerate(results) if result["label"] == label], models) for label in labels]
-    data = {name: results[0]["data"][name] for name in ("dataset", "arch", "data_sha256", "forget", "sizes")}
+    rows = [
+        audit_row(
+            label,
+            [index for index, result in enumerate(results) if result["label"] == label],
+            models,
+        )
+        for label in labels
+    ]
+    data = {
+        name: results[0]["data"][name]
+        for name in ("dataset", "arch", "data_sha256", "forget", "sizes")
+    }
     return {
-        "schema": 1, "script": "evaluate", "suite": "full", "data": {**data, "scenario": "random"},
+        "schema": 1,
+        "script": "evaluate",
+        "suite": "full",
+        "data": {**data, "scenario": "random"},
         "metrics": {
             "UA": {"unit": "percent", "good": "retrain", "text": "forget error"},
-            "loss_auc": {"unit": "probability", "good": 0.5, "text": "area under the ROC curve of the loss"},
-            "js_forget": {"unit": "nats", "good": "floor", "text": "Jensen-Shannon divergence to Retrain"},
+            "loss_auc": {
+                "unit": "probability",
+                "good": 0.5,
+                "text": "area under the ROC curve of the loss",
+            },
+            "js_forget": {
+                "unit": "nats",
+                "good": "floor",
+                "text": "Jensen-Shannon divergence to Retrain",
+            },
         },
-        "models": models, "rows": rows, "floors": {"UA": 0.75, "js_forget": 0.0125}, "warnings": ["few images"],
-        "provenance": {"command": ["evaluate.py", "--suite", "full"], "device": "cpu: audit", "torch": "2", "seed": 2},
+        "models": models,
+        "rows": rows,
+        "floors": {"UA": 0.75, "js_forget": 0.0125},
+        "warnings": ["few images"],
+        "provenance": {
+            "command": ["evaluate.py", "--suite", "full"],
+            "device": "cpu: audit",
+            "torch": "2",
+            "seed": 2,
+        },
         **changes,
-    }  # fmt: skip
+    }
 
 
 def audited(result, row):
@@ -71,26 +134,48 @@ def audited(result, row):
     histogram = {"edges": edges, "forget": [0.5, 0.25, 0.25], "held_out": [0.25, 0.25, 0.5]}
     roc = {"fpr": [0.0, 0.01, 0.1, 1.0], "tpr": [0.0, 0.02 + 0.01 * row, 0.2, 1.0]}
     return {
-        "label": result["label"], "role": "retrain" if result["method"] == "retrain" else "models", "path": "x.pt",
-        "weights_sha256": result["provenance"]["unlearned_sha256"], "seed": result["provenance"]["seed"], "hyperparameters": {}, "row": row,
-        "metrics": {"UA": 5.0 + row, "loss_auc": 0.5 + 0.01 * row, "js_forget": 0.02}, "intervals": {"UA": [1.0, 9.0]},
-        "per_class": {"forget": {"cat": 90.0 + row, "dog": 50.0}, "test": {"cat": 80.0, "dog": None}},
-        "curves": {
-            "histograms": {"loss": histogram, "confidence": histogram}, "roc": {"loss": roc, "rmia": roc},
-            "relearn": {"steps": [0, 1, 2, 4], "accuracy": [90, 95, 97, 99], "sd": [1, 1, 1, 0], "never_seen": [80, 90, 95, 99]},
+        "label": result["label"],
+        "role": "retrain" if result["method"] == "retrain" else "models",
+        "path": "x.pt",
+        "weights_sha256": result["provenance"]["unlearned_sha256"],
+        "seed": result["provenance"]["seed"],
+        "hyperparameters": {},
+        "row": row,
+        "metrics": {"UA": 5.0 + row, "loss_auc": 0.5 + 0.01 * row, "js_forget": 0.02},
+        "intervals": {"UA": [1.0, 9.0]},
+        "per_class": {
+            "forget": {"cat": 90.0 + row, "dog": 50.0},
+            "test": {"cat": 80.0, "dog": None},
         },
-    }  # fmt: skip
+        "curves": {
+            "histograms": {"loss": histogram, "confidence": histogram},
+            "roc": {"loss": roc, "rmia": roc},
+            "relearn": {
+                "steps": [0, 1, 2, 4],
+                "accuracy": [90, 95, 97, 99],
+                "sd": [1, 1, 1, 0],
+                "never_seen": [80, 90, 95, 99],
+            },
+        },
+    }
 
 
 def audit_row(label, members, models):
     role = models[members[0]]["role"]
     mean = models[members[0]]["metrics"]
     return {
-        "label": label, "role": role, "models": members, "mean": mean, "sd": dict.fromkeys(mean, 0.25),
-        "ci": {"UA": [4.0, 6.0], "loss_auc": None}, "gap": {"UA": -0.5, "loss_auc": 0.03},
-        "inside_noise": {"UA": True, "loss_auc": False}, "gap_of_means": 1.0, "mean_paired_gap": None,
+        "label": label,
+        "role": role,
+        "models": members,
+        "mean": mean,
+        "sd": dict.fromkeys(mean, 0.25),
+        "ci": {"UA": [4.0, 6.0], "loss_auc": None},
+        "gap": {"UA": -0.5, "loss_auc": 0.03},
+        "inside_noise": {"UA": True, "loss_auc": False},
+        "gap_of_means": 1.0,
+        "mean_paired_gap": None,
         "warnings": ["destroyed"] if label == "GA" else [],
-    }  # fmt: skip
+    }
 
 
 def with_shadows(content):
@@ -111,6 +196,15 @@ def with_shadows(content):
 
 def write_curve(folder, name, epochs=3):
     """METHODcurve.jsonl beside a result."""
-    same = {"accuracy": 90.0, "lr": 0.1, "seconds": 1.0, "val": 80.0, "forget": 95.0, "retain": None}
-    lines = [json.dumps({"epoch": epoch, "loss": 1 / epoch, **same}) for epoch in range(1, epochs + 1)]
+    same = {
+        "accuracy": 90.0,
+        "lr": 0.1,
+        "seconds": 1.0,
+        "val": 80.0,
+        "forget": 95.0,
+        "retain": None,
+    }
+    lines = [
+        json.dumps({"epoch": epoch, "loss": 1 / epoch, **same}) for epoch in range(1, epochs + 1)
+    ]
     (folder / f"{name}curve.jsonl").write_text("\n".join(lines) + "\n")

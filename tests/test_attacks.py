@@ -34,7 +34,9 @@ from evaluation.scores import MEMBER_SIGN, margin, member_scores, sample_scores
 from evaluation.suites import basic
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
-small = st.lists(st.integers(-4, 4), min_size=1, max_size=12).map(lambda values: np.array(values) / 2)
+small = st.lists(st.integers(-4, 4), min_size=1, max_size=12).map(
+    lambda values: np.array(values) / 2
+)
 
 
 def random_outputs(n, k=4, seed=0, scale=3.0):
@@ -55,7 +57,7 @@ def chance_pairs(count, n1=60, n2=80):
         yield rng.normal(size=n1), rng.normal(size=n2)
 
 
-# --------------------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------- scores
 
 
 @pytest.mark.parametrize(("k", "scale"), [(2, 1), (4, 3), (10, 30)])
@@ -65,9 +67,18 @@ def test_scores_equal_scipy_row_by_row(k, scale):
     assert set(got) == set(MEMBER_SIGN)
     for i, (row, y) in enumerate(zip(logits.astype(np.float64), labels, strict=True)):
         phi = row[y] - scipy.special.logsumexp(np.delete(row, y))
-        expected = {"margin": phi, "log_probability": scipy.special.log_expit(phi), "loss": -scipy.special.log_expit(phi)}
-        expected |= {"confidence": scipy.special.softmax(row)[y], "entropy": scipy.stats.entropy(scipy.special.softmax(row))}
-        assert {name: got[name][i] for name in expected} == pytest.approx(expected, rel=1e-10, abs=1e-13)
+        expected = {
+            "margin": phi,
+            "log_probability": scipy.special.log_expit(phi),
+            "loss": -scipy.special.log_expit(phi),
+        }
+        expected |= {
+            "confidence": scipy.special.softmax(row)[y],
+            "entropy": scipy.stats.entropy(scipy.special.softmax(row)),
+        }
+        assert {name: got[name][i] for name in expected} == pytest.approx(
+            expected, rel=1e-10, abs=1e-13
+        )
 
 
 def test_scores_share_the_definitions_of_the_support_vector_attack():
@@ -87,7 +98,9 @@ def test_loss_keeps_its_order_where_the_probability_rounds_to_one():
 
 
 def test_member_scores_rise_with_the_true_logit():
-    """The predicted class grows ever surer: each score, signed, must call it ever more member-like."""
+    """The predicted class grows ever surer: each score, signed, must call it ever more
+    member-like.
+    """
     logits = np.stack([np.linspace(0.5, 8, 20), np.zeros(20), np.zeros(20)], 1)
     got = member_scores(logits, np.zeros(20, int))
     assert all((np.diff(score) > 0).all() for score in got.values())
@@ -124,26 +137,35 @@ def test_margin_of_what_has_none_is_an_error(logits, labels, message):
         margin(np.array(logits), np.array(labels, int))
 
 
-# ------------------------------------------------------------------------------------------------ the ROC, with ties
+# ------------------------------------------------------------------------------- the ROC, with ties
 
 
 @few
 @given(small, small)
 def test_auc_equals_mann_whitney_and_scikit_learn(members, others):
     value = auc(members, others)
-    u = scipy.stats.mannwhitneyu(members, others, method="asymptotic" if len(np.unique([*members, *others])) > 1 else "exact").statistic
+    u = scipy.stats.mannwhitneyu(
+        members, others, method="asymptotic" if len(np.unique([*members, *others])) > 1 else "exact"
+    ).statistic
     assert value == pytest.approx(u / (len(members) * len(others)), abs=1e-12)
     sides = np.repeat([1, 0], [len(members), len(others)])
-    assert value == pytest.approx(roc_auc_score(sides, np.concatenate([members, others])), abs=1e-12)
+    assert value == pytest.approx(
+        roc_auc_score(sides, np.concatenate([members, others])), abs=1e-12
+    )
 
 
 @few
 @given(small, small, st.integers(0, 10**6))
 def test_weighted_roc_and_auc_equal_scikit_learn(members, others, seed):
     weights = np.random.default_rng(seed).uniform(0.1, 3, len(others))
-    sides, joined = np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others])
+    sides, joined = (
+        np.repeat([1, 0], [len(members), len(others)]),
+        np.concatenate([members, others]),
+    )
     all_weights = np.concatenate([np.ones(len(members)), weights])
-    assert auc(members, others, weights) == pytest.approx(roc_auc_score(sides, joined, sample_weight=all_weights), abs=1e-12)
+    assert auc(members, others, weights) == pytest.approx(
+        roc_auc_score(sides, joined, sample_weight=all_weights), abs=1e-12
+    )
     fpr, tpr, _ = roc_curve(sides, joined, sample_weight=all_weights, drop_intermediate=False)
     _, hits, alarms = roc(members, others, weights)
     np.testing.assert_allclose(alarms / alarms[-1], fpr, atol=1e-12)
@@ -170,15 +192,22 @@ def test_equal_shares_leave_every_number_as_it_was():
     members, others = np.random.default_rng(0).normal(size=(2, 400)).round(1)
     labels = np.arange(400) % 4
     weights = class_weights(labels[:200], labels)
-    assert roc_summary("x", members[:200], others, weights) == pytest.approx(roc_summary("x", members[:200], others), abs=1e-12)
+    assert roc_summary("x", members[:200], others, weights) == pytest.approx(
+        roc_summary("x", members[:200], others), abs=1e-12
+    )
     sides = labelled(members[:200], labels[:200]), labelled(others, labels)
-    assert threshold_attack("x", *sides, *sides, weights) == pytest.approx(threshold_attack("x", *sides, *sides), abs=1e-12)
-    np.testing.assert_array_equal(np.sort(with_shares(others, labels, labels[:200])), np.sort(others))
+    assert threshold_attack("x", *sides, *sides, weights) == pytest.approx(
+        threshold_attack("x", *sides, *sides), abs=1e-12
+    )
+    np.testing.assert_array_equal(
+        np.sort(with_shares(others, labels, labels[:200])), np.sort(others)
+    )
 
 
 @pytest.mark.parametrize("of_class", [0.0, 2.0], ids=["classes alike", "classes unlike"])
 def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
-    """82 % of one class against held-out images of all: alarms in at most 5 % of the trials, where unweighted it is all of them.
+    """82 % of one class against held-out images of all: alarms in at most 5 % of the trials, where
+    unweighted it is all of them.
 
     Where all classes score alike the interval by the effective size is exact: nearly 5 %.
     """
@@ -190,11 +219,19 @@ def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
         labels, others = rng.choice(10, 300, p=shares), np.repeat(np.arange(10), 50)
         members, held_out = (rng.normal(of_class * (each == 3), 1) for each in (labels, others))
         weights = class_weights(labels, others)
-        got, plain = roc_summary("x", members, held_out, weights), roc_summary("x", members, held_out)
+        got, plain = (
+            roc_summary("x", members, held_out, weights),
+            roc_summary("x", members, held_out),
+        )
         alarms += not got["x_auc_null_low"] <= got["x_auc"] <= got["x_auc_null_high"]
         unweighted += not plain["x_auc_null_low"] <= plain["x_auc"] <= plain["x_auc_null_high"]
         pair = (members, labels), (held_out, others)
-        got = threshold_attack("x", *pair, *((rng.normal(of_class * (each == 3), 1), each) for each in (labels, others)), weights)
+        got = threshold_attack(
+            "x",
+            *pair,
+            *((rng.normal(of_class * (each == 3), 1), each) for each in (labels, others)),
+            weights,
+        )
         name = "x_threshold_balanced_accuracy"
         threshold += not got[f"{name}_null_low"] <= got[name] <= got[f"{name}_null_high"]
     room = 3 * (0.05 * 0.95 / trials) ** 0.5
@@ -207,18 +244,24 @@ def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
 
 
 def test_weighted_rates_hold_their_bounds():
-    """TPR at 10 % FPR of a shift, with weights: the true rate lies within the bounds in at least 95 % of the trials."""
+    """TPR at 10 % FPR of a shift, with weights: the true rate lies within the bounds in at least 95
+    % of the trials.
+    """
     truth, missed = scipy.stats.norm.sf(scipy.stats.norm.isf(0.1) - 1), 0
     for seed in range(300):
         rng = np.random.default_rng(seed)
         labels, others = rng.choice(2, 200, p=[0.8, 0.2]), np.arange(300) % 2
-        _, low, high = tpr_at_fpr(rng.normal(1, 1, 200), rng.normal(size=300), 0.1, class_weights(labels, others))
+        _, low, high = tpr_at_fpr(
+            rng.normal(1, 1, 200), rng.normal(size=300), 0.1, class_weights(labels, others)
+        )
         missed += not low <= truth <= high
     assert missed / 300 <= 0.05
 
 
 def test_with_shares_keeps_the_largest_part_and_its_distribution():
-    """Two to one of 30 and 100 values: 30 and 15, the 15 spread evenly; nothing where a class is missing."""
+    """Two to one of 30 and 100 values: 30 and 15, the 15 spread evenly; nothing where a class is
+    missing.
+    """
     values, others = np.concatenate([np.zeros(30), np.arange(1, 101)]), np.repeat([0, 1], [30, 100])
     kept = with_shares(values, others, np.array([0, 0, 1]))
     assert np.sum(kept == 0) == 30
@@ -248,7 +291,11 @@ def test_roc_equals_scikit_learn(members, others):
 @few
 @given(small, small, st.sampled_from([0, 0.05, 0.1, 0.25, 0.29, 0.5, 1]))
 def test_tpr_at_fpr_equals_scikit_learn(members, others, target):
-    fpr, tpr, _ = roc_curve(np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others]), drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(
+        np.repeat([1, 0], [len(members), len(others)]),
+        np.concatenate([members, others]),
+        drop_intermediate=False,
+    )
     rate, low, high = tpr_at_fpr(members, others, target)
     assert rate == tpr[fpr <= target + 1e-12].max()
     assert 0 <= low <= rate <= high <= 1
@@ -263,17 +310,22 @@ def test_tpr_at_fpr_takes_a_share_as_it_is_written():
 @few
 @given(small, small)
 def test_rising_functions_of_the_scores_change_nothing(members, others):
-    assert roc_summary("x", members, others) == roc_summary("x", np.expm1(members), np.expm1(others))
+    assert roc_summary("x", members, others) == roc_summary(
+        "x", np.expm1(members), np.expm1(others)
+    )
 
 
 @pytest.mark.parametrize(
-    ("shift", "area", "at_1", "at_01"), [(0.5, 0.638, 0.034, 0.0048), (1, 0.760, 0.092, 0.018), (1.5, 0.856, 0.204, 0.056)]
+    ("shift", "area", "at_1", "at_01"),
+    [(0.5, 0.638, 0.034, 0.0048), (1, 0.760, 0.092, 0.018), (1.5, 0.856, 0.204, 0.056)],
 )
 def test_shifted_gaussians_have_their_theoretical_roc(shift, area, at_1, at_01):
     got = roc_summary("g", *gaussian_pair(shift, 20_000))
     assert got["g_auc"] == pytest.approx(scipy.stats.norm.cdf(shift / math.sqrt(2)), abs=1e-4)
     assert got["g_auc"] == pytest.approx(area, abs=6e-4)
-    assert got["g_tpr_at_fpr_1"] == pytest.approx(scipy.stats.norm.sf(scipy.stats.norm.isf(0.01) - shift), abs=2e-3)
+    assert got["g_tpr_at_fpr_1"] == pytest.approx(
+        scipy.stats.norm.sf(scipy.stats.norm.isf(0.01) - shift), abs=2e-3
+    )
     assert got["g_tpr_at_fpr_1"] == pytest.approx(at_1, abs=2e-3)
     assert got["g_tpr_at_fpr_0.1"] == pytest.approx(at_01, abs=2e-3)
 
@@ -287,14 +339,23 @@ def test_summary_of_a_reversed_attack_leaks_as_much():
 
 def test_summary_names_what_it_reports():
     assert set(roc_summary("loss", [1.0, 2], [0.0, 1])) == {
-        *("loss_auc", "loss_auc_null_low", "loss_auc_null_high", "loss_auc_two_sided", "loss_auc_two_sided_floor"),
+        *(
+            "loss_auc",
+            "loss_auc_null_low",
+            "loss_auc_null_high",
+            "loss_auc_two_sided",
+            "loss_auc_two_sided_floor",
+        ),
         *("loss_tpr_at_fpr_1", "loss_tpr_at_fpr_1_low", "loss_tpr_at_fpr_1_high"),
         *("loss_tpr_at_fpr_0.1", "loss_tpr_at_fpr_0.1_low", "loss_tpr_at_fpr_0.1_high"),
-    }  # fmt: skip
+    }
 
 
 def test_each_headline_number_has_an_ideal():
-    results = roc_summary("loss", *gaussian_pair(1, 50)) | {"lr_entropy_member_rate": 0.6, "lr_entropy_member_rate_held_out": 0.4}
+    results = roc_summary("loss", *gaussian_pair(1, 50)) | {
+        "lr_entropy_member_rate": 0.6,
+        "lr_entropy_member_rate_held_out": 0.4,
+    }
     results |= {"m_class_threshold_balanced_accuracy": 0.7, "lr_loss_accuracy": 0.8, "UA": 5.0}
     assert ideals(results) == {
         "loss_auc": 0.5,
@@ -314,7 +375,7 @@ def test_scores_that_cannot_be_ranked_are_an_error(bad):
             auc(*pair)
 
 
-# ------------------------------------------------------------------------------------------------------- intervals
+# ---------------------------------------------------------------------------------------- intervals
 
 
 def test_null_sd_is_the_one_of_all_permutations():
@@ -322,25 +383,34 @@ def test_null_sd_is_the_one_of_all_permutations():
     from itertools import combinations
 
     for scores in (np.arange(10.0), np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4.0])):
-        areas = [auc(scores[list(chosen)], np.delete(scores, chosen)) for chosen in combinations(range(10), 5)]
+        areas = [
+            auc(scores[list(chosen)], np.delete(scores, chosen))
+            for chosen in combinations(range(10), 5)
+        ]
         assert np.mean(areas) == pytest.approx(0.5)
         assert auc_null_sd(scores[:5], scores[5:]) == pytest.approx(np.std(areas), rel=1e-12)
     assert auc_null_sd(np.ones(3), np.ones(4)) == 0
 
 
 def test_auc_of_chance_is_inside_its_interval_as_often_as_said():
-    """2,000 draws: all but a few in 1,000 within the interval of 1e-3; about 5 % outside that of 5 %; the floor is the mean."""
+    """2,000 draws: all but a few in 1,000 within the interval of 1e-3; about 5 % outside that of 5
+    %; the floor is the mean.
+    """
     pairs = list(chance_pairs(2000, 30, 40))
     areas = np.array([auc(*pair) for pair in pairs])
     for alpha in (1e-3, 0.05):
         got = roc_summary("x", *pairs[0], alpha=alpha)
         outside = int(np.sum((areas < got["x_auc_null_low"]) | (areas > got["x_auc_null_high"])))
         assert scipy.stats.binomtest(outside, 2000, alpha).pvalue > 1e-3
-    assert np.maximum(areas, 1 - areas).mean() == pytest.approx(got["x_auc_two_sided_floor"], abs=3e-3)
+    assert np.maximum(areas, 1 - areas).mean() == pytest.approx(
+        got["x_auc_two_sided_floor"], abs=3e-3
+    )
 
 
 def test_bounds_of_tpr_at_low_fpr_cover_the_true_rate():
-    """Also the error of a threshold set by 5 of 500 samples: Clopper-Pearson at that threshold alone covers far too little."""
+    """Also the error of a threshold set by 5 of 500 samples: Clopper-Pearson at that threshold
+    alone covers far too little.
+    """
     truth = scipy.stats.norm.sf(scipy.stats.norm.isf(0.01) - 1.5)
     covered, alone = 0, 0
     for seed in range(300):
@@ -364,15 +434,19 @@ def test_bounds_of_tpr_at_fpr_shrink_with_the_samples_and_know_of_copies():
 
 
 def test_bounds_of_tpr_at_fpr_by_hand():
-    """Ten others and no false alarm allowed: binomial quantiles 0 and 1 at 0.1 %, so from nothing to what one alarm gives."""
+    """Ten others and no false alarm allowed: binomial quantiles 0 and 1 at 0.1 %, so from nothing
+    to what one alarm gives.
+    """
     members, others = np.array([5.0, 8.5, 9.5, 20]), np.arange(10.0)
     assert (scipy.stats.binom.ppf([0.0125, 0.9875], 10, 0.001) == [0, 0]).all()
     rate, low, high = tpr_at_fpr(members, others, 0.001)
     assert (rate, low) == (0.5, 0)
-    assert high == pytest.approx(scipy.stats.binomtest(2, 4).proportion_ci(0.975, method="exact").high)
+    assert high == pytest.approx(
+        scipy.stats.binomtest(2, 4).proportion_ci(0.975, method="exact").high
+    )
 
 
-# ------------------------------------------------------------------------------------------------- threshold attack
+# --------------------------------------------------------------------------------- threshold attack
 
 
 @few
@@ -388,17 +462,27 @@ def test_best_threshold_equals_a_loop(members, others):
 
 
 def labelled(scores, labels=None):
-    return np.asarray(scores, float), np.zeros(len(scores), int) if labels is None else np.asarray(labels)
+    return np.asarray(scores, float), (
+        np.zeros(len(scores), int) if labels is None else np.asarray(labels)
+    )
 
 
 def test_threshold_attack_by_hand():
     """Fitted at 2: 3 of 4 audited members and 1 of 5 others reach it."""
-    got = threshold_attack("loss", labelled([2, 3, 4]), labelled([0, 1, 1]), labelled([1, 2, 2, 9]), labelled([0, 0, 1, 1.9, 2]))
+    got = threshold_attack(
+        "loss",
+        labelled([2, 3, 4]),
+        labelled([0, 1, 1]),
+        labelled([1, 2, 2, 9]),
+        labelled([0, 0, 1, 1.9, 2]),
+    )
     assert got["loss_threshold_tpr"] == 0.75
     assert got["loss_threshold_fpr"] == 0.2
     assert got["loss_threshold_balanced_accuracy"] == pytest.approx(0.775)
     expected = scipy.stats.binomtest(3, 4).proportion_ci(method="exact")
-    assert (got["loss_threshold_tpr_low"], got["loss_threshold_tpr_high"]) == pytest.approx(expected)
+    assert (got["loss_threshold_tpr_low"], got["loss_threshold_tpr_high"]) == pytest.approx(
+        expected
+    )
 
 
 def test_threshold_per_class_sees_what_a_global_one_cannot():
@@ -406,36 +490,50 @@ def test_threshold_per_class_sees_what_a_global_one_cannot():
     labels = np.repeat([0, 1], 50)
     others = np.tile(np.linspace(0, 0.9, 50), 2) + 10 * labels
     pair = labelled(others + 1, labels), labelled(others, labels)
-    assert threshold_attack("m", *pair, *pair, per_class=True)["m_class_threshold_balanced_accuracy"] == 1
+    assert (
+        threshold_attack("m", *pair, *pair, per_class=True)["m_class_threshold_balanced_accuracy"]
+        == 1
+    )
     assert threshold_attack("m", *pair, *pair)["m_threshold_balanced_accuracy"] < 0.8
 
 
 def test_a_class_missing_from_the_fit_takes_the_threshold_of_all():
     fit = labelled([5, 6, 5, 6, 1], [0, 0, 0, 0, 1]), labelled([0, 1, 0, 0], [0, 0, 1, 2])
     assert best_threshold(fit[0][0], fit[1][0]) == 5
-    got = threshold_attack("m", *fit, labelled([3, 3, 6, 1], [2, 7, 2, 1]), labelled([0], [0]), per_class=True)
+    got = threshold_attack(
+        "m", *fit, labelled([3, 3, 6, 1], [2, 7, 2, 1]), labelled([0], [0]), per_class=True
+    )
     assert got["m_class_threshold_tpr"] == 0.5  # the 6 of class 2 and the 1 of class 1
 
 
 @pytest.mark.parametrize("per_class", [False, True])
 def test_threshold_attack_is_at_chance_on_what_was_never_trained(per_class):
-    """Fitted on a real leak, judged where there is none: over 300 draws the interval of 1e-3 holds, and is no wider than it need be."""
+    """Fitted on a real leak, judged where there is none: over 300 draws the interval of 1e-3 holds,
+    and is no wider than it need be.
+    """
     deviations = []
     for seed in range(300):
         rng = np.random.default_rng(seed)
         labels = np.arange(100) % 4
         fit = labelled(rng.normal(1, 1, 100), labels), labelled(rng.normal(0, 1, 100), labels)
         got = threshold_attack(
-            "m", *fit, labelled(rng.normal(size=100), labels), labelled(rng.normal(size=100), labels), per_class=per_class, alpha=1e-3
+            "m",
+            *fit,
+            labelled(rng.normal(size=100), labels),
+            labelled(rng.normal(size=100), labels),
+            per_class=per_class,
+            alpha=1e-3,
         )
-        name = "m_class_threshold_balanced_accuracy" if per_class else "m_threshold_balanced_accuracy"
+        name = (
+            "m_class_threshold_balanced_accuracy" if per_class else "m_threshold_balanced_accuracy"
+        )
         half = got[f"{name}_null_high"] - 0.5
         deviations.append((got[name] - 0.5) / half)
     assert np.abs(deviations).max() < 1.05
     assert np.std(deviations) > 0.8 / scipy.stats.norm.isf(5e-4)
 
 
-# -------------------------------------------------------------------------------------------------- logistic regressions
+# ----------------------------------------------------------------------------- logistic regressions
 
 
 def test_lr_loss_equals_a_loop_over_scikit_learn():
@@ -443,7 +541,9 @@ def test_lr_loss_equals_a_loop_over_scikit_learn():
     forget, others = rng.exponential(1, 60), rng.exponential(2, 60)
     x, y = np.concatenate([np.sort(forget), np.sort(others)])[:, None], np.repeat([1, 0], 60)
     splits = StratifiedShuffleSplit(n_splits=10, test_size=0.1, random_state=5).split(x, y)
-    expected = np.mean([(LogisticRegression().fit(x[a], y[a]).predict(x[b]) == y[b]).mean() for a, b in splits])
+    expected = np.mean(
+        [(LogisticRegression().fit(x[a], y[a]).predict(x[b]) == y[b]).mean() for a, b in splits]
+    )
     got = lr_loss_attack(forget, others, seed=5)
     assert got["lr_loss_accuracy"] == pytest.approx(expected, abs=1e-12)
     assert 0.55 < expected < 0.9
@@ -467,34 +567,65 @@ def test_lr_loss_is_one_for_memorised_and_needs_ten():
 
 def test_lr_loss_is_at_chance_on_what_was_never_trained():
     """Thirty draws inside the interval of 1e-3, whose SD is theirs."""
-    got = [lr_loss_attack(*(np.exp(side) for side in pair), alpha=1e-3) for pair in chance_pairs(30, 100, 100)]
-    values = np.array([[g["lr_loss_accuracy"], g["lr_loss_accuracy_null_low"], g["lr_loss_accuracy_null_high"]] for g in got])
+    got = [
+        lr_loss_attack(*(np.exp(side) for side in pair), alpha=1e-3)
+        for pair in chance_pairs(30, 100, 100)
+    ]
+    values = np.array(
+        [
+            [g["lr_loss_accuracy"], g["lr_loss_accuracy_null_low"], g["lr_loss_accuracy_null_high"]]
+            for g in got
+        ]
+    )
     assert ((values[:, 1] < values[:, 0]) & (values[:, 0] < values[:, 2])).all()
     sd = (values[0, 2] - 0.5) / scipy.stats.norm.isf(5e-4)
     assert 0.65 < values[:, 0].std() / sd < 1.4
 
 
 def test_lr_entropy_equals_scikit_learn_and_says_member():
-    """Members have low entropy; a forget set like them has rate 1, one like test the held-out rate."""
+    """Members have low entropy; a forget set like them has rate 1, one like test the held-out
+    rate.
+    """
     rng = np.random.default_rng(0)
-    retain, test, held_out = rng.exponential(0.05, 900), rng.exponential(1, 100), rng.exponential(1, 300)
+    retain, test, held_out = (
+        rng.exponential(0.05, 900),
+        rng.exponential(1, 100),
+        rng.exponential(1, 300),
+    )
     got = lr_entropy_attack(retain, test, np.full(50, 1e-3), held_out)
     assert set(got) == {"lr_entropy_member_rate", "lr_entropy_member_rate_held_out"}
-    attack = LogisticRegression(class_weight="balanced").fit(np.concatenate([retain, test])[:, None], [1] * 900 + [0] * 100)
+    attack = LogisticRegression(class_weight="balanced").fit(
+        np.concatenate([retain, test])[:, None], [1] * 900 + [0] * 100
+    )
     assert got["lr_entropy_member_rate"] == 1
-    assert got["lr_entropy_member_rate_held_out"] == pytest.approx(attack.predict(held_out[:, None]).mean())
+    assert got["lr_entropy_member_rate_held_out"] == pytest.approx(
+        attack.predict(held_out[:, None]).mean()
+    )
     assert 0 < got["lr_entropy_member_rate_held_out"] < 0.5
 
 
 def test_entropy_member_rate_is_scikit_learn_on_scipys_entropy():
-    """From logits: entropies in nats, all retain against all test, balanced weights, C = 1, share of forget called member."""
+    """From logits: entropies in nats, all retain against all test, balanced weights, C = 1, share
+    of forget called member.
+    """
     rng = np.random.default_rng(1)
-    sizes, sharpness = {"retain": 700, "test": 150, "forget": 130}, {"retain": 4.0, "test": 2.5, "forget": 3.0}
-    logits = {name: (sharpness[name] * rng.normal(size=(count, 6))).astype(np.float32) for name, count in sizes.items()}
-    entropies = {name: scipy.stats.entropy(scipy.special.softmax(each.astype(np.float64), 1), axis=1) for name, each in logits.items()}
+    sizes, sharpness = (
+        {"retain": 700, "test": 150, "forget": 130},
+        {"retain": 4.0, "test": 2.5, "forget": 3.0},
+    )
+    logits = {
+        name: (sharpness[name] * rng.normal(size=(count, 6))).astype(np.float32)
+        for name, count in sizes.items()
+    }
+    entropies = {
+        name: scipy.stats.entropy(scipy.special.softmax(each.astype(np.float64), 1), axis=1)
+        for name, each in logits.items()
+    }
     taught = np.concatenate([entropies["retain"], entropies["test"]])[:, None]
     weights = np.repeat([850 / (2 * 700), 850 / (2 * 150)], [700, 150])
-    attack = LogisticRegression(C=1.0).fit(taught, np.repeat([1, 0], [700, 150]), sample_weight=weights)
+    attack = LogisticRegression(C=1.0).fit(
+        taught, np.repeat([1, 0], [700, 150]), sample_weight=weights
+    )
     wanted = attack.predict(entropies["forget"][:, None]).mean()
     assert entropy_member_rate(*logits.values()) == pytest.approx(wanted, abs=1e-12)
     assert 0.2 < wanted < 0.95
@@ -502,15 +633,22 @@ def test_entropy_member_rate_is_scikit_learn_on_scipys_entropy():
 
 
 def test_entropy_rate_of_an_audit_is_that_of_the_logits():
-    """The class-wise case too: test without the class is what the split holds, and of test's other images there are none here."""
+    """The class-wise case too: test without the class is what the split holds, and of test's other
+    images there are none here.
+    """
     rng = np.random.default_rng(2)
-    splits = {name: (rng.normal(0, 2, (count, 4)), np.arange(count) % 3) for name, count in (("retain", 90), ("test", 60), ("val", 30))}
-    splits |= {name: (rng.normal(0, 2, (30, 4)), np.full(30, 3)) for name in ("forget", "test_forgotten")}
+    splits = {
+        name: (rng.normal(0, 2, (count, 4)), np.arange(count) % 3)
+        for name, count in (("retain", 90), ("test", 60), ("val", 30))
+    }
+    splits |= {
+        name: (rng.normal(0, 2, (30, 4)), np.full(30, 3)) for name in ("forget", "test_forgotten")
+    }
     wanted = entropy_member_rate(*(splits[name][0] for name in ("retain", "test", "forget")))
     assert basic(splits)["lr_entropy_member_rate"] == wanted
 
 
-# ------------------------------------------------------------------------------------ networks, and the same in another form
+# ----------------------------------------------------------- networks, and the same in another form
 
 
 def nearest_neighbour_logits(train, train_labels, images, k):
@@ -531,7 +669,9 @@ def test_a_memorising_model_is_caught_by_every_score_and_a_blind_one_by_none():
         got = roc_summary(name, seen[name], unseen[name])
         assert (got[f"{name}_auc"], got[f"{name}_tpr_at_fpr_1"]) == (1, 1)
         chance = roc_summary(name, blind[name], blind_too[name], alpha=1e-3)
-        assert chance[f"{name}_auc_null_low"] < chance[f"{name}_auc"] < chance[f"{name}_auc_null_high"]
+        assert (
+            chance[f"{name}_auc_null_low"] < chance[f"{name}_auc"] < chance[f"{name}_auc_null_high"]
+        )
     fit = (seen["loss"], labels), (unseen["loss"], own)
     assert threshold_attack("loss", *fit, *fit)["loss_threshold_balanced_accuracy"] == 1
 
@@ -542,8 +682,12 @@ def all_attacks(forget, held_out):
     for name in ours:
         results |= roc_summary(name, ours[name], theirs[name])
     pair = (ours["margin"], forget[1]), (theirs["margin"], held_out[1])
-    results |= threshold_attack("margin", *pair, *pair) | threshold_attack("margin", *pair, *pair, per_class=True)
-    results |= lr_entropy_attack(ours["entropy"], theirs["entropy"], ours["entropy"], theirs["entropy"])
+    results |= threshold_attack("margin", *pair, *pair) | threshold_attack(
+        "margin", *pair, *pair, per_class=True
+    )
+    results |= lr_entropy_attack(
+        ours["entropy"], theirs["entropy"], ours["entropy"], theirs["entropy"]
+    )
     return results | lr_loss_attack(-ours["loss"], -theirs["loss"])
 
 
@@ -555,7 +699,9 @@ def test_order_names_of_classes_and_a_constant_change_nothing(seed, shift):
     rng = np.random.default_rng(seed)
     order, names = rng.permutation(30), rng.permutation(5)
     (logits, labels), columns = forget, np.argsort(names)
-    assert all_attacks((logits[order], labels[order]), held_out) == pytest.approx(expected, abs=1e-9)
+    assert all_attacks((logits[order], labels[order]), held_out) == pytest.approx(
+        expected, abs=1e-9
+    )
     renamed = [(pair[0][:, columns], names[pair[1]]) for pair in (forget, held_out)]
     assert all_attacks(*renamed) == pytest.approx(expected, abs=1e-9)
     shifted = [(pair[0].astype(np.float64) + shift / 32, pair[1]) for pair in (forget, held_out)]

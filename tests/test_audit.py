@@ -32,7 +32,9 @@ CURVE = {0.5: 1.993, 1: 4.377, 2: 9.997, 3: 16.675}
 
 
 def gaussian_epsilon(mu, delta=DELTA):
-    """The epsilon of N(0, 1) against N(mu, 1) at ``delta``, by root finding on the analytic curve."""
+    """The epsilon of N(0, 1) against N(mu, 1) at ``delta``, by root finding on the
+    analytic curve.
+    """
 
     def excess(e):
         cdf = scipy.stats.norm.logcdf
@@ -46,7 +48,11 @@ def loop_epsilon(unlearned, retrained, delta=DELTA):
     spans = sorted([max(unlearned) - min(unlearned), max(retrained) - min(retrained)])
     if spans[0] < 0.01 * spans[1]:
         return 50.0
-    high, low = (unlearned, retrained) if np.median(unlearned) >= np.median(retrained) else (retrained, unlearned)
+    high, low = (
+        (unlearned, retrained)
+        if np.median(unlearned) >= np.median(retrained)
+        else (retrained, unlearned)
+    )
     values, best = sorted({*unlearned, *retrained}), 0.0
     for left, right in pairwise(values):
         t = (left + right) / 2
@@ -54,7 +60,16 @@ def loop_epsilon(unlearned, retrained, delta=DELTA):
         if fpr == fnr == 0:
             return 50.0
         if fpr and fnr:
-            best = max([best, *(math.log(1 - delta - a) - math.log(b) for a, b in ((fpr, fnr), (fnr, fpr)) if 1 - delta - a > 0)])
+            best = max(
+                [
+                    best,
+                    *(
+                        math.log(1 - delta - a) - math.log(b)
+                        for a, b in ((fpr, fnr), (fnr, fpr))
+                        if 1 - delta - a > 0
+                    ),
+                ]
+            )
     return best
 
 
@@ -62,12 +77,14 @@ def margins(models, n, seed=0, shift=0.0, scale=1.0):
     return np.random.default_rng(seed).normal(shift, scale, (models, n))
 
 
-# --------------------------------------------------------------------------------------- epsilon against exact answers
+# -------------------------------------------------------------------- epsilon against exact answers
 
 
 @pytest.mark.parametrize(("mu", "documented"), CURVE.items())
 def test_epsilon_of_exact_rates_is_the_gaussian_mechanisms(mu, documented):
-    """The best threshold between N(0, 1) and N(mu, 1), on a grid of 4e-4 with exact distribution functions."""
+    """The best threshold between N(0, 1) and N(mu, 1), on a grid of 4e-4 with exact distribution
+    functions.
+    """
     t = np.linspace(-8, 8, 40_001)
     found = epsilon_of_rates(scipy.stats.norm.sf(t), scipy.stats.norm.cdf(t - mu)).max()
     assert found == pytest.approx(gaussian_epsilon(mu), abs=1e-3)
@@ -76,7 +93,8 @@ def test_epsilon_of_exact_rates_is_the_gaussian_mechanisms(mu, documented):
 
 @pytest.mark.parametrize(("mu", "delta"), [(0.5, 0.01), (1, 0.05), (2, 0.2)])
 def test_epsilon_of_many_models_is_the_gaussian_mechanisms(mu, delta):
-    """Evenly spaced quantiles of the two, 100,000 a side, in either order and direction, at a delta that these resolve.
+    """Evenly spaced quantiles of the two, 100,000 a side, in either order and direction, at a delta
+    that these resolve.
 
     At 1e-5 the best threshold lies where even 400,000 models a side have one beyond it.
     """
@@ -91,43 +109,75 @@ def test_epsilon_of_many_models_is_the_gaussian_mechanisms(mu, delta):
 @pytest.mark.parametrize("shape", [(2, 2), (5, 9), (20, 20)])
 def test_epsilon_equals_a_loop_over_thresholds(shape, delta):
     unlearned, retrained = margins(shape[0], 60, 1, 0.7), margins(shape[1], 60, 2)
-    wanted = [loop_epsilon(u, r, delta) for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)]
-    np.testing.assert_allclose(epsilon(unlearned, retrained, delta, intervals=False), wanted, rtol=1e-12, atol=1e-12)
+    wanted = [
+        loop_epsilon(u, r, delta)
+        for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(
+        epsilon(unlearned, retrained, delta, intervals=False), wanted, rtol=1e-12, atol=1e-12
+    )
 
 
 @properties
 @given(st.integers(2, 7), st.integers(2, 7), st.integers(0, 10**6))
 def test_epsilon_equals_a_loop_where_margins_are_tied(first, second, seed):
     rng = np.random.default_rng(seed)
-    unlearned, retrained = rng.integers(0, 5, (first, 8)).astype(float), rng.integers(0, 6, (second, 8)).astype(float)
-    wanted = [loop_epsilon(u, r) for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)]
-    np.testing.assert_allclose(epsilon(unlearned, retrained, intervals=False), wanted, rtol=1e-12, atol=1e-12)
+    unlearned, retrained = (
+        rng.integers(0, 5, (first, 8)).astype(float),
+        rng.integers(0, 6, (second, 8)).astype(float),
+    )
+    wanted = [
+        loop_epsilon(u, r) for u, r in zip(unlearned.T.tolist(), retrained.T.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(
+        epsilon(unlearned, retrained, intervals=False), wanted, rtol=1e-12, atol=1e-12
+    )
 
 
 def interval_epsilon(unlearned, retrained, intervals, delta=DELTA):
-    """One sample's epsilon by trying both families: every threshold, and each of the closed ``intervals`` (l, r) in turn."""
+    """One sample's epsilon by trying both families: every threshold, and each of the closed
+    ``intervals`` (l, r) in turn.
+    """
     best, median = loop_epsilon(unlearned, retrained, delta), np.median
     spans = np.ptp(unlearned), np.ptp(retrained)
-    unlearned_is_peaked = spans[0] < spans[1] or (spans[0] == spans[1] and median(unlearned) < median(retrained))
+    unlearned_is_peaked = spans[0] < spans[1] or (
+        spans[0] == spans[1] and median(unlearned) < median(retrained)
+    )
     peaked, other = (unlearned, retrained) if unlearned_is_peaked else (retrained, unlearned)
     for left, right in intervals(min(peaked), max(peaked)):
-        fnr, fpr = sum(not left <= v <= right for v in peaked) / len(peaked), sum(left <= v <= right for v in other) / len(other)
+        fnr, fpr = (
+            sum(not left <= v <= right for v in peaked) / len(peaked),
+            sum(left <= v <= right for v in other) / len(other),
+        )
         if fpr == fnr == 0:
             return 50.0
         if fpr and fnr:
-            best = max([best, *(math.log(1 - delta - a) - math.log(b) for a, b in ((fpr, fnr), (fnr, fpr)) if 1 - delta - a > 0)])
+            best = max(
+                [
+                    best,
+                    *(
+                        math.log(1 - delta - a) - math.log(b)
+                        for a, b in ((fpr, fnr), (fnr, fpr))
+                        if 1 - delta - a > 0
+                    ),
+                ]
+            )
     return best
 
 
 @properties
 @given(st.integers(2, 7), st.integers(2, 7), st.integers(0, 10**6))
 def test_epsilon_equals_a_loop_over_all_intervals(first, second, seed):
-    """Margins within 1 of each other, with ties: then every interval is around the peak. Each one between two margins is tried."""
+    """Margins within 1 of each other, with ties: then every interval is around the peak. Each one
+    between two margins is tried.
+    """
     rng = np.random.default_rng(seed)
     unlearned, retrained = rng.integers(0, 9, (first, 8)) / 8, rng.integers(0, 7, (second, 8)) / 8
 
     def every(low, high):
-        return [(left / 8 - 1 / 16, right / 8 + 1 / 16) for left in range(9) for right in range(left, 9)]
+        return [
+            (left / 8 - 1 / 16, right / 8 + 1 / 16) for left in range(9) for right in range(left, 9)
+        ]
 
     wanted = [interval_epsilon(u, r, every) for u, r in zip(unlearned.T, retrained.T, strict=True)]
     np.testing.assert_allclose(epsilon(unlearned, retrained), wanted, rtol=1e-12, atol=1e-12)
@@ -137,13 +187,22 @@ def test_epsilon_equals_a_loop_over_all_intervals(first, second, seed):
 @properties
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 10**6))
 def test_epsilon_equals_a_loop_over_the_challenges_grid_of_intervals(first, second, seed):
-    """Margins on multiples of 1/4 that span more than an interval may reach; the grid of ends has a step of 1/8."""
+    """Margins on multiples of 1/4 that span more than an interval may reach; the grid of ends has a
+    step of 1/8.
+    """
     rng = np.random.default_rng(seed)
-    unlearned, retrained = rng.integers(-16, 17, (first, 6)) / 4, rng.integers(-24, 25, (second, 6)) / 4
+    unlearned, retrained = (
+        rng.integers(-16, 17, (first, 6)) / 4,
+        rng.integers(-24, 25, (second, 6)) / 4,
+    )
 
     def around(low, high):
         steps = np.arange(-16, 17) / 8
-        return [(high + right - (high - low) + length, high + right) for right in steps for length in steps]
+        return [
+            (high + right - (high - low) + length, high + right)
+            for right in steps
+            for length in steps
+        ]
 
     wanted = [interval_epsilon(u, r, around) for u, r in zip(unlearned.T, retrained.T, strict=True)]
     np.testing.assert_allclose(epsilon(unlearned, retrained), wanted, rtol=1e-12, atol=1e-12)
@@ -163,7 +222,9 @@ def test_perfect_separation_gives_the_cap_and_no_score():
 
 
 def test_a_side_without_spread_gives_the_cap():
-    """Constant margins in the middle of Retrain's: no threshold shows more than the models' number allows."""
+    """Constant margins in the middle of Retrain's: no threshold shows more than the models' number
+    allows.
+    """
     retrained = margins(50, 4)
     constant = np.median(retrained, 0) + 1e-3 * margins(50, 4, 1)
     assert (np.ptp(constant, 0) < 0.01 * np.ptp(retrained, 0)).all()
@@ -174,8 +235,13 @@ def test_a_side_without_spread_gives_the_cap():
 
 
 def test_conventions_for_rates_of_zero():
-    """Both zero: told apart. One zero: too few models to say. Both small: the larger of the two bounds."""
-    np.testing.assert_array_equal(epsilon_of_rates(np.array([0, 0, 0.3, 1, 0]), np.array([0, 0.5, 0, 0, 1])), [CAP, 0, 0, 0, 0])
+    """Both zero: told apart. One zero: too few models to say. Both small: the larger of the two
+    bounds.
+    """
+    np.testing.assert_array_equal(
+        epsilon_of_rates(np.array([0, 0, 0.3, 1, 0]), np.array([0, 0.5, 0, 0, 1])),
+        [CAP, 0, 0, 0, 0],
+    )
     assert epsilon_of_rates(0.2, 0.1, 0.05) == pytest.approx(math.log(0.75 / 0.1))
     assert epsilon_of_rates(0.1, 0.2, 0.05) == pytest.approx(math.log(0.75 / 0.1))
     assert epsilon_of_rates(0.9, 0.9) == 0
@@ -189,10 +255,14 @@ def test_no_epsilon_but_the_cap_is_beyond_the_number_of_models():
 
 
 def test_intervals_find_the_exact_epsilon_of_a_change_of_spread():
-    """N(0, .7) against N(0, 1): inside |x| <= r the exact rates are known; thresholds alone see less."""
+    """N(0, .7) against N(0, 1): inside |x| <= r the exact rates are known; thresholds alone see
+    less.
+    """
     q = scipy.stats.norm.ppf((np.arange(6000) + 0.5) / 6000)[:, None]
     r = np.linspace(1e-4, 5, 20_001)
-    wanted = epsilon_of_rates(1 - 2 * scipy.stats.norm.sf(r), 2 * scipy.stats.norm.sf(r / 0.7), 0.05).max()
+    wanted = epsilon_of_rates(
+        1 - 2 * scipy.stats.norm.sf(r), 2 * scipy.stats.norm.sf(r / 0.7), 0.05
+    ).max()
     for sides in ((0.7 * q, q), (q, 0.7 * q)):
         assert epsilon(*sides, 0.05).item() == pytest.approx(wanted, abs=0.02)
         assert epsilon(*sides, 0.05, intervals=False).item() < wanted - 0.3
@@ -204,9 +274,19 @@ def test_order_of_models_and_samples_does_not_matter(first, second, intervals, s
     rng = np.random.default_rng(seed)
     unlearned, retrained = rng.normal(1, 1, (first, 6)), rng.normal(0, 1.5, (second, 6))
     rows, others, columns = rng.permutation(first), rng.permutation(second), rng.permutation(6)
-    for statistic in (partial(epsilon, intervals=intervals), klom, gaussian_kl, partial(gaussian_kl, pooled=False)):
+    for statistic in (
+        partial(epsilon, intervals=intervals),
+        klom,
+        gaussian_kl,
+        partial(gaussian_kl, pooled=False),
+    ):
         wanted = statistic(unlearned, retrained)[columns]
-        np.testing.assert_allclose(statistic(unlearned[rows][:, columns], retrained[others][:, columns]), wanted, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            statistic(unlearned[rows][:, columns], retrained[others][:, columns]),
+            wanted,
+            rtol=1e-9,
+            atol=1e-12,
+        )
         alone = [statistic(unlearned[:, [i]], retrained[:, [i]]).item() for i in columns]
         np.testing.assert_allclose(alone, wanted, rtol=1e-9, atol=1e-12)
 
@@ -215,7 +295,9 @@ def test_thresholds_depend_on_ranks_alone():
     """With odd numbers of models, whose medians are margins themselves."""
     unlearned, retrained = margins(21, 200, 0, 0.5), margins(21, 200, 1)
     threshold = partial(epsilon, intervals=False)
-    np.testing.assert_allclose(threshold(np.exp(unlearned), np.exp(retrained)), threshold(unlearned, retrained), rtol=1e-12)
+    np.testing.assert_allclose(
+        threshold(np.exp(unlearned), np.exp(retrained)), threshold(unlearned, retrained), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("statistic", [epsilon, klom, gaussian_kl])
@@ -227,10 +309,13 @@ def test_blocks_of_samples_are_put_together_again(statistic, monkeypatch):
     assert whole.shape == (37,)
 
 
-# ---------------------------------------------------------------------------------------------------------------- score
+# -------------------------------------------------------------------------------------------- score
 
 
-@pytest.mark.parametrize(("found", "score"), [(0, 1), (0.49, 1), (0.5, 0.5), (0.99, 0.5), (1.0, 0.25), (6.9, 2.0**-13), (7.0, 0), (50, 0)])
+@pytest.mark.parametrize(
+    ("found", "score"),
+    [(0, 1), (0.49, 1), (0.5, 0.5), (0.99, 0.5), (1.0, 0.25), (6.9, 2.0**-13), (7.0, 0), (50, 0)],
+)
 def test_bins_of_the_score_at_512_models(found, score):
     assert forgetting_quality([found], 512) == score
 
@@ -263,14 +348,17 @@ def test_scores_refuse_what_they_cannot_score():
             final_score(0.3, {"RA": 90.0, "TA": 47.0}, bad)
 
 
-# ----------------------------------------------------------------------------------------------------------------- KLOM
+# --------------------------------------------------------------------------------------------- KLOM
 
 
 def numpy_klom(unlearned, retrained):
     """One sample's, by numpy's histogram and SciPy's relative entropy."""
     both = np.clip(np.concatenate([unlearned, retrained]), -100, 100)
     edges = np.linspace(both.min(), both.max(), 21)
-    p, q = (np.histogram(np.clip(side, -100, 100), edges)[0] / len(side) for side in (unlearned, retrained))
+    p, q = (
+        np.histogram(np.clip(side, -100, 100), edges)[0] / len(side)
+        for side in (unlearned, retrained)
+    )
     return scipy.stats.entropy(p, np.where(p > 0, np.maximum(q, 1e-5), q))
 
 
@@ -292,32 +380,50 @@ def test_klom_is_zero_for_equal_arrays_and_not_symmetric():
 @properties
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 10**6))
 def test_klom_drops_no_model(first, second, seed):
-    """Every margin is in a bin, the largest and the clipped ones too; so KL stays within its bounds."""
+    """Every margin is in a bin, the largest and the clipped ones too; so KL stays within its
+    bounds.
+    """
     unlearned, retrained = margins(first, 9, seed, 0, 90), margins(second, 9, seed + 1, 20, 90)
     p, q = audit._histograms(unlearned, retrained)
     assert (p.sum(1) == first).all()
     assert (q.sum(1) == second).all()
-    top = np.where(np.clip(unlearned, -100, 100).max(0) >= np.clip(retrained, -100, 100).max(0), p[:, -1], q[:, -1])
+    top = np.where(
+        np.clip(unlearned, -100, 100).max(0) >= np.clip(retrained, -100, 100).max(0),
+        p[:, -1],
+        q[:, -1],
+    )
     assert (top > 0).all()
     assert (klom(unlearned, retrained) <= math.log(1e5) + 1e-3).all()
 
 
 def test_klom_of_separated_sides_is_the_largest_value():
-    """All of the mass where Retrain has the floor of 1e-5: log(1e5), and a little for the shares that sum to 1."""
-    assert klom(margins(30, 5, 0, 0, 1e-3), margins(30, 5, 1, 50, 1e-3)) == pytest.approx(math.log(1e5 + 1))
+    """All of the mass where Retrain has the floor of 1e-5: log(1e5), and a little for the shares
+    that sum to 1.
+    """
+    assert klom(margins(30, 5, 0, 0, 1e-3), margins(30, 5, 1, 50, 1e-3)) == pytest.approx(
+        math.log(1e5 + 1)
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- Gaussian KL
+# -------------------------------------------------------------------------------------- Gaussian KL
 
 
 def test_gaussian_kl_is_the_closed_form_and_its_integral():
     unlearned, retrained = margins(12, 1, 0, 0.8, 1.3), margins(17, 1, 1)
-    (m1, m2), (s1, s2) = ([f(side) for side in (unlearned, retrained)] for f in (np.mean, partial(np.std, ddof=1)))
+    (m1, m2), (s1, s2) = (
+        [f(side) for side in (unlearned, retrained)] for f in (np.mean, partial(np.std, ddof=1))
+    )
     closed = math.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5
     p, q = scipy.stats.norm(m1, s1), scipy.stats.norm(m2, s2)
     x = np.linspace(m1 - 10 * s1, m1 + 10 * s1, 20_001)
-    integral = np.trapezoid(p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), x) if hasattr(np, "trapezoid") else closed
-    assert gaussian_kl(unlearned, retrained, pooled=False).item() == pytest.approx(closed, rel=1e-10)
+    integral = (
+        np.trapezoid(p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), x)
+        if hasattr(np, "trapezoid")
+        else closed
+    )
+    assert gaussian_kl(unlearned, retrained, pooled=False).item() == pytest.approx(
+        closed, rel=1e-10
+    )
     assert closed == pytest.approx(integral, rel=1e-6)
 
 
@@ -325,8 +431,12 @@ def test_pooled_gaussian_kl_is_half_of_the_shift_squared_over_the_pooled_varianc
     """(m1 - m2)^2 / (2 s^2): the t statistic of SciPy, squared, times (1 / N + 1 / M) / 2."""
     unlearned, retrained = margins(12, 8, 0, 0.8), margins(17, 8, 1)
     t = scipy.stats.ttest_ind(unlearned, retrained).statistic
-    np.testing.assert_allclose(gaussian_kl(unlearned, retrained), t**2 * (1 / 12 + 1 / 17) / 2, rtol=1e-10)
-    np.testing.assert_allclose(gaussian_kl(retrained, unlearned), gaussian_kl(unlearned, retrained), rtol=1e-12)
+    np.testing.assert_allclose(
+        gaussian_kl(unlearned, retrained), t**2 * (1 / 12 + 1 / 17) / 2, rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        gaussian_kl(retrained, unlearned), gaussian_kl(unlearned, retrained), rtol=1e-12
+    )
 
 
 def test_gaussian_kl_of_models_that_all_agree():
@@ -350,20 +460,30 @@ def test_divergences_do_not_depend_on_the_margins_unit(shift, scale, pooled, see
     np.testing.assert_allclose(moved, wanted, rtol=1e-6, atol=1e-9)
 
 
-# --------------------------------------------------------------------------------------------------------------- floors
+# ------------------------------------------------------------------------------------------- floors
 
 
-@pytest.mark.parametrize(("models", "mean", "quality"), [(20, 1.21, 0.32), (64, 1.18, 0.34), (512, 1.13, 0.37)])
+@pytest.mark.parametrize(
+    ("models", "mean", "quality"), [(20, 1.21, 0.32), (64, 1.18, 0.34), (512, 1.13, 0.37)]
+)
 def test_floor_of_the_thresholds_is_as_documented(models, mean, quality):
-    """For Gaussians, and for a skewed distribution the same, within four standard errors and the digits printed."""
+    """For Gaussians, and for a skewed distribution the same, within four standard errors and the
+    digits printed.
+    """
     columns = {20: 6000, 64: 4000, 512: 800}[models]
     threshold = partial(epsilon, intervals=False)
-    assert simulated_floor(threshold, models, models, samples=columns) == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005)
+    assert simulated_floor(threshold, models, models, samples=columns) == pytest.approx(
+        mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005
+    )
     rng = np.random.default_rng(5)
-    found = threshold(rng.exponential(size=(models, columns)), rng.exponential(size=(models, columns)))
+    found = threshold(
+        rng.exponential(size=(models, columns)), rng.exponential(size=(models, columns))
+    )
     assert found.std() < 0.52
     assert found.mean() == pytest.approx(mean, abs=4 * 0.5 / math.sqrt(columns) + 0.005)
-    assert forgetting_quality(found, models) == pytest.approx(quality, abs=4 * 0.25 / math.sqrt(columns) + 0.005)
+    assert forgetting_quality(found, models) == pytest.approx(
+        quality, abs=4 * 0.25 / math.sqrt(columns) + 0.005
+    )
 
 
 @pytest.mark.parametrize(("models", "scale"), [(20, 1.0), (20, 4.0), (64, 2.0)])
@@ -373,7 +493,12 @@ def test_floor_of_both_families_is_what_two_samples_of_one_gaussian_get(models, 
     found, floor = epsilon(ours, theirs), simulated_floor(epsilon, models, models, scale=scale)
     assert found.mean() == pytest.approx(floor, abs=5 * found.std() / math.sqrt(1200))
     assert floor > simulated_floor(partial(epsilon, intervals=False), models, models) + 0.2
-    quality = simulated_floor(lambda a, b: np.array([forgetting_quality(epsilon(a, b), models)]), models, models, scale=scale)
+    quality = simulated_floor(
+        lambda a, b: np.array([forgetting_quality(epsilon(a, b), models)]),
+        models,
+        models,
+        scale=scale,
+    )
     assert forgetting_quality(found, models) == pytest.approx(quality, rel=0.1)
 
 
@@ -387,17 +512,25 @@ def test_floor_of_klom_is_as_documented(models, mean):
 def test_floor_of_the_gaussian_kl_is_its_mean_between_equal_gaussians(first, second, pooled):
     if not pooled and second == 5:
         second = 12  # at five models the mean is finite and its standard error is not
-    found = gaussian_kl(margins(first, 40_000, 0, 3, 2), margins(second, 40_000, 1, 3, 2), pooled=pooled)
-    assert abs(found.mean() - gaussian_kl_floor(first, second, pooled=pooled)) < 4 * found.std() / 200
+    found = gaussian_kl(
+        margins(first, 40_000, 0, 3, 2), margins(second, 40_000, 1, 3, 2), pooled=pooled
+    )
+    assert (
+        abs(found.mean() - gaussian_kl_floor(first, second, pooled=pooled)) < 4 * found.std() / 200
+    )
     if pooled and first == 100:
-        assert gaussian_kl_floor(100, 100) == pytest.approx(1 / 100, rel=0.02)  # (1 / N + 1 / M) / 2 for many models
+        assert gaussian_kl_floor(100, 100) == pytest.approx(
+            1 / 100, rel=0.02
+        )  # (1 / N + 1 / M) / 2 for many models
 
 
 def test_halves_of_retrain_have_the_floor_of_half_as_many_models():
     """On Gaussian margins both floors are the same number; M / 2 models, since M would be lower."""
     pool = margins(41, 3000, 3, 5, 2)
     assert floor_by_halves(gaussian_kl, pool) == pytest.approx(gaussian_kl_floor(20, 21), rel=0.05)
-    assert floor_by_halves(epsilon, pool) == pytest.approx(simulated_floor(epsilon, 20, 21, scale=2), abs=0.05)
+    assert floor_by_halves(epsilon, pool) == pytest.approx(
+        simulated_floor(epsilon, 20, 21, scale=2), abs=0.05
+    )
     assert floor_by_halves(klom, pool) == pytest.approx(simulated_floor(klom, 20, 21), rel=0.05)
 
 
@@ -408,7 +541,11 @@ def test_halves_are_disjoint_whole_and_seeded():
     assert all(sorted([*a, *b]) == list(range(9)) for a, b in seen)
     assert len({tuple(a) for a, _ in seen}) > 1
     pool = margins(9, 4)
-    assert floor_by_halves(klom, pool) == floor_by_halves(klom, pool) != floor_by_halves(klom, pool, seed=1)
+    assert (
+        floor_by_halves(klom, pool)
+        == floor_by_halves(klom, pool)
+        != floor_by_halves(klom, pool, seed=1)
+    )
 
 
 def test_a_score_over_its_floor_is_near_one_for_retrain_and_near_zero_for_another_model():
@@ -421,7 +558,7 @@ def test_a_score_over_its_floor_is_near_one_for_retrain_and_near_zero_for_anothe
     assert quality(fresh + 3, pool[:24]) / floor < 0.1
 
 
-# --------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 @pytest.mark.parametrize("statistic", [epsilon, klom, gaussian_kl])

@@ -1,4 +1,6 @@
-"""The plain baseline is an oracle too: written without looking at the fast paths, it must find the same."""
+"""The plain baseline is an oracle too: written without looking at the fast paths, it must find the
+same.
+"""
 
 import numpy as np
 import pytest
@@ -17,11 +19,15 @@ from unlearn.wfisher import influence_vector
 
 @pytest.fixture
 def pieces():
-    """Data, two copies of one model (channels_last and contiguous), and a plain loader of each split."""
+    """Data, two copies of one model (channels_last and contiguous), and a plain loader of each
+    split.
+    """
     data = make_data(count=24)
     whole, chosen, split = data.dataset, data.chosen, data.split
     kept = {"forget": np.sort(chosen.forget), "retain": np.sort(chosen.retain), "val": split.val}
-    pixels = {name: (whole.x_train[indices], whole.y_train[indices]) for name, indices in kept.items()}
+    pixels = {
+        name: (whole.x_train[indices], whole.y_train[indices]) for name, indices in kept.items()
+    }
     pixels["test"] = whole.x_test, whole.y_test
     loaders = {name: plain.loader(*part, 16, train=False) for name, part in pixels.items()}
     return data, make_model(), make_model().to(memory_format=torch.contiguous_format), loaders
@@ -33,7 +39,9 @@ def assert_close(found, wanted):
 
 
 def test_masks_equal_a_sort_of_a_sort(tmp_path):
-    order = torch.randperm(600, generator=torch.Generator().manual_seed(0)).float()  # no ties, which an unstable sort breaks as it likes
+    order = torch.randperm(
+        600, generator=torch.Generator().manual_seed(0)
+    ).float()  # no ties, which an unstable sort breaks as it likes
     scores = {"a": order[:100].reshape(10, 10), "b": order[100:]}
     plain.save_masks(scores, tmp_path)
     for ratio, mask in top_masks(scores).items():
@@ -48,12 +56,17 @@ def test_influence_vector_and_fisher_diagonal(pieces):
         plain.influence_vector(twin, loaders["forget"], loaders["retain"]),
     )
     images, labels = (torch.cat(part) for part in zip(*loaders["forget"], strict=True))
-    assert_close(fisher_diagonal(model, data.forget.eval_view()), plain.fisher_diagonal(twin, images, labels))
+    assert_close(
+        fisher_diagonal(model, data.forget.eval_view()), plain.fisher_diagonal(twin, images, labels)
+    )
 
 
 def test_evaluation(pieces):
     data, model, twin, loaders = pieces
-    outputs = {name: tuple(part.numpy() for part in predict(model, loader)) for name, loader in data.evaluation.items()}
+    outputs = {
+        name: tuple(part.numpy() for part in predict(model, loader))
+        for name, loader in data.evaluation.items()
+    }
     wanted = plain.evaluate(twin, loaders)
     attack = svc_attack(outputs["retain"], outputs["test"], outputs["forget"], DrawRule("first"))
     assert accuracies(outputs) | {"MIA": 100 * attack["confidence"]} == pytest.approx(wanted)

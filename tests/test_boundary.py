@@ -1,4 +1,6 @@
-"""Boundary shrink against per-sample gradients and closed forms; boundary expanding against a last layer of K + 1 rows."""
+"""Boundary shrink against per-sample gradients and closed forms; boundary expanding against a last
+layer of K + 1 rows.
+"""
 
 import copy
 
@@ -25,16 +27,22 @@ WHOLE_CLASS = {"count": None, "class_to_forget": 1}
 
 @pytest.fixture(scope="module")
 def network():
-    return run(FineTune(unlearn_epochs=10, unlearn_lr=0.02), make_model(), make_data(count=4, batch_size=16, augment=False))
+    return run(
+        FineTune(unlearn_epochs=10, unlearn_lr=0.02),
+        make_model(),
+        make_data(count=4, batch_size=16, augment=False),
+    )
 
 
 @pytest.fixture
 def trained(network):
-    """A network that knows its classes, all images of them; of steps of 0.1, some cross the boundary and some do not."""
+    """A network that knows its classes, all images of them; of steps of 0.1, some cross the
+    boundary and some do not.
+    """
     return copy.deepcopy(network)
 
 
-# ---------------------------------------------------------------------------------------------------------- shrink
+# ------------------------------------------------------------------------------------------- shrink
 
 
 def by_sample(model, images, labels, eps):
@@ -45,7 +53,9 @@ def by_sample(model, images, labels, eps):
         return F.cross_entropy(functional_call(model, parameters, image[None]), label[None])
 
     gradients = vmap(grad(loss))(images, labels).numpy()
-    moved = np.rint(np.clip(images.numpy() + np.float32(eps) * np.sign(gradients), 0, 1) * np.float32(255)) / np.float32(255)
+    moved = np.rint(
+        np.clip(images.numpy() + np.float32(eps) * np.sign(gradients), 0, 1) * np.float32(255)
+    ) / np.float32(255)
     logits = model(torch.from_numpy(moved)).detach().numpy()
     first = logits.argmax(1)
     second = logits.argsort(1)[:, -2]
@@ -79,7 +89,9 @@ def test_step_on_a_linear_model_is_the_sign_of_the_weight_difference():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     images, labels = torch.randint(60, 190, (9, 3, 8, 8)).float() / 255, torch.arange(9) % 2
-    away = torch.sign(model[1].weight[1 - labels] - model[1].weight[labels]).detach().view_as(images)
+    away = (
+        torch.sign(model[1].weight[1 - labels] - model[1].weight[labels]).detach().view_as(images)
+    )
     moved = step_away(model, images, labels, 0.2)  # 51 pixel values: on the grid without rounding
     torch.testing.assert_close(moved, images + 0.2 * away, rtol=0, atol=1e-6)
 
@@ -90,9 +102,13 @@ def test_shrink_trains_the_images_as_they_are_on_those_labels_in_a_new_order_eac
     method = BoundaryShrink(eps=0.1)
     method.prepare(model, data, None)
     assert same(model, trained)
-    wanted = dict(zip(map(bytes, pixels(forget)), nearest_classes(trained, forget, 0.1).tolist(), strict=True))
+    wanted = dict(
+        zip(map(bytes, pixels(forget)), nearest_classes(trained, forget, 0.1).tolist(), strict=True)
+    )
     seen, orders = [], []
-    model.register_forward_pre_hook(lambda module, inputs: seen.extend((inputs[0] * 255).round().to(torch.uint8).numpy()))
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.extend((inputs[0] * 255).round().to(torch.uint8).numpy())
+    )
     for epoch in range(2):
         seen.clear()
         data.set_epoch(epoch)
@@ -116,7 +132,12 @@ def test_shrink_empties_the_class(trained):
 
 def test_shrink_resumes_bit_for_bit():
     """The labels are those of the original weights also where the run goes on from others."""
-    check_resume(lambda: BoundaryShrink(unlearn_lr=0.05, unlearn_epochs=3), random_mask(make_model()), count=60, batch_size=16)
+    check_resume(
+        lambda: BoundaryShrink(unlearn_lr=0.05, unlearn_epochs=3),
+        random_mask(make_model()),
+        count=60,
+        batch_size=16,
+    )
 
 
 def test_a_negative_step_is_refused():
@@ -124,7 +145,7 @@ def test_a_negative_step_is_refused():
         BoundaryShrink(eps=-0.1)
 
 
-# ------------------------------------------------------------------------------------------------------- expanding
+# ---------------------------------------------------------------------------------------- expanding
 
 
 def expanded(model, shadow):
@@ -216,7 +237,10 @@ def test_shadow_is_drawn_from_the_seed_as_pytorch_draws_and_from_no_global_strea
 
 def test_masked_rows_stay_and_the_shadow_moves():
     model, original, data = make_model(), make_model(), make_data(**WHOLE_CLASS)
-    mask = {name: torch.full_like(p, name.startswith("conv"), dtype=torch.bool) for name, p in model.named_parameters()}
+    mask = {
+        name: torch.full_like(p, name.startswith("conv"), dtype=torch.bool)
+        for name, p in model.named_parameters()
+    }
     method, start = BoundaryExpanding(unlearn_lr=0.05, unlearn_epochs=2), BoundaryExpanding()
     start.prepare(make_model(), data, None)
     run(method, model, data, mask)

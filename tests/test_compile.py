@@ -1,7 +1,9 @@
-"""--compile: how it is asked for on each device, that it changes no result, and that nothing reads a CUDA graph's memory too late.
+"""--compile: how it is asked for on each device, that it changes no result, and that nothing reads
+a CUDA graph's memory too late.
 
-CUDA graphs themselves need a GPU. What they do to memory is acted out on the CPU: at the beginning of a step everything that the
-model's passes of the step before left, outputs and gradients, is overwritten with NaN.
+CUDA graphs themselves need a GPU. What they do to memory is acted out on the CPU: at the beginning
+of a step everything that the model's passes of the step before left, outputs and gradients, is
+overwritten with NaN.
 """
 
 import functools
@@ -43,27 +45,42 @@ def asked(monkeypatch):
         (CUDA, 1, 2, {"mode": "default", "dynamic": False}, False),
     ],
 )
-def test_graphs_are_for_one_backward_pass_an_update_and_one_process(device, accumulate, processes, options, marked, asked, monkeypatch):
+def test_graphs_are_for_one_backward_pass_an_update_and_one_process(
+    device, accumulate, processes, options, marked, asked, monkeypatch
+):
     monkeypatch.setattr(engine.parallel, "count", lambda: processes)
     assert compile_model(make_model(), device, accumulate) is marked
     assert asked == [options]
 
 
-# ---------------------------------------------------------------------------------------------------- whole epochs
+# ------------------------------------------------------------------------------------- whole epochs
 
 
 def run(name, masked, prepare=lambda model: {}, count=12, **loop):
-    """Two epochs of a method; ``prepare`` gets the model before them and returns flags of the loop. Mean losses, weights, buffers."""
+    """Two epochs of a method; ``prepare`` gets the model before them and returns flags of the loop.
+    Mean losses, weights, buffers.
+    """
     data, model = make_data(make_image_set(90), count=count, batch_size=8), make_model()
     mask = random_mask(model) if masked else None
     gate, method = SaliencyGate(model, mask) if mask else None, small(name)
     method.prepare(model, data, mask)
-    optimizer = make_optimizer([*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer)
+    optimizer = make_optimizer(
+        [*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer
+    )
     losses = []
     fit(
-        model, method, data, optimizer, epochs=2, clock=Stopwatch(CPU), gate=gate, freeze_bn=method.bn == "freeze",
-        after_epoch=lambda epoch, stats: losses.append(torch.tensor(stats[:2])), **prepare(model), **loop,
-    )  # fmt: skip
+        model,
+        method,
+        data,
+        optimizer,
+        epochs=2,
+        clock=Stopwatch(CPU),
+        gate=gate,
+        freeze_bn=method.bn == "freeze",
+        after_epoch=lambda epoch, stats: losses.append(torch.tensor(stats[:2])),
+        **prepare(model),
+        **loop,
+    )
     method.finish(model, data)
     return [*losses, *model.state_dict().values()]
 
@@ -85,9 +102,13 @@ class GraphMemory:
     def watch(self, model):
         """Every layer's output and every parameter's gradient are the graph's."""
         for module in model.modules():
-            module.register_forward_hook(lambda module, inputs, output: self.kept.append(output.detach()))
+            module.register_forward_hook(
+                lambda module, inputs, output: self.kept.append(output.detach())
+            )
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(lambda parameter: self.kept.append(parameter.grad))
+            parameter.register_post_accumulate_grad_hook(
+                lambda parameter: self.kept.append(parameter.grad)
+            )
         return {"mark_steps": True}
 
 
@@ -106,7 +127,9 @@ def test_nothing_reads_a_graph_s_memory_after_its_step(name, masked, monkeypatch
 
 
 def test_gradients_that_wait_for_their_update_are_lost_in_a_graph_s_memory(monkeypatch):
-    """Why compile_model makes no graphs for --accumulate; and that the memory acted out here is overwritten at all."""
+    """Why compile_model makes no graphs for --accumulate; and that the memory acted out here is
+    overwritten at all.
+    """
     with pytest.raises(RunFailed, match="not finite"):
         run("FT", False, GraphMemory(monkeypatch).watch, accumulate=2)
 
@@ -120,36 +143,59 @@ def test_steps_are_marked_before_each_forward_pass_and_only_where_asked_for(monk
         return flags
 
     run("neggrad_plus", False, functools.partial(listen, mark_steps=True))
-    assert "".join(event[0] for event in events).count("sff") * 3 == len(events) - 2  # once more where an epoch's steps end
+    assert (
+        "".join(event[0] for event in events).count("sff") * 3 == len(events) - 2
+    )  # once more where an epoch's steps end
     events.clear()
     run("neggrad_plus", False, listen)
     assert set(events) == {"forward"}
 
 
-# --------------------------------------------------------------------------------------------------- compiled models
+# ---------------------------------------------------------------------------------- compiled models
 
 
 def compiled(model, backend, monkeypatch, **options):
     """Compile as the scripts do, by another backend; no flag of the loop on the CPU."""
     torch._dynamo.reset()
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(compile_module, backend=backend, **options))
+    monkeypatch.setattr(
+        nn.Module, "compile", functools.partialmethod(compile_module, backend=backend, **options)
+    )
     return {"mark_steps": compile_model(model, CPU)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
-@pytest.mark.parametrize("name", ["FT", "RL", "FT_prune", "boundary_expanding", "neggrad_plus", "scrub", "bad_teaching", "CF_k", "unsir"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FT",
+        "RL",
+        "FT_prune",
+        "boundary_expanding",
+        "neggrad_plus",
+        "scrub",
+        "bad_teaching",
+        "CF_k",
+        "unsir",
+    ],
+)
 def test_a_traced_model_trains_as_the_eager_one(name, masked, monkeypatch):
-    """The graphs that torch.compile would hand to its code generator, run operation by operation: bit for bit."""
+    """The graphs that torch.compile would hand to its code generator, run operation by operation:
+    bit for bit.
+    """
     counter = CompileCounterWithBackend("aot_eager")
-    assert_same(run(name, masked, lambda model: compiled(model, counter, monkeypatch)), run(name, masked))
+    assert_same(
+        run(name, masked, lambda model: compiled(model, counter, monkeypatch)), run(name, masked)
+    )
     assert counter.frame_count
 
 
 @pytest.mark.slow
 def test_a_batch_of_one_image_uses_running_statistics_in_a_traced_model_too(monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
-    found = run("RL", True, lambda model: compiled(model, counter, monkeypatch), count=1, one_image=True)
+    found = run(
+        "RL", True, lambda model: compiled(model, counter, monkeypatch), count=1, one_image=True
+    )
     assert_same(found, run("RL", True, count=1, one_image=True))
     assert counter.frame_count
 
@@ -157,17 +203,32 @@ def test_a_batch_of_one_image_uses_running_statistics_in_a_traced_model_too(monk
 @pytest.mark.slow
 @pytest.mark.parametrize("tail", ["spread", "keep", "drop"])
 def test_a_loader_s_batches_are_compiled_for_two_sizes_at_most(tail, monkeypatch):
-    counter, data, model = CompileCounterWithBackend("aot_eager"), make_data(make_image_set(90), batch_size=9), make_model()
+    counter, data, model = (
+        CompileCounterWithBackend("aot_eager"),
+        make_data(make_image_set(90), batch_size=9),
+        make_model(),
+    )
     compiled(model, counter, monkeypatch, dynamic=False)
     data.retain.tail = tail
-    sizes = [len(labels) for epoch in range(2) for images, labels in data.retain if model(images) is not None]
+    sizes = [
+        len(labels)
+        for epoch in range(2)
+        for images, labels in data.retain
+        if model(images) is not None
+    ]
     assert counter.frame_count == len(set(sizes)) == (1 if tail == "drop" else 2)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the code generator needs a C++ compiler on the CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="the code generator needs a C++ compiler on the CPU"
+)
 @pytest.mark.parametrize("name", ["RL", "scrub"])
 def test_a_compiled_model_trains_as_the_eager_one(name, monkeypatch):
     """Up to fused operations that round otherwise."""
-    for a, b in zip(run(name, True, lambda model: compiled(model, "inductor", monkeypatch)), run(name, True), strict=True):
+    for a, b in zip(
+        run(name, True, lambda model: compiled(model, "inductor", monkeypatch)),
+        run(name, True),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -24,12 +24,23 @@ def test_training_and_unlearning_leave_a_line_per_epoch(tmp_path):
     assert [line["epoch"] for line in trained] == [1, 2]
     assert set(trained[0]) == {"epoch", "loss", "accuracy", "lr", "seconds", "val"}
     assert trained[0]["seconds"] < trained[1]["seconds"]
-    forget = ["--model_path", str(original), "--num_indexes_to_replace", "50", "--unlearn", "FT", "--save_dir", str(tmp_path)]
+    forget = [
+        "--model_path",
+        str(original),
+        "--num_indexes_to_replace",
+        "50",
+        "--unlearn",
+        "FT",
+        "--save_dir",
+        str(tmp_path),
+    ]
     assert main_forget.main([*SMALL, *forget, "--unlearn_epochs", "2"]) == 0
     unlearned = lines(tmp_path / "FTcurve.jsonl")
     assert [line["epoch"] for line in unlearned] == [1, 2]
     assert {"val", "forget", "retain"} <= set(unlearned[0])
-    assert main_forget.main([*SMALL, *forget, "--unlearn_epochs", "2", "--resume"]) == 0  # finished: nothing is added
+    assert (
+        main_forget.main([*SMALL, *forget, "--unlearn_epochs", "2", "--resume"]) == 0
+    )  # finished: nothing is added
     assert lines(tmp_path / "FTcurve.jsonl") == unlearned
     assert main_forget.main([*SMALL, *forget, "--unlearn_epochs", "1", "--overwrite"]) == 0
     assert [line["epoch"] for line in lines(tmp_path / "FTcurve.jsonl")] == [1]
@@ -43,7 +54,11 @@ def test_a_resumed_curve_drops_what_is_computed_again(tmp_path):
     assert "forget" not in lines(file)[0]  # an empty split has no accuracy, and JSON no NaN
     again = Curve(file, 2, tensorboard=False)
     again.add(2, stats, {"val": 99.0}, 1.0)
-    assert [(line["epoch"], line["val"]) for line in lines(file)] == [(1, 80.0), (2, 81.0), (3, 99.0)]
+    assert [(line["epoch"], line["val"]) for line in lines(file)] == [
+        (1, 80.0),
+        (2, 81.0),
+        (3, 99.0),
+    ]
     Curve(file, 0, tensorboard=False).add(0, stats, {}, 1.0)
     assert len(lines(file)) == 1
 
@@ -61,15 +76,30 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
         def flush(self):
             seen.append("flush")
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    Curve(tmp_path / "FTcurve.jsonl", 0, tensorboard=True).add(0, EpochStats(0.5, 90.0, 0.1), {"val": 80.0}, 2.0)
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    )
+    Curve(tmp_path / "FTcurve.jsonl", 0, tensorboard=True).add(
+        0, EpochStats(0.5, 90.0, 0.1), {"val": 80.0}, 2.0
+    )
     assert seen[0] == tmp_path / "FTcurve"
-    assert {name: value for name, value, epoch in seen[1:-1]} == {"loss": 0.5, "accuracy": 90.0, "lr": 0.1, "seconds": 2.0, "val": 80.0}
+    assert {name: value for name, value, epoch in seen[1:-1]} == {
+        "loss": 0.5,
+        "accuracy": 90.0,
+        "lr": 0.1,
+        "seconds": 2.0,
+        "val": 80.0,
+    }
     assert seen[-1] == "flush"
 
 
-def test_tensorboard_that_is_not_installed_is_one_line_before_any_work(tmp_path, monkeypatch, capsys):
+def test_tensorboard_that_is_not_installed_is_one_line_before_any_work(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(arg_parser.importlib.util, "find_spec", lambda name: None)
     assert main_train.main([*SMALL, "--tensorboard", "--save_dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "main_train.py: error: --tensorboard needs an extra: pip install tensorboard\n"
+    assert (
+        capsys.readouterr().err
+        == "main_train.py: error: --tensorboard needs an extra: pip install tensorboard\n"
+    )
     assert not list(tmp_path.iterdir())

@@ -35,11 +35,19 @@ def probabilities(values):
     return scipy.special.softmax(values.astype(np.float64), axis=1)
 
 
-sizes = st.fixed_dictionaries({"n": st.integers(1, 30), "k": st.integers(2, 7), "scale": st.sampled_from([0.01, 1.0, 30.0, 1000.0])})
-pairs = st.tuples(sizes, st.integers(0, 10**6)).map(lambda case: (logits(**case[0], seed=case[1]), logits(**case[0], seed=case[1] + 1)))
+sizes = st.fixed_dictionaries(
+    {
+        "n": st.integers(1, 30),
+        "k": st.integers(2, 7),
+        "scale": st.sampled_from([0.01, 1.0, 30.0, 1000.0]),
+    }
+)
+pairs = st.tuples(sizes, st.integers(0, 10**6)).map(
+    lambda case: (logits(**case[0], seed=case[1]), logits(**case[0], seed=case[1] + 1))
+)
 
 
-# ------------------------------------------------------------------------------------- against independent computations
+# ----------------------------------------------------------------- against independent computations
 
 
 @pytest.mark.parametrize("scale", [0.01, 3, 20])
@@ -67,15 +75,26 @@ def test_kl_and_js_survive_probabilities_of_zero():
 def test_activation_distance_and_disagreement_equal_a_loop():
     a, b = logits(), logits(seed=1)
     rows = [(p, q) for p, q in zip(probabilities(a), probabilities(b), strict=True)]
-    wanted = sum(math.sqrt(sum((x - y) ** 2 for x, y in zip(p, q, strict=True))) for p, q in rows) / len(rows)
+    wanted = sum(
+        math.sqrt(sum((x - y) ** 2 for x, y in zip(p, q, strict=True))) for p, q in rows
+    ) / len(rows)
     assert activation_distance(a, b) == pytest.approx(wanted, rel=1e-12)
-    assert disagreement(a, b) == sum(list(p).index(max(p)) != list(q).index(max(q)) for p, q in rows) / len(rows)
+    assert disagreement(a, b) == sum(
+        list(p).index(max(p)) != list(q).index(max(q)) for p, q in rows
+    ) / len(rows)
 
 
 def test_certain_and_opposite_predictions_are_at_the_far_ends():
     sure = 200 * np.eye(4, dtype=np.float32)
     got = distances(sure, np.roll(sure, 1, 1))
-    assert got == pytest.approx({"activation_distance": math.sqrt(2), "js": math.log(2), "kl_retrain_unlearned": 200, "disagreement": 1})
+    assert got == pytest.approx(
+        {
+            "activation_distance": math.sqrt(2),
+            "js": math.log(2),
+            "kl_retrain_unlearned": 200,
+            "disagreement": 1,
+        }
+    )
 
 
 def test_two_samples_are_averaged_and_their_classes_are_summed():
@@ -84,7 +103,7 @@ def test_two_samples_are_averaged_and_their_classes_are_summed():
     assert kl_divergence(a, b) == pytest.approx(0.8 * math.log(9) / 2)
 
 
-# ------------------------------------------------------------------------------------------- identities and invariances
+# ----------------------------------------------------------------------- identities and invariances
 
 
 @properties
@@ -129,13 +148,17 @@ def test_order_of_samples_names_of_classes_and_constants_do_not_matter(pair, see
 
 
 def test_samples_must_be_paired():
-    """Shuffling one side alone does change the distance: the rows are samples, not a distribution."""
+    """Shuffling one side alone does change the distance: the rows are samples, not a
+    distribution.
+    """
     a = logits()
     assert distances(a, a[::-1])["js"] > 0.1
 
 
 @pytest.mark.parametrize("name", DISTANCES)
-@pytest.mark.parametrize("bad", [(np.zeros((0, 3)),) * 2, (np.zeros((2, 3)), np.zeros((3, 3))), (np.zeros(3),) * 2])
+@pytest.mark.parametrize(
+    "bad", [(np.zeros((0, 3)),) * 2, (np.zeros((2, 3)), np.zeros((3, 3))), (np.zeros(3),) * 2]
+)
 def test_empty_or_unequal_logits_are_refused(name, bad):
     with pytest.raises(ValueError, match="one shape"):
         DISTANCES[name](*bad)
@@ -148,7 +171,7 @@ def test_logits_of_a_diverged_model_are_refused(name, value):
         DISTANCES[name](np.zeros((2, 3)), np.array([[0, 0, 0], [0, value, 0]]))
 
 
-# ------------------------------------------------------------------------------------------------------- ZRF and RF-JSD
+# ----------------------------------------------------------------------------------- ZRF and RF-JSD
 
 
 def test_zrf_is_one_for_the_random_net_itself_and_lowest_for_its_opposite():
@@ -168,15 +191,22 @@ def test_rf_jsd_equals_a_loop_over_the_common_classes():
         values.append(scipy.spatial.distance.jensenshannon(p, q) ** 2)
     got = rf_jsd(unlearned, forget_labels, original, test_labels)
     assert got == pytest.approx(np.mean(values), rel=1e-9)
-    rows, others = np.random.default_rng(0).permutation(50), np.random.default_rng(1).permutation(80)
-    assert rf_jsd(unlearned[rows], forget_labels[rows], original[others], test_labels[others]) == pytest.approx(got, rel=1e-12)
+    rows, others = (
+        np.random.default_rng(0).permutation(50),
+        np.random.default_rng(1).permutation(80),
+    )
+    assert rf_jsd(
+        unlearned[rows], forget_labels[rows], original[others], test_labels[others]
+    ) == pytest.approx(got, rel=1e-12)
 
 
 def test_rf_jsd_of_the_same_outputs_is_zero_and_of_certain_opposites_ln_2():
     a, labels = logits(40, 4), np.arange(40) % 4
     assert rf_jsd(a, labels, a, labels) == pytest.approx(0, abs=1e-15)
     sure = 2000 * np.eye(4)
-    assert rf_jsd(sure, np.arange(4), np.roll(sure, 1, 1), np.arange(4)) == pytest.approx(math.log(2))
+    assert rf_jsd(sure, np.arange(4), np.roll(sure, 1, 1), np.arange(4)) == pytest.approx(
+        math.log(2)
+    )
 
 
 def test_rf_jsd_needs_a_common_class():
@@ -184,7 +214,7 @@ def test_rf_jsd_needs_a_common_class():
         rf_jsd(logits(3), np.zeros(3, int), logits(3), np.ones(3, int))
 
 
-# ------------------------------------------------------------------------------------------------------------------ ToW
+# ---------------------------------------------------------------------------------------------- ToW
 
 percents = st.fixed_dictionaries({name: st.floats(0, 100) for name in ("UA", "RA", "TA", "MIA")})
 
@@ -205,7 +235,11 @@ def test_tow_is_symmetric_bounded_multiplicative_and_one_only_at_equality(method
         assert score(method, retrain) == pytest.approx(score(retrain, method))
         alone = [score(retrain | {name: method[name]}, retrain) for name in names]
         assert score(method, retrain) == pytest.approx(math.prod(alone))
-        assert all(value < 1 for value, name in zip(alone, names, strict=True) if abs(method[name] - retrain[name]) > 1e-9)
+        assert all(
+            value < 1
+            for value, name in zip(alone, names, strict=True)
+            if abs(method[name] - retrain[name]) > 1e-9
+        )
 
 
 def test_tow_uses_forgetting_or_the_attack_but_not_both():

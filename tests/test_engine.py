@@ -1,4 +1,6 @@
-"""The loop: schedules against torch's, failures told, BatchNorm, clipping, meters, and the evaluation pass."""
+"""The loop: schedules against torch's, failures told, BatchNorm, clipping, meters, and the
+evaluation pass.
+"""
 
 import copy
 from types import SimpleNamespace
@@ -44,7 +46,9 @@ def test_multistep_equals_torch_and_fires_in_short_runs():
 
 
 def test_cosine_equals_torch_at_half_steps_and_reaches_zero():
-    """CosineAnnealingLR over 2 x steps half-updates, read at the odd ones: the middle of each update."""
+    """CosineAnnealingLR over 2 x steps half-updates, read at the odd ones: the middle of each
+    update.
+    """
     rates = trace(learning_rate_factor("cosine", 4), 4, 6)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.013)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 48)
@@ -65,7 +69,9 @@ def test_official_bug_warmup_destroys_unlearn_lr():
 
 
 def test_schedule_goes_by_epochs_where_they_differ_in_length():
-    """A cosine over epochs of 2, 0 and 4 updates: each update stands at its epoch and its share of it."""
+    """A cosine over epochs of 2, 0 and 4 updates: each update stands at its epoch and its share of
+    it.
+    """
     factor = learning_rate_factor("cosine", 3)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = make_scheduler(optimizer, factor, [2, 0, 4])
@@ -85,7 +91,9 @@ def test_optimizers_equal_torchs_own_loops(kind):
     ours = make_optimizer(models[0].parameters(), 0.01, 0.9, 1e-2, kind)
     theirs = plain(models[1].parameters(), 0.01, weight_decay=1e-2, foreach=False, **options)
     for model, optimizer in zip(models, (ours, theirs), strict=True):
-        model.eval()  # in train mode the bias before BatchNorm has a gradient of rounding alone, which Adam blows up
+        # In train mode the bias before BatchNorm has a gradient of rounding alone, which Adam blows
+        # up
+        model.eval()
         for images, labels in make_data().retain:
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
@@ -96,12 +104,23 @@ def test_optimizers_equal_torchs_own_loops(kind):
 
 @pytest.mark.parametrize(
     ("version", "device", "fused"),
-    [("2.4.1", "mps", False), ("2.4.1", "cuda", True), ("2.4.1", "cpu", True), ("2.5.0", "mps", True), ("2.14.1+cu130", "mps", True)],
+    [
+        ("2.4.1", "mps", False),
+        ("2.4.1", "cuda", True),
+        ("2.4.1", "cpu", True),
+        ("2.5.0", "mps", True),
+        ("2.14.1+cu130", "mps", True),
+    ],
 )
 def test_optimizers_are_fused_where_torch_has_the_kernels(version, device, fused, monkeypatch):
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
-    monkeypatch.setattr(torch.optim, "SGD", lambda parameters, **options: (len(parameters), options["fused"]))
-    assert make_optimizer(iter([SimpleNamespace(device=torch.device(device))]), 0.1, 0.9, 0.0) == (1, fused)
+    monkeypatch.setattr(
+        torch.optim, "SGD", lambda parameters, **options: (len(parameters), options["fused"])
+    )
+    assert make_optimizer(iter([SimpleNamespace(device=torch.device(device))]), 0.1, 0.9, 0.0) == (
+        1,
+        fused,
+    )
 
 
 def test_projection_follows_the_update_and_the_gate_follows_the_projection():
@@ -125,19 +144,25 @@ def test_projection_follows_the_update_and_the_gate_follows_the_projection():
             assert not model.fc.weight[0].any()
             assert torch.equal(model.fc.weight[1:], original.fc.weight[1:])
 
-    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=CPU, gate=gate)
+    train_epoch(
+        model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=CPU, gate=gate
+    )
     assert seen == [True]
     assert torch.equal(model.conv.weight, original.conv.weight)
 
 
 def test_projection_gets_the_learning_rate_of_the_update_before_it():
-    """Under plain SGD without momentum the update is -lr times the gradient, so the step itself tells the rate."""
+    """Under plain SGD without momentum the update is -lr times the gradient, so the step itself
+    tells the rate.
+    """
     weight, given, made = torch.nn.Parameter(torch.zeros(())), [], []
 
     def steps():
         for _ in range(6):
             before = weight.detach().clone()
-            yield Step(weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), given.append)
+            yield Step(
+                weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), given.append
+            )
             made.append(float(before - weight.detach()))
 
     optimizer = make_optimizer([weight], 0.1, 0.0, 0.0)
@@ -148,13 +173,19 @@ def test_projection_gets_the_learning_rate_of_the_update_before_it():
 
 
 def test_published_milestones_are_91_and_136_of_182():
-    factor = learning_rate_factor("multistep", 182, milestones=tuple(share * 182 for share in (91 / 182, 136 / 182)))
-    assert [factor(e) for e in (0, 90.99, 91, 135.99, 136, 181)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    factor = learning_rate_factor(
+        "multistep", 182, milestones=tuple(share * 182 for share in (91 / 182, 136 / 182))
+    )
+    assert [factor(e) for e in (0, 90.99, 91, 135.99, 136, 181)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
 
 
 def losses_of(values, parameter):
     for value in values:
-        yield Step(parameter.sum() * 0 + value, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+        yield Step(
+            parameter.sum() * 0 + value, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
+        )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -163,7 +194,13 @@ def test_non_finite_loss_stops_the_run_and_names_its_first_step(bad, print_freq)
     model = make_model()
     steps = losses_of([1.0, 1.0, 1.0, bad, 1.0, bad], model.fc.bias)
     with pytest.raises(RunFailed, match="step 4 "):
-        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU, print_freq=print_freq)
+        train_epoch(
+            model,
+            steps,
+            make_optimizer(model.parameters(), 0.1, 0.9, 0),
+            device=CPU,
+            print_freq=print_freq,
+        )
 
 
 def test_non_finite_weight_is_found():
@@ -190,8 +227,18 @@ def test_a_weight_that_no_loss_shows_is_found_at_the_next_look():
     def sent():
         yield from steps
 
-    with pytest.raises(RunFailed, match=r"a weight .* not finite after step 4 of epoch 7/9; .*lower learning rate"):
-        train_epoch(model, sent(), make_optimizer(model.conv.parameters(), 0.1, 0, 0), device=CPU, print_freq=2, title="epoch 7/9", total=5)
+    with pytest.raises(
+        RunFailed, match=r"a weight .* not finite after step 4 of epoch 7/9; .*lower learning rate"
+    ):
+        train_epoch(
+            model,
+            sent(),
+            make_optimizer(model.conv.parameters(), 0.1, 0, 0),
+            device=CPU,
+            print_freq=2,
+            title="epoch 7/9",
+            total=5,
+        )
     assert len(seen) == 4
 
 
@@ -207,12 +254,21 @@ def test_nothing_is_kept_of_a_run_that_went_wrong_nor_after_the_last_step():
 
         def run(model=model, kept=kept, steps=steps):
             train_epoch(
-                model, steps(), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU, total=4, save_every=1, title="epoch 1/2",
+                model,
+                steps(),
+                make_optimizer(model.parameters(), 0.1, 0, 0),
+                device=CPU,
+                total=4,
+                save_every=1,
+                title="epoch 1/2",
                 keep=lambda meter: kept.append(meter["steps"]),
-            )  # fmt: skip
+            )
 
         if bad_step == 2:
-            with pytest.raises(RunFailed, match="loss was not finite at step 2 of epoch 1/2; what was saved before stays"):
+            with pytest.raises(
+                RunFailed,
+                match="loss was not finite at step 2 of epoch 1/2; what was saved before stays",
+            ):
                 run()
         else:
             run()
@@ -240,28 +296,44 @@ def test_a_batch_of_one_image_is_said_and_batches_of_one_image_are_refused(capsy
     assert not check_batch_norm(torch.nn.Linear(2, 2), GradientAscent(), alone)
     assert not check_batch_norm(make_model(), GradientAscent(), few)
     assert "batches of 5 forget images" in capsys.readouterr().err
-    with pytest.raises(UserError, match="BatchNorm cannot train on one image: --batch_size 1 is too small"):
+    with pytest.raises(
+        UserError, match="BatchNorm cannot train on one image: --batch_size 1 is too small"
+    ):
         check_batch_norm(make_model(), GradientAscent(), make_data(count=5, batch_size=1))
 
 
 def test_one_image_is_normalised_by_running_statistics_also_where_it_is_one_pixel():
-    """One image of 8x8 is one pixel to the last layers of a ResNet-18: by the batch's statistics its features would all be zero."""
+    """One image of 8x8 is one pixel to the last layers of a ResNet-18: by the batch's statistics
+    its features would all be zero.
+    """
     for model in (make_model(), MODELS["resnet18"](4)):
         data, frozen, before = make_data(count=1), copy.deepcopy(model), buffers(model)
         for network, options in ((model, {"one_image": True}), (frozen, {"freeze_bn": True})):
             data.set_epoch(0)
             optimizer = make_optimizer(network.parameters(), 0.1, 0.9, 0)
-            train_epoch(network, GradientAscent().losses(network, data, 0), optimizer, device=CPU, **options)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), frozen.parameters(), strict=True))
+            train_epoch(
+                network, GradientAscent().losses(network, data, 0), optimizer, device=CPU, **options
+            )
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.parameters(), frozen.parameters(), strict=True)
+        )
         assert all(torch.equal(value, before[name]) for name, value in buffers(model).items())
         assert all(module.training for module in model.modules()), "the mode is back after the step"
         # Larger batches in the same epoch are normalised by themselves.
-        train_epoch(model, RandomLabel().losses(model, data, 0), make_optimizer(model.parameters(), 0, 0, 0), device=CPU, one_image=True)
+        train_epoch(
+            model,
+            RandomLabel().losses(model, data, 0),
+            make_optimizer(model.parameters(), 0, 0, 0),
+            device=CPU,
+            one_image=True,
+        )
         assert not all(torch.equal(value, before[name]) for name, value in buffers(model).items())
 
 
 def test_a_single_value_per_channel_fails_in_one_line():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(192), torch.nn.Linear(192, 4))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.BatchNorm1d(192), torch.nn.Linear(192, 4)
+    )
     steps = cross_entropy_steps(model, make_data(count=1).forget)
     with pytest.raises(RunFailed, match="one image"):
         train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU)
@@ -271,7 +343,9 @@ def test_loss_without_gradient_is_refused():
     model = make_model()
     step = Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))
     with pytest.raises(AssertionError, match="gradient"):
-        train_epoch(model, iter_steps(step), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU)
+        train_epoch(
+            model, iter_steps(step), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU
+        )
 
 
 def iter_steps(*steps):
@@ -301,11 +375,23 @@ def test_frozen_batchnorm_keeps_its_buffers_bit_for_bit_and_the_default_moves_th
         model, data = make_model(), make_data()
         before = buffers(model)
         train_epoch(
-            model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU, freeze_bn=freeze
+            model,
+            cross_entropy_steps(model, data.retain),
+            make_optimizer(model.parameters(), 0.1, 0.9, 0),
+            device=CPU,
+            freeze_bn=freeze,
         )
         after = buffers(model)
-        assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("normalize"))
-        assert all(torch.equal(before[name], after[name]) == freeze for name in before if name.startswith("bn"))
+        assert all(
+            torch.equal(before[name], after[name])
+            for name in before
+            if name.startswith("normalize")
+        )
+        assert all(
+            torch.equal(before[name], after[name]) == freeze
+            for name in before
+            if name.startswith("bn")
+        )
 
 
 def test_stats_are_the_means_over_samples():
@@ -315,7 +401,12 @@ def test_stats_are_the_means_over_samples():
         logits = reference(images)
         total += float(F.cross_entropy(logits, labels, reduction="sum").detach())
         right += int((logits.argmax(1) == labels).sum())
-    stats = train_epoch(model, cross_entropy_steps(model, data.retain), make_optimizer(model.parameters(), 0.0, 0.0, 0.0), device=CPU)
+    stats = train_epoch(
+        model,
+        cross_entropy_steps(model, data.retain),
+        make_optimizer(model.parameters(), 0.0, 0.0, 0.0),
+        device=CPU,
+    )
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
 
@@ -331,7 +422,7 @@ def test_predict_is_a_plain_eval_pass_in_order_in_fp32():
     assert torch.equal(labels, torch.from_numpy(data.dataset.y_test))
 
 
-# ----------------------------------------------------------------------------------------------------- accumulation
+# ------------------------------------------------------------------------------------- accumulation
 
 
 def trained(batch_size, accumulate, *, total=True, gate=False, clip_norm=0.0, schedule="cosine"):
@@ -339,34 +430,58 @@ def trained(batch_size, accumulate, *, total=True, gate=False, clip_norm=0.0, sc
     data, model = make_data(count=20, batch_size=batch_size), make_model()
     steps = len(data.retain)
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 5e-4)
-    scheduler = make_scheduler(optimizer, learning_rate_factor(schedule, 2), [-(-steps // accumulate)] * 2)
-    mask = {name: torch.rand(value.shape, generator=torch.Generator().manual_seed(3)) > 0.5 for name, value in model.named_parameters()}
+    scheduler = make_scheduler(
+        optimizer, learning_rate_factor(schedule, 2), [-(-steps // accumulate)] * 2
+    )
+    mask = {
+        name: torch.rand(value.shape, generator=torch.Generator().manual_seed(3)) > 0.5
+        for name, value in model.named_parameters()
+    }
     saliency = SaliencyGate(model, mask) if gate else None
     for epoch in range(2):
         data.set_epoch(epoch)
         stats = train_epoch(
-            model, cross_entropy_steps(model, data.retain), optimizer, device=CPU, freeze_bn=True, accumulate=accumulate, gate=saliency,
-            total=steps if total else None, clip_norm=clip_norm, scheduler=scheduler,
-        )  # fmt: skip
+            model,
+            cross_entropy_steps(model, data.retain),
+            optimizer,
+            device=CPU,
+            freeze_bn=True,
+            accumulate=accumulate,
+            gate=saliency,
+            total=steps if total else None,
+            clip_norm=clip_norm,
+            scheduler=scheduler,
+        )
     return model, stats
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": True}, {"clip_norm": 0.1}, {"gate": True, "clip_norm": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"gate": True}, {"clip_norm": 0.1}, {"gate": True, "clip_norm": 0.1}], ids=str
+)
 def test_accumulated_batches_are_the_large_batch(options):
-    """Also the last update of an epoch, of 28 images in batches of 8, 8, 8 and 4, and the schedule, which counts updates."""
+    """Also the last update of an epoch, of 28 images in batches of 8, 8, 8 and 4, and the schedule,
+    which counts updates.
+    """
     (large, whole), (small, parts) = trained(32, 1, **options), trained(8, 4, **options)
     for a, b in zip(large.parameters(), small.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
     assert parts.lr == pytest.approx(whole.lr)
     other, _ = trained(8, 1, **options)
-    assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(large.parameters(), other.parameters(), strict=True))
+    assert any(
+        not torch.allclose(a, b, atol=1e-4)
+        for a, b in zip(large.parameters(), other.parameters(), strict=True)
+    )
 
 
 def test_batches_that_are_left_over_are_an_update_too():
     """An epoch whose length is not told ends with the same last update."""
-    (told, _), (untold, _) = (trained(8, 3, total=total, schedule="constant") for total in (True, False))
-    assert all(torch.equal(a, b) for a, b in zip(told.parameters(), untold.parameters(), strict=True))
+    (told, _), (untold, _) = (
+        trained(8, 3, total=total, schedule="constant") for total in (True, False)
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(told.parameters(), untold.parameters(), strict=True)
+    )
 
 
 def test_a_method_learns_whether_its_step_was_an_update():
@@ -377,7 +492,12 @@ def test_a_method_learns_whether_its_step_was_an_update():
             answers.append((yield step))
 
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
-    loop = {"accumulate": 3, "total": len(data.retain), "save_every": 2, "keep": lambda meter: kept.append(meter["steps"])}
+    loop = {
+        "accumulate": 3,
+        "total": len(data.retain),
+        "save_every": 2,
+        "keep": lambda meter: kept.append(meter["steps"]),
+    }
     train_epoch(model, losses(), optimizer, device=CPU, **loop)
     assert answers == [False, False, True, False, False, True, False, True]
     assert kept == [3, 6]  # only where an update has used every gradient

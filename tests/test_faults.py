@@ -1,4 +1,6 @@
-"""What may happen to a run: kills, signals, full disks, other runs, bad files. The long trials are in faults/; a few of each run here."""
+"""What may happen to a run: kills, signals, full disks, other runs, bad files. The long trials are
+in faults/; a few of each run here.
+"""
 
 import errno
 import io
@@ -15,7 +17,16 @@ import pytest
 import torch
 from faults import files, stops, tables
 from PIL import Image
-from test_scripts import SETUP, call, cut_short, forget, masks, original, refused, result, spoilt, weights  # noqa: F401 (fixtures)
+from test_scripts import (
+    SETUP,
+    call,
+    cut_short,
+    forget,
+    refused,
+    result,
+    spoilt,
+    weights,
+)
 from torch import nn
 
 import claims
@@ -42,23 +53,44 @@ def forbid(monkeypatch, module, name):
     monkeypatch.setattr(module, name, called)
 
 
-# -------------------------------------------------------------------------------------------------------- the harness
+# -------------------------------------------------------------------------------------- the harness
 
 
 SAMPLES = (
-    (["kills=3", "disk=2", "crowd=1"], 20), (["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"], 20),
-    (["moved=2", "changed=4", "json=8", "beside=100", "every_write=3:wfisher", "pools=1:sweep", "environments=1:no stdout"], 92),
-)  # fmt: skip
+    (["kills=3", "disk=2", "crowd=1"], 20),
+    (["corruption=38", "shrink=3", "hostile=40", "lines=100", "real_lines=6"], 20),
+    (
+        [
+            "moved=2",
+            "changed=4",
+            "json=8",
+            "beside=100",
+            "every_write=3:wfisher",
+            "pools=1:sweep",
+            "environments=1:no stdout",
+        ],
+        92,
+    ),
+)
 
 
-@pytest.mark.parametrize(("kinds", "seed"), SAMPLES, ids=lambda value: value[0] if isinstance(value, list) else "")
-def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(kinds, seed, tmp_path):
-    """In a process of its own: its children are forked, which a process that has trained must not do."""
+@pytest.mark.parametrize(
+    ("kinds", "seed"), SAMPLES, ids=lambda value: value[0] if isinstance(value, list) else ""
+)
+def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_traceback(
+    kinds, seed, tmp_path
+):
+    """In a process of its own: its children are forked, which a process that has trained must not
+    do.
+    """
     words = [*kinds, "--seed", str(seed), "--runs", str(tmp_path)]
     run = subprocess.run(
-        [sys.executable, str(ROOT / "tests/faults/harness.py"), *words], capture_output=True, text=True, check=False,
+        [sys.executable, str(ROOT / "tests/faults/harness.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     bad = [line for line in run.stdout.splitlines() if line.startswith("BAD")]
     assert run.returncode == 0, (bad or run.stderr)[-3000:]
     good = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("ok")]
@@ -69,19 +101,31 @@ def test_a_few_trials_of_each_kind_lose_nothing_execute_nothing_and_show_no_trac
 
 def test_the_trials_see_faults_that_are_planted(tmp_path):
     command = [sys.executable, str(ROOT / "tests/faults/planted.py"), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert run.returncode == 0, f"not seen: {run.stdout}\n{run.stderr[-3000:]}"
 
 
 def test_the_checks_of_the_six_formats_see_what_must_not_be_there():
     good = {
-        "csv": "a,b\n'=1,-1.5\n", "markdown": r"| a \[x\](y) &lt;b&gt; |", "latex": "\\textbf{a}\\_\\%\n% \\input{x}", "json": "[1]",
+        "csv": "a,b\n'=1,-1.5\n",
+        "markdown": r"| a \[x\](y) &lt;b&gt; |",
+        "latex": "\\textbf{a}\\_\\%\n% \\input{x}",
+        "json": "[1]",
         "text": "a\nb",
-    }  # fmt: skip
+    }
     bad = {
-        "csv": ("a,=1\n", '"@x"\n', "+1+1\n", "a\tb\x1b\n"), "markdown": ("<b>", "<!--", "[x](y)", "\u202e"), "json": ("[NaN]", "["),
-        "latex": ("\\input{x}", "\\textbf{", "a % b", "\x0c"), "text": ("\x1b[2J", "a\rb", "\u2066"),
-    }  # fmt: skip
+        "csv": ("a,=1\n", '"@x"\n', "+1+1\n", "a\tb\x1b\n"),
+        "markdown": ("<b>", "<!--", "[x](y)", "\u202e"),
+        "json": ("[NaN]", "["),
+        "latex": ("\\input{x}", "\\textbf{", "a % b", "\x0c"),
+        "text": ("\x1b[2J", "a\rb", "\u2066"),
+    }
     for name, text in good.items():
         assert not tables.wrong_with(name, 0, text, ""), name
     for name, texts in bad.items():
@@ -89,7 +133,13 @@ def test_the_checks_of_the_six_formats_see_what_must_not_be_there():
     policy = "<meta content=\"default-src 'none'\">"
     page = f"{policy}<script>{(ROOT / 'reporting/page.js').read_text()}</script>"
     assert not tables.wrong_with("page", 0, page, "")
-    for more in ("<script>1</script>", "<p onclick=1>", "<a href='javascript:1'>", "<img>", "<a href=http://a>"):
+    for more in (
+        "<script>1</script>",
+        "<p onclick=1>",
+        "<a href='javascript:1'>",
+        "<img>",
+        "<a href=http://a>",
+    ):
         assert tables.wrong_with("page", 0, page + more, ""), more
     assert tables.wrong_with("page", 0, page.replace("none", "*"), "")
     assert tables.wrong_with("text", 2, "", "x: error: \x1b[2J")
@@ -107,7 +157,9 @@ def test_what_is_made_twice_or_left_behind_is_seen(tmp_path):
 
 
 def test_the_hostile_files_would_execute_and_the_corruption_check_would_see(tmp_path):
-    """The trials can fail: each payload works when it is followed, and a changed number is another content."""
+    """The trials can fail: each payload works when it is followed, and a changed number is another
+    content.
+    """
     trap = tmp_path / "trap"
     for name, payload in files.payloads(trap).items():
         if name in ("numpy", "torch.load", "torch.save"):
@@ -130,7 +182,7 @@ def test_the_hostile_files_would_execute_and_the_corruption_check_would_see(tmp_
     assert not files.complaints_about(2, "warning: z\nx: error: y", (0, 2))
 
 
-# -------------------------------------------------------------------------------------------------- inside an epoch
+# ---------------------------------------------------------------------------------- inside an epoch
 
 
 def with_dropout(num_classes):
@@ -140,48 +192,76 @@ def with_dropout(num_classes):
 
 
 @pytest.mark.parametrize("saves", [2, 3, 5])
-def test_training_resumed_inside_an_epoch_equals_an_uninterrupted_run_bit_for_bit(saves, tmp_path, monkeypatch, capsys):
-    """21 steps an epoch, saved every 8, with dropout, so that the global generator counts: the lines printed are equal too."""
+def test_training_resumed_inside_an_epoch_equals_an_uninterrupted_run_bit_for_bit(
+    saves, tmp_path, monkeypatch, capsys
+):
+    """21 steps an epoch, saved every 8, with dropout, so that the global generator counts: the
+    lines printed are equal too.
+    """
     monkeypatch.setitem(models.MODELS, "resnet20s", with_dropout)
     words = [*TRAIN, "--save_every_steps", 8, "--save_dir"]
     assert call(main_train.main, *words, tmp_path / "whole") == 0
-    whole = [line.rsplit("  ", 1)[0] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    whole = [
+        line.rsplit("  ", 1)[0]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("epoch")
+    ]
     with monkeypatch.context() as patch:
         cut_short(patch, saves)
         assert call(main_train.main, *words, tmp_path / "cut") == 130
     at = load(tmp_path / "cut/0checkpoint.pth.tar", "checkpoint")
-    assert (at["epoch"], at["meter"] and at["meter"]["steps"]) == {2: (0, 16), 3: (1, None), 5: (1, 16)}[saves]
+    assert (at["epoch"], at["meter"] and at["meter"]["steps"]) == {
+        2: (0, 16),
+        3: (1, None),
+        5: (1, 16),
+    }[saves]
     capsys.readouterr()
     assert call(main_train.main, *words, tmp_path / "cut", "--resume") == 0
-    cut = [line.rsplit("  ", 1)[0] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    cut = [
+        line.rsplit("  ", 1)[0]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("epoch")
+    ]
     assert cut == whole[-len(cut) :]
     assert len(cut) == 2 - at["epoch"]
     for file in ("0checkpoint.pth.tar", "0model_SA_best.pth.tar"):
         a, b = (load(tmp_path / folder / file, "file") for folder in ("whole", "cut"))
         assert hash_arrays(a["state_dict"]) == hash_arrays(b["state_dict"])
         for index, part in a["optimizer"]["state"].items():
-            assert torch.equal(part["momentum_buffer"], b["optimizer"]["state"][index]["momentum_buffer"])
+            assert torch.equal(
+                part["momentum_buffer"], b["optimizer"]["state"][index]["momentum_buffer"]
+            )
         assert torch.equal(a["rng"], b["rng"])
-    assert load_json(tmp_path / "whole/train_result.json", "")["metrics"] == load_json(tmp_path / "cut/train_result.json", "")["metrics"]
+    assert (
+        load_json(tmp_path / "whole/train_result.json", "")["metrics"]
+        == load_json(tmp_path / "cut/train_result.json", "")["metrics"]
+    )
 
 
 def test_saving_inside_epochs_changes_nothing(tmp_path):
     for folder, words in (("often", ["--save_every_steps", 3]), ("never", [])):
         assert call(main_train.main, *TRAIN, *words, "--save_dir", tmp_path / folder) == 0
-    a, b = (hash_arrays(weights(tmp_path / folder / "0checkpoint.pth.tar")) for folder in ("often", "never"))
+    a, b = (
+        hash_arrays(weights(tmp_path / folder / "0checkpoint.pth.tar"))
+        for folder in ("often", "never")
+    )
     assert a == b
 
 
-# ---------------------------------------------------------------------------------------------------- finished runs
+# ------------------------------------------------------------------------------------ finished runs
 
 
-def test_resuming_what_is_finished_returns_its_result_at_once(original, masks, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_resuming_what_is_finished_returns_its_result_at_once(
+    original, masks, tmp_path, monkeypatch, capsys
+):
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
     trained = capsys.readouterr().out.splitlines()[-1]
     rl = ["--unlearn", "RL", "--unlearn_epochs", 1, "--mask_path", masks / "with_0.5.pt"]
     assert forget(original, tmp_path, *rl) == 0
     unlearned = capsys.readouterr().out.splitlines()[-1]
-    before = {file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))}
+    before = {
+        file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))
+    }
     for name in ("predict", "run", "svc_draws", "save", "save_json"):
         forbid(monkeypatch, experiment, name)
     forbid(monkeypatch, experiment.Trainer, "fit")
@@ -191,13 +271,21 @@ def test_resuming_what_is_finished_returns_its_result_at_once(original, masks, t
     monkeypatch.setattr(experiment, "Monitor", lambda *unused: None)
     assert forget(original, tmp_path, *rl, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-1] == unlearned
-    made = ["--model_path", original, "--save_dir", masks, "--num_indexes_to_replace", 130, "--resume"]
+    made = [
+        "--model_path",
+        original,
+        "--save_dir",
+        masks,
+        "--num_indexes_to_replace",
+        130,
+        "--resume",
+    ]
     assert call(generate_mask.main, *SETUP, *made) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("RESULT method=saliency masks=10")
     assert before == {file: file.read_bytes() for file in before}
 
 
-def test_another_attack_or_a_damaged_result_is_evaluated_again(original, tmp_path, capsys):  # noqa: F811
+def test_another_attack_or_a_damaged_result_is_evaluated_again(original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "raw") == 0
     metrics = result(tmp_path, "raw")["metrics"]
     assert forget(original, tmp_path, "--unlearn", "raw", "--resume", "--mia_members", "first") == 0
@@ -208,8 +296,10 @@ def test_another_attack_or_a_damaged_result_is_evaluated_again(original, tmp_pat
     assert result(tmp_path, "raw")["metrics"] == metrics
 
 
-def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, tmp_path, capsys):  # noqa: F811
-    """It says who were the members and nothing of how many draws there were, nor what seeded them."""
+def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, tmp_path, capsys):
+    """It says who were the members and nothing of how many draws there were, nor what
+    seeded them.
+    """
     assert forget(original, tmp_path, "--unlearn", "raw") == 0
     whole = result(tmp_path, "raw")
     assert len(whole["attack"]["MIA"]) == whole["attack"]["draws"] == 10
@@ -225,16 +315,22 @@ def test_a_result_by_the_earlier_rule_of_the_draw_is_evaluated_again(original, t
     assert "finished already" in capsys.readouterr().out
 
 
-def test_results_on_other_test_images_are_evaluated_again(original, tmp_path, capsys):  # noqa: F811
+def test_results_on_other_test_images_are_evaluated_again(original, tmp_path, capsys):
     """Training's as well as unlearning's; the weights are those of before."""
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
     assert forget(original, tmp_path, "--unlearn", "raw") == 0
     for name, again in (
-        ("train_result.json", lambda: call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume")),
+        (
+            "train_result.json",
+            lambda: call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume"),
+        ),
         ("rawresult.json", lambda: forget(original, tmp_path, "--unlearn", "raw", "--resume")),
     ):
         whole = load_json(tmp_path / name, "")
-        others = {"data": {**whole["data"], "test_sha256": "others"}, "metrics": {**whole["metrics"], "TA": -1.0}}
+        others = {
+            "data": {**whole["data"], "test_sha256": "others"},
+            "metrics": {**whole["metrics"], "TA": -1.0},
+        }
         save_json({**whole, **others}, tmp_path / name)
         capsys.readouterr()
         assert again() == 0
@@ -243,79 +339,174 @@ def test_results_on_other_test_images_are_evaluated_again(original, tmp_path, ca
         assert (mended["data"], mended["metrics"]) == (whole["data"], whole["metrics"])
 
 
-def test_masks_resume_where_some_are_missing_and_refuse_another_request(original, tmp_path, capsys):  # noqa: F811
+def test_masks_resume_where_some_are_missing_and_refuse_another_request(original, tmp_path, capsys):
     made = ["--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130]
     assert call(generate_mask.main, *SETUP, *made) == 0
     before = (tmp_path / "with_0.5.pt").read_bytes()
     capsys.readouterr()
-    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--forget_seed", 7), "forget", "--overwrite")
-    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--score", "magnitude"), "score saliency", "magnitude")
+    refused(
+        capsys,
+        call(generate_mask.main, *SETUP, *made, "--resume", "--forget_seed", 7),
+        "forget",
+        "--overwrite",
+    )
+    refused(
+        capsys,
+        call(generate_mask.main, *SETUP, *made, "--resume", "--score", "magnitude"),
+        "score saliency",
+        "magnitude",
+    )
     (tmp_path / "with_0.5.pt").unlink()
     assert call(generate_mask.main, *SETUP, *made, "--resume") == 0
     assert (tmp_path / "with_0.5.pt").read_bytes() == before
 
 
-def test_ratio_masks_of_another_rule_seed_or_batch_size_are_not_finished(original, tmp_path, capsys):  # noqa: F811
-    """A record without the order of its batches was made in file order; those of training do not matter."""
-    made = ["--model_path", original, "--save_dir", tmp_path, "--num_indexes_to_replace", 130, "--score", "ratio", "--forget_seed", 2]
+def test_ratio_masks_of_another_rule_seed_or_batch_size_are_not_finished(
+    original, tmp_path, capsys
+):
+    """A record without the order of its batches was made in file order; those of training do not
+    matter.
+    """
+    made = [
+        "--model_path",
+        original,
+        "--save_dir",
+        tmp_path,
+        "--num_indexes_to_replace",
+        130,
+        "--score",
+        "ratio",
+        "--forget_seed",
+        2,
+    ]
     assert call(generate_mask.main, *SETUP, *made) == 0
-    assert call(generate_mask.main, *SETUP, *made, "--resume", "--tail", "keep", "--accumulate", 2, "--forget_batch_size", 9) == 0
+    assert (
+        call(
+            generate_mask.main,
+            *SETUP,
+            *made,
+            "--resume",
+            "--tail",
+            "keep",
+            "--accumulate",
+            2,
+            "--forget_batch_size",
+            9,
+        )
+        == 0
+    )
     assert "finished already" in capsys.readouterr().out
     refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--seed", 7), "seed 2", "7")
-    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume", "--batch_size", 32), "batch_size 64", "32")
+    refused(
+        capsys,
+        call(generate_mask.main, *SETUP, *made, "--resume", "--batch_size", 32),
+        "batch_size 64",
+        "32",
+    )
     record = json.loads((tmp_path / "mask_result.json").read_text())
     del record["batch_order"]
     (tmp_path / "mask_result.json").write_text(json.dumps(record))
-    refused(capsys, call(generate_mask.main, *SETUP, *made, "--resume"), "batch_order None", "shuffled", "--overwrite")
+    refused(
+        capsys,
+        call(generate_mask.main, *SETUP, *made, "--resume"),
+        "batch_order None",
+        "shuffled",
+        "--overwrite",
+    )
 
 
 def test_other_flags_are_named_before_data_are_read(tmp_path, capsys):
     data = tmp_path / "own.npz"
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
-    np.savez(data, x_train=images, y_train=np.arange(40) % 2, x_test=images, y_test=np.arange(40) % 2)
-    words = ["--dataset", "npz", "--data", data, "--arch", "resnet20s", "--device", "cpu", "--save_dir", tmp_path]
+    np.savez(
+        data, x_train=images, y_train=np.arange(40) % 2, x_test=images, y_test=np.arange(40) % 2
+    )
+    words = [
+        "--dataset",
+        "npz",
+        "--data",
+        data,
+        "--arch",
+        "resnet20s",
+        "--device",
+        "cpu",
+        "--save_dir",
+        tmp_path,
+    ]
     assert call(main_train.main, *words, "--epochs", 1) == 0
     of_retrain = ["--unlearn", "retrain", "--num_indexes_to_replace", 4, "--unlearn_epochs", 1]
     assert call(main_forget.main, *words, *of_retrain) == 0
     data.unlink()
     capsys.readouterr()
-    refused(capsys, call(main_train.main, *words, "--epochs", 1, "--lr", 0.2, "--resume"), "lr 0.1", "0.2")
-    refused(capsys, call(main_forget.main, *words, *of_retrain, "--seed", 9, "--resume"), "seed 2", "9")
-    refused(capsys, call(main_forget.main, *words, *of_retrain, "--resume"), "own.npz", "no such file")
+    refused(
+        capsys,
+        call(main_train.main, *words, "--epochs", 1, "--lr", 0.2, "--resume"),
+        "lr 0.1",
+        "0.2",
+    )
+    refused(
+        capsys, call(main_forget.main, *words, *of_retrain, "--seed", 9, "--resume"), "seed 2", "9"
+    )
+    refused(
+        capsys, call(main_forget.main, *words, *of_retrain, "--resume"), "own.npz", "no such file"
+    )
 
 
 def test_a_best_model_of_other_flags_is_not_taken_over(tmp_path, capsys):
-    """A run under --overwrite that was killed between its two files leaves its best model beside the checkpoint of the run before."""
+    """A run under --overwrite that was killed between its two files leaves its best model beside
+    the checkpoint of the run before.
+    """
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
-    spoilt(tmp_path / "0model_SA_best.pth.tar", tmp_path / "0model_SA_best.pth.tar", lambda state: state["identity"].update(lr=0.5))
+    spoilt(
+        tmp_path / "0model_SA_best.pth.tar",
+        tmp_path / "0model_SA_best.pth.tar",
+        lambda state: state["identity"].update(lr=0.5),
+    )
     capsys.readouterr()
-    refused(capsys, call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume"), "0model_SA_best.pth.tar", "lr 0.5")
+    refused(
+        capsys,
+        call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume"),
+        "0model_SA_best.pth.tar",
+        "lr 0.5",
+    )
 
 
-def test_an_overwriting_training_that_is_stopped_leaves_no_record_of_the_run_before(tmp_path, monkeypatch):
+def test_an_overwriting_training_that_is_stopped_leaves_no_record_of_the_run_before(
+    tmp_path, monkeypatch
+):
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path) == 0
     cut_short(monkeypatch, 1)
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--lr", 0.05, "--overwrite") == 130
     assert not (tmp_path / "train_result.json").exists()
 
 
-def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp_path, capsys):  # noqa: F811
+def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "CF_k", "--unlearn_epochs", 1) == 0
     before = {file: file.read_bytes() for file in tmp_path.glob("CF_k*")}
     capsys.readouterr()
-    refused(capsys, forget(original, tmp_path, "--unlearn", "CF_k", "--unlearn_epochs", 1, "--k", 99, "--overwrite"), "--k 99")
+    refused(
+        capsys,
+        forget(
+            original, tmp_path, "--unlearn", "CF_k", "--unlearn_epochs", 1, "--k", 99, "--overwrite"
+        ),
+        "--k 99",
+    )
     assert len(before) == 4
     assert before == {file: file.read_bytes() for file in tmp_path.glob("CF_k*")}
 
 
-# ------------------------------------------------------------------------------------------------------------ signals
+# ------------------------------------------------------------------------------------------ signals
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_signals_stop_with_130_and_say_how_to_go_on(name, original, tmp_path, monkeypatch, capsys, request):  # noqa: F811
+def test_signals_stop_with_130_and_say_how_to_go_on(
+    name, original, tmp_path, monkeypatch, capsys, request
+):
     number, real = getattr(signal, name), experiment.save
     # A job that a shell started in the background ignores SIGINT, and so would this test.
-    outside = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    outside = signal.signal(
+        number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    )
     request.addfinalizer(lambda: signal.signal(number, outside))
     before = signal.getsignal(number)
 
@@ -380,11 +571,14 @@ def test_a_signal_waits_for_the_file_that_is_being_written(tmp_path, capsys):
     assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=False)["a"], torch.ones(3))
 
 
-# -------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_what_a_killed_run_had_begun_to_write_is_removed_by_the_next_of_its_method(tmp_path):
-    begun, others, own = (tmp_path / name for name in (".FTresult.json.77.tmp", ".FT_pruneresult.json.78.tmp", ".note.tmp"))
+    begun, others, own = (
+        tmp_path / name
+        for name in (".FTresult.json.77.tmp", ".FT_pruneresult.json.78.tmp", ".note.tmp")
+    )
     for file in (begun, others, own):
         file.touch()
     with lock(tmp_path, "FT", [tmp_path / "FTresult.json", tmp_path / "FTcheckpoint.pth.tar"]):
@@ -393,7 +587,9 @@ def test_what_a_killed_run_had_begun_to_write_is_removed_by_the_next_of_its_meth
         assert own.exists()
 
 
-def test_a_run_that_another_one_overtook_does_not_write_over_its_result(original, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_run_that_another_one_overtook_does_not_write_over_its_result(
+    original, tmp_path, monkeypatch, capsys
+):
     """Both began in an empty folder; the other one has finished when this one gets the lock."""
     real = experiment.open_task
 
@@ -403,12 +599,18 @@ def test_a_run_that_another_one_overtook_does_not_write_over_its_result(original
         return task
 
     monkeypatch.setattr(experiment, "open_task", overtaken)
-    refused(capsys, forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1), "GAresult.json exists")
+    refused(
+        capsys,
+        forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1),
+        "GAresult.json exists",
+    )
     assert (tmp_path / "GAresult.json").read_text() == "theirs"
 
 
 def test_json_has_null_for_numbers_that_are_none(tmp_path):
-    save_json({"a": [float("nan"), 1.5, {"b": float("-inf")}], "c": (1, "x", None)}, tmp_path / "x.json")
+    save_json(
+        {"a": [float("nan"), 1.5, {"b": float("-inf")}], "c": (1, "x", None)}, tmp_path / "x.json"
+    )
 
     def forbidden(name):
         raise AssertionError(name)
@@ -417,11 +619,23 @@ def test_json_has_null_for_numbers_that_are_none(tmp_path):
     assert content == {"a": [None, 1.5, {"b": None}], "c": [1, "x", None]}
 
 
-def test_a_mask_other_than_its_record_says_is_refused(original, masks, tmp_path, capsys):  # noqa: F811
+def test_a_mask_other_than_its_record_says_is_refused(original, masks, tmp_path, capsys):
     for name in ("with_0.5.pt", "mask_result.json"):
-        (tmp_path / name).write_bytes((masks / ("with_0.3.pt" if name.endswith("pt") else name)).read_bytes())
+        (tmp_path / name).write_bytes(
+            (masks / ("with_0.3.pt" if name.endswith("pt") else name)).read_bytes()
+        )
     refused(
-        capsys, forget(original, tmp_path / "out", "--unlearn", "FT", "--mask_path", tmp_path / "with_0.5.pt", "--dry_run"), "describes"
+        capsys,
+        forget(
+            original,
+            tmp_path / "out",
+            "--unlearn",
+            "FT",
+            "--mask_path",
+            tmp_path / "with_0.5.pt",
+            "--dry_run",
+        ),
+        "describes",
     )
 
 
@@ -438,7 +652,9 @@ def test_changed_bytes_that_torch_itself_would_read_are_refused(tmp_path):
 
 
 GREEDY = {
-    name: write for name, write in files.greedy_files().items() if name.partition(",")[0] not in ("npy", "npz", "deep json", "long number")
+    name: write
+    for name, write in files.greedy_files().items()
+    if name.partition(",")[0] not in ("npy", "npz", "deep json", "long number")
 }
 
 
@@ -483,7 +699,13 @@ def test_an_index_file_that_claims_too_much_is_refused_unread(tmp_path, monkeypa
 
 def test_honest_arrays_pass_and_objects_do_not(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(12).reshape(3, 4))
-    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((100, 1000)), y=np.array(3), z=np.empty((0, 5)), names=np.array(["a", "bc"]))
+    np.savez_compressed(
+        tmp_path / "a.npz",
+        x=np.zeros((100, 1000)),
+        y=np.array(3),
+        z=np.empty((0, 5)),
+        names=np.array(["a", "bc"]),
+    )
     check_npy(tmp_path / "a.npy")
     check_npz(tmp_path / "a.npz", ("x", "y", "z", "names"))
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -509,7 +731,13 @@ def test_data_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
 def test_only_plain_containers_and_tensors_pass_the_list(tmp_path):
     """What torch's own list lets through and a checkpoint does not need is refused as well."""
     save(
-        {"a": torch.zeros(2).bfloat16(), "b": nn.Parameter(torch.ones(1)), "c": torch.Size([2]), "d": {1, 2}, "e": b"xy"},
+        {
+            "a": torch.zeros(2).bfloat16(),
+            "b": nn.Parameter(torch.ones(1)),
+            "c": torch.Size([2]),
+            "d": {1, 2},
+            "e": b"xy",
+        },
         tmp_path / "good.pt",
     )
     check_torch(tmp_path / "good.pt")
@@ -539,26 +767,48 @@ def test_hostile_pickles_inside_torchvisions_folders_are_not_read(tmp_path, monk
     assert not (tmp_path / "trap").exists()
 
 
-# ---------------------------------------------------------------------------------------------- what a script's end is
+# --------------------------------------------------------------------------- what a script's end is
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "--batch_size"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 1, "--batch_size"),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), 1, "failed: out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            1,
+            "--batch_size",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+            1,
+            "failed: out of memory",
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), 1, "failed: out of memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 1, "failed: out of memory"),
-        (RuntimeError("FIND was unable to find an engine to execute this computation"), 1, "smaller --batch_size"),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            1,
+            "failed: out of memory",
+        ),
+        (
+            RuntimeError("FIND was unable to find an engine to execute this computation"),
+            1,
+            "smaller --batch_size",
+        ),
         (MemoryError(), 1, "out of memory"),
-        (PermissionError(errno.EACCES, "Permission denied", "/data/x.npz"), 1, "/data/x.npz: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/x.npz"),
+            1,
+            "/data/x.npz: Permission denied",
+        ),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "nothing reads"),
         (KeyboardInterrupt(), 130, "SIGINT"),
         (RunFailed("the loss"), 1, "failed: the loss"),
     ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_errors_of_the_machine_end_in_one_line(error, code, said, capsys):
     @script
     def main(argv):
@@ -582,7 +832,9 @@ def test_mistakes_of_the_code_keep_their_traceback():
 
 def test_a_reader_that_goes_away_ends_a_script_without_a_traceback():
     words = [sys.executable, str(ROOT / "main_forget.py"), "--list_methods"]
-    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    run = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     run.stdout.close()
     said = run.stderr.read()
     assert run.wait() == 1
@@ -595,39 +847,104 @@ def test_a_working_folder_that_is_gone_is_named_before_torch_is_imported(name, t
     gone = tmp_path / "gone"
     gone.mkdir()
     command = [sys.executable, str(ROOT / f"{name}.py"), "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: (os.chdir(gone), gone.rmdir()))
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: (os.chdir(gone), gone.rmdir()),
+    )
     assert run.returncode == 2
-    assert run.stderr == f"{name}.py: error: the working folder is gone; change to one that exists\n"
+    assert (
+        run.stderr == f"{name}.py: error: the working folder is gone; change to one that exists\n"
+    )
 
 
-def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys):  # noqa: F811
-    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--dry_run", "--unlearn", "FT", "--num_indexes_to_replace", 5) == 0
-    assert "warning: main_train does not read --num_indexes_to_replace, --unlearn\n" in capsys.readouterr().err
+def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys):
+    assert (
+        call(
+            main_train.main,
+            *TRAIN,
+            "--save_dir",
+            tmp_path,
+            "--dry_run",
+            "--unlearn",
+            "FT",
+            "--num_indexes_to_replace",
+            5,
+        )
+        == 0
+    )
+    assert (
+        "warning: main_train does not read --num_indexes_to_replace, --unlearn\n"
+        in capsys.readouterr().err
+    )
     assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", "--save_every_steps", 5) == 0
     assert "warning: main_forget does not read --save_every_steps\n" in capsys.readouterr().err
-    refused(capsys, call(main_train.main, *TRAIN, "--checkpoint", original), "--checkpoint", "add --resume")
+    refused(
+        capsys,
+        call(main_train.main, *TRAIN, "--checkpoint", original),
+        "--checkpoint",
+        "add --resume",
+    )
 
 
 def test_batch_norm_on_one_pixel_is_refused_before_training(tmp_path, capsys):
-    words = ["--dataset", "digits", "--arch", "resnet18", "--unlearn", "retrain", "--num_indexes_to_replace", 1297, "--save_dir", tmp_path]
-    refused(capsys, call(main_forget.main, *words, "--unlearn_epochs", 1), "BatchNorm", "--bn freeze")
+    words = [
+        "--dataset",
+        "digits",
+        "--arch",
+        "resnet18",
+        "--unlearn",
+        "retrain",
+        "--num_indexes_to_replace",
+        1297,
+        "--save_dir",
+        tmp_path,
+    ]
+    refused(
+        capsys, call(main_forget.main, *words, "--unlearn_epochs", 1), "BatchNorm", "--bn freeze"
+    )
     assert not (tmp_path / "retrainresult.json").exists()
 
 
-def test_records_name_the_hashes_of_all_that_they_were_made_from(original, masks, tmp_path):  # noqa: F811
-    assert forget(original, tmp_path, "--unlearn", "RL", "--unlearn_epochs", 1, "--mask_path", masks / "with_0.5.pt") == 0
-    unlearned, trained = result(tmp_path, "RL"), load_json(original.parent / "train_result.json", "")
+def test_records_name_the_hashes_of_all_that_they_were_made_from(original, masks, tmp_path):
+    assert (
+        forget(
+            original,
+            tmp_path,
+            "--unlearn",
+            "RL",
+            "--unlearn_epochs",
+            1,
+            "--mask_path",
+            masks / "with_0.5.pt",
+        )
+        == 0
+    )
+    unlearned, trained = (
+        result(tmp_path, "RL"),
+        load_json(original.parent / "train_result.json", ""),
+    )
     made, images = load_json(masks / "mask_result.json", ""), sources.digits(None, None, 0)
     state, start = load(tmp_path / "RLcheckpoint.pth.tar", "checkpoint"), load(original, "original")
     rgb = {split: sources.as_rgb(images[split], split, None) for split in ("x_train", "x_test")}
     labels = {split: images[split].astype(np.int64) for split in ("y_train", "y_test")}
-    of = {half: hash_arrays({f"x_{half}": rgb[f"x_{half}"], f"y_{half}": labels[f"y_{half}"]}) for half in ("train", "test")}
+    of = {
+        half: hash_arrays({f"x_{half}": rgb[f"x_{half}"], f"y_{half}": labels[f"y_{half}"]})
+        for half in ("train", "test")
+    }
     for record in (unlearned, trained, made):
-        assert (record["data"]["data_sha256"], record["data"]["test_sha256"]) == (of["train"], of["test"])
+        assert (record["data"]["data_sha256"], record["data"]["test_sha256"]) == (
+            of["train"],
+            of["test"],
+        )
         assert record["provenance"]["original_sha256"] == hash_arrays(start["state_dict"])
     assert trained["data"]["train_sha256"] == hash_arrays({"train": start["split"]["train"]})
     for record in (unlearned, made):
-        assert record["data"]["forget"]["sha256"] == hash_arrays({"forget": state["forget"].sort().values})
+        assert record["data"]["forget"]["sha256"] == hash_arrays(
+            {"forget": state["forget"].sort().values}
+        )
     assert unlearned["data"]["retain"]["sha256"] == hash_arrays({"retain": state["retain"]})
     assert unlearned["provenance"]["mask_sha256"] == made["masks"]["with_0.5.pt"]["sha256"]
     assert unlearned["provenance"]["unlearned_sha256"] == hash_arrays(state["state_dict"])

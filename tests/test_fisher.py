@@ -1,4 +1,6 @@
-"""SSD, LFSSD and both Fisher methods: importances against loops and enumeration, edits against formulas, noise against its law."""
+"""SSD, LFSSD and both Fisher methods: importances against loops and enumeration, edits against
+formulas, noise against its law.
+"""
 
 import copy
 from functools import partial
@@ -34,7 +36,10 @@ def edit(method, data=None, model=None):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def relabelled(data):
@@ -45,29 +50,45 @@ def relabelled(data):
     return data
 
 
-# ----------------------------------------------------------------------------------------------------- SSD and LFSSD
+# ------------------------------------------------------------------------------------ SSD and LFSSD
 
 
 def importance_by_loop(method, model, batches):
-    """One backward pass a batch in fp64, with the losses written out; a batch counts by its size."""
+    """One backward pass a batch in fp64, with the losses written out; a batch counts
+    by its size.
+    """
     wide = copy.deepcopy(model).double().eval()
     total, count = {name: torch.zeros_like(p) for name, p in wide.named_parameters()}, 0
     for images, labels in batches:
         logits = wide(images.double())
         true = logits.softmax(1)[torch.arange(len(labels)), labels]
-        loss = -true.log().mean() if method is SelectiveSynapticDampening else torch.linalg.norm(logits, dim=1).pow(2).mean()
+        loss = (
+            -true.log().mean()
+            if method is SelectiveSynapticDampening
+            else torch.linalg.norm(logits, dim=1).pow(2).mean()
+        )
         wide.zero_grad()
         loss.backward()
         for name, p in wide.named_parameters():
-            total[name] += len(labels) * (p.grad**2 if method is SelectiveSynapticDampening else p.grad.abs())
+            total[name] += len(labels) * (
+                p.grad**2 if method is SelectiveSynapticDampening else p.grad.abs()
+            )
         count += len(labels)
     return {name: value / count for name, value in total.items()}
 
 
 def in_class_order(data, parts, size):
-    """Batches of (images, labels) of the named splits in turn, each sorted by class and then by index, in even consecutive cuts."""
+    """Batches of (images, labels) of the named splits in turn, each sorted by class and then by
+    index, in even consecutive cuts.
+    """
     labels = data.dataset.y_train
-    order = [index for part in parts for index in sorted(getattr(data.chosen, part).tolist(), key=lambda index: (labels[index], index))]
+    order = [
+        index
+        for part in parts
+        for index in sorted(
+            getattr(data.chosen, part).tolist(), key=lambda index: (labels[index], index)
+        )
+    ]
     images = torch.tensor(data.dataset.x_train).permute(0, 3, 1, 2).float() / 255
     count = -(-len(order) // size)
     for batch in range(count):
@@ -75,33 +96,46 @@ def in_class_order(data, parts, size):
         yield images[chosen], torch.tensor(labels[chosen])
 
 
-# Of 16 forget images: every sample, batches of 4, a single batch; of all 144: and batches that straddle two classes.
+# Of 16 forget images: every sample, batches of 4, a single batch; of all 144: and batches that
+# straddle two classes.
 @pytest.mark.parametrize("size", [1, 5, 16])
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_importances_equal_a_plain_loop_in_class_order(method, size, model, data):
     for parts in (["forget"], ["retain", "forget"]):
-        found = method(importance_batch=size).importance(model, *(getattr(data, part) for part in parts))
-        for name, wanted in importance_by_loop(method, model, in_class_order(data, parts, size)).items():
+        found = method(importance_batch=size).importance(
+            model, *(getattr(data, part) for part in parts)
+        )
+        for name, wanted in importance_by_loop(
+            method, model, in_class_order(data, parts, size)
+        ).items():
             torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16])
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_shuffled_importances_equal_a_plain_loop(method, size, model, data):
-    found = method(importance_batch=size, importance_order="shuffled").importance(model, data.forget)
+    found = method(importance_batch=size, importance_order="shuffled").importance(
+        model, data.forget
+    )
     batches = data.forget.eval_view().shuffled("importance").evenly(size)
     for name, wanted in importance_by_loop(method, model, batches).items():
         torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-8)
 
 
 def test_batches_of_the_class_order_hold_one_class_and_go_through_retain_before_forget():
-    """16 batches of 9 images from 4 classes of 36, of which class 1 is forgotten; file order deals the classes out in turn."""
+    """16 batches of 9 images from 4 classes of 36, of which class 1 is forgotten; file order deals
+    the classes out in turn.
+    """
     data = make_data(**WHOLE_CLASS)
     batches = list(SelectiveSynapticDampening(importance_batch=9).batches(data.retain, data.forget))
-    assert [set(labels.tolist()) for _, labels in batches] == [{c} for c in (0, 2, 3, 1) for _ in range(4)]
+    assert [set(labels.tolist()) for _, labels in batches] == [
+        {c} for c in (0, 2, 3, 1) for _ in range(4)
+    ]
     first = {len(set(labels.tolist())) for _, labels in data.retain.eval_view().evenly(9)}
     assert first == {3}
-    mixed = SelectiveSynapticDampening(importance_batch=9, importance_order="shuffled").batches(data.retain, data.forget)
+    mixed = SelectiveSynapticDampening(importance_batch=9, importance_order="shuffled").batches(
+        data.retain, data.forget
+    )
     assert max(len(set(labels.tolist())) for _, labels in mixed) == CLASSES
 
 
@@ -119,7 +153,9 @@ def test_importance_batches_are_even_whatever_an_epochs_are(order):
     found = []
     for kind in kinds:
         loaded = Data(data.dataset, data.split, data.chosen, **options, **kind)
-        batches = SelectiveSynapticDampening(importance_batch=50, importance_order=order).batches(loaded.retain, loaded.forget)
+        batches = SelectiveSynapticDampening(importance_batch=50, importance_order=order).batches(
+            loaded.retain, loaded.forget
+        )
         found.append([labels.tolist() for _, labels in batches])
     assert [len(labels) for labels in found[0]] == [48, 48, 48]
     assert all(other == found[0] for other in found)
@@ -129,7 +165,9 @@ def test_importances_of_single_images_know_no_order(model):
     data = make_data(**WHOLE_CLASS)
     for method in DAMPENINGS:
         ordered, shuffled = (
-            method(importance_batch=1, importance_order=order).importance(model, data.retain, data.forget)
+            method(importance_batch=1, importance_order=order).importance(
+                model, data.retain, data.forget
+            )
             for order in ("class", "shuffled")
         )
         for name in ordered:
@@ -150,44 +188,63 @@ def taught():
 
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_the_class_order_selects_fewer_weights_than_the_shuffled_one(method, taught):
-    """A class's batches have large mean gradients, so that I_D is large; shuffled ones cancel. Over every class as the forgotten one."""
+    """A class's batches have large mean gradients, so that I_D is large; shuffled ones cancel. Over
+    every class as the forgotten one.
+    """
     model, images = taught
     selected = {
         order: sum(
             edit(
-                method(alpha=2, importance_batch=16, importance_order=order), make_data(images, **request), copy.deepcopy(model)
+                method(alpha=2, importance_batch=16, importance_order=order),
+                make_data(images, **request),
+                copy.deepcopy(model),
             )[1]["selected"]
             for request in ({"count": None, "class_to_forget": c} for c in range(CLASSES))
         )
         for order in ("class", "shuffled")
-    }  # fmt: skip
+    }
     assert 0 < selected["class"] < selected["shuffled"]
 
 
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_batches_of_one_class_select_nothing_from_the_inverse_share_of_forget_on(method, taught):
-    """Where every batch holds one class, n I_D = n_f I_f + n_r I_r as for single images: 4 classes of 180, batches of 20."""
+    """Where every batch holds one class, n I_D = n_f I_f + n_r I_r as for single images: 4 classes
+    of 180, batches of 20.
+    """
     model, images = taught
     data = make_data(images, count=None, class_to_forget=0)
-    assert not edit(method(alpha=4.004, importance_batch=20), data, copy.deepcopy(model))[1]["selected"]
-    assert edit(method(alpha=4.004, importance_batch=20, importance_order="shuffled"), data, copy.deepcopy(model))[1]["selected"]
+    assert not edit(method(alpha=4.004, importance_batch=20), data, copy.deepcopy(model))[1][
+        "selected"
+    ]
+    assert edit(
+        method(alpha=4.004, importance_batch=20, importance_order="shuffled"),
+        data,
+        copy.deepcopy(model),
+    )[1]["selected"]
 
 
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_the_edit_is_the_formula_with_both_importances(method):
-    """theta min(lambda I_D / I_f, 1) where I_f > alpha I_D, by numpy; I_D over every image that may be seen, I_f over forget."""
+    """theta min(lambda I_D / I_f, 1) where I_f > alpha I_D, by numpy; I_D over every image that may
+    be seen, I_f over forget.
+    """
     data, model = make_data(**WHOLE_CLASS), make_model()
     every = torch.cat([data.forget.indices, data.retain.indices])
     assert sorted(every.tolist()) == sorted(data.split.train.tolist())
     of_forget, of_all = (
-        importance_by_loop(method, model, split.eval_view().batches_of(1)) for split in (data.forget, data.forget.joined(data.retain))
+        importance_by_loop(method, model, split.eval_view().batches_of(1))
+        for split in (data.forget, data.forget.joined(data.retain))
     )
     original = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
     model, report = edit(method(alpha=1.2, dampening=0.5, importance_batch=1), data, model)
     chosen = 0
     for name, p in model.named_parameters():
         forget, total = of_forget[name].numpy(), of_all[name].numpy()
-        wanted = np.where(forget > 1.2 * total, original[name] * np.minimum(0.5 * total / np.maximum(forget, 1e-300), 1), original[name])
+        wanted = np.where(
+            forget > 1.2 * total,
+            original[name] * np.minimum(0.5 * total / np.maximum(forget, 1e-300), 1),
+            original[name],
+        )
         np.testing.assert_allclose(p.detach().numpy(), wanted, rtol=1e-3, atol=1e-7)
         chosen += int((forget > 1.2 * total).sum())
     assert 0 < chosen < sum(p.numel() for p in model.parameters())
@@ -201,13 +258,23 @@ def one_weight_each(**values):
 
 
 def test_dampening_by_hand():
-    """Chosen and shrunk, chosen and held at one, on the threshold, and both ways in which an importance can vanish."""
+    """Chosen and shrunk, chosen and held at one, on the threshold, and both ways in which an
+    importance can vanish.
+    """
     model = nn.Module()
-    model.a, model.b, model.c, model.d, model.e = (nn.Parameter(torch.tensor([v])) for v in (2.0, -2.0, 2.0, 2.0, 2.0))
+    model.a, model.b, model.c, model.d, model.e = (
+        nn.Parameter(torch.tensor([v])) for v in (2.0, -2.0, 2.0, 2.0, 2.0)
+    )
     of_forget = one_weight_each(a=8.0, b=3.0, c=2.0, d=0.0, e=1.0)
     of_all = one_weight_each(a=1.0, b=1.0, c=1.0, d=0.0, e=0.0)
     assert dampen(model, of_forget, of_all, alpha=2.0, dampening=4.0) == 3
-    assert {name: p.item() for name, p in model.named_parameters()} == {"a": 1.0, "b": -2.0, "c": 2.0, "d": 2.0, "e": 0.0}
+    assert {name: p.item() for name, p in model.named_parameters()} == {
+        "a": 1.0,
+        "b": -2.0,
+        "c": 2.0,
+        "d": 2.0,
+        "e": 0.0,
+    }
 
 
 @pytest.mark.parametrize("alpha", [float("inf"), 1e30])
@@ -224,7 +291,9 @@ def test_an_infinite_alpha_is_the_identity_and_says_so(method, alpha):
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.2])
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_no_weight_grows_and_none_is_nan(method, alpha):
-    model, report = edit(method(alpha=alpha, dampening=3.0, importance_batch=4), make_data(**WHOLE_CLASS))
+    model, report = edit(
+        method(alpha=alpha, dampening=3.0, importance_batch=4), make_data(**WHOLE_CLASS)
+    )
     assert report["selected"]
     for ours, original in zip(model.parameters(), make_model().parameters(), strict=True):
         assert (ours.abs() <= original.abs()).all()  # false for a NaN
@@ -235,7 +304,9 @@ def test_without_dampening_constant_the_chosen_weights_vanish(method):
     model = make_model()
     nn.init.constant_(model.bn.bias, 0.1)  # no weight is zero before
     original = [p.detach().clone() for p in model.parameters()]
-    model, report = edit(method(alpha=1.2, dampening=0.0, importance_batch=4), make_data(**WHOLE_CLASS), model)
+    model, report = edit(
+        method(alpha=1.2, dampening=0.0, importance_batch=4), make_data(**WHOLE_CLASS), model
+    )
     for ours, theirs in zip(model.parameters(), original, strict=True):
         assert torch.equal(ours, torch.where(ours == 0, 0, theirs))
     assert 0 < sum(int((p == 0).sum()) for p in model.parameters()) == report["selected"]
@@ -269,24 +340,30 @@ def test_lfssd_reads_no_label_and_ssd_does():
 
 @pytest.mark.parametrize("method", DAMPENINGS)
 def test_exact_importances_select_nothing_from_the_inverse_share_of_forget_on(method):
-    """n I_D = n_f I_f + n_r I_r, so that no weight has I_f > (n / n_f) I_D; far below, some have."""
+    """n I_D = n_f I_f + n_r I_r, so that no weight has I_f > (n / n_f) I_D; far below,
+    some have.
+    """
     data = make_data(**WHOLE_CLASS)
     bound = len(data.split.train) / data.forget.num_samples
     assert not edit(method(alpha=1.001 * bound, importance_batch=1), data)[1]["selected"]
     assert edit(method(alpha=1.1, importance_batch=1), data)[1]["selected"]
 
 
-@pytest.mark.parametrize("fields", [{"alpha": -1.0}, {"dampening": -0.1}, {"importance_batch": 0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"alpha": -1.0}, {"dampening": -0.1}, {"importance_batch": 0}], ids=str
+)
 def test_impossible_dampening_is_refused(fields):
     with pytest.raises(UserError, match=f"--{next(iter(fields))}"):
         SelectiveSynapticDampening(**fields)
 
 
-# --------------------------------------------------------------------------------------------- the Fisher diagonals
+# ----------------------------------------------------------------------------- the Fisher diagonals
 
 
 class Smooth(nn.Module):
-    """25,220 weights, none of them without a gradient: the noise of each can be compared with its law."""
+    """25,220 weights, none of them without a gradient: the noise of each can be compared with its
+    law.
+    """
 
     def __init__(self):
         super().__init__()
@@ -317,7 +394,9 @@ def test_true_fisher_diagonal_equals_the_expectation_over_labels(classes, data):
         return functional_call(wide, parameters, image[None]).log_softmax(1)[0] @ one_hot
 
     labels = torch.eye(classes, dtype=torch.float64)
-    squares = vmap(vmap(grad(log_p), (None, None, 0)), (None, 0, None))(parameters, images.double(), labels)
+    squares = vmap(vmap(grad(log_p), (None, None, 0)), (None, 0, None))(
+        parameters, images.double(), labels
+    )
     p = wide(images.double()).softmax(1).detach()
     found = true_fisher_diagonal(model, data.retain.eval_view())
     for name, value in squares.items():
@@ -330,10 +409,13 @@ def test_true_fisher_diagonal_of_a_sure_model_is_finite(data):
     model = smooth()
     with torch.no_grad():
         model.fc.weight.mul_(1e6)
-    assert all(torch.isfinite(value).all() for value in true_fisher_diagonal(model, data.retain.eval_view()).values())
+    assert all(
+        torch.isfinite(value).all()
+        for value in true_fisher_diagonal(model, data.retain.eval_view()).values()
+    )
 
 
-# --------------------------------------------------------------------------------------------------------- the noise
+# ---------------------------------------------------------------------------------------- the noise
 
 
 def noise(method, data=None):
@@ -341,7 +423,9 @@ def noise(method, data=None):
     model = smooth()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     report = method.edit(model, data or make_data())
-    return {name: (p.detach() - before[name]).double() for name, p in model.named_parameters()}, report
+    return {
+        name: (p.detach() - before[name]).double() for name, p in model.named_parameters()
+    }, report
 
 
 def empirical_by_hand(data):
@@ -354,19 +438,25 @@ def empirical_by_hand(data):
     back = (delta @ model.fc.weight.detach()) * (1 - h**2)
     n = len(labels)
     return {
-        "hidden.weight": (back**2).T @ x**2 / n, "hidden.bias": (back**2).mean(0),
-        "fc.weight": (delta**2).T @ h**2 / n, "fc.bias": (delta**2).mean(0),
-    }  # fmt: skip
+        "hidden.weight": (back**2).T @ x**2 / n,
+        "hidden.bias": (back**2).mean(0),
+        "fc.weight": (delta**2).T @ h**2 / n,
+        "fc.bias": (delta**2).mean(0),
+    }
 
 
 def is_standard_normal(values):
     assert len(values) >= 10_000
-    assert scipy.stats.kstest(1.1 * values, "norm").pvalue < 1e-6  # the test has the power to see 10 %
+    assert (
+        scipy.stats.kstest(1.1 * values, "norm").pvalue < 1e-6
+    )  # the test has the power to see 10 %
     return scipy.stats.kstest(values, "norm").pvalue > 1e-3
 
 
 def test_fisher_noise_has_the_deviation_of_the_formula():
-    """Kolmogorov-Smirnov over 25,220 weights against sqrt(alpha / F), ten times that in the classifier."""
+    """Kolmogorov-Smirnov over 25,220 weights against sqrt(alpha / F), ten times that in the
+    classifier.
+    """
     data = make_data()
     moved, report = noise(FisherForgetting(alpha=1e-5, noise_limit=1e9), data)
     z = [moved[name] / (1e-5 / value).sqrt() for name, value in empirical_by_hand(data).items()]
@@ -381,10 +471,17 @@ def test_the_noise_limit_is_exact_and_beyond_it_alpha_is_without_effect():
     assert report["at_noise_limit"] == 1
     again, _ = noise(FisherForgetting(alpha=1e12))
     assert all(torch.equal(moved[name], again[name]) for name in moved)
-    scaled = torch.cat([(value / (1e-2 if name.startswith("fc") else 1e-3)).flatten() for name, value in moved.items()])
+    scaled = torch.cat(
+        [
+            (value / (1e-2 if name.startswith("fc") else 1e-3)).flatten()
+            for name, value in moved.items()
+        ]
+    )
     assert is_standard_normal(scaled.numpy())
     half = 0.5 * FisherForgetting.noise_limit
-    fewer, report = noise(FisherForgetting(alpha=half**2 * empirical_by_hand(make_data())["hidden.bias"].min().item()))
+    fewer, report = noise(
+        FisherForgetting(alpha=half**2 * empirical_by_hand(make_data())["hidden.bias"].min().item())
+    )
     assert 0 < report["at_noise_limit"] < 1
     assert all((fewer[name].abs() <= moved[name].abs() + 1e-7).all() for name in moved)
 
@@ -413,14 +510,18 @@ def test_scrubbing_noise_has_the_deviation_of_the_formula():
 def test_scrubbing_variances_equal_numpy_for_kernels_matrices_and_vectors():
     """On a convolutional net, with entries on both sides of each limit."""
     torch.manual_seed(0)
-    fisher = {name: 10 ** (6 * torch.rand(p.shape) - 6) for name, p in make_model().named_parameters()}
+    fisher = {
+        name: 10 ** (6 * torch.rand(p.shape) - 6) for name, p in make_model().named_parameters()
+    }
     for name, wanted in variances_by_hand(fisher, 1e-6).items():
         found = FisherScrubbing(alpha=1e-6).variance(fisher[name], name.startswith("fc"))
         torch.testing.assert_close(found.expand(wanted.shape).double(), wanted, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("request_", "blanked"), [(WHOLE_CLASS, True), ({"count": 16}, False), ({"count": 8, "class_to_forget": 1}, False)], ids=str
+    ("request_", "blanked"),
+    [(WHOLE_CLASS, True), ({"count": 16}, False), ({"count": 8, "class_to_forget": 1}, False)],
+    ids=str,
 )
 def test_only_a_class_that_is_forgotten_as_a_whole_loses_its_row(request_, blanked):
     """Its variance is 10 * 1e-4 whatever alpha is; at alpha 0 nothing else moves."""
@@ -451,7 +552,11 @@ def test_noise_is_seeded(method):
     assert not same(models[0], models[2])
 
 
-@pytest.mark.parametrize("method", [partial(FisherForgetting, noise_limit=1.0), FisherScrubbing], ids=["fisher", "fisher_new"])
+@pytest.mark.parametrize(
+    "method",
+    [partial(FisherForgetting, noise_limit=1.0), FisherScrubbing],
+    ids=["fisher", "fisher_new"],
+)
 def test_fisher_methods_read_retain_alone_and_as_much_as_is_asked(method):
     data = make_data()
     data.forget = None
@@ -464,20 +569,36 @@ def test_fisher_methods_read_retain_alone_and_as_much_as_is_asked(method):
 
 
 def test_scrubbing_reads_no_label_and_fisher_does():
-    alike = [edit(FisherScrubbing(alpha=1e-6), data)[0] for data in (make_data(), relabelled(make_data()))]
+    alike = [
+        edit(FisherScrubbing(alpha=1e-6), data)[0]
+        for data in (make_data(), relabelled(make_data()))
+    ]
     assert same(*alike)
-    unlike = [edit(FisherForgetting(alpha=1e-9, noise_limit=1.0), data)[0] for data in (make_data(), relabelled(make_data()))]
+    unlike = [
+        edit(FisherForgetting(alpha=1e-9, noise_limit=1.0), data)[0]
+        for data in (make_data(), relabelled(make_data()))
+    ]
     assert not same(*unlike)
 
 
 def test_a_convolution_with_as_many_channels_as_classes_is_not_the_classifier():
-    assert classifier_parameters(build_model("resnet20s", 16, (0.4,) * 3, (0.2,) * 3)) == {"fc.weight", "fc.bias"}
-    assert classifier_parameters(build_model("vgg16_bn_lth", 64, (0.4,) * 3, (0.2,) * 3)) == {"classifier.weight", "classifier.bias"}
+    assert classifier_parameters(build_model("resnet20s", 16, (0.4,) * 3, (0.2,) * 3)) == {
+        "fc.weight",
+        "fc.bias",
+    }
+    assert classifier_parameters(build_model("vgg16_bn_lth", 64, (0.4,) * 3, (0.2,) * 3)) == {
+        "classifier.weight",
+        "classifier.bias",
+    }
 
 
 @pytest.mark.parametrize(
     ("method", "fields"),
-    [(FisherForgetting, {"alpha": -1.0}), (FisherForgetting, {"noise_limit": -1.0}), (FisherScrubbing, {"alpha": -1.0})],
+    [
+        (FisherForgetting, {"alpha": -1.0}),
+        (FisherForgetting, {"noise_limit": -1.0}),
+        (FisherScrubbing, {"alpha": -1.0}),
+    ],
 )
 def test_impossible_noise_is_refused(method, fields):
     with pytest.raises(UserError, match=f"--{next(iter(fields))}"):

@@ -1,4 +1,6 @@
-"""fp32 means fp32: where TF32 is switched off, shown by the settings that each pass through a network is made under."""
+"""fp32 means fp32: where TF32 is switched off, shown by the settings that each pass through a
+network is made under.
+"""
 
 import warnings
 
@@ -69,7 +71,9 @@ def test_what_is_measured_is_measured_without_tf32(name, outside):
     assert settings() == outside
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if issubclass(method, Iterative)])
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if issubclass(method, Iterative)]
+)
 def test_what_a_method_prepares_is_computed_without_tf32(name, outside):
     model, data = make_model(), make_data(batch_size=8)
     seen, method = passes(model), small(name)

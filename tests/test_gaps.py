@@ -1,4 +1,6 @@
-"""Gaps and their floors, intervals, relearning and the search objective, against simulation, SciPy and closed forms."""
+"""Gaps and their floors, intervals, relearning and the search objective, against simulation, SciPy
+and closed forms.
+"""
 
 import math
 from itertools import combinations
@@ -42,7 +44,7 @@ def paired_runs(draw):
     return tuple({name: draw(runs) for name in ("UA", "RA", "TA", "MIA")} for _ in range(2))
 
 
-# ----------------------------------------------------------------------------------------------------------------- gaps
+# --------------------------------------------------------------------------------------------- gaps
 
 
 def test_published_average_gap_comes_out():
@@ -50,7 +52,9 @@ def test_published_average_gap_comes_out():
     retrain = {"UA": [5.24], "RA": [100.0], "TA": [94.26], "MIA": [12.88]}
     salun = {"UA": [5.24 - 2.39], "RA": [99.62], "TA": [93.93], "MIA": [12.88 + 1.51]}
     assert gap_of_means(salun, retrain) == pytest.approx(1.1525)
-    assert signed_gaps(salun, retrain) == pytest.approx({"UA": -2.39, "RA": -0.38, "TA": -0.33, "MIA": 1.51})
+    assert signed_gaps(salun, retrain) == pytest.approx(
+        {"UA": -2.39, "RA": -0.38, "TA": -0.33, "MIA": 1.51}
+    )
 
 
 @properties
@@ -65,13 +69,19 @@ def test_gap_of_means_is_never_above_the_paired_gap(pair):
 def test_gaps_equal_loops_and_do_not_depend_on_order(pair):
     method, retrain = pair
     count, names = len(method["UA"]), list(method)
-    wanted = sum(abs(method[m][i] - retrain[m][i]) for m in names for i in range(count)) / count / len(names)
+    wanted = (
+        sum(abs(method[m][i] - retrain[m][i]) for m in names for i in range(count))
+        / count
+        / len(names)
+    )
     means = sum(abs(sum(method[m]) - sum(retrain[m])) / count for m in names) / len(names)
     assert mean_paired_gap(method, retrain) == pytest.approx(wanted, abs=1e-9)
     assert gap_of_means(method, retrain) == pytest.approx(means, abs=1e-9)
     flipped = [{name: runs[name][::-1] for name in reversed(names)} for runs in (method, retrain)]
     assert mean_paired_gap(*flipped) == pytest.approx(wanted, abs=1e-9)
-    assert signed_gaps(retrain, method) == pytest.approx({m: -gap for m, gap in signed_gaps(method, retrain).items()})
+    assert signed_gaps(retrain, method) == pytest.approx(
+        {m: -gap for m, gap in signed_gaps(method, retrain).items()}
+    )
 
 
 def test_the_paired_gap_keeps_the_noise_that_means_cancel():
@@ -93,7 +103,7 @@ def test_gaps_refuse_what_cannot_be_compared():
         mean_paired_gap({"UA": [1.0, 2.0]}, {"UA": [1.0]})
 
 
-# --------------------------------------------------------------------------------------------------------------- floors
+# ------------------------------------------------------------------------------------------- floors
 
 
 @properties
@@ -118,16 +128,22 @@ def test_noise_floor_of_equal_runs_is_exactly_zero():
 
 
 def test_gap_floors_of_the_published_standard_deviations():
-    """Retrain's .42, 0, .15 and .68 (10 %) make a floor of .35 for single runs and .11 for ten against ten."""
+    """Retrain's .42, 0, .15 and .68 (10 %) make a floor of .35 for single runs and .11 for ten
+    against ten.
+    """
     z = np.random.default_rng(0).standard_normal(20_000)
-    retrain = {name: 50 + sd * z for name, sd in {"UA": 0.42, "RA": 0.0, "TA": 0.15, "MIA": 0.68}.items()}
+    retrain = {
+        name: 50 + sd * z for name, sd in {"UA": 0.42, "RA": 0.0, "TA": 0.15, "MIA": 0.68}.items()
+    }
     assert gap_floor(retrain, 1, 1) == pytest.approx(0.3526, rel=0.02)
     assert gap_floor(retrain, 10, 10) == pytest.approx(0.1115, rel=0.02)
 
 
 @pytest.mark.parametrize(("method_runs", "retrain_runs"), [(1, 1), (3, 10), (10, 10)])
 def test_gap_floor_is_what_retrain_scores_against_retrain(method_runs, retrain_runs):
-    """Simulated: both sides are drawn alike, and their gap averages to the floor taken from a large pool."""
+    """Simulated: both sides are drawn alike, and their gap averages to the floor taken from a large
+    pool.
+    """
     rng, spread = np.random.default_rng(1), {"UA": 0.42, "TA": 0.15, "MIA": 0.68}
     pool = {name: rng.normal(50, sd, 20_000) for name, sd in spread.items()}
 
@@ -142,27 +158,39 @@ def test_gap_floor_is_what_retrain_scores_against_retrain(method_runs, retrain_r
 def test_floor_of_one_run_against_one_is_the_paired_gap_between_oracles():
     """Exact for any distribution: the mean over all pairings of different Retrain runs."""
     retrain = {"UA": [5.0, 5.5, 4.1], "MIA": [12.0, 13.5, 12.2]}
-    paired = [mean_paired_gap(*({m: [retrain[m][i]] for m in retrain} for i in pair)) for pair in combinations(range(3), 2)]
+    paired = [
+        mean_paired_gap(*({m: [retrain[m][i]] for m in retrain} for i in pair))
+        for pair in combinations(range(3), 2)
+    ]
     assert gap_floor(retrain, 1, 1) == pytest.approx(np.mean(paired))
 
 
 def test_distances_between_oracles_average_both_directions():
     oracles = [np.random.default_rng(seed).normal(0, 2, (30, 4)) for seed in range(3)]
-    wanted = np.mean([kl_divergence(oracles[i], oracles[j]) for i in range(3) for j in range(3) if i != j])
+    wanted = np.mean(
+        [kl_divergence(oracles[i], oracles[j]) for i in range(3) for j in range(3) if i != j]
+    )
     assert between_oracles(kl_divergence, oracles) == pytest.approx(wanted)
-    assert between_oracles(jensen_shannon, oracles[:2]) == pytest.approx(jensen_shannon(*oracles[:2]))
+    assert between_oracles(jensen_shannon, oracles[:2]) == pytest.approx(
+        jensen_shannon(*oracles[:2])
+    )
 
 
 @pytest.mark.parametrize(("method_runs", "retrain_runs"), [(1, 3), (3, 5), (10, 10)])
 def test_noise_band_holds_a_second_retrain_as_often_as_it_says(method_runs, retrain_runs):
     """Binomial test at alpha 1e-3: the coverage of 4,000 experiments is the level."""
     rng = np.random.default_rng(2)
-    inside = sum(inside_noise(rng.normal(5, 2, method_runs), rng.normal(5, 2, retrain_runs)) for _ in range(4000))
+    inside = sum(
+        inside_noise(rng.normal(5, 2, method_runs), rng.normal(5, 2, retrain_runs))
+        for _ in range(4000)
+    )
     assert scipy.stats.binomtest(inside, 4000, 0.95).pvalue > 1e-3
 
 
 def test_noise_band_is_the_two_sample_interval_with_the_spread_of_retrain():
-    """With as many method runs of the same spread it is SciPy's pooled t-test, but for the degrees of freedom."""
+    """With as many method runs of the same spread it is SciPy's pooled t-test, but for the degrees
+    of freedom.
+    """
     retrain, shift = np.array([1.0, 2.0, 4.0, 5.0]), 1.5
     t = scipy.stats.ttest_ind(retrain + shift, retrain).statistic
     level = 1 - 2 * scipy.stats.t.sf(t, 3)
@@ -183,23 +211,36 @@ def test_a_metric_that_never_varies_has_no_band():
 @pytest.mark.parametrize("count", [1, 2])
 def test_nothing_is_marked_with_fewer_than_three_retrains(count):
     retrain = [5.0, 6.0][:count]
-    assert inside_noise([5.0], retrain) is inside_distance([5.0], retrain) is inside_average({"UA": [5.0]}, {"UA": retrain}) is None
+    assert (
+        inside_noise([5.0], retrain)
+        is inside_distance([5.0], retrain)
+        is inside_average({"UA": [5.0]}, {"UA": retrain})
+        is None
+    )
     assert "needs 3 Retrain runs" in too_few(count)
     assert too_few(0) is too_few(3) is None
 
 
 def test_band_of_an_average_is_the_mean_band():
-    """Two metrics with standard deviations 1 and 3 against t = 4.303 at three Retrains: 4.303 x 2 x sqrt(1 + 1/3)."""
+    """Two metrics with standard deviations 1 and 3 against t = 4.303 at three Retrains: 4.303 x 2 x
+    sqrt(1 + 1/3).
+    """
     retrain = {"UA": [9.0, 10.0, 11.0], "TA": [47.0, 50.0, 53.0]}
     wanted = scipy.stats.t.ppf(0.975, 2) * 2 * math.sqrt(4 / 3)
     assert average_band(retrain, 1) == pytest.approx(wanted)
-    assert inside_average({"UA": [10.0], "TA": [50 + 1.999 * wanted]}, retrain)  # the gap is half of that
+    assert inside_average(
+        {"UA": [10.0], "TA": [50 + 1.999 * wanted]}, retrain
+    )  # the gap is half of that
     assert not inside_average({"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain)
-    assert inside_average({"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain, {"TA": (0.1 * wanted, 10)})
+    assert inside_average(
+        {"UA": [10.0], "TA": [50 + 2.001 * wanted]}, retrain, {"TA": (0.1 * wanted, 10)}
+    )
 
 
 def test_band_of_distances_by_hand():
-    """Models 0, 3 and 9 on a line: mean distances 6, 4.5 and 7.5 to the others, their standard deviation 1.5, the factor 2."""
+    """Models 0, 3 and 9 on a line: mean distances 6, 4.5 and 7.5 to the others, their standard
+    deviation 1.5, the factor 2.
+    """
     points = [0.0, 3.0, 9.0]
     own = [np.mean([abs(x - y) for y in points if y != x]) for x in points]
     assert own == [6.0, 4.5, 7.5]
@@ -218,12 +259,17 @@ def test_usual_runs_are_the_commonest():
 
 def test_paired_gap_pairs_by_key():
     retrain = [(3, (6.0, 10.0)), (2, (8.0, 14.0))]
-    assert paired_gap([(2, (3.0, 10.0)), (3, (5.0, 10.0)), (9, (0.0, 0.0))], retrain) == pytest.approx((5 + 4 + 1 + 0) / 4)
+    assert paired_gap(
+        [(2, (3.0, 10.0)), (3, (5.0, 10.0)), (9, (0.0, 0.0))], retrain
+    ) == pytest.approx((5 + 4 + 1 + 0) / 4)
     assert paired_gap([(9, (0.0, 0.0))], retrain) is None
 
 
 def test_floors_need_two_retrains():
-    for call in (lambda: noise_floor([1.0]), lambda: between_oracles(jensen_shannon, [np.zeros((2, 2))])):
+    for call in (
+        lambda: noise_floor([1.0]),
+        lambda: between_oracles(jensen_shannon, [np.zeros((2, 2))]),
+    ):
         with pytest.raises(ValueError, match="at least two"):
             call()
     for call in (lambda: noise_band([1.0], 1), lambda: noise_band([1.0, 2.0], 0)):
@@ -233,19 +279,25 @@ def test_floors_need_two_retrains():
         gap_floor({"UA": [1.0, 2.0]}, 0, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ intervals
+# ---------------------------------------------------------------------------------------- intervals
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 30), (30, 30), (4, 4500), (17, 40), (4499, 4500)])
+@pytest.mark.parametrize(
+    ("successes", "trials"), [(0, 1), (1, 1), (0, 30), (30, 30), (4, 4500), (17, 40), (4499, 4500)]
+)
 def test_clopper_pearson_is_scipys_exact_interval(successes, trials, level):
     wanted = scipy.stats.binomtest(successes, trials).proportion_ci(level, method="exact")
-    assert clopper_pearson(successes, trials, level) == pytest.approx((wanted.low, wanted.high), rel=1e-7, abs=1e-12)
+    assert clopper_pearson(successes, trials, level) == pytest.approx(
+        (wanted.low, wanted.high), rel=1e-7, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.5])
 def test_clopper_pearson_covers_at_least_its_level(rate):
-    """Exactly, by summing the binomial probabilities of all outcomes whose interval holds the rate."""
+    """Exactly, by summing the binomial probabilities of all outcomes whose interval holds the
+    rate.
+    """
     outcomes = np.arange(26)
     low, high = clopper_pearson(outcomes, 25, 0.9)
     assert low.shape == (26,)
@@ -261,7 +313,9 @@ def test_clopper_pearson_refuses_what_is_no_rate(successes, trials):
 def test_bootstrap_interval_is_near_the_normal_one_for_many_values_and_seeded():
     sample = np.random.default_rng(0).normal(3, 2, 400)
     half = 1.96 * sample.std() / 20
-    assert bootstrap_mean(sample) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.03)
+    assert bootstrap_mean(sample) == pytest.approx(
+        (sample.mean() - half, sample.mean() + half), abs=0.03
+    )
     assert bootstrap_mean(sample) == bootstrap_mean(sample[::-1]) != bootstrap_mean(sample, seed=1)
 
 
@@ -295,9 +349,14 @@ def test_interval_of_ten_seeds_is_resampled_and_of_one_is_none():
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_interval_covers_the_mean_as_often_as_it_says(count):
-    """Binomial test at alpha 1e-3 over 4,000 samples; a bootstrap of these sizes covers 48, 76 and 82 %."""
+    """Binomial test at alpha 1e-3 over 4,000 samples; a bootstrap of these sizes covers 48, 76 and
+    82 %.
+    """
     rng = np.random.default_rng(count)
-    covered = sum(low <= 1 <= high for low, high in (mean_interval(row) for row in rng.normal(1, 2, (4000, count))))
+    covered = sum(
+        low <= 1 <= high
+        for low, high in (mean_interval(row) for row in rng.normal(1, 2, (4000, count)))
+    )
     assert scipy.stats.binomtest(covered, 4000, 0.95).pvalue > 1e-3
 
 
@@ -310,12 +369,16 @@ def test_bootstrap_of_one_value_is_no_interval_and_of_none_an_error():
 
 @pytest.mark.parametrize("level", [0, 1, 95])
 def test_levels_are_probabilities(level):
-    for call in (lambda: clopper_pearson(1, 2, level), lambda: bootstrap_mean([1, 2], level=level), lambda: noise_band([1, 2], 1, level)):
+    for call in (
+        lambda: clopper_pearson(1, 2, level),
+        lambda: bootstrap_mean([1, 2], level=level),
+        lambda: noise_band([1, 2], 1, level),
+    ):
         with pytest.raises(ValueError, match="level"):
             call()
 
 
-# ----------------------------------------------------------------------------------------------------------- relearning
+# --------------------------------------------------------------------------------------- relearning
 
 
 def test_steps_to_reach_finds_the_first_recorded_step():
@@ -339,7 +402,9 @@ def test_a_higher_target_is_never_reached_sooner(curve, one, other):
 
 
 def test_gradient_descent_on_a_quadratic_reaches_its_target_when_the_formula_says():
-    """Loss (1 - r)^(2 t) from 1: below c first at the ceiling of log c / (2 log(1 - r)); a start nearer by is sooner."""
+    """Loss (1 - r)^(2 t) from 1: below c first at the ceiling of log c / (2 log(1 - r)); a start
+    nearer by is sooner.
+    """
     steps = np.arange(200)
     far, near = 0.95 ** (2.0 * steps), 0.25 * 0.95 ** (2.0 * steps)
     needed = math.ceil(math.log(0.01) / (2 * math.log(0.95)))
@@ -373,13 +438,17 @@ def test_malformed_curves_are_refused(steps, curve, target):
         steps_to_reach(steps, curve, target)
 
 
-# ------------------------------------------------------------------------------------------------------------ selection
+# ---------------------------------------------------------------------------------------- selection
 
 ORIGINAL = {"RA": 100.0, "VA": 94.0}
 
 
 def test_val_proxy_of_a_hand_made_case():
-    unlearned = {"UA": 4.0, "RA": 99.0, "VA": 93.5}  # forget accuracy 96, two above the target of 94
+    unlearned = {
+        "UA": 4.0,
+        "RA": 99.0,
+        "VA": 93.5,
+    }  # forget accuracy 96, two above the target of 94
     assert val_proxy(unlearned, ORIGINAL, 0.46) == pytest.approx(2 + 0.5 + 1 + 4)
     assert val_proxy(unlearned, ORIGINAL, 0.54) == pytest.approx(7.5)
 
@@ -394,7 +463,9 @@ def test_val_proxy_is_zero_at_perfect_unlearning_and_grows_in_every_direction():
 
 def test_val_proxy_of_a_whole_class_wants_it_gone():
     assert val_proxy_class({"UA": 100.0, "RA": 100.0, "VA": 94.0}, ORIGINAL) == 0
-    assert val_proxy_class({"UA": 90.0, "RA": 99.5, "VA": 95.0}, ORIGINAL) == pytest.approx(10 + 0.5 + 1)
+    assert val_proxy_class({"UA": 90.0, "RA": 99.5, "VA": 95.0}, ORIGINAL) == pytest.approx(
+        10 + 0.5 + 1
+    )
 
 
 @pytest.mark.parametrize(("forget", "val", "documented"), [(4500, 5000, 0.47), (300, 300, 1.88)])
@@ -405,7 +476,9 @@ def test_noise_of_the_proxy_is_as_documented(forget, val, documented):
 def test_noise_of_the_proxy_is_what_equal_losses_give():
     """Simulated with SciPy's Mann-Whitney statistic at 60 against 90 images."""
     losses = np.random.default_rng(0).exponential(size=(4000, 150))
-    found = 100 * np.abs(scipy.stats.mannwhitneyu(losses[:, :60], losses[:, 60:], axis=1).statistic / (60 * 90) - 0.5)
+    found = 100 * np.abs(
+        scipy.stats.mannwhitneyu(losses[:, :60], losses[:, 60:], axis=1).statistic / (60 * 90) - 0.5
+    )
     assert abs(np.mean(found) - val_proxy_noise(60, 90)) < 4 * np.std(found) / math.sqrt(len(found))
 
 

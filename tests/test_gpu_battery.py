@@ -1,4 +1,6 @@
-"""The GPU battery's own parts: what is kept, what goes on, what is refused, and with which exit code."""
+"""The GPU battery's own parts: what is kept, what goes on, what is refused, and with which exit
+code.
+"""
 
 import json
 
@@ -10,7 +12,9 @@ from benchmarks.gpu.battery import FAILED, UNFINISHED, Battery, LeftOut, judged,
 
 
 def begin(folder, *words):
-    return Battery("toy", make_parser("toy", "").parse_args(["--twin", "--out", str(folder), *words]))
+    return Battery(
+        "toy", make_parser("toy", "").parse_args(["--twin", "--out", str(folder), *words])
+    )
 
 
 def entries(folder):
@@ -83,7 +87,9 @@ def test_a_check_that_ends_the_process_is_known_to_the_next_one(tmp_path):
     assert again.in_turn(["crash", "a", "b"]) == ["crash", "a", "b"]
 
 
-def test_a_lost_device_ends_the_stage_and_a_check_that_fails_on_a_sound_one_does_not(tmp_path, monkeypatch, capsys):
+def test_a_lost_device_ends_the_stage_and_a_check_that_fails_on_a_sound_one_does_not(
+    tmp_path, monkeypatch, capsys
+):
     def breaks():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -105,9 +111,18 @@ def test_a_lost_device_ends_the_stage_and_a_check_that_fails_on_a_sound_one_does
 def test_numbers_that_are_wrong_are_kept_with_the_reason(tmp_path):
     assert judged({"apart": 0.1}, {"near": True}) == {"apart": 0.1}
     stage = begin(tmp_path)
-    assert stage.check("far", lambda: judged({"apart": 9.0}, {"near": False, "finite": True, "equal": False})) is None
+    assert (
+        stage.check(
+            "far", lambda: judged({"apart": 9.0}, {"near": False, "finite": True, "equal": False})
+        )
+        is None
+    )
     entry = entries(tmp_path)["far"]
-    assert (entry["ok"], entry["error"], entry["found"]) == (False, "not so: near, equal", {"apart": 9.0})
+    assert (entry["ok"], entry["error"], entry["found"]) == (
+        False,
+        "not so: near, equal",
+        {"apart": 9.0},
+    )
     assert stage.finish() == FAILED
 
 
@@ -160,7 +175,9 @@ def test_without_cuda_the_twin_s_command_is_named(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("first", [["--twin"], []], ids=["twin first", "device first"])
-def test_a_folder_is_of_the_twin_or_of_a_device_and_never_of_both(tmp_path, monkeypatch, capsys, first):
+def test_a_folder_is_of_the_twin_or_of_a_device_and_never_of_both(
+    tmp_path, monkeypatch, capsys, first
+):
     here = battery.describe()
     monkeypatch.setattr(battery, "describe", lambda: here)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -1,4 +1,6 @@
-"""The stage correct of the GPU battery: every check of its twin, and that its comparisons find what is wrong."""
+"""The stage correct of the GPU battery: every check of its twin, and that its comparisons find what
+is wrong.
+"""
 
 import json
 import os
@@ -26,15 +28,27 @@ pytestmark = pytest.mark.slow
 KINDS = {*numerics.METHODS.values()}
 TRAINED = sum(issubclass(kind, Iterative) for kind in KINDS)
 CERTAIN = {
-    "loader": {"order_and_augmentation_equal_those_of_the_cpu": True, "largest_difference_of_unaugmented_images": 0.0},
+    "loader": {
+        "order_and_augmentation_equal_those_of_the_cpu": True,
+        "largest_difference_of_unaugmented_images": 0.0,
+    },
     "methods_fp32": {"methods": len(KINDS), "all_true_mask_equals_none": len(KINDS)},
     "methods_bf16": {"methods": TRAINED, "all_true_mask_equals_none": TRAINED},
     "resume_training": {"equal": True, "of_epochs": 4},
     "resume_salun": {"equal": True},
-    "determinism": {"training_equal": True, "salun_equal": True, "training_largest": 0.0, "salun_largest": 0.0},
+    "determinism": {
+        "training_equal": True,
+        "salun_equal": True,
+        "training_largest": 0.0,
+        "salun_largest": 0.0,
+    },
     "out_of_memory": {"kept_epochs": 1},
     "evaluation": {"UA_images_apart": 0, "MIA_points_apart": 0.0, "models": 3},
-    "torchrun_nccl": {"equal": True, "group_values_come_back": True, "group_outcomes_come_back": True},
+    "torchrun_nccl": {
+        "equal": True,
+        "group_values_come_back": True,
+        "group_outcomes_come_back": True,
+    },
     "two_processes": {"ranks_equal": True, "device": ["cpu", "cpu"]},
     "compile": {"backend": "aot_eager"},
 }
@@ -51,7 +65,7 @@ def test_check_of_the_twin(name, tmp_path):
     assert {key: entry["found"][key] for key in certain} == certain
 
 
-# ------------------------------------------------------------------------------------------- what a check can find
+# ---------------------------------------------------------------------------- what a check can find
 
 
 def states(*values):
@@ -83,7 +97,9 @@ def test_a_gradient_that_is_off_gives_masks_that_are_off():
     exact = {"w": torch.randn(5000, generator=draw, dtype=torch.float64)}
     rounded = compare_masks(exact, {"w": exact["w"].float()})
     assert min(rounded["equal_bits"]) >= numerics.LEAST_EQUAL
-    off = compare_masks(exact, {"w": exact["w"] + 0.1 * torch.randn(5000, generator=draw, dtype=torch.float64)})
+    off = compare_masks(
+        exact, {"w": exact["w"] + 0.1 * torch.randn(5000, generator=draw, dtype=torch.float64)}
+    )
     assert min(off["equal_bits"]) < numerics.LEAST_EQUAL
     assert max(off["far_bits"]) > numerics.MOST_FAR
 
@@ -148,7 +164,10 @@ def test_a_mask_that_changes_more_than_it_freezes_is_found(checked):
 
 
 def test_a_method_without_effect_is_found(checked):
-    assert checked(lambda model, mask: None)[1] == ["changes nothing", "changes nothing under a mask"]
+    assert checked(lambda model, mask: None)[1] == [
+        "changes nothing",
+        "changes nothing under a mask",
+    ]
 
 
 def test_one_method_that_fails_hides_no_other(monkeypatch):
@@ -161,7 +180,10 @@ def test_one_method_that_fails_hides_no_other(monkeypatch):
     monkeypatch.setattr(numerics, "check_method", check_method)
     with pytest.raises(Wrong, match="GA is broken") as caught:
         numerics.methods(None, "fp32")
-    assert caught.value.found["failed"] == {"FT": "RuntimeError: FT is broken", "GA": "RuntimeError: GA is broken"}
+    assert caught.value.found["failed"] == {
+        "FT": "RuntimeError: FT is broken",
+        "GA": "RuntimeError: GA is broken",
+    }
 
 
 def test_passes_give_the_pixels_of_an_epoch():
@@ -176,7 +198,10 @@ def test_passes_give_the_pixels_of_an_epoch():
 
 
 def test_only_one_line_that_names_the_flag_counts():
-    line = "main_train.py: failed: out of memory; try a smaller --batch_size, --precision bf16, or another --gpu\n"
+    line = (
+        "main_train.py: failed: out of memory; try a smaller --batch_size, --precision bf16, or"
+        " another --gpu\n"
+    )
     assert names_batch_size("epoch 1/2\n" + line)
     assert not names_batch_size("Traceback (most recent call last)\n" + line)
     assert not names_batch_size(line + "RuntimeError: CUDA error\n")
@@ -184,12 +209,19 @@ def test_only_one_line_that_names_the_flag_counts():
 
 def audit(ua):
     metrics = {"UA": ua, "RA": 99.0, "TA": 80.0, "svc_confidence_tnr": 12.0, "loss_auc": 0.5}
-    return {"data": {"sizes": {"forget": 450, "retain": 4050, "test": 1000}}, "models": [{"metrics": metrics}]}
+    return {
+        "data": {"sizes": {"forget": 450, "retain": 4050, "test": 1000}},
+        "models": [{"metrics": metrics}],
+    }
 
 
 def test_audits_are_apart_by_images():
     found = compared_audits(audit(100 * 45 / 450), audit(100 * 46 / 450))
-    assert (found["UA_images_apart"], found["UA_images_allowed"], found["RA_images_allowed"]) == (1, 1, 9)
+    assert (found["UA_images_apart"], found["UA_images_allowed"], found["RA_images_allowed"]) == (
+        1,
+        1,
+        9,
+    )
     with pytest.raises(Wrong, match="UA within 1 images"):
         compared_audits(audit(100 * 45 / 450), audit(100 * 47 / 450))
 
@@ -201,7 +233,9 @@ def test_a_run_that_ends_before_it_is_killed_is_no_proof(tmp_path, monkeypatch):
     start = bench.start
     monkeypatch.setattr(bench, "start", lambda command: start(["-c", short]))
     with pytest.raises(RuntimeError, match="ended with 0 before it could be killed: done already"):
-        correct.killed_and_resumed(bench, "main_train", [], tmp_path / "x" / "0checkpoint.pth.tar", lambda state: True)
+        correct.killed_and_resumed(
+            bench, "main_train", [], tmp_path / "x" / "0checkpoint.pth.tar", lambda state: True
+        )
 
 
 def test_another_exit_code_or_no_end_is_an_error(tmp_path):
@@ -216,7 +250,9 @@ def test_another_exit_code_or_no_end_is_an_error(tmp_path):
 def test_what_a_killed_process_leaves_behind_holds_nothing_up(tmp_path, monkeypatch):
     """As a process of torchrun's that hangs: it has the output open for as long as it lives."""
     monkeypatch.setattr(runs, "SECONDS_TO_STOP", 0.5)
-    deaf = "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    deaf = (
+        "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    )
     child = deaf + "print(os.getpid(), flush=True); time.sleep(60)"
     parent = deaf + f"subprocess.run([sys.executable, '-c', {child!r}])"
     began = time.monotonic()

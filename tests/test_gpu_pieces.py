@@ -1,4 +1,6 @@
-"""The parts of the GPU battery's table that need no run: which unit begins, the archive in pieces, packed JPEG images."""
+"""The parts of the GPU battery's table that need no run: which unit begins, the archive in pieces,
+packed JPEG images.
+"""
 
 import io
 
@@ -19,7 +21,7 @@ def unit(name, epochs=1.0, needs=(), resumable=False):
     return Unit(name, name.split("_")[0], "main_forget.py", (), epochs, name, needs, resumable)
 
 
-# ------------------------------------------------------------------------------------------------------------ plan
+# --------------------------------------------------------------------------------------------- plan
 
 
 def test_the_published_training_is_kept_up_to_three_seconds_an_epoch():
@@ -30,57 +32,112 @@ def test_the_published_training_is_kept_up_to_three_seconds_an_epoch():
 
 def test_several_units_at_once_are_used_where_they_gain_a_fifth():
     used, slow = planning.at_once(2.0, {2: 3.0, 3: 4.0})
-    assert (used, slow) == (3, {1: 1.0, 2: 1.5, 3: 2.0})  # three in twice the time gain 1.5, two 1.33
+    assert (used, slow) == (
+        3,
+        {1: 1.0, 2: 1.5, 3: 2.0},
+    )  # three in twice the time gain 1.5, two 1.33
     assert planning.at_once(2.0, {2: 3.5, 3: 5.1})[0] == 1  # 1.14 and 1.18
     assert planning.at_once(2.0, {2: 3.3, 3: 6.0})[0] == 2  # 1.21 and 1
 
 
 def test_work_is_the_mean_of_its_own_kind_or_epochs_and_what_is_beside_them():
-    assert planning.expected_work(unit("a", 10), None, {}) == planning.BESIDE_EPOCHS + 10 * planning.EPOCH_SECONDS
+    assert (
+        planning.expected_work(unit("a", 10), None, {})
+        == planning.BESIDE_EPOCHS + 10 * planning.EPOCH_SECONDS
+    )
     assert planning.expected_work(unit("a", 10), 0.5, {}) == planning.BESIDE_EPOCHS + 5
     assert planning.expected_work(unit("a_3", 10), 0.5, {"a": [7, 9], "b": [1]}) == 8
 
 
 def test_a_unit_begins_only_where_nothing_is_cut_off():
-    ready, works, slow = [unit("long", resumable=True), unit("short")], {"long": 300.0, "short": 50.0}, {1: 1.0, 2: 1.5}
+    ready, works, slow = (
+        [unit("long", resumable=True), unit("short")],
+        {"long": 300.0, "short": 50.0},
+        {1: 1.0, 2: 1.5},
+    )
     assert planning.choose(ready, works, [], 300, slow).name == "long"
-    assert planning.choose(ready, works, [], 299, slow).name == "short"  # a later one that fits goes first
+    assert (
+        planning.choose(ready, works, [], 299, slow).name == "short"
+    )  # a later one that fits goes first
     assert planning.choose(ready, works, [200.0], 450, slow).name == "long"
     assert planning.choose(ready, works, [200.0], 310, slow).name == "short"
-    assert planning.choose(ready, works, [210.0], 310, slow) is None  # 210 beside another one takes 315
+    assert (
+        planning.choose(ready, works, [210.0], 310, slow) is None
+    )  # 210 beside another one takes 315
     assert planning.choose(ready, works, [1.0, 1.0], 900, slow) is None  # no place
     assert planning.choose(ready[:1], works, [], 61, slow).name == "long"  # a part of it
     assert planning.choose(ready[:1], works, [], 59, slow) is None
-    assert planning.choose(ready[:1], works, [1.0], 90, slow) is None  # a part, but not beside another
+    assert (
+        planning.choose(ready[:1], works, [1.0], 90, slow) is None
+    )  # a part, but not beside another
 
 
 def test_a_plan_heeds_needs_places_and_the_end():
-    order = [unit("a"), unit("b", needs=("a",)), unit("c", needs=("a",)), unit("d", needs=("b", "c")), unit("e", needs=("z",))]
+    order = [
+        unit("a"),
+        unit("b", needs=("a",)),
+        unit("c", needs=("a",)),
+        unit("d", needs=("b", "c")),
+        unit("e", needs=("z",)),
+    ]
     works = {"a": 100.0, "b": 40.0, "c": 60.0, "d": 10.0, "e": 1.0}
     found = planning.simulate(order, set(), lambda each: works[each.name], 1000, 1, {1: 1.0})
     assert found == {"a": (0, 100), "b": (100, 140), "c": (140, 200), "d": (200, 210)}
-    found = planning.simulate(order, set(), lambda each: works[each.name], 1000, 2, {1: 1.0, 2: 1.5})
+    found = planning.simulate(
+        order, set(), lambda each: works[each.name], 1000, 2, {1: 1.0, 2: 1.5}
+    )
     # b and c take 1.5 times as long until b ends at 160; c has 20 left then.
     assert found == {"a": (0, 100), "b": (100, 160), "c": (100, 180), "d": (180, 190)}
-    assert planning.simulate(order, {"a"}, lambda each: works[each.name], 70, 1, {1: 1.0}) == {"b": (0, 40)}
-    part = planning.simulate([unit("t", resumable=True)], set(), lambda each: 500.0, 100, 1, {1: 1.0})
+    assert planning.simulate(order, {"a"}, lambda each: works[each.name], 70, 1, {1: 1.0}) == {
+        "b": (0, 40)
+    }
+    part = planning.simulate(
+        [unit("t", resumable=True)], set(), lambda each: 500.0, 100, 1, {1: 1.0}
+    )
     assert part == {"t": (0, 500)}
 
 
 def test_the_units_come_in_their_order_with_the_published_flags(tmp_path):
     found = units.units_of(units.Recipe(), tmp_path, "c10.npz", DECIDED)
     names = [each.name for each in found]
-    assert names[:9] == ["original", "retrain_2", "retrain_3", "masks", "FT_2", "SalUn_2", "RL_2", "l1_sparse_2", "GA_2"]
-    assert names.index("retrain_4") < names.index("IU_2") < names.index("SCRUB_2") < names.index("NegGrad_2") < names.index("FT_3")
+    assert names[:9] == [
+        "original",
+        "retrain_2",
+        "retrain_3",
+        "masks",
+        "FT_2",
+        "SalUn_2",
+        "RL_2",
+        "l1_sparse_2",
+        "GA_2",
+    ]
+    assert (
+        names.index("retrain_4")
+        < names.index("IU_2")
+        < names.index("SCRUB_2")
+        < names.index("NegGrad_2")
+        < names.index("FT_3")
+    )
     assert len(set(names)) == len(names)
     words = {each.name: " ".join(each.flags) for each in found}
-    assert "--lr 0.1 --batch_size 256 --train_seed 1 --epochs 182 --schedule multistep" in words["original"]
+    assert (
+        "--lr 0.1 --batch_size 256 --train_seed 1 --epochs 182 --schedule multistep"
+        in words["original"]
+    )
     assert all("--resume" in each.flags for each in found)
     assert all("--num_indexes_to_replace 4500 --forget_seed 2" in words[name] for name in names[1:])
-    assert all("with_0.5.pt" in words[name] and "masks" in needs for name, needs in ((u.name, u.needs) for u in found if "SalUn" in u.name))
+    assert all(
+        "with_0.5.pt" in words[name] and "masks" in needs
+        for name, needs in ((u.name, u.needs) for u in found if "SalUn" in u.name)
+    )
     assert not any("--compile" in each.flags for each in found)
     compiled = units.units_of(units.Recipe(), tmp_path, "c10.npz", DECIDED | {"compile": True})
-    assert [each.name for each in compiled if "--compile" in each.flags] == ["original", "retrain_2", "retrain_3", "retrain_4"]
+    assert [each.name for each in compiled if "--compile" in each.flags] == [
+        "original",
+        "retrain_2",
+        "retrain_3",
+        "retrain_4",
+    ]
 
 
 def test_a_plan_starts_nothing_and_needs_no_gpu(tmp_path, capsys):
@@ -99,7 +156,9 @@ def test_a_plan_counts_what_is_left_of_a_training(tmp_path, capsys):
     curve.parent.mkdir(parents=True)
     curve.write_text('{"epoch": 1}\n' * 91)
     assert table.main(["--out", str(tmp_path), "--plan", "--only", "original"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("original"))
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("original")
+    )
     assert line.split()[:4] == ["original", "epoch", "91", "3.5"]  # 91 epochs of 2 s and 30 s
 
 
@@ -110,13 +169,19 @@ def test_every_unit_is_a_command_that_its_script_takes(tmp_path):
             assert args.resume
             assert args.save_dir.name == each.name
             assert args.data == "c10.npz"
-            assert each.script in ("main_train.py", "generate_mask.py") or (args.seed, args.forget_seed) == (int(each.name[-1]), 2)
+            assert each.script in ("main_train.py", "generate_mask.py") or (
+                args.seed,
+                args.forget_seed,
+            ) == (int(each.name[-1]), 2)
             assert args.wants_mask is False  # the mask is named
 
 
 def test_more_at_once_than_the_memory_holds_are_left_out(tmp_path, monkeypatch):
     stage = table.Table(table.parse(["--twin", "--out", str(tmp_path)]), needs_device=False)
-    stage.twin, stage.checks["epoch"] = False, {"ok": True, "found": {"epoch_seconds": 2.0, **DECIDED}}
+    stage.twin, stage.checks["epoch"] = (
+        False,
+        {"ok": True, "found": {"epoch_seconds": 2.0, **DECIDED}},
+    )
 
     def trial(count):
         if count == 3:
@@ -146,7 +211,7 @@ def test_what_is_refused(argv, reason, tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-# --------------------------------------------------------------------------------------------------------- archive
+# ------------------------------------------------------------------------------------------ archive
 
 
 @pytest.fixture
@@ -158,19 +223,30 @@ def tree():
         "count": torch.tensor(7),
         "rng": torch.arange(9, dtype=torch.uint8),
     }
-    return {"state_dict": weights, "arguments": {"typed": ["a"], "steps": (1, 2)}, "mask": torch.rand(5, 7) > 0.5}
+    return {
+        "state_dict": weights,
+        "arguments": {"typed": ["a"], "steps": (1, 2)},
+        "mask": torch.rand(5, 7) > 0.5,
+    }
 
 
 def test_weights_come_back_rounded_once_and_all_else_as_it_was(tree, tmp_path):
     save(tree, tmp_path / "from" / "model.pth.tar")
     archive.pack(tmp_path / "from", tmp_path / "pieces", [[tmp_path / "from" / "model.pth.tar"]])
-    assert archive.unpack(tmp_path / "pieces", tmp_path / "to") == [tmp_path / "to" / "model.pth.tar"]
+    assert archive.unpack(tmp_path / "pieces", tmp_path / "to") == [
+        tmp_path / "to" / "model.pth.tar"
+    ]
     found = load(tmp_path / "to" / "model.pth.tar", "")
     wanted = tree["state_dict"]["conv"].half().float()
     assert not torch.equal(wanted, tree["state_dict"]["conv"])
     assert torch.equal(found["state_dict"]["conv"], wanted)
-    assert all(torch.equal(found["state_dict"][name], tree["state_dict"][name]) for name in ("bn", "count", "rng"))
-    assert all(found["state_dict"][name].dtype == value.dtype for name, value in tree["state_dict"].items())
+    assert all(
+        torch.equal(found["state_dict"][name], tree["state_dict"][name])
+        for name in ("bn", "count", "rng")
+    )
+    assert all(
+        found["state_dict"][name].dtype == value.dtype for name, value in tree["state_dict"].items()
+    )
     assert torch.equal(found["mask"], tree["mask"])
     assert found["mask"].dtype == torch.bool
     assert found["arguments"] == tree["arguments"]
@@ -191,7 +267,9 @@ def packed(folder, sizes, **limits):
         file.write_bytes(rng.bytes(size))
     small = folder / "small.json"
     small.write_text("{}")
-    left_out = archive.pack(folder, folder.parent / "pieces", [[file] for file in files], small=[small], **limits)
+    left_out = archive.pack(
+        folder, folder.parent / "pieces", [[file] for file in files], small=[small], **limits
+    )
     return files, [file.name for file in left_out]
 
 
@@ -212,7 +290,13 @@ def test_a_piece_that_did_not_change_stays_and_an_old_one_goes(tmp_path):
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "pieces").iterdir()}
     (tmp_path / "from" / "small.json").write_text('{"more": 1}')
     files = sorted((tmp_path / "from").glob("*.npz"))
-    archive.pack(tmp_path / "from", tmp_path / "pieces", [[file] for file in files], small=[tmp_path / "from" / "small.json"], piece=2000)
+    archive.pack(
+        tmp_path / "from",
+        tmp_path / "pieces",
+        [[file] for file in files],
+        small=[tmp_path / "from" / "small.json"],
+        piece=2000,
+    )
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "pieces").iterdir()}
     same = {name for name in after if before.get(name) == after[name]}
     assert {name[:7] for name in same} >= {"piece-0", "piece-1", "piece-2"}
@@ -222,7 +306,10 @@ def test_a_piece_that_did_not_change_stays_and_an_old_one_goes(tmp_path):
 @pytest.mark.parametrize("harm", ["flip", "cut", "gone", "index"])
 def test_a_damaged_archive_is_refused_and_nothing_written(harm, tmp_path):
     packed(tmp_path / "from", [5000], piece=2000, most=50_000)
-    piece, index = sorted((tmp_path / "pieces").glob("piece-1*"))[0], tmp_path / "pieces" / "index.json"
+    piece, index = (
+        sorted((tmp_path / "pieces").glob("piece-1*"))[0],
+        tmp_path / "pieces" / "index.json",
+    )
     content = bytearray(piece.read_bytes())
     if harm == "flip":
         content[100] ^= 1
@@ -241,12 +328,17 @@ def test_a_damaged_archive_is_refused_and_nothing_written(harm, tmp_path):
 def test_an_entry_outside_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out.json").write_text("{}")
     (tmp_path / "in").mkdir()
-    archive.pack(tmp_path / "in" / ".." / "in", tmp_path / "pieces", [], small=[tmp_path / "in" / ".." / "in" / ".." / "out.json"])
+    archive.pack(
+        tmp_path / "in" / ".." / "in",
+        tmp_path / "pieces",
+        [],
+        small=[tmp_path / "in" / ".." / "in" / ".." / "out.json"],
+    )
     with pytest.raises(UserError, match="none of ours"):
         archive.unpack(tmp_path / "pieces", tmp_path / "to" / "deep")
 
 
-# ------------------------------------------------------------------------------------------------ packed JPEG images
+# ------------------------------------------------------------------------------- packed JPEG images
 
 
 def jpeg(colour, side=16):
@@ -275,7 +367,9 @@ def test_a_packed_file_becomes_plain_arrays_once(tmp_path):
             assert found[f"x_{half}"].shape == (len(colours), 16, 16, 3)
             assert found[f"x_{half}"].dtype == np.uint8
             for image, colour in zip(found[f"x_{half}"], colours, strict=True):
-                assert np.abs(image.astype(int) - colour).max() <= 3  # what JPEG loses of a single colour
+                assert (
+                    np.abs(image.astype(int) - colour).max() <= 3
+                )  # what JPEG loses of a single colour
             np.testing.assert_array_equal(found[f"y_{half}"], arrays[f"y_{half}"])
         assert found["classes"].tolist() == ["a", "b"]
     written = plain.stat().st_mtime_ns
@@ -303,7 +397,7 @@ def test_a_damaged_packed_file_is_refused(harm, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------- logs
+# --------------------------------------------------------------------------------------------- logs
 
 
 def test_epochs_are_timed_from_a_log_with_progress_bars(tmp_path, monkeypatch):
@@ -312,7 +406,9 @@ def test_epochs_are_timed_from_a_log_with_progress_bars(tmp_path, monkeypatch):
     log = jobs.StampedLog(tmp_path / "log.txt")
     for number, seconds in enumerate((9.0, 2.0, 2.5, 7.0), start=1):
         now[0] += seconds
-        log.write(f"\repoch {number}/4:  50%|###\r          \repoch {number}/4  loss 0.1  train 5\n")
+        log.write(
+            f"\repoch {number}/4:  50%|###\r          \repoch {number}/4  loss 0.1  train 5\n"
+        )
     log.write("RESULT method=original")
     log.close()
     assert jobs.epoch_seconds(tmp_path / "log.txt") == 2.5

@@ -1,4 +1,6 @@
-"""The GPU battery's table as its dry twin: every step at toy size on the CPU, lost and gone on with elsewhere."""
+"""The GPU battery's table as its dry twin: every step at toy size on the CPU, lost and gone on with
+elsewhere.
+"""
 
 import dataclasses
 import json
@@ -35,15 +37,24 @@ def test_a_table_goes_on_on_another_machine(tmp_path, capsys):
     assert set(first) == set(FIRST.split(","))
     original = here / "table" / "original"
     assert weights(original / "rounded.pth.tar") != weights(original / "0model_SA_best.pth.tar")
-    assert load(original / "rounded.pth.tar", "")["rounded_from"] == weights(original / "0model_SA_best.pth.tar")
+    assert load(original / "rounded.pth.tar", "")["rounded_from"] == weights(
+        original / "0model_SA_best.pth.tar"
+    )
     forgot = load_json(here / "table" / "FT_2" / "FTresult.json", "")
     assert forgot["provenance"]["original_sha256"] == weights(original / "rounded.pth.tar")
     pieces = sorted((here / "table_pieces").iterdir())
     assert len(pieces) <= 8
-    assert all(piece.stat().st_size < 16e6 and set(piece.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") for piece in pieces)
+    assert all(
+        piece.stat().st_size < 16e6
+        and set(piece.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+        for piece in pieces
+    )
 
     shutil.copytree(here / "table_pieces", tmp_path / "carried")
-    mask, rounded = load(here / "table" / "masks" / "with_0.5.pt", ""), weights(original / "rounded.pth.tar")
+    mask, rounded = (
+        load(here / "table" / "masks" / "with_0.5.pt", ""),
+        weights(original / "rounded.pth.tar"),
+    )
     shutil.rmtree(here)  # the machine is gone
     assert twin(there, "--unpack", str(tmp_path / "carried"), "--only", FIRST + LATER) == 0
     found = checks(there)
@@ -54,19 +65,36 @@ def test_a_table_goes_on_on_another_machine(tmp_path, capsys):
     assert weights(there / "table" / "original" / "rounded.pth.tar") == rounded
     carried = load(there / "table" / "masks" / "with_0.5.pt", "")
     assert all(torch.equal(carried[name], value) for name, value in mask.items())
-    assert not (there / "table" / "FT_2" / "FTcheckpoint.pth.tar").exists()  # a finished model's weights stay behind
+    assert not (
+        there / "table" / "FT_2" / "FTcheckpoint.pth.tar"
+    ).exists()  # a finished model's weights stay behind
 
     audit = load_json(there / "table" / "audit" / "audit.json", "")
     labels = {row["label"]: row for row in audit["rows"]}
-    assert {"FT", "SalUn", "RL", "l1-sparse", "GA", "IU", "SCRUB", "NegGrad+", "Retrain", "Original"} == set(labels)
+    assert {
+        "FT",
+        "SalUn",
+        "RL",
+        "l1-sparse",
+        "GA",
+        "IU",
+        "SCRUB",
+        "NegGrad+",
+        "Retrain",
+        "Original",
+    } == set(labels)
     assert len(labels["Retrain"]["models"]) == 3
-    results = {file.parent.name: load_json(file, "") for file in (there / "table").glob("*/*result.json")}
+    results = {
+        file.parent.name: load_json(file, "") for file in (there / "table").glob("*/*result.json")
+    }
     known = {name: result["provenance"].get("unlearned_sha256") for name, result in results.items()}
     named = {model["label"]: model for model in audit["models"] if model["role"] == "models"}
     assert named["FT"]["weights_sha256"] == known["FT_2"]
     for name in ("FT", "SalUn", "GA"):  # outputs that travelled say what the run itself said
         assert labels[name]["mean"]["UA"] == pytest.approx(results[f"{name}_2"]["metrics"]["UA"])
-        assert labels[name]["mean"]["svc_confidence_tnr"] == pytest.approx(results[f"{name}_2"]["metrics"]["MIA"])
+        assert labels[name]["mean"]["svc_confidence_tnr"] == pytest.approx(
+            results[f"{name}_2"]["metrics"]["MIA"]
+        )
     page = (there / "table.md").read_text()
     assert "rounded to fp16" in page
     assert "| SalUn |" in page
@@ -75,7 +103,9 @@ def test_a_table_goes_on_on_another_machine(tmp_path, capsys):
     capsys.readouterr()
     assert twin(there, "--only", FIRST + LATER) == 0
     assert "begins" not in capsys.readouterr().out
-    assert {name: entry["time"] for name, entry in checks(there).items()} == {name: entry["time"] for name, entry in found.items()}
+    assert {name: entry["time"] for name, entry in checks(there).items()} == {
+        name: entry["time"] for name, entry in found.items()
+    }
     assert twin(there, "--unpack", str(tmp_path / "carried"), "--plan", "5", "--only", FIRST) == 0
     assert "done=5 fits=0 later=0" in capsys.readouterr().out
 
@@ -83,18 +113,32 @@ def test_a_table_goes_on_on_another_machine(tmp_path, capsys):
 def test_a_training_that_the_end_stops_goes_on_from_its_last_epoch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table, "TWIN", dataclasses.replace(TWIN, epochs=8))
     assert twin(tmp_path, "--only", "epoch") == 0
-    curve, log = tmp_path / "table" / "original" / "0curve.jsonl", tmp_path / "table" / "original" / "log.txt"
-    with monkeypatch.context() as patch:  # the end comes in the third epoch or later: the second one is saved then
-        patch.setattr(table.Table, "is_over", lambda stage: log.is_file() and " epoch 3/8 " in log.read_text())
-        assert table.main(["--twin", "--out", str(tmp_path), "--at_once", "2", "--only", "original"]) == 3
+    curve, log = (
+        tmp_path / "table" / "original" / "0curve.jsonl",
+        tmp_path / "table" / "original" / "log.txt",
+    )
+    with (
+        monkeypatch.context() as patch
+    ):  # the end comes in the third epoch or later: the second one is saved then
+        patch.setattr(
+            table.Table, "is_over", lambda stage: log.is_file() and " epoch 3/8 " in log.read_text()
+        )
+        assert (
+            table.main(["--twin", "--out", str(tmp_path), "--at_once", "2", "--only", "original"])
+            == 3
+        )
     assert "original: stopped" in capsys.readouterr().out
     assert "stopped by SIGTERM" in log.read_text()
     assert "original" not in checks(tmp_path)
     assert 2 <= len(curve.read_text().splitlines()) < 8
     assert twin(tmp_path, "--only", "original") == 0
     assert log.read_text().count(" epoch 1/8 ") == 1
-    assert [json.loads(line)["epoch"] for line in curve.read_text().splitlines()] == list(range(1, 9))
-    assert "work" not in checks(tmp_path)["original"]["found"]  # a part of it tells nothing of the whole
+    assert [json.loads(line)["epoch"] for line in curve.read_text().splitlines()] == list(
+        range(1, 9)
+    )
+    assert (
+        "work" not in checks(tmp_path)["original"]["found"]
+    )  # a part of it tells nothing of the whole
 
 
 def test_two_at_once_are_measured_and_a_broken_unit_costs_no_other(tmp_path, monkeypatch, capsys):
@@ -104,7 +148,13 @@ def test_two_at_once_are_measured_and_a_broken_unit_costs_no_other(tmp_path, mon
     assert tried["units"] == [1, 2]
     assert tried["gain_of_2"] == pytest.approx(2 / tried["slower"][1])
     monkeypatch.setattr(
-        table, "units_of", lambda *args: [each for each in units_of(*args) if each.name in ("original", "retrain_2", "FT_2", "GA_2")]
+        table,
+        "units_of",
+        lambda *args: [
+            each
+            for each in units_of(*args)
+            if each.name in ("original", "retrain_2", "FT_2", "GA_2")
+        ],
     )
     assert twin(tmp_path, "--only", "original") == 0
     broken = tmp_path / "table" / "FT_2"

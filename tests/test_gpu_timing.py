@@ -1,4 +1,6 @@
-"""The arithmetic of the GPU speed checks, on made-up numbers and events, and a training loop that waits."""
+"""The arithmetic of the GPU speed checks, on made-up numbers and events, and a training loop that
+waits.
+"""
 
 import warnings
 from types import SimpleNamespace
@@ -60,16 +62,21 @@ def test_warm_ups_are_run_and_not_reported():
 
 
 def test_flops_are_those_of_the_products():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 8 * 8, 5, bias=False))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 8 * 8, 5, bias=False)
+    )
     conv, linear = 2 * 8 * 8 * 4 * 3 * 9, 2 * 4 * 8 * 8 * 5
     images = torch.rand(2, 3, 8, 8)
     assert flops_of(net, images, backward=False) == conv + linear
-    # The images need no gradient, so the first layer's backward pass is one product and the second's two.
+    # The images need no gradient, so the first layer's backward pass is one product and the
+    # second's two.
     assert flops_of(net, images) == 2 * conv + 3 * linear
 
 
 def test_share_of_a_rate():
-    assert rate_share(flops_per_image=3e9, images_per_second=10_000, tflops=600) == pytest.approx(5.0)
+    assert rate_share(flops_per_image=3e9, images_per_second=10_000, tflops=600) == pytest.approx(
+        5.0
+    )
 
 
 def test_overlapping_intervals_count_once():
@@ -78,7 +85,12 @@ def test_overlapping_intervals_count_once():
 
 
 def test_the_device_is_busy_while_it_has_kernels_whatever_the_host_does():
-    events = [host("aten::mm", 0, 100), kernel("gemm", 10, 20), kernel("copy", 15, 30), kernel("gemm", 50, 60)]
+    events = [
+        host("aten::mm", 0, 100),
+        kernel("gemm", 10, 20),
+        kernel("copy", 15, 30),
+        kernel("gemm", 50, 60),
+    ]
     assert busy_time(events) == (30, 50)
     assert busy_time(events[:1]) == (100, 100)  # without a device the host's operators are its work
     assert busy_time([]) == (0.0, 0.0)
@@ -111,22 +123,38 @@ class Seen:
     """An event as torch's profiler gives it."""
 
     def __init__(self, name, start, end, device_type, *, annotation=False, parent=None):
-        self.name, self.device_type, self.is_user_annotation, self.cpu_parent = name, device_type, annotation, parent
-        self.time_range, self.self_cpu_time_total = SimpleNamespace(start=start, end=end), end - start
+        self.name, self.device_type, self.is_user_annotation, self.cpu_parent = (
+            name,
+            device_type,
+            annotation,
+            parent,
+        )
+        self.time_range, self.self_cpu_time_total = (
+            SimpleNamespace(start=start, end=end),
+            end - start,
+        )
 
 
 def test_kernels_are_counted_whatever_is_in_their_names_and_named_ranges_are_not():
     cpu, cuda = DeviceType.CPU, DeviceType.CUDA
-    lambda_kernel = "void at::native::vectorized_elementwise_kernel<4, at::native::(anonymous)::{lambda()#1}, std::array<char*, 2ul> >"
+    lambda_kernel = (
+        "void at::native::vectorized_elementwise_kernel<4, at::native::(anonymous)::{lambda()#1},"
+        " std::array<char*, 2ul> >"
+    )
     update = Seen("Optimizer.step#SGD.step", 10, 40, cpu, annotation=True)
     window = Window(CPU, 0, 1)
     window.on_cuda = True
     seen = [
-        Seen(WINDOW, 0, 100, cpu, annotation=True), Seen(WINDOW, 0, 100, cuda, annotation=True), update,
-        Seen("Optimizer.step#SGD.step", 10, 90, cuda), Seen("mine", 10, 90, cuda, annotation=True),
-        Seen(lambda_kernel, 20, 30, cuda), Seen("gemm", 30, 35, cuda), Seen("aten::_fused_sgd_", 11, 12, cpu, parent=update),
+        Seen(WINDOW, 0, 100, cpu, annotation=True),
+        Seen(WINDOW, 0, 100, cuda, annotation=True),
+        update,
+        Seen("Optimizer.step#SGD.step", 10, 90, cuda),
+        Seen("mine", 10, 90, cuda, annotation=True),
+        Seen(lambda_kernel, 20, 30, cuda),
+        Seen("gemm", 30, 35, cuda),
+        Seen("aten::_fused_sgd_", 11, 12, cpu, parent=update),
         Seen("cudaDeviceSynchronize", 101, 120, cpu),
-    ]  # fmt: skip
+    ]
     window.profiler = SimpleNamespace(events=lambda: seen)
     events = window.events()
     assert [event.name for event in events] == [lambda_kernel, "gemm", "aten::_fused_sgd_"]
@@ -136,10 +164,16 @@ def test_kernels_are_counted_whatever_is_in_their_names_and_named_ranges_are_not
 
 
 def test_ranking_adds_up_what_is_under_one_name():
-    events = [Event("gemm", 0, 9, True, "", 3000.0), Event("copy", 0, 9, True, "", 2000.0), Event("gemm", 0, 9, True, "", 5000.0)]
+    events = [
+        Event("gemm", 0, 9, True, "", 3000.0),
+        Event("copy", 0, 9, True, "", 2000.0),
+        Event("gemm", 0, 9, True, "", 5000.0),
+    ]
     assert [line.split() for line in ranking(events, 5, 2).splitlines()] == [
-        ["ms/step", "calls", "percent", "name"], ["4.0000", "1.0", "80.0", "gemm"], ["1.0000", "0.5", "20.0", "copy"],
-    ]  # fmt: skip
+        ["ms/step", "calls", "percent", "name"],
+        ["4.0000", "1.0", "80.0", "gemm"],
+        ["1.0000", "0.5", "20.0", "copy"],
+    ]
     assert "copy" not in ranking(events, 1, 2)
     assert len(ranking([], 5, 2).splitlines()) == 1
 
@@ -160,7 +194,9 @@ def test_a_window_of_the_training_loop_sees_what_waits_in_it(steps_of, reads):
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
     train_epoch(model, between(steps_of(model, data.retain), window.marks), optimizer, device=CPU)
     events = window.events()
-    assert host_waits(events, on_cuda=False) == ({READ: f"{reads} under aten::item"} if reads else {})
+    assert host_waits(events, on_cuda=False) == (
+        {READ: f"{reads} under aten::item"} if reads else {}
+    )
     # Two steps lie in it: as many updates and as many convolutions.
     assert count_of(events, "aten::_fused_sgd_") == 2
     assert count_of(events, "aten::conv2d") == 2
@@ -211,13 +247,20 @@ def test_a_profile_without_the_device_says_nothing_of_waits():
 def test_steps_between_marks_are_done_when_a_mark_is_called():
     data, model = make_data(), make_model()
     seen, start = [], [p.detach().clone() for p in model.parameters()]
-    look = lambda: seen.append(any(not torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True)))  # noqa: E731
+    look = lambda: seen.append(  # noqa: E731
+        any(not torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
+    )
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
     steps = between(cross_entropy_steps(model, data.retain), {0: look, 1: look})
     train_epoch(model, steps, optimizer, device=CPU)
     assert seen == [False, True]
     with pytest.raises(ValueError, match="epoch ended after 4 steps, 9 are needed"):
-        train_epoch(model, between(cross_entropy_steps(model, data.retain), {9: look}), optimizer, device=CPU)
+        train_epoch(
+            model,
+            between(cross_entropy_steps(model, data.retain), {9: look}),
+            optimizer,
+            device=CPU,
+        )
 
 
 def test_host_time_has_one_entry_for_each_step():

@@ -30,7 +30,7 @@ def build(arch):
     return build_model(arch, CLASSES, (0.4,) * 3, (0.2,) * 3).to(memory_format=torch.channels_last)
 
 
-# ----------------------------------------------------------------------------------------------------------- blocks
+# ------------------------------------------------------------------------------------------- blocks
 
 VGG_POOLED_AFTER = {1, 3, 6, 9}  # convolutions (from 0) that a pool follows
 
@@ -46,16 +46,33 @@ def vgg_features():
 
 BLOCKS = {
     "resnet18": [
-        ["conv1", "bn1"], ["layer1.0"], ["layer1.1"], ["layer2.0"], ["layer2.1"], ["layer3.0"], ["layer3.1"], ["layer4.0"], ["layer4.1"],
+        ["conv1", "bn1"],
+        ["layer1.0"],
+        ["layer1.1"],
+        ["layer2.0"],
+        ["layer2.1"],
+        ["layer3.0"],
+        ["layer3.1"],
+        ["layer4.0"],
+        ["layer4.1"],
         ["fc"],
     ],
     "resnet20s": [
-        ["conv1", "bn1"], ["layer1.0"], ["layer1.1"], ["layer1.2"], ["layer2.0"], ["layer2.1"], ["layer2.2"], ["layer3.0"], ["layer3.1"],
-        ["layer3.2"], ["fc"],
+        ["conv1", "bn1"],
+        ["layer1.0"],
+        ["layer1.1"],
+        ["layer1.2"],
+        ["layer2.0"],
+        ["layer2.1"],
+        ["layer2.2"],
+        ["layer3.0"],
+        ["layer3.1"],
+        ["layer3.2"],
+        ["fc"],
     ],
     "vgg16_bn": [*vgg_features(), ["classifier.0"], ["classifier.2"], ["classifier.4"]],
     "vgg16_bn_lth": [*vgg_features(), ["classifier"]],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("arch", BLOCKS)
@@ -68,11 +85,18 @@ def test_blocks_are_these(arch):
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet20s", "vgg16_bn", "vgg16_bn_lth"])
 def test_blocks_are_in_forward_order_hold_every_parameter_once_and_end_in_the_classifier(arch):
     model = build(arch).eval()
-    owned = [f"{name}.{p}" for group in blocks(model) for name in group for p, _ in model.get_submodule(name).named_parameters()]
+    owned = [
+        f"{name}.{p}"
+        for group in blocks(model)
+        for name in group
+        for p, _ in model.get_submodule(name).named_parameters()
+    ]
     assert sorted(owned) == sorted(name for name, _ in model.named_parameters())
     seen = []
     for group in blocks(model):
-        model.get_submodule(group[0]).register_forward_hook(lambda *unused, name=group[0]: seen.append(name))
+        model.get_submodule(group[0]).register_forward_hook(
+            lambda *unused, name=group[0]: seen.append(name)
+        )
     with torch.no_grad():
         logits = model(torch.rand(1, 3, 32, 32))
     assert seen == [group[0] for group in blocks(model)]
@@ -81,7 +105,7 @@ def test_blocks_are_in_forward_order_hold_every_parameter_once_and_end_in_the_cl
     assert logits.shape[1] == last.out_features == CLASSES
 
 
-# ------------------------------------------------------------------------------------------------------ CF-k and EU-k
+# ------------------------------------------------------------------------------------ CF-k and EU-k
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +122,11 @@ def few():
 
 def changed(model, original):
     """The modules' tensors, buffers included, that are no longer what they were."""
-    return {name for name, value in model.state_dict().items() if not torch.equal(value, original.state_dict()[name])}
+    return {
+        name
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, original.state_dict()[name])
+    }
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
@@ -106,18 +134,26 @@ def changed(model, original):
 def test_exactly_the_last_blocks_change_buffers_included(original, make, k):
     model = run(make(unlearn_epochs=2, k=k), copy.deepcopy(original), few())
     trained = [name for group in BLOCKS["resnet20s"][10 - k :] for name in group]
-    assert changed(model, original) == {name for name in original.state_dict() if name.startswith(tuple(f"{t}." for t in trained))}
+    assert changed(model, original) == {
+        name for name in original.state_dict() if name.startswith(tuple(f"{t}." for t in trained))
+    }
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("arch", "k", "stage"), [("resnet18", 2, "layer4"), ("resnet20s", 3, "layer3")])
+@pytest.mark.parametrize(
+    ("arch", "k", "stage"), [("resnet18", 2, "layer4"), ("resnet20s", 3, "layer3")]
+)
 @pytest.mark.parametrize("make", [FinetuneLastBlocks, RetrainLastBlocks], ids=["CF", "EU"])
-def test_under_a_frozen_classifier_exactly_the_last_stage_changes_buffers_included(make, arch, k, stage):
+def test_under_a_frozen_classifier_exactly_the_last_stage_changes_buffers_included(
+    make, arch, k, stage
+):
     original = build(arch)
     original(torch.rand(64, 3, 8, 8))
     method = make(unlearn_epochs=1, weight_decay=0.0, k=k, classifier="freeze")
     model = run(method, copy.deepcopy(original), few(), momentum=0.0)
-    assert changed(model, original) == {name for name in original.state_dict() if name.startswith(f"{stage}.")}
+    assert changed(model, original) == {
+        name for name in original.state_dict() if name.startswith(f"{stage}.")
+    }
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -149,7 +185,9 @@ def test_eu_starts_from_new_blocks_of_its_own_seed_and_cf_from_the_original(orig
         assert same(model, expected)
         assert same(model, original) == (not is_new)
     other = copy.deepcopy(original)
-    RetrainLastBlocks(k=1).prepare(other, make_data(make_image_set(train=48), count=8, seed=4), None)
+    RetrainLastBlocks(k=1).prepare(
+        other, make_data(make_image_set(train=48), count=8, seed=4), None
+    )
     assert not torch.equal(other.fc.weight, expected.fc.weight)
 
 
@@ -159,14 +197,22 @@ def test_redrawing_leaves_the_other_modules_and_the_global_generator_alone(origi
     assert torch.equal(torch.get_rng_state(), before)
     differing = changed(model, original)
     assert all(name.startswith(("layer3.2.", "fc.")) for name in differing)
-    assert {"layer3.2.conv1.weight", "layer3.2.bn1.running_mean", "fc.weight", "fc.bias"} <= differing
+    assert {
+        "layer3.2.conv1.weight",
+        "layer3.2.bn1.running_mean",
+        "fc.weight",
+        "fc.bias",
+    } <= differing
 
 
 def test_training_fewer_blocks_needs_no_gradient_before_them(original):
     model, data = copy.deepcopy(original), few()
     method = FinetuneLastBlocks(k=1)
     method.prepare(model, data, None)
-    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"layer3", "fc"}
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {
+        "layer3",
+        "fc",
+    }
     model.train()
     next(method.losses(model, data, 0))
     assert not model.layer1[0].bn1.training
@@ -191,7 +237,7 @@ def test_more_blocks_than_there_are_is_refused_with_the_range(original, make):
         make(k=11).prepare(model, few(), None)
 
 
-# ------------------------------------------------------------------------------------------------------------ UNSIR
+# -------------------------------------------------------------------------------------------- UNSIR
 
 
 def class_data(images=None, **changes):
@@ -213,7 +259,7 @@ def error_of(model, images, label):
         return F.cross_entropy(model.eval()(images), torch.full((len(images),), label)).item()
 
 
-def test_noise_raises_the_originals_error_over_the_noise_it_started_from_and_over_random_noise_of_its_size():
+def test_noise_raises_the_originals_error_over_its_start_and_over_random_noise_of_its_size():
     data, model = class_data(), taught()
     untouched, learnt = (prepared(Unsir(noise_steps=steps), model, data).noise for steps in (0, 40))
     mean, std = data.dataset.mean[0], data.dataset.std[0]
@@ -255,7 +301,9 @@ def test_noise_is_labelled_by_the_classes_of_the_forget_set(scenario):
     method = prepared(Unsir(noise_steps=1), make_model(), data)
     assert set(method.labels.tolist()) == set(data.forget.labels.tolist())
     assert len(method.noise) == len(method.labels) == 3 * len(data.forget.labels.unique())
-    assert torch.bincount(method.labels).unique().tolist() == ([0, 3] if scenario == "class" else [3])
+    assert torch.bincount(method.labels).unique().tolist() == (
+        [0, 3] if scenario == "class" else [3]
+    )
 
 
 def test_each_image_of_the_noise_is_learnt_for_itself():
@@ -267,16 +315,34 @@ def test_each_image_of_the_noise_is_learnt_for_itself():
 
 @pytest.mark.parametrize("tail", ["spread", "keep"])
 def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others_repair(tail):
-    """17 batches of 3 noise images and 54 retain images fill 11 batches of 10, each with about as many of either."""
+    """17 batches of 3 noise images and 54 retain images fill 11 batches of 10, each with about as
+    many of either.
+    """
     plain = class_data()
-    data = Data(plain.dataset, plain.split, plain.chosen, device=CPU, batch_size=10, seed=3, augment=False, tail=tail)
+    data = Data(
+        plain.dataset,
+        plain.split,
+        plain.chosen,
+        device=CPU,
+        batch_size=10,
+        seed=3,
+        augment=False,
+        tail=tail,
+    )
     model = make_model().eval()
-    method = prepared(Unsir(noise_steps=1, noise_batches=17, retain_part=0.5, unlearn_epochs=3, impair_epochs=1), model, data)
+    method = prepared(
+        Unsir(noise_steps=1, noise_batches=17, retain_part=0.5, unlearn_epochs=3, impair_epochs=1),
+        model,
+        data,
+    )
     seen = []
     hook = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     impairing, *repairing = (list(method.losses(model, data, epoch)) for epoch in range(3))
     hook.remove()
-    images, labels = torch.cat(seen[: len(impairing)]), torch.cat([step.labels for step in impairing])
+    images, labels = (
+        torch.cat(seen[: len(impairing)]),
+        torch.cat([step.labels for step in impairing]),
+    )
     assert len(impairing) == 11
     assert {len(step.labels) for step in impairing} <= {8, 9, 10}
     assert all(4 <= (step.labels == 1).sum() <= 5 for step in impairing)
@@ -284,10 +350,15 @@ def test_an_impairing_epoch_mixes_the_noise_with_a_part_of_retain_and_the_others
     noise = images[labels == 1]
     # Each image of the noise in turn, again and again.
     torch.testing.assert_close(noise, method.noise[torch.arange(51) % 3], rtol=0, atol=0)
-    retained = {round(value, 3) for value in next(iter(data.retain.batches_of(1000).eval_view()))[0].sum((1, 2, 3)).tolist()}
+    retained = {
+        round(value, 3)
+        for value in next(iter(data.retain.batches_of(1000).eval_view()))[0].sum((1, 2, 3)).tolist()
+    }
     assert {round(value, 3) for value in images[labels != 1].sum((1, 2, 3)).tolist()} <= retained
     for steps in repairing:
-        assert sorted(torch.cat([step.labels for step in steps]).tolist()) == sorted(labels[labels != 1].tolist())
+        assert sorted(torch.cat([step.labels for step in steps]).tolist()) == sorted(
+            labels[labels != 1].tolist()
+        )
 
 
 def test_by_default_240_images_of_noise_are_shown():
@@ -322,7 +393,9 @@ def test_repairing_takes_its_own_learning_rate(optimizer):
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert same(run(Unsir(**fields, **repair, unlearn_lr=0.01), make_model(), class_data()), plain)
-    assert same(run(Unsir(**fields, **repair, unlearn_lr=0.0), make_model(), class_data()), make_model())
+    assert same(
+        run(Unsir(**fields, **repair, unlearn_lr=0.0), make_model(), class_data()), make_model()
+    )
 
 
 class Resetting(FineTune):
@@ -333,16 +406,26 @@ class Resetting(FineTune):
 
 
 OPTIMIZERS = {
-    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=0.01, fused=True),
+    "sgd": lambda parameters, lr: torch.optim.SGD(
+        parameters, lr, momentum=0.9, weight_decay=0.01, fused=True
+    ),
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, weight_decay=0.01, fused=True),
-    "adamw": lambda parameters, lr: torch.optim.AdamW(parameters, lr, weight_decay=0.01, fused=True),
+    "adamw": lambda parameters, lr: torch.optim.AdamW(
+        parameters, lr, weight_decay=0.01, fused=True
+    ),
 }
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_an_epoch_that_resets_the_optimizer_is_a_plain_loop_with_a_second_one_bit_for_bit(optimizer):
+def test_an_epoch_that_resets_the_optimizer_is_a_plain_loop_with_a_second_one_bit_for_bit(
+    optimizer,
+):
     fields = {"unlearn_epochs": 4, "unlearn_lr": 0.01, "weight_decay": 0.01, "optimizer": optimizer}
-    ours, theirs, loader = run(Resetting(**fields), make_model(), make_data()), make_model().train(), make_data().retain
+    ours, theirs, loader = (
+        run(Resetting(**fields), make_model(), make_data()),
+        make_model().train(),
+        make_data().retain,
+    )
     for epoch in range(4):
         if epoch in (0, 2):
             steps = OPTIMIZERS[optimizer](theirs.parameters(), 0.01)
@@ -356,9 +439,21 @@ def test_an_epoch_that_resets_the_optimizer_is_a_plain_loop_with_a_second_one_bi
 
 
 def test_unsir_is_a_plain_loop_with_two_adams():
-    """Two impairing and two repairing epochs, their batches as the method deals them out, bit for bit."""
-    fields = {"unlearn_epochs": 4, "impair_epochs": 2, "unlearn_lr": 0.02, "repair_lr": 0.01, "noise_batches": 9}
-    ours, theirs, data = run(Unsir(**fields), make_model(), class_data()), make_model(), class_data()
+    """Two impairing and two repairing epochs, their batches as the method deals them out, bit for
+    bit.
+    """
+    fields = {
+        "unlearn_epochs": 4,
+        "impair_epochs": 2,
+        "unlearn_lr": 0.02,
+        "repair_lr": 0.01,
+        "noise_batches": 9,
+    }
+    ours, theirs, data = (
+        run(Unsir(**fields), make_model(), class_data()),
+        make_model(),
+        class_data(),
+    )
     method = prepared(Unsir(**fields), theirs, data)
     theirs.train()
     for epochs, lr in (((0, 1), 0.02), ((2, 3), 0.01)):
@@ -397,7 +492,7 @@ def test_unsir_refuses_an_empty_part():
         Unsir(noise_images=0)
 
 
-# ---------------------------------------------------------------------------------------------------- shares of a mask
+# --------------------------------------------------------------------------------- shares of a mask
 
 
 @pytest.mark.parametrize("arch", MODELS)
@@ -420,4 +515,6 @@ def test_shares_are_printed_by_block_and_add_up(capsys):
     total = sum(weights for weights, *_ in counts)
     assert total == sum(p.numel() for p in model.parameters())
     for column, ratio in enumerate(masks, start=1):
-        assert sum(row[0] * row[column] for row in counts) / total == pytest.approx(100 * ratio, abs=0.1)
+        assert sum(row[0] * row[column] for row in counts) / total == pytest.approx(
+            100 * ratio, abs=0.1
+        )

@@ -31,7 +31,9 @@ def windows(image, pad):
 
 
 def sources(images, pad):
-    """{bytes of an augmented image: (index, row, column, flip)}, for random images free of double meanings."""
+    """{bytes of an augmented image: (index, row, column, flip)}, for random images free of double
+    meanings.
+    """
     found = {}
     for index, image in enumerate(images):
         for how, content in windows(image, pad).items():
@@ -41,7 +43,9 @@ def sources(images, pad):
 
 
 def to_uint8(images):
-    """(b, 3, side, side) in [0, 1] back to (b, side, side, 3) uint8, asserting that nothing was lost."""
+    """(b, 3, side, side) in [0, 1] back to (b, side, side, 3) uint8, asserting that nothing was
+    lost.
+    """
     pixels = images.permute(0, 2, 3, 1).numpy()
     whole = np.round(pixels * 255).astype(np.uint8)
     assert np.array_equal(pixels, whole.astype(np.float32) / np.float32(255))
@@ -58,12 +62,32 @@ def visited(loader, image_set=IMAGES, pad=None):
     return seen, seen_labels
 
 
-def make_loader(count=40, batch_size=16, *, image_set=IMAGES, name="retain", seed=3, train=True, crop=True, flip=True, **options):
+def make_loader(
+    count=40,
+    batch_size=16,
+    *,
+    image_set=IMAGES,
+    name="retain",
+    seed=3,
+    train=True,
+    crop=True,
+    flip=True,
+    **options,
+):
     pad = image_set.crop if crop else 0
     images = DeviceImages(image_set.x_train, CPU, pad)
     return Loader(
-        images, np.arange(count), image_set.y_train, batch_size, name=name, seed=seed, train=train, crop=crop, flip=flip, **options
-    )  # fmt: skip
+        images,
+        np.arange(count),
+        image_set.y_train,
+        batch_size,
+        name=name,
+        seed=seed,
+        train=train,
+        crop=crop,
+        flip=flip,
+        **options,
+    )
 
 
 def a_pass(loader):
@@ -72,10 +96,14 @@ def a_pass(loader):
 
 def same(one, other):
     """Whether two passes are equal bit for bit."""
-    return len(one) == len(other) and all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    return len(one) == len(other) and all(
+        torch.equal(a, b)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
 
 
-# ----------------------------------------------------------------------------------------------- evaluation views
+# --------------------------------------------------------------------------------- evaluation views
 
 
 def expected(images, labels, indices):
@@ -85,7 +113,9 @@ def expected(images, labels, indices):
 
 @pytest.mark.parametrize("trained_before", [False, True])
 def test_official_bug_validation_is_augmented(trained_before):
-    """The reference's validation set is a copy of the training set with its random crops and flips."""
+    """The reference's validation set is a copy of the training set with its random crops and
+    flips.
+    """
     data = make_data(IMAGES)
     if trained_before:
         for epoch in range(2):
@@ -104,7 +134,9 @@ def test_official_bug_validation_is_augmented(trained_before):
         pixels, labels = expected(*part)
         for _ in range(2):
             batches = a_pass(data.evaluation[name])
-            assert np.array_equal(torch.cat([images for images, _ in batches]).numpy(), pixels), name
+            assert np.array_equal(torch.cat([images for images, _ in batches]).numpy(), pixels), (
+                name
+            )
             assert np.array_equal(torch.cat([y for _, y in batches]).numpy(), labels), name
 
 
@@ -136,7 +168,9 @@ def test_only_whole_class_forgetting_drops_the_class_from_val_and_test(count):
         shown = torch.cat([y for _, y in data.evaluation[name]]).tolist()
         assert shown == [y for y in labels.tolist() if y in left]
     pixels = torch.cat([images for images, _ in data.evaluation["test"]]).numpy()
-    assert np.array_equal(pixels, expected(IMAGES.x_test, IMAGES.y_test, np.isin(IMAGES.y_test, left))[0])
+    assert np.array_equal(
+        pixels, expected(IMAGES.x_test, IMAGES.y_test, np.isin(IMAGES.y_test, left))[0]
+    )
     assert set(data.evaluation["forget"].labels.tolist()) == {2}
     assert (2 in data.evaluation["retain"].labels.tolist()) == (count is not None)
 
@@ -153,7 +187,15 @@ def test_an_empty_validation_split_yields_no_batches():
 def data_with_part(part):
     split = make_split(IMAGES.y_train, 1)
     chosen = choose_forget(split, IMAGES.y_train, count=16, forget_seed=1)
-    return Data(IMAGES, split, chosen, device=CPU, batch_size=32, seed=3, retain=None if part is None else chosen.retain[part])
+    return Data(
+        IMAGES,
+        split,
+        chosen,
+        device=CPU,
+        batch_size=32,
+        seed=3,
+        retain=None if part is None else chosen.retain[part],
+    )
 
 
 def test_a_part_of_the_retain_set_is_what_methods_see_and_no_change_to_what_is_evaluated():
@@ -177,7 +219,7 @@ def test_all_of_the_retain_set_is_the_same_data_bit_for_bit():
     assert same(a_pass(none.evaluation["retain"]), a_pass(all_of_it.evaluation["retain"]))
 
 
-# ----------------------------------------------------------------------------------------------------- augmentation
+# ------------------------------------------------------------------------------------- augmentation
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(1, True), (1, False), (2, True)])
@@ -191,7 +233,11 @@ def test_every_training_image_is_a_window_of_its_padded_self_and_all_windows_occ
         assert sorted(index for index, *_ in seen) == sorted(data.chosen.retain)
         assert labels == [image_set.y_train[index] for index, *_ in seen]
         kinds |= {tuple(how) for _, *how in seen}
-    assert kinds == set(itertools.product(range(2 * pad + 1), range(2 * pad + 1), [False, True] if flip else [False]))
+    assert kinds == set(
+        itertools.product(
+            range(2 * pad + 1), range(2 * pad + 1), [False, True] if flip else [False]
+        )
+    )
 
 
 def test_windows_and_flips_are_drawn_evenly_and_per_image():
@@ -201,7 +247,9 @@ def test_windows_and_flips_are_drawn_evenly_and_per_image():
     for epoch in range(9):
         loader.set_epoch(epoch)
         seen, _ = visited(loader, image_set)
-        assert len({tuple(how) for _, *how in seen}) == 18  # in one batch, so not drawn once per batch
+        assert (
+            len({tuple(how) for _, *how in seen}) == 18
+        )  # in one batch, so not drawn once per batch
         for _, *how in seen:
             counts[tuple(how)] += 1
     # 3600 draws over 18 kinds: 200 each, standard deviation 13.7
@@ -210,7 +258,9 @@ def test_windows_and_flips_are_drawn_evenly_and_per_image():
 
 @pytest.mark.parametrize("how", ["a set without augmentation", "augmentation switched off"])
 def test_unaugmented_training_images_are_as_they_are(how):
-    image_set = make_image_set(train=96, side=5, crop=0, flip=False) if how.startswith("a set") else IMAGES
+    image_set = (
+        make_image_set(train=96, side=5, crop=0, flip=False) if how.startswith("a set") else IMAGES
+    )
     data = make_data(image_set, augment=how.startswith("a set"))
     seen, labels = visited(data.retain, image_set, pad=0)
     assert {tuple(rest) for _, *rest in seen} == {(0, 0, False)}
@@ -222,7 +272,9 @@ def test_unaugmented_training_images_are_as_they_are(how):
 def test_training_leaves_the_resident_images_unchanged():
     images = DeviceImages(IMAGES.x_train, CPU, 1)
     before = images.padded.clone()
-    loader = Loader(images, np.arange(40), IMAGES.y_train, 16, name="retain", train=True, crop=True, flip=True)
+    loader = Loader(
+        images, np.arange(40), IMAGES.y_train, 16, name="retain", train=True, crop=True, flip=True
+    )
     for batch, _ in loader:
         batch.zero_()
     for batch, _ in loader.eval_view():
@@ -230,7 +282,7 @@ def test_training_leaves_the_resident_images_unchanged():
     assert torch.equal(images.padded, before)
 
 
-# ----------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -257,10 +309,13 @@ def test_a_last_batch_of_one_joins_its_neighbour_in_training_only():
     assert [len(labels) for _, labels in make_loader(1, 16)] == [1]
 
 
-# ----------------------------------------------------------------------------------------------------------- streams
+# ------------------------------------------------------------------------------------------ streams
 
 
-@pytest.mark.parametrize("disturbance", ["passes over forget", "broken-off pass", "evaluation", "views", "joined", "own draws"])
+@pytest.mark.parametrize(
+    "disturbance",
+    ["passes over forget", "broken-off pass", "evaluation", "views", "joined", "own draws"],
+)
 def test_what_retain_yields_does_not_depend_on_what_else_is_read(disturbance):
     quiet, data = make_data(IMAGES), make_data(IMAGES)
     if disturbance == "passes over forget":
@@ -300,7 +355,14 @@ def test_a_resumed_run_sees_the_batches_of_its_epoch():
         through.set_epoch(epoch)
         last = a_pass(through.forget), a_pass(through.retain), a_pass(through.forget)
     resumed.set_epoch(3)
-    assert all(same(a, b) for a, b in zip(last, (a_pass(resumed.forget), a_pass(resumed.retain), a_pass(resumed.forget)), strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(
+            last,
+            (a_pass(resumed.forget), a_pass(resumed.retain), a_pass(resumed.forget)),
+            strict=True,
+        )
+    )
 
 
 def order(loader):
@@ -310,8 +372,11 @@ def order(loader):
 def test_another_epoch_seed_name_or_pass_has_another_order_and_other_crops():
     streams = {}
     for label, loader in {
-        "first": make_loader(), "seed": make_loader(seed=4), "name": make_loader(name="forget"), "epoch": make_loader(),
-    }.items():  # fmt: skip
+        "first": make_loader(),
+        "seed": make_loader(seed=4),
+        "name": make_loader(name="forget"),
+        "epoch": make_loader(),
+    }.items():
         loader.set_epoch(label == "epoch")
         streams[label] = visited(loader)[0]
     again = make_loader()
@@ -321,16 +386,24 @@ def test_another_epoch_seed_name_or_pass_has_another_order_and_other_crops():
         first, second = streams[one], streams[other]
         assert [index for index, *_ in first] != [index for index, *_ in second], (one, other)
         crops = [{index: tuple(how) for index, *how in seen} for seen in (first, second)]
-        assert sum(crops[0][index] == crops[1][index] for index in crops[0]) < 20, (one, other)  # 2 of 40 by chance
+        assert sum(crops[0][index] == crops[1][index] for index in crops[0]) < 20, (
+            one,
+            other,
+        )  # 2 of 40 by chance
 
 
 def test_order_crops_and_flips_have_streams_of_their_own():
     loader = make_loader()
-    assert len({loader.generator(purpose).initial_seed() for purpose in ("order", "crop", "flip")}) == 3
+    assert (
+        len({loader.generator(purpose).initial_seed() for purpose in ("order", "crop", "flip")})
+        == 3
+    )
     assert order(make_loader(crop=True)) == order(make_loader(flip=False))
     seen = visited(make_loader())[0]
     unflipped = visited(make_loader(flip=False))[0]
-    assert [(index, row) for index, row, *_ in unflipped] == [(index, row) for index, row, *_ in seen]
+    assert [(index, row) for index, row, *_ in unflipped] == [
+        (index, row) for index, row, *_ in seen
+    ]
 
 
 def test_setting_the_epoch_rewinds_to_its_first_pass():
@@ -351,11 +424,16 @@ def test_a_methods_own_draws_depend_on_seed_purpose_and_epoch_only():
     one, other = make_data(IMAGES), make_data(IMAGES)
     a_pass(other.forget)
     assert draw(one, "labels", 1) == draw(one, "labels", 1) == draw(other, "labels", 1)
-    different = [draw(one, "labels", 1), draw(one, "labels", 2), draw(one, "noise", 1), draw(make_data(IMAGES, seed=4), "labels", 1)]
+    different = [
+        draw(one, "labels", 1),
+        draw(one, "labels", 2),
+        draw(one, "noise", 1),
+        draw(make_data(IMAGES, seed=4), "labels", 1),
+    ]
     assert all(a != b for a, b in itertools.combinations(different, 2))
 
 
-# ------------------------------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------------------- views
 
 
 def test_a_relabelled_split_gives_each_image_its_own_new_label():
@@ -364,7 +442,9 @@ def test_a_relabelled_split_gives_each_image_its_own_new_label():
     seen, labels = visited(data.forget.relabelled(new))
     rank = {index: place for place, index in enumerate(sorted(data.chosen.forget))}
     assert labels == [100 + rank[index] for index, *_ in seen]
-    assert visited(data.forget)[1] == [IMAGES.y_train[index] for index in order(make_data(IMAGES).forget)]
+    assert visited(data.forget)[1] == [
+        IMAGES.y_train[index] for index in order(make_data(IMAGES).forget)
+    ]
 
 
 def test_joined_splits_are_shuffled_into_one():
@@ -393,7 +473,9 @@ def test_a_joined_split_draws_apart_from_its_parts():
 
 
 def test_a_shuffled_split_is_a_seeded_order_that_does_not_change_with_the_epoch():
-    """Every image once under its label; an evaluation view keeps the order, which a data set sorted by class needs."""
+    """Every image once under its label; an evaluation view keeps the order, which a data set sorted
+    by class needs.
+    """
     loader = make_loader(60)
     shuffled = loader.eval_view().shuffled("importance")
     order = shuffled.indices.tolist()
@@ -461,7 +543,9 @@ def test_batches_of_another_size_leave_the_split_and_the_original_alone():
 def test_images_class_by_class_keep_their_order_within_a_class():
     loader = make_loader(60)
     found = loader.by_class()
-    assert found.indices.tolist() == sorted(range(60), key=lambda index: (IMAGES.y_train[index], index))
+    assert found.indices.tolist() == sorted(
+        range(60), key=lambda index: (IMAGES.y_train[index], index)
+    )
     assert found.labels.tolist() == sorted(IMAGES.y_train[:60].tolist())
     assert visited(found.eval_view())[1] == found.labels.tolist()
     assert loader.indices.tolist() == list(range(60))
@@ -472,10 +556,18 @@ def test_an_evaluation_view_has_every_image_whatever_training_drops(tail):
     loader = make_loader(40, 16, tail=tail)
     view = loader.eval_view()
     assert sum(len(labels) for _, labels in loader) == (32 if tail == "drop" else 40)
-    assert sum(len(labels) for _, labels in view) == sum(end - start for start, end in view.bounds()) == 40
+    assert (
+        sum(len(labels) for _, labels in view)
+        == sum(end - start for start, end in view.bounds())
+        == 40
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"tail": "drop"}, {"tail": "keep", "accumulate": 4}, {"tail": "spread", "accumulate": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tail": "drop"}, {"tail": "keep", "accumulate": 4}, {"tail": "spread", "accumulate": 4}],
+    ids=str,
+)
 def test_even_batches_are_the_same_whatever_an_epochs_are(options):
     loader = make_loader(40, 16, **options)
     assert [len(labels) for _, labels in loader.evenly(12)] == [10] * 4
@@ -485,11 +577,14 @@ def test_even_batches_are_the_same_whatever_an_epochs_are(options):
 def test_an_evaluation_view_does_not_train_and_leaves_its_loader_training():
     loader = make_loader()
     view = loader.eval_view()
-    assert visited(view) == ([(index, 1, 1, False) for index in range(40)], IMAGES.y_train[:40].tolist())
+    assert visited(view) == (
+        [(index, 1, 1, False) for index in range(40)],
+        IMAGES.y_train[:40].tolist(),
+    )
     assert order(loader) != list(range(40))
 
 
-# ------------------------------------------------------------------------------------------------------ the last batch
+# ----------------------------------------------------------------------------------- the last batch
 
 
 def sizes_of(n, batch_size, **options):
@@ -522,16 +617,30 @@ def test_the_other_tails_are_kept_or_dropped():
     assert sizes_of(132, 64, tail="drop") == [64, 64]
     assert sizes_of(128, 64, tail="drop") == [64, 64]
     assert sizes_of(40, 64, tail="drop") == [40], "all there is"
-    loader = Loader(DeviceImages(IMAGES.x_train, CPU, 0), np.arange(70), IMAGES.y_train, 32, name="some", train=True, tail="drop")
+    loader = Loader(
+        DeviceImages(IMAGES.x_train, CPU, 0),
+        np.arange(70),
+        IMAGES.y_train,
+        32,
+        name="some",
+        train=True,
+        tail="drop",
+    )
     assert sum(len(labels) for _, labels in loader.eval_view()) == 70, "what is evaluated is whole"
-    assert sizes_of(132, 64) == [64, 64, 4], "a loader's own default, which evaluation takes, cuts as ever"
+    assert sizes_of(132, 64) == [
+        64,
+        64,
+        4,
+    ], "a loader's own default, which evaluation takes, cuts as ever"
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 4])
 def test_accumulated_batches_make_the_updates_of_a_batch_as_large_as_all_of_them(accumulate):
     for n in range(1, 200):
         sizes = sizes_of(n, 8, tail="spread", accumulate=accumulate)
-        updates = [sum(sizes[start : start + accumulate]) for start in range(0, len(sizes), accumulate)]
+        updates = [
+            sum(sizes[start : start + accumulate]) for start in range(0, len(sizes), accumulate)
+        ]
         assert updates == sizes_of(n, 8 * accumulate, tail="spread")
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= 8

@@ -1,4 +1,6 @@
-"""Every registered method on tiny data, masked and not; losses, labels and schedules against formulas; reductions."""
+"""Every registered method on tiny data, masked and not; losses, labels and schedules against
+formulas; reductions.
+"""
 
 import copy
 import dataclasses
@@ -26,7 +28,7 @@ from unlearn.random_label import RandomLabel
 from unlearn.retrain import Retrain
 from utils import stream
 
-# ----------------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 def in_any_case(name):
@@ -47,31 +49,58 @@ def test_a_method_is_found_by_its_key_and_its_labels_in_any_case(key):
 
 def test_names_that_users_know():
     wanted = {
-        "salun": "RL", "L1-sparse": "FT_prune", "ft_l1": "FT_l1", "iu": "wfisher", "bs": "boundary_shrink", "be": "boundary_expanding",
-        "neggrad+": "neggrad_plus", "scrub+r": "scrub_r", "cf-k": "CF_k", "salun-soft": "RL_proximal", "Original": "raw",
-    }  # fmt: skip
+        "salun": "RL",
+        "L1-sparse": "FT_prune",
+        "ft_l1": "FT_l1",
+        "iu": "wfisher",
+        "bs": "boundary_shrink",
+        "be": "boundary_expanding",
+        "neggrad+": "neggrad_plus",
+        "scrub+r": "scrub_r",
+        "cf-k": "CF_k",
+        "salun-soft": "RL_proximal",
+        "Original": "raw",
+    }
     assert {name: method_key(name) for name in wanted} == wanted
     assert method_key("magic") is method_key("") is None
 
 
 def test_a_key_goes_before_a_label_and_the_first_of_one_label_before_the_others(monkeypatch):
-    named = [("one", "TWO", "Four"), ("two", "Same", None), ("three", "same", "two"), ("four", "x", "y")]
-    kinds = {key: type(key, (FineTune,), {"label": label, "masked_label": masked}) for key, label, masked in named}
+    named = [
+        ("one", "TWO", "Four"),
+        ("two", "Same", None),
+        ("three", "same", "two"),
+        ("four", "x", "y"),
+    ]
+    kinds = {
+        key: type(key, (FineTune,), {"label": label, "masked_label": masked})
+        for key, label, masked in named
+    }
     monkeypatch.setattr(unlearn, "METHODS", kinds)
-    assert {name: method_key(name) for name in ("two", "Same", "four", "y")} == {"two": "two", "Same": "two", "four": "four", "y": "four"}
+    assert {name: method_key(name) for name in ("two", "Same", "four", "y")} == {
+        "two": "two",
+        "Same": "two",
+        "four": "four",
+        "y": "four",
+    }
     assert not needs_mask("two")
     assert not needs_mask("Four")
 
 
 def test_the_table_shows_a_method_s_labels_beside_its_flag():
-    rows = {row.split(" | ")[0].strip("| `"): row.split(" | ")[1] for row in method_table().splitlines()[2:]}
+    rows = {
+        row.split(" | ")[0].strip("| `"): row.split(" | ")[1]
+        for row in method_table().splitlines()[2:]
+    }
     assert rows.keys() == METHODS.keys()
     assert rows["RL"] == "RL; under a mask SalUn"
     for key, method in METHODS.items():
-        assert rows[key] == method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
+        assert rows[key] == method.label + (
+            f"; under a mask {method.masked_label}" if method.masked_label else ""
+        )
 
 
-# ------------------------------------------------------------------------------------------------ methods that run
+# --------------------------------------------------------------------------------- methods that run
 
 REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
 
@@ -79,12 +108,15 @@ REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget":
 def run(method, model, data, mask=None, *, momentum=0.9, schedule="constant", **loop):
     """A method from start to end, with its own optimizer, weight decay and BatchNorm mode."""
     epochs = getattr(method, "unlearn_epochs", 0)
-    recipe = Recipe(momentum=momentum, schedule=schedule, milestones=(epochs / 2, epochs * 136 / 182))
+    recipe = Recipe(
+        momentum=momentum, schedule=schedule, milestones=(epochs / 2, epochs * 136 / 182)
+    )
     engine.run(model, method, data, recipe, mask, **loop)
     return model
 
 
-# Where a method's default changes nothing here: SSD's threshold is for trained models that forget a class.
+# Where a method's default changes nothing here: SSD's threshold is for trained models that forget a
+# class.
 SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
 # SCRUB+R may go back to the original: tests/test_scrub.py says when.
 MAY_STAY = ("scrub_r",)
@@ -95,15 +127,20 @@ DRAWS_NOTHING = ("raw", "ssd", "lfssd")
 def small(name, **fields):
     """The registered method with few epochs and samples."""
     known = {field.name for field in dataclasses.fields(METHODS[name])}
-    options = {"unlearn_epochs": 2, "unlearn_lr": 0.01, "samples": 30} | SMALL.get(name, {}) | fields
+    options = (
+        {"unlearn_epochs": 2, "unlearn_lr": 0.01, "samples": 30} | SMALL.get(name, {}) | fields
+    )
     return METHODS[name](**{key: value for key, value in options.items() if key in known})
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- registry
+# ----------------------------------------------------------------------------------------- registry
 
 
 @pytest.mark.parametrize("scenario", REQUESTS)
@@ -112,9 +149,15 @@ def same(a, b):
 def test_registered_method_runs_freezes_and_changes(name, masked, scenario):
     data, model = make_data(**REQUESTS[scenario]), make_model()
     original = copy.deepcopy(model)
-    mask = random_mask(model) if masked else {key: torch.ones_like(p, dtype=torch.bool) for key, p in model.named_parameters()}
+    mask = (
+        random_mask(model)
+        if masked
+        else {key: torch.ones_like(p, dtype=torch.bool) for key, p in model.named_parameters()}
+    )
     run(small(name), model, data, mask if masked else None)
-    ours, theirs = ([(k, v.shape, v.dtype) for k, v in m.state_dict().items()] for m in (model, original))
+    ours, theirs = (
+        [(k, v.shape, v.dtype) for k, v in m.state_dict().items()] for m in (model, original)
+    )
     assert ours == theirs
     changed = False
     for (key, ours), theirs in zip(model.named_parameters(), original.parameters(), strict=True):
@@ -157,7 +200,9 @@ def test_method_documents_itself(name):
         assert hint in (int, float, bool) or typing.get_origin(hint) is typing.Literal
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if issubclass(method, Iterative)])
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if issubclass(method, Iterative)]
+)
 def test_method_counts_its_steps(name):
     """Schedules and progress bars rely on the count."""
     data, model = make_data(), make_model().train()
@@ -168,14 +213,18 @@ def test_method_counts_its_steps(name):
         assert sum(1 for _ in method.losses(model, data, epoch)) == method.steps(data, epoch)
 
 
-@pytest.mark.parametrize("fields", [{"order": "mixed"}, {"retain_weight": 0.0}, {"order": "mixed", "retain_weight": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [{"order": "mixed"}, {"retain_weight": 0.0}, {"order": "mixed", "retain_weight": 0.0}],
+    ids=str,
+)
 def test_random_label_counts_its_steps_in_every_form(fields):
     data, model = make_data(count=40, batch_size=16), make_model().train()
     method = RandomLabel(**fields)
     assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------- losses
+# ------------------------------------------------------------------------------------------- losses
 
 
 def first_batch(loader):
@@ -196,11 +245,16 @@ def test_first_losses_equal_their_formulas():
     torch.testing.assert_close(first_step(Retrain(), data, model).loss, retain_loss)
     data = make_data()
     l1 = sum(p.abs().sum() for p in model.parameters())
-    torch.testing.assert_close(first_step(L1Sparse(alpha=0.01), data, model).loss, retain_loss + 0.01 * l1)
+    torch.testing.assert_close(
+        first_step(L1Sparse(alpha=0.01), data, model).loss, retain_loss + 0.01 * l1
+    )
     data = make_data()
     images, labels = first_batch(data.forget)
     p = torch.softmax(model(images), 1)
-    torch.testing.assert_close(first_step(GradientAscent(), data, model).loss, p[torch.arange(len(labels)), labels].log().mean())
+    torch.testing.assert_close(
+        first_step(GradientAscent(), data, model).loss,
+        p[torch.arange(len(labels)), labels].log().mean(),
+    )
     step = first_step(RandomLabel(), make_data(), model)
     torch.testing.assert_close(step.loss, -p[torch.arange(len(labels)), step.labels].log().mean())
     assert not (step.labels == labels).any()
@@ -218,13 +272,18 @@ def test_l1_weights_follow_the_formula(no_l1_epochs):
         data.set_epoch(epoch)
         plain = next(FineTune().losses(model, data, epoch)).loss.item()
         data.set_epoch(epoch)
-        assert next(method.losses(model, data, epoch)).loss.item() - plain == pytest.approx(expected[epoch] * l1, abs=2e-5)
+        assert next(method.losses(model, data, epoch)).loss.item() - plain == pytest.approx(
+            expected[epoch] * l1, abs=2e-5
+        )
 
 
 def test_ascent_climbs_and_finetuning_descends():
     """The sign of one small full-batch step."""
     plain = {"unlearn_epochs": 1, "unlearn_lr": 1e-3, "weight_decay": 0.0, "bn": "freeze"}
-    for method, split, sign in ((GradientAscent(**plain), "forget", 1), (FineTune(**plain), "retain", -1)):
+    for method, split, sign in (
+        (GradientAscent(**plain), "forget", 1),
+        (FineTune(**plain), "retain", -1),
+    ):
         data, model = make_data(batch_size=1000, augment=False), make_model()
         images, labels = next(iter(getattr(data, split).eval_view()))
 
@@ -236,7 +295,7 @@ def test_ascent_climbs_and_finetuning_descends():
         assert sign * (loss() - before) > 0
 
 
-# ---------------------------------------------------------------------------------------------------- random labels
+# ------------------------------------------------------------------------------------ random labels
 
 
 def many_labels(**fields):
@@ -305,7 +364,7 @@ def test_mixed_loss_weighs_each_sample_by_its_origin():
     torch.testing.assert_close(step.loss, torch.where(is_forget, each, 0.25 * each).mean())
 
 
-# ------------------------------------------------------------------------------------------------------ reductions
+# --------------------------------------------------------------------------------------- reductions
 
 
 def test_l1_at_alpha_zero_is_finetuning_bit_for_bit():
@@ -318,13 +377,17 @@ def test_ft_l1_and_ft_prune_are_one_method():
 
 
 def test_retrain_is_training_from_scratch_on_the_retain_set_bit_for_bit():
-    """Against a plain loop that knows nothing of the project's engine or methods: torch's SGD and MultiStepLR."""
+    """Against a plain loop that knows nothing of the project's engine or methods: torch's SGD and
+    MultiStepLR.
+    """
     data, model = make_data(), make_model()
     run(Retrain(unlearn_epochs=4, unlearn_lr=0.1), model, data, schedule="multistep")
     scratch = make_model(seed=99)
     torch.manual_seed(stream(data.seed, "init"))
     initialise(scratch)
-    optimizer = torch.optim.SGD(scratch.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        scratch.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True
+    )
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3], gamma=0.1)
     loader = make_data().retain
     scratch.train()
@@ -354,7 +417,9 @@ def test_retrain_under_a_mask_starts_from_the_original_where_frozen():
     fresh = make_model()
     torch.manual_seed(stream(make_data().seed, "init"))
     initialise(fresh)
-    for (key, ours), kept, drawn in zip(model.named_parameters(), original.parameters(), fresh.parameters(), strict=True):
+    for (key, ours), kept, drawn in zip(
+        model.named_parameters(), original.parameters(), fresh.parameters(), strict=True
+    ):
         assert torch.equal(ours, torch.where(mask[key], drawn, kept)), key
 
 

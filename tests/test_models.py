@@ -1,4 +1,6 @@
-"""Every architecture: the reference's parameter names, that all of it learns, and one initialisation for all."""
+"""Every architecture: the reference's parameter names, that all of it learns, and one
+initialisation for all.
+"""
 
 import copy
 import json
@@ -14,7 +16,9 @@ from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, initialise
 from models.small_resnet import Block
 from utils import UserError
 
-REFERENCE = json.loads(Path(__file__).with_name("data").joinpath("state_dict_keys.json").read_text())
+REFERENCE = json.loads(
+    Path(__file__).with_name("data").joinpath("state_dict_keys.json").read_text()
+)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
@@ -28,20 +32,29 @@ def shapes(model):
     return {name: list(value.shape) for name, value in model.state_dict().items()}
 
 
-# ------------------------------------------------------------------------------------------------------------- shape
+# -------------------------------------------------------------------------------------------- shape
 
 
 @pytest.mark.parametrize("entry", REFERENCE)
 def test_names_shapes_and_parameter_count_are_the_references(entry):
     """Checkpoints of the reference load here and ours load there."""
     arch, *rest = entry.split()
-    model = build(arch, 1000 if "1000" in rest else 10, device="meta", imagenet_stem="--imagenet_arch," in rest)
+    model = build(
+        arch,
+        1000 if "1000" in rest else 10,
+        device="meta",
+        imagenet_stem="--imagenet_arch," in rest,
+    )
     assert shapes(model) == REFERENCE[entry]["keys"]
-    assert sum(parameter.numel() for parameter in model.parameters()) == REFERENCE[entry]["parameters"]
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) == REFERENCE[entry]["parameters"]
+    )
 
 
 def test_every_architecture_has_an_independent_list_of_its_names():
-    assert set(MODELS) - set(REFERENCE) == {"resnet34"}  # which is compared with torchvision's below
+    assert set(MODELS) - set(REFERENCE) == {
+        "resnet34"
+    }  # which is compared with torchvision's below
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
@@ -54,7 +67,13 @@ def test_with_the_imagenet_stem_a_resnet_is_torchvisions_behind_the_normalisatio
     with torch.device("meta"):
         theirs = getattr(tv, arch)(num_classes=20).eval()
     theirs = theirs.to_empty(device="cpu")
-    theirs.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("normalize.")})
+    theirs.load_state_dict(
+        {
+            name: value
+            for name, value in model.state_dict().items()
+            if not name.startswith("normalize.")
+        }
+    )
     images = torch.rand(1, 3, 32, 32)
     normalised = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     with torch.no_grad():
@@ -71,7 +90,9 @@ def test_the_cifar_stem_differs_from_torchvisions_in_stem_and_head_only(arch):
     assert ours["conv1.weight"] == [64, 3, 3, 3]
 
 
-@pytest.mark.parametrize(("imagenet_stem", "sides"), [(False, [32, 16, 8, 4]), (True, [8, 4, 2, 1])])
+@pytest.mark.parametrize(
+    ("imagenet_stem", "sides"), [(False, [32, 16, 8, 4]), (True, [8, 4, 2, 1])]
+)
 def test_the_cifar_stem_keeps_the_resolution_of_the_image(imagenet_stem, sides):
     model, seen = build("resnet18", device="meta", imagenet_stem=imagenet_stem), []
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -91,7 +112,7 @@ def test_vgg_features_are_torchvisions_without_the_last_pool():
         assert torch.equal(model.features(images), theirs(images))
 
 
-# ----------------------------------------------------------------------------------------------------------- forward
+# ------------------------------------------------------------------------------------------ forward
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -140,9 +161,15 @@ def test_the_smallest_image_that_is_allowed_works(arch):
     assert model(torch.rand(2, 3, side, side, device="meta")).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("channels_in", "channels", "side"), [(16, 32, 8), (32, 64, 8), (16, 32, 7)])
-def test_the_shortcut_of_a_small_resnet_takes_every_second_pixel_and_pads_channels_by_zeros(channels_in, channels, side):
-    """Option A of He et al.: with the second convolution silenced, the block is ReLU of its shortcut."""
+@pytest.mark.parametrize(
+    ("channels_in", "channels", "side"), [(16, 32, 8), (32, 64, 8), (16, 32, 7)]
+)
+def test_the_shortcut_of_a_small_resnet_takes_every_second_pixel_and_pads_channels_by_zeros(
+    channels_in, channels, side
+):
+    """Option A of He et al.: with the second convolution silenced, the block is ReLU of its
+    shortcut.
+    """
     torch.manual_seed(0)
     block = Block(channels_in, channels, 2).eval()
     nn.init.zeros_(block.conv2.weight)
@@ -152,7 +179,9 @@ def test_the_shortcut_of_a_small_resnet_takes_every_second_pixel_and_pads_channe
     for channel in range(channels_in):
         for row in range(0, side, 2):
             for column in range(0, side, 2):
-                wanted[:, before + channel, row // 2, column // 2] = x[:, channel, row, column].clamp(min=0)
+                wanted[:, before + channel, row // 2, column // 2] = x[
+                    :, channel, row, column
+                ].clamp(min=0)
     with torch.no_grad():
         assert torch.equal(block(x), wanted)
 
@@ -166,7 +195,7 @@ def test_a_block_that_keeps_its_shape_adds_its_input():
         assert torch.equal(block(x), torch.relu(inner + x))
 
 
-# ----------------------------------------------------------------------------------------------------- initialisation
+# ----------------------------------------------------------------------------------- initialisation
 
 
 def disturbed(model):
@@ -184,7 +213,11 @@ def test_initialising_a_trained_model_is_building_it_anew(arch):
     """So that Retrain starts where a training run of that seed would start."""
     fresh = build(arch, seed=5)
     again = disturbed(fresh)
-    assert not any(torch.equal(value, again.state_dict()[name]) for name, value in fresh.state_dict().items() if "normalize" not in name)
+    assert not any(
+        torch.equal(value, again.state_dict()[name])
+        for name, value in fresh.state_dict().items()
+        if "normalize" not in name
+    )
     torch.manual_seed(5)
     initialise(again)
     for name, value in fresh.state_dict().items():
@@ -195,7 +228,11 @@ def test_a_seed_decides_every_weight():
     one, same, other = (build("resnet20s", seed=seed) for seed in (5, 5, 6))
     for name, value in one.state_dict().items():
         assert torch.equal(value, same.state_dict()[name]), name
-    drawn = [f"{name}.weight" for name, module in one.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    drawn = [
+        f"{name}.weight"
+        for name, module in one.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
     for name in drawn:
         assert not torch.equal(one.state_dict()[name], other.state_dict()[name]), name
 
@@ -206,7 +243,8 @@ def test_weights_are_drawn_as_documented(arch):
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
             count = module.weight.numel()
-            # the standard deviation of a sample's standard deviation is sigma / sqrt(2 n), of its mean sigma / sqrt(n)
+            # the standard deviation of a sample's standard deviation is sigma / sqrt(2 n), of its
+            # mean sigma / sqrt(n)
             sigma = math.sqrt(2 / fan_out)
             assert abs(module.weight.std().item() - sigma) < 5 * sigma / math.sqrt(2 * count), name
             assert abs(module.weight.mean().item()) < 5 * sigma / math.sqrt(count), name
@@ -215,11 +253,17 @@ def test_weights_are_drawn_as_documented(arch):
             bound = 1 / math.sqrt(module.in_features)
             assert 0.9 * bound < module.weight.abs().max() <= bound, name
         elif isinstance(module, nn.BatchNorm2d):
-            values = module.weight, module.bias, module.running_mean, module.running_var, module.num_batches_tracked
+            values = (
+                module.weight,
+                module.bias,
+                module.running_mean,
+                module.running_var,
+                module.num_batches_tracked,
+            )
             assert [value.unique().tolist() for value in values] == [[1], [0], [0], [1], [0]], name
 
 
-# ---------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("arch", ["vgg16_bn", "vgg16_bn_lth"])

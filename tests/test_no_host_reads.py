@@ -1,8 +1,10 @@
-"""Nothing waits for the device inside the training loop, shown on the CPU for every registered method.
+"""Nothing waits for the device inside the training loop, shown on the CPU for every registered
+method.
 
-Two modes see every operation. One refuses what makes the host wait for a number from a device: a read of a value, or a result whose
-size depends on values. The other refuses copies between host and device. The engine's own looks, every ``print_freq`` steps and at
-an epoch's end, are let through. What CUDA's own kernels wait for shows only in a profile on a GPU.
+Two modes see every operation. One refuses what makes the host wait for a number from a device: a
+read of a value, or a result whose size depends on values. The other refuses copies between host and
+device. The engine's own looks, every ``print_freq`` steps and at an epoch's end, are let through.
+What CUDA's own kernels wait for shows only in a profile on a GPU.
 """
 
 import contextlib
@@ -34,16 +36,43 @@ from utils import Stopwatch
 TORCH = str(Path(torch.__file__).parent)
 # Operations that hand a number to the host, or need one for the size of their result.
 READS = {
-    "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_numpy", "masked_select", "_unique", "_unique2",
-    "unique_dim", "unique_consecutive", "unique_dim_consecutive", "bincount", "repeat_interleave",
-}  # fmt: skip
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "nonzero_numpy",
+    "masked_select",
+    "_unique",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "unique_dim_consecutive",
+    "bincount",
+    "repeat_interleave",
+}
 # What Python asks for: numbers, host memory, a tensor made from host memory.
 CALLS = {
-    "item", "tolist", "numpy", "cpu", "cuda", "tensor", "as_tensor", "new_tensor", "__array__", "__bool__", "__int__",
-    "__float__", "__index__", "__contains__", "is_nonzero",
-}  # fmt: skip
+    "item",
+    "tolist",
+    "numpy",
+    "cpu",
+    "cuda",
+    "tensor",
+    "as_tensor",
+    "new_tensor",
+    "__array__",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__contains__",
+    "is_nonzero",
+}
 # Methods that read or copy inside an epoch, once an epoch and after its last step, with the reason.
-ALLOWED = {"scrub_r": ("to",)}  # the weights that an epoch ended with go to the host: the choice is between all epochs
+ALLOWED = {
+    "scrub_r": ("to",)
+}  # the weights that an epoch ended with go to the host: the choice is between all epochs
 
 
 class Wait(AssertionError):
@@ -88,7 +117,9 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         self.guard.seen += 1
-        if name in READS or (name.startswith(("index", "_index_put", "_unsafe_index")) and indexed_by_bools(args)):
+        if name in READS or (
+            name.startswith(("index", "_index_put", "_unsafe_index")) and indexed_by_bools(args)
+        ):
             self.guard.refuse(name)
         return func(*args, **(kwargs or {}))
 
@@ -102,16 +133,27 @@ class Calls(TorchFunctionMode):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name in CALLS:
             self.guard.refuse(name)
-        to_a_device = any(isinstance(value, str | torch.device | torch.Tensor) for value in (*args[1:], *kwargs.values()))
+        to_a_device = any(
+            isinstance(value, str | torch.device | torch.Tensor)
+            for value in (*args[1:], *kwargs.values())
+        )
         # torch's own, as in clip_grad_norm_, go to where the tensor is.
-        if name == "to" and to_a_device and not sys._getframe(1).f_code.co_filename.startswith(TORCH):
+        if (
+            name == "to"
+            and to_a_device
+            and not sys._getframe(1).f_code.co_filename.startswith(TORCH)
+        ):
             self.guard.refuse(name)
         return func(*args, **kwargs)
 
 
 def indexed_by_bools(args):
     lists = [arg for arg in args if isinstance(arg, list | tuple)]
-    return any(isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8) for part in lists for x in part)
+    return any(
+        isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8)
+        for part in lists
+        for x in part
+    )
 
 
 def let_through(guard, function, refused=None):
@@ -135,13 +177,14 @@ def guard(monkeypatch):
     monkeypatch.setattr(engine, "check_finite", let_through(guard, engine.check_finite))
     # Pinned and non-blocking on CUDA: test_to_device_pins_for_cuda.
     monkeypatch.setattr(loaders, "to_device", let_through(guard, loaders.to_device))
-    # Elsewhere than on the CPU, where numpy partitions, a sort finds it: unlearn.saliency.lowest_chosen.
+    # Elsewhere than on the CPU, where numpy partitions, a sort finds it:
+    # unlearn.saliency.lowest_chosen.
     sort = lambda values, counts: {n: values.sort().values[len(values) - n] for n in counts if n}  # noqa: E731
     monkeypatch.setattr(unlearn.proximal, "lowest_chosen", sort)
     return guard
 
 
-# ------------------------------------------------------------------------------------------------- the guard itself
+# --------------------------------------------------------------------------------- the guard itself
 
 LABELS = torch.tensor([0, 1, 1])
 WAITS = {
@@ -181,7 +224,7 @@ def test_the_guard_lets_pass_what_does_not_wait():
         torch.full((), 1.0, device=x.device) + len(x)
 
 
-# ----------------------------------------------------------------------------------------------------------- methods
+# ------------------------------------------------------------------------------------------ methods
 
 
 def small(name):
@@ -192,20 +235,34 @@ def small(name):
 
 
 def watched(name, guard, mask, **loop):
-    """Both epochs of a method under the guard; what it does before its first and after its last epoch is not of the loop."""
+    """Both epochs of a method under the guard; what it does before its first and after its last
+    epoch is not of the loop.
+    """
     data, model = make_data(make_image_set(120), count=24, batch_size=8), make_model()
     gate, method = SaliencyGate(model, mask(model)) if mask else None, small(name)
     method.prepare(model, data, mask(model) if mask else None)
     steps = [method.steps(data, epoch) for epoch in range(2)]
     assert min(steps) > 1, "one step shows nothing of what lies between two"
-    optimizer = make_optimizer([*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer)
+    optimizer = make_optimizer(
+        [*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer
+    )
     scheduler = make_scheduler(optimizer, lambda progress: 1 / (1 + progress), steps)
     guard.allowed = ALLOWED.get(name, ())
     with guard.watch():
         fit(
-            model, method, data, optimizer, epochs=2, clock=Stopwatch(CPU), gate=gate, scheduler=scheduler, print_freq=10**6,
-            freeze_bn=method.bn == "freeze", after_epoch=lambda epoch, stats: None, **loop,
-        )  # fmt: skip
+            model,
+            method,
+            data,
+            optimizer,
+            epochs=2,
+            clock=Stopwatch(CPU),
+            gate=gate,
+            scheduler=scheduler,
+            print_freq=10**6,
+            freeze_bn=method.bn == "freeze",
+            after_epoch=lambda epoch, stats: None,
+            **loop,
+        )
     assert guard.seen > 50 * sum(steps)
 
 
@@ -218,13 +275,17 @@ def test_no_method_waits_inside_an_epoch(name, masked, guard):
     watched(name, guard, random_mask if masked else None, clip_norm=1.0 if masked else 0.0)
 
 
-@pytest.mark.parametrize("loop", [{"accumulate": 2}, {"precision": "bf16"}, {"one_image": True}], ids=str)
+@pytest.mark.parametrize(
+    "loop", [{"accumulate": 2}, {"precision": "bf16"}, {"one_image": True}], ids=str
+)
 def test_no_setting_of_the_loop_waits(loop, guard):
     watched("RL", guard, random_mask, **loop)
 
 
 def test_who_may_wait_does_it_once_an_epoch_at_its_end(guard):
-    """SCRUB+R copies the weights to the host after the last step, before the engine's own look at the epoch's sums."""
+    """SCRUB+R copies the weights to the host after the last step, before the engine's own look at
+    the epoch's sums.
+    """
     data, model, method = make_data(batch_size=8), make_model(), small("scrub_r")
     method.prepare(model, data, None)
     guard.allowed = ALLOWED["scrub_r"]
@@ -237,7 +298,13 @@ def test_who_may_wait_does_it_once_an_epoch_at_its_end(guard):
         counts.append(guard.let_through)
 
     with guard.watch():
-        train_epoch(model, steps(), make_optimizer(model.parameters(), 0.01, 0.9, 0.0), device=CPU, print_freq=10**6)
+        train_epoch(
+            model,
+            steps(),
+            make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
+            device=CPU,
+            print_freq=10**6,
+        )
     assert set(counts[:-1]) == {0}
     assert counts[-1] == len(model.state_dict())
     assert ALLOWED.keys() == {"scrub_r"}
@@ -250,7 +317,12 @@ def test_a_method_that_waits_is_found(guard):
 
     data, model = make_data(), make_model()
     with pytest.raises(Wait), guard.watch():
-        train_epoch(model, steps(model, data.retain), make_optimizer(model.parameters(), 0.01, 0.9, 0.0), device=CPU)
+        train_epoch(
+            model,
+            steps(model, data.retain),
+            make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
+            device=CPU,
+        )
 
 
 class Curious(torch.autograd.Function):
@@ -272,7 +344,12 @@ def test_a_backward_pass_that_waits_is_found(guard):
 
     data, model = make_data(), make_model()
     with pytest.raises(Wait), guard.watch():
-        train_epoch(model, steps(model, data.retain), make_optimizer(model.parameters(), 0.01, 0.9, 0.0), device=CPU)
+        train_epoch(
+            model,
+            steps(model, data.retain),
+            make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
+            device=CPU,
+        )
 
 
 class Elsewhere(TorchDispatchMode):
@@ -284,7 +361,9 @@ class Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        tensors = [
+            leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)
+        ]
         self.seen += 1
         if any(tensor.device.type != self.kind for tensor in tensors):
             self.found.add(func.overloadpacket.__name__)
@@ -293,12 +372,17 @@ class Elsewhere(TorchDispatchMode):
 
 @pytest.mark.parametrize("looks", [False, True], ids=["wait-free", "with a copy"])
 def test_a_step_makes_its_numbers_on_the_device(looks, monkeypatch):
-    """On the meta device, which is not the CPU: also Python numbers, in the meter say, become no tensors of the host."""
+    """On the meta device, which is not the CPU: also Python numbers, in the meter say, become no
+    tensors of the host.
+    """
     monkeypatch.setattr(engine.Meter, "read", lambda meter, lr, title="": meter.steps)
     meta = torch.device("meta")
     model = make_model().to(meta)
     gate = SaliencyGate(model, random_mask(make_model()))
-    batches = [(torch.empty(4, 3, 8, 8, device=meta), torch.zeros(4, dtype=torch.int64, device=meta)) for _ in range(2)]
+    batches = [
+        (torch.empty(4, 3, 8, 8, device=meta), torch.zeros(4, dtype=torch.int64, device=meta))
+        for _ in range(2)
+    ]
 
     def steps():
         for step in cross_entropy_steps(model, batches):
@@ -314,16 +398,26 @@ def test_a_step_makes_its_numbers_on_the_device(looks, monkeypatch):
 def test_the_engine_looks_every_print_freq_steps_and_at_the_end(monkeypatch):
     looks, steps = [], []
     check, finite = engine.Meter.check, engine.check_finite
-    monkeypatch.setattr(engine.Meter, "check", lambda meter, title="": looks.append(meter.steps) or check(meter, title))
-    monkeypatch.setattr(engine, "check_finite", lambda model, when="": steps.append(when) or finite(model, when))
+    monkeypatch.setattr(
+        engine.Meter,
+        "check",
+        lambda meter, title="": looks.append(meter.steps) or check(meter, title),
+    )
+    monkeypatch.setattr(
+        engine, "check_finite", lambda model, when="": steps.append(when) or finite(model, when)
+    )
     weight = torch.nn.Parameter(torch.zeros(()))
-    losses = (Step(weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)) for _ in range(7))
-    train_epoch(make_model(), losses, make_optimizer([weight], 0.1, 0.0, 0.0), device=CPU, print_freq=3)
+    losses = (
+        Step(weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)) for _ in range(7)
+    )
+    train_epoch(
+        make_model(), losses, make_optimizer([weight], 0.1, 0.0, 0.0), device=CPU, print_freq=3
+    )
     assert looks == [3, 6, 7]
     assert len(steps) == 2
 
 
-# ---------------------------------------------------------------------------------------- passes over many batches
+# ------------------------------------------------------------------------- passes over many batches
 
 
 def reads(action, batch_size):
@@ -334,12 +428,14 @@ def reads(action, batch_size):
     return guard.let_through
 
 
-@pytest.mark.parametrize("action", [mean_gradient, fisher_diagonal, engine.predict], ids=["mask", "fisher", "evaluation"])
+@pytest.mark.parametrize(
+    "action", [mean_gradient, fisher_diagonal, engine.predict], ids=["mask", "fisher", "evaluation"]
+)
 def test_a_pass_reads_no_more_often_over_many_batches(action):
     assert reads(action, 2) == reads(action, 24)
 
 
-# ----------------------------------------------------------------------------------------------- copies to the device
+# ----------------------------------------------------------------------------- copies to the device
 
 
 class Memory:
@@ -357,7 +453,10 @@ class Memory:
         return self
 
 
-@pytest.mark.parametrize(("device", "done"), [("cuda", ["pinned", ("cuda", True)]), ("mps", [("mps", False)]), ("cpu", [("cpu", False)])])
+@pytest.mark.parametrize(
+    ("device", "done"),
+    [("cuda", ["pinned", ("cuda", True)]), ("mps", [("mps", False)]), ("cpu", [("cpu", False)])],
+)
 def test_to_device_pins_for_cuda(device, done):
     memory = Memory()
     assert loaders.to_device(memory, torch.device(device)) is memory

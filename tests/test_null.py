@@ -1,4 +1,6 @@
-"""A small run of benchmarks/null.py: the marks of the reports hold for true Retrains as often as the documentation says."""
+"""A small run of benchmarks/null.py: the marks of the reports hold for true Retrains as often as
+the documentation says.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def ends(share, trials=TRIALS):
 
 
 def test_every_mark_holds_for_true_retrains(found):
-    """Single numbers .93 to .97 and average gaps .93 at the least; distances and ToW too at k = 1, of several runs .92 at the least."""
+    """Single numbers .93 to .97 and average gaps .93 at the least; distances and ToW too at k = 1,
+    of several runs .92 at the least.
+    """
     assert len(found) == 11
     for name, shares in found.items():
         for (retrains, runs), (metric, *average) in shares.items():
@@ -30,9 +34,16 @@ def test_every_mark_holds_for_true_retrains(found):
 
 
 def test_that_all_four_are_inside_is_no_mark_for_an_average():
-    """The rule of before: of four equal and uncorrelated metrics a true Retrain has all inside in about .95 to the fourth of trials."""
+    """The rule of before: of four equal and uncorrelated metrics a true Retrain has all inside in
+    about .95 to the fourth of trials.
+    """
     rng = np.random.default_rng(0)
-    marks = [null.percentage_marks(null.gaussian(rng, 1, (1,) * 4, 0.0), null.gaussian(rng, 10, (1,) * 4, 0.0)) for _ in range(TRIALS)]
+    marks = [
+        null.percentage_marks(
+            null.gaussian(rng, 1, (1,) * 4, 0.0), null.gaussian(rng, 10, (1,) * 4, 0.0)
+        )
+        for _ in range(TRIALS)
+    ]
     assert np.mean([all(metrics) for metrics, _ in marks]) < 0.9
     assert np.mean([average for _, average in marks]) > 0.95
 

@@ -1,4 +1,6 @@
-"""The report's page: well-formed, escaped, the same bytes each time; and in a real browser, where one is installed."""
+"""The report's page: well-formed, escaped, the same bytes each time; and in a real browser, where
+one is installed.
+"""
 
 import json
 import os
@@ -37,7 +39,9 @@ def page(tmp_path_factory):
 
 
 class Reader(HTMLParser):
-    """Every element in order, with the text of headers and cells; complains about elements that are not closed in turn."""
+    """Every element in order, with the text of headers and cells; complains about elements that are
+    not closed in turn.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -62,10 +66,14 @@ class Reader(HTMLParser):
             self.text[index] = self.text.get(index, "") + data
 
     def all(self, tag):
-        return [(attributes, self.text.get(i, "")) for i, (name, attributes) in enumerate(self.elements) if name == tag]
+        return [
+            (attributes, self.text.get(i, ""))
+            for i, (name, attributes) in enumerate(self.elements)
+            if name == tag
+        ]
 
 
-# --------------------------------------------------------------------------------------------------------- markup
+# ------------------------------------------------------------------------------------------- markup
 
 
 def test_page_is_wellformed_with_unique_names_and_links_that_lead_somewhere(page):
@@ -91,10 +99,14 @@ def test_page_asks_for_nothing_and_allows_only_its_own_script(page):
     assert not re.search(r"@import|url\((?!#)", text)
     (script,) = reader.all("script")
     assert script[1] == (ROOT / "reporting/page.js").read_text()
-    policy = next(attributes["content"] for attributes, _ in reader.all("meta") if "http-equiv" in attributes)
+    policy = next(
+        attributes["content"] for attributes, _ in reader.all("meta") if "http-equiv" in attributes
+    )
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-inline" not in policy.split("style-src")[0]
-    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in reader.elements for name in attributes if name.startswith("on")
+    ]
 
 
 def test_hostile_names_are_shown_as_text(page):
@@ -121,8 +133,14 @@ def test_tables_say_what_they_are_to_those_who_do_not_see_them(page):
     assert len(reader.all("table")) == len(reader.all("caption")) > 2
     headers = reader.all("th")
     assert {attributes["scope"] for attributes, _ in headers} == {"col", "row"}
-    assert all(attributes["aria-sort"] in ("none", "ascending") for attributes, _ in headers if attributes["scope"] == "col")
-    assert len(reader.all("button")) == sum(attributes["scope"] == "col" for attributes, _ in headers)
+    assert all(
+        attributes["aria-sort"] in ("none", "ascending")
+        for attributes, _ in headers
+        if attributes["scope"] == "col"
+    )
+    assert len(reader.all("button")) == sum(
+        attributes["scope"] == "col" for attributes, _ in headers
+    )
     plots = [attributes for attributes, _ in reader.all("div") if attributes.get("role") == "img"]
     assert len(plots) == len(reader.all("svg")) == 10
     assert all(attributes["aria-label"] for attributes in plots)
@@ -130,19 +148,29 @@ def test_tables_say_what_they_are_to_those_who_do_not_see_them(page):
 
 def test_page_shows_the_noise_the_best_the_warnings_and_the_origin(page):
     reader = Reader(page.read_text())
-    marked = {attributes["class"]: text for attributes, text in reader.all("tr") if "class" in attributes}
+    marked = {
+        attributes["class"]: text for attributes, text in reader.all("tr") if "class" in attributes
+    }
     assert set(marked) == {"best", "warned"}
     assert marked["best"].startswith("SalUn")
     assert marked["warned"].startswith("</script>")
     text = page.read_text()
     for words in (
-        "Retrain is the target, not 0 and not 100", "Retrain again: the gaps to expect of one more Retrain run.",
-        "Green and ~: a gap that Retrain&#x27;s own seeds explain", "Bold: the lowest Avg. Gap", "Two Retrain runs differ by",
-        "python main_forget.py --unlearn RL", "cpu: test", "python evaluate.py", ": it fell", "few images",
-        "gap_of_means", "Averages over metrics",
+        "Retrain is the target, not 0 and not 100",
+        "Retrain again: the gaps to expect of one more Retrain run.",
+        "Green and ~: a gap that Retrain&#x27;s own seeds explain",
+        "Bold: the lowest Avg. Gap",
+        "Two Retrain runs differ by",
+        "python main_forget.py --unlearn RL",
+        "cpu: test",
+        "python evaluate.py",
+        ": it fell",
+        "few images",
+        "gap_of_means",
+        "Averages over metrics",
         "area under the ROC curve of the loss (probability, target: 0.5)",
         "Jensen-Shannon divergence to Retrain (nats, target: as low as between two Retrain runs)",
-    ):  # fmt: skip
+    ):
         assert words in text, words
 
 
@@ -150,19 +178,46 @@ def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
     """Differences have a sign, distances none; audits of before do not say of how many runs."""
     marks = {"gap_of_means": True, "js_forget": True}
     mean = {"gap_of_means": 1.5, "js_forget": 0.02, "UA": 5.0}
-    row = {"role": "models", "mean": mean, "sd": {}, "gap": {"js_forget": 0.01}, "ci": {}, "chance": {}, "inside_noise": marks}
-    audited = {"metrics": {}, "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5}}
+    row = {
+        "role": "models",
+        "mean": mean,
+        "sd": {},
+        "gap": {"js_forget": 0.01},
+        "ci": {},
+        "chance": {},
+        "inside_noise": marks,
+    }
+    audited = {
+        "metrics": {},
+        "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5},
+    }
     reader = Reader(_audit_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
-    assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == ["Retrain again (1 run)", "FT"]
-    assert [text for _, text in reader.all("td")] == ["±0.750", "0.013", "0.500", "5.000", "0.020(+0.010) ~", "1.500 ~"]
-    assert [attributes.get("class") for attributes, _ in reader.all("td")][3:] == [None, "noise", "noise"]
+    assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == [
+        "Retrain again (1 run)",
+        "FT",
+    ]
+    assert [text for _, text in reader.all("td")] == [
+        "±0.750",
+        "0.013",
+        "0.500",
+        "5.000",
+        "0.020(+0.010) ~",
+        "1.500 ~",
+    ]
+    assert [attributes.get("class") for attributes, _ in reader.all("td")][3:] == [
+        None,
+        "noise",
+        "noise",
+    ]
     del audited["floors"]["runs"]
     assert "Two Retrain runs differ by" in _audit_table("t", ["UA"], audited, {"FT": row})
 
 
 @pytest.mark.parametrize(("retrains", "kept"), [(2, {}), (3, {"UA": True, "loss_auc": False})])
 def test_marks_of_an_older_audit_with_two_retrains_are_not_shown(tmp_path, retrains, kept):
-    content = audit(*(result("retrain", "Retrain", seed=seed) for seed in range(retrains)), result("FT"))
+    content = audit(
+        *(result("retrain", "Retrain", seed=seed) for seed in range(retrains)), result("FT")
+    )
     (tmp_path / "audit.json").write_text(json.dumps(content))
     (found,) = read_audits([tmp_path])
     assert found["rows"][1]["inside_noise"] == kept
@@ -170,8 +225,17 @@ def test_marks_of_an_older_audit_with_two_retrains_are_not_shown(tmp_path, retra
 
 def test_accuracy_by_class_is_the_mean_over_a_rows_models():
     rows = {
-        "Retrain": {"role": "retrain", "models": [{"per_class": {"forget": {"cat": 90.0, "dog": 70.0}}}]},
-        "FT": {"role": "models", "models": [{"per_class": {"forget": {"cat": a, "dog": b}}} for a, b in ((80.0, None), (90.0, 60.0))]},
+        "Retrain": {
+            "role": "retrain",
+            "models": [{"per_class": {"forget": {"cat": 90.0, "dog": 70.0}}}],
+        },
+        "FT": {
+            "role": "models",
+            "models": [
+                {"per_class": {"forget": {"cat": a, "dog": b}}}
+                for a, b in ((80.0, None), (90.0, 60.0))
+            ],
+        },
     }
     reader = Reader(_class_table("forget", "forget set", rows))
     assert [text for _, text in reader.all("td")] == ["90.0", "70.0", "85.0", "60.0"]
@@ -191,7 +255,9 @@ def test_results_alone_make_a_page(tmp_path):
 
 def test_the_table_is_printed_beside_the_page(tmp_path, capsys):
     write(tmp_path, result("FT"))
-    assert report.main([str(tmp_path), "--format", "csv", "--html", str(tmp_path / "page.html")]) == 0
+    assert (
+        report.main([str(tmp_path), "--format", "csv", "--html", str(tmp_path / "page.html")]) == 0
+    )
     captured = capsys.readouterr()
     assert captured.out.startswith("scenario,name,")
     assert captured.err == f"wrote {tmp_path / 'page.html'}\n"
@@ -201,20 +267,25 @@ def test_another_process_writes_the_same_bytes(page):
     """With another order of sets, in the same folder."""
     again = page.with_name("again.html")
     words = [sys.executable, "report.py", str(page.parent), "--html", str(again)]
-    subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True)
+    subprocess.run(
+        words, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, check=True
+    )
     assert again.read_bytes() == page.read_bytes()
 
 
 def test_only_finished_markup_passes_unescaped():
-    assert tag("p", "<b>", Html("<i></i>"), title='"<') == '<p title="&quot;&lt;">&lt;b&gt;<i></i></p>'
+    assert (
+        tag("p", "<b>", Html("<i></i>"), title='"<') == '<p title="&quot;&lt;">&lt;b&gt;<i></i></p>'
+    )
     assert escape("a\x00\x1b\u2028b") == "a\ufffd\ufffd\ufffdb"
 
 
-# -------------------------------------------------------------------------------------------------------- browser
+# ------------------------------------------------------------------------------------------ browser
 
 
 needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)"
+    not (CHROMIUM and DRIVER),
+    reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)",
 )
 
 
@@ -226,24 +297,36 @@ def chromium(tmp_path_factory):
 
 def methods(chromium):
     """The names in the first table's last body, as they stand now."""
-    script = "return [...[...document.querySelector('table.sortable').tBodies].pop().rows].map((row) => row.cells[0].textContent)"
+    script = (
+        "return [...[...document.querySelector('table.sortable').tBodies].pop().rows].map((row) =>"
+        " row.cells[0].textContent)"
+    )
     return chromium.run(script)
 
 
 @pytest.fixture(scope="module")
 def sortable(tmp_path_factory):
-    """A page with six methods whose orders by name, UA and Avg. Gap differ; one has no MIA and so no Avg. Gap."""
+    """A page with six methods whose orders by name, UA and Avg. Gap differ; one has no MIA and so
+    no Avg. Gap.
+    """
     folder = tmp_path_factory.mktemp("sortable")
     values = {"b": 9.0, "A": 30.0, "c": 100.0, "f": 5.5, "e": 7.0}
     rows = [result("own", name, (ua, 99.0, 93.0, 12.0)) for name, ua in values.items()]
-    write(folder, result("retrain", "Retrain"), *rows, result("own", "d", (6.0, 99.0, 93.0, float("nan"))))
+    write(
+        folder,
+        result("retrain", "Retrain"),
+        *rows,
+        result("own", "d", (6.0, 99.0, 93.0, float("nan"))),
+    )
     assert report.main([str(folder), "--html", str(folder / "page.html")]) == 0
     return folder / "page.html"
 
 
 @needs_browser
 def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, sortable):
-    """Numbers by size, not as text; names as a reader would; unknown numbers last in both orders; Retrain stays on top."""
+    """Numbers by size, not as text; names as a reader would; unknown numbers last in both orders;
+    Retrain stays on top.
+    """
     chromium.open(sortable)
     chromium.size(1200, 900)
     orders = {1: ("Abcdef", "fedcbA"), 2: ("fdebAc", "cAbedf"), 5: (".{5}d", ".{5}d")}
@@ -251,10 +334,20 @@ def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, so
         header = f"table.sortable thead th:nth-child({place})"
         for expected, state in ((up, "ascending"), (down, "descending")):
             chromium.click(f"{header} button")
-            assert chromium.run("return document.querySelector(arguments[0]).ariaSort", header) == state
+            assert (
+                chromium.run("return document.querySelector(arguments[0]).ariaSort", header)
+                == state
+            )
             assert re.fullmatch(expected, "".join(methods(chromium)))
-        assert chromium.run("return document.querySelectorAll('table.sortable th[aria-sort$=scending]').length") == 1
-    assert chromium.run("return document.querySelector('table.sortable tbody').textContent").startswith("Retrain")
+        assert (
+            chromium.run(
+                "return document.querySelectorAll('table.sortable th[aria-sort$=scending]').length"
+            )
+            == 1
+        )
+    assert chromium.run(
+        "return document.querySelector('table.sortable tbody').textContent"
+    ).startswith("Retrain")
     assert chromium.console() == []
 
 
@@ -262,19 +355,20 @@ def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, so
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_page_opens_without_a_complaint_and_fits(chromium, page, scheme, width):
-    """No error, no violation of the policy, no sideways scrolling of the page, and letters that stand out from their ground."""
+    """No error, no violation of the policy, no sideways scrolling of the page, and letters that
+    stand out from their ground.
+    """
     chromium.scheme(scheme)
     chromium.size(width, 800)
     chromium.open(page)
     assert chromium.console() == []
     assert chromium.run("return document.documentElement.scrollWidth <= window.innerWidth")
     assert chromium.run("return document.querySelectorAll('svg').length") == 10
-    colours = chromium.run(
-        """
+    colours = chromium.run("""
         const of = (css, name) => getComputedStyle(document.querySelector(css))[name];
-        return [of("body", "backgroundColor"), of("body", "color"), of("svg text", "fill"), of("figcaption", "color"), of("a", "color")];
-        """
-    )
+        return [of("body", "backgroundColor"), of("body", "color"), of("svg text", "fill"),
+            of("figcaption", "color"), of("a", "color")];
+        """)
     ground, *letters = [luminance(colour) for colour in colours]
     assert (ground < 0.2) == (scheme == "dark")
     assert letters[0] == pytest.approx(letters[1])  # a plot is drawn in the colour of the text
@@ -285,25 +379,44 @@ def test_page_opens_without_a_complaint_and_fits(chromium, page, scheme, width):
 def luminance(colour):
     """Relative luminance of ``rgb(r, g, b)`` (WCAG 2)."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @needs_browser
 def test_a_script_that_slipped_through_would_not_run(chromium, page, tmp_path):
-    """The policy behind the escaping: markup put into the file by hand stays dead, and the console says so."""
+    """The policy behind the escaping: markup put into the file by hand stays dead, and the console
+    says so.
+    """
     broken = tmp_path / "broken.html"
-    broken.write_text(page.read_text().replace("</main>", "<script>document.title = 'run'</script></main>"))
+    broken.write_text(
+        page.read_text().replace("</main>", "<script>document.title = 'run'</script></main>")
+    )
     chromium.open(broken)
     assert chromium.run("return document.title") != "run"
     assert any("Content Security Policy" in line for line in chromium.console())
 
 
 def test_absolute_paths_of_commands_are_cut_to_their_last_part(tmp_path, capsys):
-    """Names of users and machines are in them; relative ones stay, and the JSON keeps the command whole."""
+    """Names of users and machines are in them; relative ones stay, and the JSON keeps the command
+    whole.
+    """
     run = result("FT")
-    run["provenance"]["command"] = ["main_forget.py", "--save_dir=/home/zoe/runs/x", "/data/zoe/m.pt", "@/home/zoe/l.npy", "runs/a/b"]
+    run["provenance"]["command"] = [
+        "main_forget.py",
+        "--save_dir=/home/zoe/runs/x",
+        "/data/zoe/m.pt",
+        "@/home/zoe/l.npy",
+        "runs/a/b",
+    ]
     write(tmp_path, run)
     assert report.main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
-    (command,) = re.findall("<pre>(python main_forget.*?)</pre>", (tmp_path / "page.html").read_text())
-    assert command.replace("&#x27;", "") == "python main_forget.py --save_dir=…/x …/m.pt @…/l.npy runs/a/b"
+    (command,) = re.findall(
+        "<pre>(python main_forget.*?)</pre>", (tmp_path / "page.html").read_text()
+    )
+    assert (
+        command.replace("&#x27;", "")
+        == "python main_forget.py --save_dir=…/x …/m.pt @…/l.npy runs/a/b"
+    )

@@ -1,4 +1,6 @@
-"""Two gloo processes on the CPU beside one: the same masks, gradients, weights, numbers; also killed and resumed."""
+"""Two gloo processes on the CPU beside one: the same masks, gradients, weights, numbers; also
+killed and resumed.
+"""
 
 import importlib
 import json
@@ -26,7 +28,7 @@ from utils import UserError, pick_device
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# ------------------------------------------------------------------------------------- parts, without processes
+# ------------------------------------------------------------------------- parts, without processes
 
 
 @pytest.fixture
@@ -34,7 +36,13 @@ def as_process(monkeypatch):
     """Pretend to be one of several processes that have not met."""
 
     def become(rank, count):
-        values = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+        values = {
+            "RANK": rank,
+            "WORLD_SIZE": count,
+            "LOCAL_RANK": rank,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": 1,
+        }
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))
 
@@ -71,7 +79,10 @@ def test_shared_batches_are_whole_and_each_is_one_processes(as_process, count):
     for rank in range(count):
         as_process(rank, count)
         view = make_data(batch_size=17).evaluation["retain"]
-        found += [(i, labels.tolist()) for i, (_, labels) in zip(range(rank, 99, count), view.shared(), strict=False)]
+        found += [
+            (i, labels.tolist())
+            for i, (_, labels) in zip(range(rank, 99, count), view.shared(), strict=False)
+        ]
         assert [labels.tolist() for _, labels in view] == whole, "what is not shared is everybody's"
     assert [labels for _, labels in sorted(found)] == whole
 
@@ -111,7 +122,10 @@ def test_only_the_first_process_speaks(as_process, capsys):
     assert found.err.count("--model_path is missing") == 1
 
 
-@pytest.mark.parametrize(("gpu", "gpus", "used"), [(0, 1, [0, 0, 0]), (0, 2, [0, 1, 0]), (1, 3, [1, 2, 1]), (2, 3, [2, 2, 2])])
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "used"),
+    [(0, 1, [0, 0, 0]), (0, 2, [0, 1, 0]), (1, 3, [1, 2, 1]), (2, 3, [2, 2, 2])],
+)
 def test_processes_share_gpus_only_where_they_are_told_to(as_process, monkeypatch, gpu, gpus, used):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -137,7 +151,7 @@ def test_generators_of_other_processes_are_kept():
     assert parallel.own(None) is None
 
 
-# ------------------------------------------------------------------------------------------------ two processes
+# ------------------------------------------------------------------------------------ two processes
 
 
 def free_port():
@@ -148,11 +162,22 @@ def free_port():
 
 def processes(words, count=2):
     """Start ``words`` as torchrun would."""
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    common = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+        "OMP_NUM_THREADS": "1",
+    }
     common["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
-    environments = [{**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    environments = [
+        {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(count)
+    ]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return [subprocess.Popen([sys.executable, *words], env=each, cwd=ROOT, **piped) for each in environments]
+    return [
+        subprocess.Popen([sys.executable, *words], env=each, cwd=ROOT, **piped)
+        for each in environments
+    ]
 
 
 def ended(made, codes=(0, 0)):
@@ -178,7 +203,17 @@ FORGET = ["--num_indexes_to_replace", "61"]
 def original(tmp_path_factory):
     """A trained original and masks of it, by one process."""
     folder = tmp_path_factory.mktemp("original")
-    argv = ["--dataset", "digits", "--arch", "resnet20s", "--lr", "0.05", "--epochs", "2", *FAST[:4]]
+    argv = [
+        "--dataset",
+        "digits",
+        "--arch",
+        "resnet20s",
+        "--lr",
+        "0.05",
+        "--epochs",
+        "2",
+        *FAST[:4],
+    ]
     alone("main_train", [*argv, "--save_dir", str(folder)])
     return folder / "0model_SA_best.pth.tar"
 
@@ -193,8 +228,9 @@ def apart(a, b):
     return float(sum((a[name].double() - b[name].double()).square().sum() for name in a)) ** 0.5
 
 
-# In fp64, where rounding in a run of many steps is far below what a wrong weight or a lost image does: in fp32 two runs of one
-# process, with one thread and with two, end up to 7 % of a method's way apart.
+# In fp64, where rounding in a run of many steps is far below what a wrong weight or a lost image
+# does: in fp32 two runs of one process, with one thread and with two, end up to 7 % of a method's
+# way apart.
 IN_DOUBLE = """
 import importlib, json, sys
 import torch
@@ -210,29 +246,68 @@ parallel.stop()
 parallel.leave(0)
 """
 OPTIONS = {
-    "wfisher": ["--samples", "50"], "fisher": ["--fisher_samples", "50"], "fisher_new": ["--fisher_samples", "20"],
-    "neggrad_plus": ["--retain_share", "0.9"], "GA": ["--accumulate", "2"], "unsir": ["--unlearn_lr", "1e-3"],
-    "ssd": ["--alpha", "2"], "lfssd": ["--alpha", "1"],
+    "wfisher": ["--samples", "50"],
+    "fisher": ["--fisher_samples", "50"],
+    "fisher_new": ["--fisher_samples", "20"],
+    "neggrad_plus": ["--retain_share", "0.9"],
+    "GA": ["--accumulate", "2"],
+    "unsir": ["--unlearn_lr", "1e-3"],
+    "ssd": ["--alpha", "2"],
+    "lfssd": ["--alpha", "1"],
     "FT": ["--clip_norm", "0.1"],
-}  # fmt: skip
+}
 SCORED = ("saliency", "ratio")
 
 
 def of_method(method, original, folder):
     """Two epochs at a small rate, or the one edit."""
-    epochs = ["--unlearn_epochs", "2", "--unlearn_lr", "0.002"] if issubclass(METHODS[method], Iterative) else []
-    common = ["--model_path", str(original), *FAST, *FORGET, "--retain_fraction", "0.2", "--save_dir", str(folder)]
+    epochs = (
+        ["--unlearn_epochs", "2", "--unlearn_lr", "0.002"]
+        if issubclass(METHODS[method], Iterative)
+        else []
+    )
+    common = [
+        "--model_path",
+        str(original),
+        *FAST,
+        *FORGET,
+        "--retain_fraction",
+        "0.2",
+        "--save_dir",
+        str(folder),
+    ]
     return ["--unlearn", method, *epochs, *common, *OPTIONS.get(method, [])]
 
 
 def test_training_masks_and_every_method_are_those_of_one_process(original, tmp_path):
-    """One test, so that workers of the suite do not all make these runs; and all in two calls, as imports would take the most time."""
+    """One test, so that workers of the suite do not all make these runs; and all in two calls, as
+    imports would take the most time.
+    """
     folders = [tmp_path / name for name in ("one", "two")]
     for count, folder in enumerate(folders, 1):
-        digits = ["--dataset", "digits", "--arch", "resnet20s", "--lr", "0.01", "--epochs", "2", *FAST]
+        digits = [
+            "--dataset",
+            "digits",
+            "--arch",
+            "resnet20s",
+            "--lr",
+            "0.01",
+            "--epochs",
+            "2",
+            *FAST,
+        ]
         commands = [("main_train", [*digits, "--save_dir", str(folder)])]
         for score in SCORED:
-            argv = ["--model_path", str(original), "--score", score, *FAST, *FORGET, "--save_dir", str(folder / score)]
+            argv = [
+                "--model_path",
+                str(original),
+                "--score",
+                score,
+                *FAST,
+                *FORGET,
+                "--save_dir",
+                str(folder / score),
+            ]
             commands.append(("generate_mask", argv))
         commands += [("main_forget", of_method(method, original, folder)) for method in METHODS]
         ended(processes(["-c", IN_DOUBLE, json.dumps(commands)], count), (0,) * count)
@@ -249,14 +324,22 @@ def training_agrees(both_ways, original):
     one, two = (json.loads((folder / "train_result.json").read_text()) for folder in both_ways)
     assert two["metrics"] == pytest.approx(one["metrics"])
     assert (one["provenance"]["processes"], two["provenance"]["processes"]) == (1, 2)
-    one, two = ([json.loads(line) for line in (folder / "0curve.jsonl").read_text().splitlines()] for folder in both_ways)
+    one, two = (
+        [json.loads(line) for line in (folder / "0curve.jsonl").read_text().splitlines()]
+        for folder in both_ways
+    )
     for a, b in zip(one, two, strict=True):
-        assert (b["loss"], b["accuracy"], b["val"]) == pytest.approx((a["loss"], a["accuracy"], a["val"]))
+        assert (b["loss"], b["accuracy"], b["val"]) == pytest.approx(
+            (a["loss"], a["accuracy"], a["val"])
+        )
 
 
 def masks_agree(both_ways, score):
     for ratio in ("0.1", "0.5", "1.0"):
-        a, b = (torch.load(folder / score / f"with_{ratio}.pt", weights_only=True) for folder in both_ways)
+        a, b = (
+            torch.load(folder / score / f"with_{ratio}.pt", weights_only=True)
+            for folder in both_ways
+        )
         a, b = (torch.cat([value.flatten() for value in mask.values()]) for mask in (a, b))
         assert a.sum() == b.sum()
         assert (a & b).sum() / (a | b).sum() > 0.999
@@ -267,7 +350,9 @@ def method_agrees(both_ways, method, original):
     moved = apart(one, weights(original))
     assert (moved > 0) == (method != "raw"), method
     assert apart(one, two) <= 1e-8 * moved, method
-    one, two = (json.loads((folder / f"{method}result.json").read_text())["metrics"] for folder in both_ways)
+    one, two = (
+        json.loads((folder / f"{method}result.json").read_text())["metrics"] for folder in both_ways
+    )
     assert two.pop("SVC_MIA") == pytest.approx(one.pop("SVC_MIA"))
     assert two == pytest.approx(one)
 
@@ -294,24 +379,56 @@ parallel.leave(importlib.import_module(script).main(sys.argv[5:]))
 
 
 def test_a_masked_run_keeps_what_is_frozen_and_goes_on_where_it_was_killed(original, tmp_path):
-    """Kill one process inside the run: the other ends too, and --resume gives what an undisturbed run gives, bit for bit."""
-    alone("generate_mask", ["--model_path", str(original), *FORGET, "--device", "cpu", "--save_dir", str(tmp_path / "mask")])
+    """Kill one process inside the run: the other ends too, and --resume gives what an undisturbed
+    run gives, bit for bit.
+    """
+    alone(
+        "generate_mask",
+        [
+            "--model_path",
+            str(original),
+            *FORGET,
+            "--device",
+            "cpu",
+            "--save_dir",
+            str(tmp_path / "mask"),
+        ],
+    )
     mask_file = tmp_path / "mask/with_0.5.pt"
-    # BatchNorm learns its statistics here: they are averaged after each update, so that the processes stay one model.
-    argv = ["--unlearn", "RL", "--unlearn_epochs", "4", "--model_path", str(original), "--mask_path", str(mask_file), *FORGET]
+    # BatchNorm learns its statistics here: they are averaged after each update, so that the
+    # processes stay one model.
+    argv = [
+        "--unlearn",
+        "RL",
+        "--unlearn_epochs",
+        "4",
+        "--model_path",
+        str(original),
+        "--mask_path",
+        str(mask_file),
+        *FORGET,
+    ]
     argv += [*FAST[:4], "--batch_size", "101", "--retain_fraction", "0.5"]
     in_parallel("main_random", [*argv, "--save_dir", str(tmp_path / "whole")])
     killed = tmp_path / "killed"
-    made = processes(["-c", STOPPED, "main_random", "2", "SIGKILL", "1", *argv, "--save_dir", str(killed)])
+    made = processes(
+        ["-c", STOPPED, "main_random", "2", "SIGKILL", "1", *argv, "--save_dir", str(killed)]
+    )
     outputs = ended(made, (1, -signal.SIGKILL))
     assert "another process of this run is gone" in outputs[0]
     assert "Traceback" not in outputs[0]
     assert torch.load(killed / "RLcheckpoint.pth.tar", weights_only=True)["epoch"] == 2
     shutil.copytree(killed, tmp_path / "fewer")
     in_parallel("main_random", [*argv, "--save_dir", str(killed), "--resume"])
-    alone("main_random", [*argv, "--save_dir", str(tmp_path / "fewer"), "--resume"])  # other statistics of BatchNorm from here on
-    assert json.loads((tmp_path / "fewer/RLresult.json").read_text())["provenance"]["processes"] == 1
-    once, again = (weights(folder / "RLcheckpoint.pth.tar") for folder in (tmp_path / "whole", killed))
+    alone(
+        "main_random", [*argv, "--save_dir", str(tmp_path / "fewer"), "--resume"]
+    )  # other statistics of BatchNorm from here on
+    assert (
+        json.loads((tmp_path / "fewer/RLresult.json").read_text())["provenance"]["processes"] == 1
+    )
+    once, again = (
+        weights(folder / "RLcheckpoint.pth.tar") for folder in (tmp_path / "whole", killed)
+    )
     assert all(torch.equal(once[name], again[name]) for name in once)
     mask, before = torch.load(mask_file, weights_only=True), weights(original)
     for name, may_change in mask.items():
@@ -320,20 +437,38 @@ def test_a_masked_run_keeps_what_is_frozen_and_goes_on_where_it_was_killed(origi
 
 
 def test_saving_inside_an_epoch_goes_on_in_both_processes(tmp_path):
-    argv = ["--dataset", "digits", "--arch", "resnet20s", "--lr", "0.05", "--epochs", "2", *FAST, "--save_every_steps", "3"]
+    argv = [
+        "--dataset",
+        "digits",
+        "--arch",
+        "resnet20s",
+        "--lr",
+        "0.05",
+        "--epochs",
+        "2",
+        *FAST,
+        "--save_every_steps",
+        "3",
+    ]
     argv += ["--save_dir", str(tmp_path / "killed")]
     ended(processes(["-c", STOPPED, "main_train", "2", "SIGTERM", "0,1", *argv]), (130, 130))
     checkpoint = tmp_path / "killed/0checkpoint.pth.tar"
     meter = torch.load(checkpoint, weights_only=True)["meter"]
     assert meter["steps"] == 6
-    assert meter["samples"] == 1298 * 6 // 13, "six of thirteen batches, and the sums are of both processes"
+    assert meter["samples"] == 1298 * 6 // 13, (
+        "six of thirteen batches, and the sums are of both processes"
+    )
     in_parallel("main_train", [*argv, "--resume"])
     in_parallel("main_train", [*argv[:-1], str(tmp_path / "whole")])
     once, again = (weights(tmp_path / part / "0checkpoint.pth.tar") for part in ("whole", "killed"))
     assert all(torch.equal(once[name], again[name]) for name in once)
-    lines = [(tmp_path / part / "0curve.jsonl").read_text().splitlines() for part in ("whole", "killed")]
+    lines = [
+        (tmp_path / part / "0curve.jsonl").read_text().splitlines() for part in ("whole", "killed")
+    ]
     for a, b in zip(*(map(json.loads, each) for each in lines), strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)  # its parts are summed in another order
+        assert b["loss"] == pytest.approx(
+            a["loss"], rel=1e-6
+        )  # its parts are summed in another order
         assert b["accuracy"] == a["accuracy"]
 
 
@@ -350,7 +485,18 @@ parallel.leave(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 
 
 def test_resume_begins_or_goes_on_by_what_the_first_process_sees(original, tmp_path):
-    argv = ["--unlearn", "FT", "--unlearn_epochs", "1", "--model_path", str(original), *FORGET, *FAST, "--save_dir", str(tmp_path / "new")]
+    argv = [
+        "--unlearn",
+        "FT",
+        "--unlearn_epochs",
+        "1",
+        "--model_path",
+        str(original),
+        *FORGET,
+        *FAST,
+        "--save_dir",
+        str(tmp_path / "new"),
+    ]
     for said in (f"--resume: nothing in {tmp_path / 'new'} yet; beginning", "finished already"):
         outputs = ended(processes(["-c", BLIND, "main_forget", *argv, "--resume"]))
         assert outputs[0].count(said) == 1
@@ -359,7 +505,16 @@ def test_resume_begins_or_goes_on_by_what_the_first_process_sees(original, tmp_p
 
 
 def test_an_impossible_request_ends_all_processes_with_one_line(original, tmp_path):
-    argv = ["--unlearn", "FT", "--model_path", str(original), "--num_indexes_to_replace", "999999", "--device", "cpu"]
+    argv = [
+        "--unlearn",
+        "FT",
+        "--model_path",
+        str(original),
+        "--num_indexes_to_replace",
+        "999999",
+        "--device",
+        "cpu",
+    ]
     outputs = in_parallel("main_forget", [*argv, "--save_dir", str(tmp_path)], (2, 2))
     assert "main_forget.py: error:" in outputs[0]
     assert len(outputs[0].splitlines()) < 5
@@ -367,7 +522,17 @@ def test_an_impossible_request_ends_all_processes_with_one_line(original, tmp_pa
 
 
 def test_a_file_that_cannot_be_written_ends_all_processes(original, tmp_path):
-    argv = ["--unlearn", "raw", "--model_path", str(original), *FORGET, "--device", "cpu", "--save_dir", str(tmp_path)]
+    argv = [
+        "--unlearn",
+        "raw",
+        "--model_path",
+        str(original),
+        *FORGET,
+        "--device",
+        "cpu",
+        "--save_dir",
+        str(tmp_path),
+    ]
     (tmp_path / "rawcheckpoint.pth.tar").mkdir()
     outputs = in_parallel("main_forget", [*argv, "--overwrite"], (1, 1))
     assert "cannot write" in outputs[0]
@@ -393,10 +558,12 @@ model, data = make_model(), make_data()
 
 def steps():
     for number, step in enumerate(cross_entropy_steps(model, data.retain)):
-        yield step._replace(loss=step.loss * (float("nan") if number == parallel.rank() == 1 else 1))
+        bad = number == parallel.rank() == 1
+        yield step._replace(loss=step.loss * (float("nan") if bad else 1))
 
 try:
-    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU, print_freq=3)
+    optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
+    train_epoch(model, steps(), optimizer, device=CPU, print_freq=3)
 except RunFailed as error:
     print("RunFailed", error)
 parallel.stop()
@@ -432,13 +599,35 @@ parallel.leave(0)
 
 def test_the_audit_of_two_processes_is_that_of_one(original, tmp_path):
     argv = ["--model_path", str(original), *FORGET, *FAST[:4]]
-    alone("main_forget", ["--unlearn", "FT", "--unlearn_epochs", "1", *argv, "--save_dir", str(tmp_path)])
+    alone(
+        "main_forget",
+        ["--unlearn", "FT", "--unlearn_epochs", "1", *argv, "--save_dir", str(tmp_path)],
+    )
     for seed in ("5", "6"):
         seeds = ["--seed", seed, "--forget_seed", "2", "--save_dir", f"{tmp_path}/{seed}"]
         alone("main_forget", ["--unlearn", "retrain", "--epochs", "1", *argv, *seeds])
-    words = ["--models", f"{tmp_path}/FTcheckpoint.pth.tar", "--retrain", f"{tmp_path}/?/retraincheckpoint.pth.tar"]
-    words += ["--original", str(original), "--suite", "standard", "--relearn_steps", "2", "--relearn_seeds", "1", "--device", "cpu"]
-    words += ["--relearn_lr", "0.001"]  # BatchNorm sees half a batch in each of two: a small step keeps that difference small
+    words = [
+        "--models",
+        f"{tmp_path}/FTcheckpoint.pth.tar",
+        "--retrain",
+        f"{tmp_path}/?/retraincheckpoint.pth.tar",
+    ]
+    words += [
+        "--original",
+        str(original),
+        "--suite",
+        "standard",
+        "--relearn_steps",
+        "2",
+        "--relearn_seeds",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    words += [
+        "--relearn_lr",
+        "0.001",
+    ]  # BatchNorm sees half a batch in each of two: a small step keeps that difference small
     alone("evaluate", [*words, "--save_dir", str(tmp_path / "one")])
     for cache in tmp_path.glob("**/logits"):
         cache.rename(cache.with_name("of_one"))
@@ -449,11 +638,15 @@ def test_the_audit_of_two_processes_is_that_of_one(original, tmp_path):
     for a, b in zip(one["models"], two["models"], strict=True):
         for name, value in a["metrics"].items():
             if value is not None:
-                assert b["metrics"][name] == pytest.approx(value, abs=2.0 if "relearn" in name else 1e-6), name
+                assert b["metrics"][name] == pytest.approx(
+                    value, abs=2.0 if "relearn" in name else 1e-6
+                ), name
 
 
 def test_the_recipe_for_two_machines(tmp_path):
-    """recipes/two_nodes.sh with srun and scontrol stood in for: each srun starts its command twice here, as two machines would."""
+    """recipes/two_nodes.sh with srun and scontrol stood in for: each srun starts its command twice
+    here, as two machines would.
+    """
     tools = tmp_path / "bin"
     tools.mkdir()
     srun = '"$@" & first=$!\n"$@" & second=$!\nwait $first && wait $second\n'
@@ -461,13 +654,27 @@ def test_the_recipe_for_two_machines(tmp_path):
         (tools / name).write_text(f"#!/usr/bin/env bash\n{body}")
         (tools / name).chmod(0o755)
     environment = {
-        **os.environ, "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PROCESSES": "1",
-        "SLURM_JOB_NODELIST": "here[1-2]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": str(ROOT), "PORT": free_port(),
-        "DIR": str(tmp_path / "runs"), "DATA": "--dataset digits --device cpu",
-        "TRAIN": "--arch resnet20s --batch_size 256 --lr 0.05 --epochs 1", "FORGET": "--num_indexes_to_replace 61 --unlearn_epochs 1",
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "PROCESSES": "1",
+        "SLURM_JOB_NODELIST": "here[1-2]",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "PORT": free_port(),
+        "DIR": str(tmp_path / "runs"),
+        "DATA": "--dataset digits --device cpu",
+        "TRAIN": "--arch resnet20s --batch_size 256 --lr 0.05 --epochs 1",
+        "FORGET": "--num_indexes_to_replace 61 --unlearn_epochs 1",
+    }
     found = subprocess.run(
-        ["bash", ROOT / "recipes/two_nodes.sh"], env=environment, capture_output=True, text=True, timeout=600, check=False
+        ["bash", ROOT / "recipes/two_nodes.sh"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
     assert "RESULT method=SalUn" in found.stdout

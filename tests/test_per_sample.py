@@ -1,4 +1,6 @@
-"""Sums of squared per-sample gradients against torch.func and against one backward pass per sample."""
+"""Sums of squared per-sample gradients against torch.func and against one backward pass per
+sample.
+"""
 
 import pytest
 import torch
@@ -11,12 +13,25 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from models import MODELS, build_model
 from models.vgg import VGG
 from unlearn import per_sample
-from unlearn.per_sample import fisher_diagonal, mean_gradient_sizes, per_sample_gradients, samples_at_once, true_fisher_diagonal
+from unlearn.per_sample import (
+    fisher_diagonal,
+    mean_gradient_sizes,
+    per_sample_gradients,
+    samples_at_once,
+    true_fisher_diagonal,
+)
 from utils import RunFailed
 
 
-def by_loop(model, samples, parts=lambda logits, label: [(1.0, nn.functional.cross_entropy(logits, label))], power=2):
-    """(1/N) sum_i sum_k w_ik |g_ik|^power, one backward pass per sample and (weight, loss) in fp64."""
+def by_loop(
+    model,
+    samples,
+    parts=lambda logits, label: [(1.0, nn.functional.cross_entropy(logits, label))],
+    power=2,
+):
+    """(1/N) sum_i sum_k w_ik |g_ik|^power, one backward pass per sample and (weight, loss) in
+    fp64.
+    """
     wide = model.double()
     samples = [(images.double(), labels) for images, labels in samples.batches_of(1)]
     total = {name: torch.zeros_like(p) for name, p in wide.named_parameters()}
@@ -69,19 +84,40 @@ def test_fisher_diagonal_equals_the_loop_for_every_architecture(arch, either_way
 
 
 def residual():
-    """ResNet's two kinds of block, narrow: in-place ReLUs, strides, convolutions on the shortcut."""
+    """ResNet's two kinds of block, narrow: in-place ReLUs, strides, convolutions on
+    the shortcut.
+    """
     down = nn.Sequential(nn.Conv2d(8, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
     widen = nn.Sequential(nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8))
-    blocks = [Bottleneck(4, 2, downsample=widen), BasicBlock(8, 8, stride=2, downsample=down), BasicBlock(8, 8)]
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    blocks = [
+        Bottleneck(4, 2, downsample=widen),
+        BasicBlock(8, 8, stride=2, downsample=down),
+        BasicBlock(8, 8),
+    ]
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
 
 
 def vgg():
     """VGG's layers, narrow: biased convolutions, pools, a classifier of two layers."""
     layers = []
     for channels_in, channels in ((3, 4), (4, 6)):
-        layers += [nn.Conv2d(channels_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-    return VGG(nn.Sequential(*layers), 2, nn.Sequential(nn.Linear(24, 5), nn.ReLU(inplace=True), nn.Linear(5, 4)))
+        layers += [
+            nn.Conv2d(channels_in, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
+    return VGG(
+        nn.Sequential(*layers),
+        2,
+        nn.Sequential(nn.Linear(24, 5), nn.ReLU(inplace=True), nn.Linear(5, 4)),
+    )
 
 
 @pytest.fixture(params=[residual, vgg])
@@ -97,7 +133,9 @@ def test_other_losses_and_sizes_equal_the_loop(narrow, data, either_way):
     samples = data.forget.eval_view().batches_of(5)
     assert_same(fisher_diagonal(narrow, samples), by_loop(narrow, samples))
     assert_same(true_fisher_diagonal(narrow, samples), by_loop(narrow, samples, each_label))
-    found = mean_gradient_sizes(narrow, samples, lambda logits, labels: [logits.square().sum()], torch.abs)
+    found = mean_gradient_sizes(
+        narrow, samples, lambda logits, labels: [logits.square().sum()], torch.abs
+    )
     assert_same(found, by_loop(narrow, samples, squared_length, power=1))
 
 
@@ -112,7 +150,10 @@ def test_batches_do_not_matter_and_the_model_is_left_as_it_was(model, data):
     samples = data.forget.eval_view()
     frozen = dict(model.named_parameters())["bn.bias"].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    whole_batch, singles = fisher_diagonal(model, samples), fisher_diagonal(model, samples.batches_of(1))
+    whole_batch, singles = (
+        fisher_diagonal(model, samples),
+        fisher_diagonal(model, samples.batches_of(1)),
+    )
     for name in whole_batch:
         torch.testing.assert_close(whole_batch[name], singles[name], rtol=1e-4, atol=1e-10)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -127,9 +168,14 @@ class Grouped(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(3, 6, (3, 2), stride=2, padding=1, dilation=(1, 2)), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3, groups=2, padding=1),
-            nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(4),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, (3, 2), stride=2, padding=1, dilation=(1, 2)),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(6, 4, 3, groups=2, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.LazyLinear(4),
+        )
 
     def forward(self, images):
         return self.net(images)
@@ -184,5 +230,8 @@ def test_per_sample_gradients_average_to_the_gradient_of_the_mean(model, data):
     model.eval()
     samples = data.forget.eval_view()
     mean = dense_gradients(model, *whole(samples)).mean(0)
-    rows = [torch.cat([value.reshape(-1) for value in row.values()]) for row in per_sample_gradients(model, samples)]
+    rows = [
+        torch.cat([value.reshape(-1) for value in row.values()])
+        for row in per_sample_gradients(model, samples)
+    ]
     torch.testing.assert_close(torch.stack(rows).mean(0), mean, rtol=1e-4, atol=1e-7)

@@ -1,4 +1,6 @@
-"""Audits and curves as they are read, refusals by file, and the plots: what they draw, their files, the same bytes each time."""
+"""Audits and curves as they are read, refusals by file, and the plots: what they draw, their files,
+the same bytes each time.
+"""
 
 import copy
 import json
@@ -22,11 +24,15 @@ HOSTILE = "</script><script>alert(1)</script> $x$ & \"'\x07"
 
 
 def everything(folder, label="GA"):
-    """Results of three methods with their audit, a mask with layers and curves below ``folder``; returns the results."""
+    """Results of three methods with their audit, a mask with layers and curves below ``folder``;
+    returns the results.
+    """
     results = [
         *runs("retrain", "Retrain", RETRAIN),
         *runs("RL", "SalUn", NEAR, mask=0.5),
-        result("GA" if label == "GA" else "own", label, (60.0, 80.0, 70.0, 2.0), warnings=["it fell"]),
+        result(
+            "GA" if label == "GA" else "own", label, (60.0, 80.0, 70.0, 2.0), warnings=["it fell"]
+        ),
     ]
     for record in results:
         if record["mask"]:
@@ -56,25 +62,37 @@ def refused(capsys, folder):
     return captured.err
 
 
-# -------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def test_audited_rows_have_the_names_of_the_table_by_their_weights(tmp_path):
-    """Two FT rows of one label in the audit are told apart as in the table; a model without a result keeps its label, last."""
+    """Two FT rows of one label in the audit are told apart as in the table; a model without a
+    result keeps its label, last.
+    """
     results = [result("FT", lr=0.1), result("FT", lr=0.2), result("retrain", "Retrain")]
     write(tmp_path, *results)
     content = audit(*results, result("GA", "Elsewhere", lr=9))
-    content["rows"] = [{**content["rows"][0], "models": [index], "label": "x"} for index in range(4)]
+    content["rows"] = [
+        {**content["rows"][0], "models": [index], "label": "x"} for index in range(4)
+    ]
     (tmp_path / "audit.json").write_text(json.dumps(content))
     scenario = read(tmp_path)
-    assert list(named_rows(scenario.audits[0], scenario.groups)) == ["Retrain", "FT (unlearn_lr 0.1)", "FT (unlearn_lr 0.2)", "x"]
+    assert list(named_rows(scenario.audits[0], scenario.groups)) == [
+        "Retrain",
+        "FT (unlearn_lr 0.1)",
+        "FT (unlearn_lr 0.2)",
+        "x",
+    ]
 
 
 def test_an_audit_of_other_images_is_a_scenario_of_its_own(tmp_path):
     write(tmp_path, result("FT"))
     (tmp_path / "audit.json").write_text(json.dumps(audit(result("FT", dataset="svhn"))))
     tables = scenarios(collect([tmp_path]), read_audits([tmp_path]))
-    assert [(len(scenario.table["rows"]), len(scenario.audits)) for scenario in tables] == [(1, 0), (0, 1)]
+    assert [(len(scenario.table["rows"]), len(scenario.audits)) for scenario in tables] == [
+        (1, 0),
+        (0, 1),
+    ]
 
 
 def test_an_audit_file_can_be_named_and_is_read_once(tmp_path):
@@ -86,14 +104,26 @@ def test_an_audit_file_can_be_named_and_is_read_once(tmp_path):
 
 
 DAMAGE = [
-    ("models", 0), ("models", [{}]), ("rows", {}), ("metrics", []), ("metrics", {"UA": 3}), ("metrics", {"UA": {"unit": "x", "good": []}}),
-    ("floors", {"UA": "x"}), ("floors", {"UA": True}), ("warnings", "x"), ("warnings", [1]), ("provenance", None), ("data", {}),
-    ("rows", [{"label": "x", "role": "models", "models": [99]}]), ("rows", [{"label": "x", "role": "models", "models": [-1]}]),
-    ("rows", [{"label": "\ud800", "role": "models", "models": [0]}]), ("rows", [{"label": None, "role": "models", "models": [0]}]),
+    ("models", 0),
+    ("models", [{}]),
+    ("rows", {}),
+    ("metrics", []),
+    ("metrics", {"UA": 3}),
+    ("metrics", {"UA": {"unit": "x", "good": []}}),
+    ("floors", {"UA": "x"}),
+    ("floors", {"UA": True}),
+    ("warnings", "x"),
+    ("warnings", [1]),
+    ("provenance", None),
+    ("data", {}),
+    ("rows", [{"label": "x", "role": "models", "models": [99]}]),
+    ("rows", [{"label": "x", "role": "models", "models": [-1]}]),
+    ("rows", [{"label": "\ud800", "role": "models", "models": [0]}]),
+    ("rows", [{"label": None, "role": "models", "models": [0]}]),
     ("rows", [{"label": "x", "role": "models", "models": [0], "mean": {"UA": "5"}}]),
     ("rows", [{"label": "x", "role": "models", "models": [0], "ci": {"UA": [1]}}]),
     ("rows", [{"label": "x", "role": "models", "models": [0], "inside_noise": {"UA": 1}}]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("key", "value"), DAMAGE, ids=lambda value: repr(value)[:40])
@@ -114,11 +144,18 @@ def test_an_audit_that_lacks_a_part_is_refused_by_name(tmp_path, capsys, key):
 
 
 CURVES = [
-    {"histograms": {"loss": {"edges": [0, 1], "forget": [1], "held_out": [0.5, 0.5]}}}, {"histograms": {"loss": {}}}, {"histograms": 3},
-    {"histograms": {"loss": {"edges": [0], "forget": [], "held_out": []}}}, {"roc": {"loss": {"fpr": [0, 1], "tpr": [1]}}},
-    {"roc": {"loss": {"fpr": [0, None], "tpr": [1, 1]}}}, {"relearn": {"steps": [0, 1], "accuracy": [1]}}, {"relearn": {"steps": [0]}},
-    {"relearn": {"steps": [0], "accuracy": [1], "sd": "x"}}, {"relearn": 3}, [1],
-]  # fmt: skip
+    {"histograms": {"loss": {"edges": [0, 1], "forget": [1], "held_out": [0.5, 0.5]}}},
+    {"histograms": {"loss": {}}},
+    {"histograms": 3},
+    {"histograms": {"loss": {"edges": [0], "forget": [], "held_out": []}}},
+    {"roc": {"loss": {"fpr": [0, 1], "tpr": [1]}}},
+    {"roc": {"loss": {"fpr": [0, None], "tpr": [1, 1]}}},
+    {"relearn": {"steps": [0, 1], "accuracy": [1]}},
+    {"relearn": {"steps": [0]}},
+    {"relearn": {"steps": [0], "accuracy": [1], "sd": "x"}},
+    {"relearn": 3},
+    [1],
+]
 
 
 @pytest.mark.parametrize("curves", CURVES, ids=lambda value: repr(value)[:40])
@@ -130,7 +167,18 @@ def test_damaged_curves_of_an_audit_are_refused_by_name(tmp_path, capsys, curves
     assert str(tmp_path / "audit.json") in refused(capsys, tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"loss": 1}', '{"epoch": "x"}', '{"epoch": null}', '{"epoch": 1, "loss": []}', "\x00"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"loss": 1}',
+        '{"epoch": "x"}',
+        '{"epoch": null}',
+        '{"epoch": 1, "loss": []}',
+        "\x00",
+    ],
+)
 def test_a_damaged_curve_is_refused_by_name(tmp_path, capsys, line):
     everything(tmp_path)
     file = next(tmp_path.rglob("GAcurve.jsonl"))
@@ -139,10 +187,14 @@ def test_a_damaged_curve_is_refused_by_name(tmp_path, capsys, line):
 
 
 def test_numbers_that_are_not_known_leave_gaps(tmp_path):
-    """NaN stands as null in these files: a curve goes on behind it, and an empty file is no curve."""
+    """NaN stands as null in these files: a curve goes on behind it, and an empty file
+    is no curve.
+    """
     everything(tmp_path)
     file = next(tmp_path.rglob("GAcurve.jsonl"))
-    file.write_text('{"epoch": 1, "loss": null, "forget": 5}\n{"epoch": 2, "loss": 0.5, "forget": 6}\n')
+    file.write_text(
+        '{"epoch": 1, "loss": null, "forget": 5}\n{"epoch": 2, "loss": 0.5, "forget": 6}\n'
+    )
     next(tmp_path.rglob("run3/RLcurve.jsonl")).write_text("")
     scenario = read(tmp_path)
     assert [len(scenario.curves[name]) for name in ("Retrain", "SalUn", "GA")] == [3, 1, 1]
@@ -150,7 +202,7 @@ def test_numbers_that_are_not_known_leave_gaps(tmp_path):
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([2], [0.5])
 
 
-# -------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 def test_results_alone_have_the_two_plots_of_the_table(tmp_path):
@@ -196,9 +248,15 @@ def test_gap_plot_shows_the_gaps_and_hollow_dots_inside_the_noise(tmp_path):
     assert [panel.get_title() for panel in panels] == ["UA gap", "RA gap", "TA gap", "MIA gap"]
     for metric, panel in zip(("UA", "RA", "TA", "MIA"), panels, strict=True):
         dots = [line for line in panel.lines if line.get_marker() == "o"]
-        assert [line.get_xdata()[0] for line in dots] == pytest.approx([row[f"{metric}_gap"] for row in rows])
-        assert [line.get_markerfacecolor() == "none" for line in dots] == [row[f"{metric}_inside_noise"] for row in rows]
-        assert [bar.get_width() / 2 for bar in panel.patches] == pytest.approx([row[f"{metric}_band"] for row in rows])
+        assert [line.get_xdata()[0] for line in dots] == pytest.approx(
+            [row[f"{metric}_gap"] for row in rows]
+        )
+        assert [line.get_markerfacecolor() == "none" for line in dots] == [
+            row[f"{metric}_inside_noise"] for row in rows
+        ]
+        assert [bar.get_width() / 2 for bar in panel.patches] == pytest.approx(
+            [row[f"{metric}_band"] for row in rows]
+        )
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["SalUn", "GA"]
 
 
@@ -209,12 +267,17 @@ def test_ellipse_is_centred_on_retrain_and_spans_its_noise(tmp_path):
     for panel in figure_of(scenario, "ua-ta").axes:
         ellipse = panel.patches[0]
         assert ellipse.get_center() == pytest.approx((retrain["UA"], retrain["TA"]))
-        assert (ellipse.width / 2, ellipse.height / 2) == pytest.approx((nearest["UA_band"], nearest["TA_band"]))
+        assert (ellipse.width / 2, ellipse.height / 2) == pytest.approx(
+            (nearest["UA_band"], nearest["TA_band"])
+        )
 
 
 def test_every_method_is_named_once_in_the_plot_of_ua_and_ta(tmp_path):
     """Also where a crowd stands in one place, and names stay inside the panel that has them."""
-    crowd = [result("own", f"method {index}", (5 + index / 50, 99.0, 94.0 + index % 3 / 10, 12.0)) for index in range(26)]
+    crowd = [
+        result("own", f"method {index}", (5 + index / 50, 99.0, 94.0 + index % 3 / 10, 12.0))
+        for index in range(26)
+    ]
     write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *crowd)
     figure = figure_of(read(tmp_path), "ua-ta")
     names = [text.get_text() for panel in figure.axes for text in panel.texts]
@@ -227,22 +290,34 @@ def test_histograms_are_means_over_seeds(tmp_path):
     content["models"][0] = copy.deepcopy(content["models"][0])
     content["models"][0]["curves"]["histograms"]["loss"]["forget"] = [0.8, 0.1, 0.1]
     (tmp_path / "audit.json").write_text(json.dumps(content))
-    held_out, forget = (patch.get_data().values.tolist() for patch in figure_of(read(tmp_path), "loss-histograms").axes[0].patches)
-    assert forget == pytest.approx([(0.8 + 0.5 + 0.5) / 3, (0.1 + 0.25 + 0.25) / 3, (0.1 + 0.25 + 0.25) / 3])
+    held_out, forget = (
+        patch.get_data().values.tolist()
+        for patch in figure_of(read(tmp_path), "loss-histograms").axes[0].patches
+    )
+    assert forget == pytest.approx(
+        [(0.8 + 0.5 + 0.5) / 3, (0.1 + 0.25 + 0.25) / 3, (0.1 + 0.25 + 0.25) / 3]
+    )
     assert held_out == pytest.approx([0.25, 0.25, 0.5])
 
 
 def test_histograms_in_other_bins_are_brought_into_the_same_ones(tmp_path):
-    """One seed reaches from 0 to 6 in three bins: all panels then have three from 0 to 6, and shares still sum to 1.
+    """One seed reaches from 0 to 6 in three bins: all panels then have three from 0 to 6, and
+    shares still sum to 1.
 
     The other seeds' shares 0.5, 0.25, 0.25 over 0, 0.5, 1, 2 all fall into the first of them.
     """
     results = everything(tmp_path)
     content = audit(*results)
-    content["models"][0]["curves"] = {"histograms": {"loss": {"edges": [0, 2, 4, 6], "forget": [0.25, 0.25, 0.5], "held_out": [0, 0, 1]}}}
+    content["models"][0]["curves"] = {
+        "histograms": {
+            "loss": {"edges": [0, 2, 4, 6], "forget": [0.25, 0.25, 0.5], "held_out": [0, 0, 1]}
+        }
+    }
     (tmp_path / "audit.json").write_text(json.dumps(content))
     for panel, first in zip(
-        figure_of(read(tmp_path), "loss-histograms").axes, ([2.25 / 3, 0.25 / 3, 0.5 / 3], [1, 0, 0], [1, 0, 0]), strict=True
+        figure_of(read(tmp_path), "loss-histograms").axes,
+        ([2.25 / 3, 0.25 / 3, 0.5 / 3], [1, 0, 0], [1, 0, 0]),
+        strict=True,
     ):
         values, edges, _ = panel.patches[1].get_data()
         assert edges.tolist() == [0, 2, 4, 6]
@@ -267,7 +342,7 @@ def test_masks_show_each_layer_once_per_different_mask(tmp_path):
     assert set(line.get_xdata()) == {50}
 
 
-# ---------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def svgs(scenario):
@@ -302,7 +377,10 @@ def test_svg_is_wellformed_undated_and_in_the_colour_of_the_page(tmp_path):
         assert "<dc:date>" not in text
         assert not [element for element in root.iter() if element.tag.endswith("script")], name
         known = {f"#{element.get('id')}" for element in root.iter()}
-        assert {element.get("{http://www.w3.org/1999/xlink}href") for element in root.iter("{http://www.w3.org/2000/svg}use")} <= known
+        assert {
+            element.get("{http://www.w3.org/1999/xlink}href")
+            for element in root.iter("{http://www.w3.org/2000/svg}use")
+        } <= known
     assert len(set(ids)) == len(ids)
     assert "</script><script>" not in "".join(found.values())
 
@@ -310,7 +388,10 @@ def test_svg_is_wellformed_undated_and_in_the_colour_of_the_page(tmp_path):
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_the_same_inputs_give_the_same_bytes(tmp_path, kind):
     everything(tmp_path)
-    one, other = ([plots.as_file(figure_of(read(tmp_path), name), kind) for name in ("gaps", "masks")] for _ in range(2))
+    one, other = (
+        [plots.as_file(figure_of(read(tmp_path), name), kind) for name in ("gaps", "masks")]
+        for _ in range(2)
+    )
     assert one == other
 
 
@@ -322,12 +403,20 @@ def test_plots_are_written_as_files(tmp_path, capsys, kind, start):
     files = sorted(folder.iterdir())
     assert len(files) == 10
     assert all(file.suffix == f".{kind}" and file.read_bytes().startswith(start) for file in files)
-    assert files[0].name.startswith("cifar10-dddddddd-resnet18-forget-4500-training-images-10-random-")
+    assert files[0].name.startswith(
+        "cifar10-dddddddd-resnet18-forget-4500-training-images-10-random-"
+    )
     assert "wrote 10 plots" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "words", [["--html", "."], ["--plots", "README.md"], ["--plot_format", "pdf"], ["--plots", "x", "--plot_format", "svg"]]
+    "words",
+    [
+        ["--html", "."],
+        ["--plots", "README.md"],
+        ["--plot_format", "pdf"],
+        ["--plots", "x", "--plot_format", "svg"],
+    ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(Path(__file__).parent.parent)
@@ -345,10 +434,13 @@ import sys
 sys.modules["matplotlib"] = None
 import report
 folder, page = sys.argv[1:]
-print([report.main([folder, "--format", style]) for style in ("text", "latex", "json")], report.main([folder, "--html", page]))
+codes = [report.main([folder, "--format", style]) for style in ("text", "latex", "json")]
+print(codes, report.main([folder, "--html", page]))
 """
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "page.html")]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] 2"
     assert done.stderr.count("\n") == 1
     assert "pip install matplotlib" in done.stderr
@@ -357,7 +449,15 @@ print([report.main([folder, "--format", style]) for style in ("text", "latex", "
 
 def test_a_panel_of_thousands_of_runs_draws_the_first_hundred():
     """A page of them would take minutes."""
-    curve = {"steps": [0, 1, 2], "accuracy": [90, 95, 97], "sd": [1, 1, 1], "fpr": [0.1, 1.0], "tpr": [0.2, 1.0]}
+    curve = {
+        "steps": [0, 1, 2],
+        "accuracy": [90, 95, 97],
+        "sd": [1, 1, 1],
+        "fpr": [0.1, 1.0],
+        "tpr": [0.2, 1.0],
+    }
     for draw, lines in ((figures.relearn_figure, 200), (figures.roc_figure, 201)):
-        (panel,) = [panel for panel in draw([("FT", [curve] * 3000)], [curve] * 3000).axes if panel.lines]
+        (panel,) = [
+            panel for panel in draw([("FT", [curve] * 3000)], [curve] * 3000).axes if panel.lines
+        ]
         assert len(panel.lines) == lines

@@ -1,4 +1,6 @@
-"""The project about itself: README commands parse, its tables are true, the house rules hold in the source."""
+"""The project about itself: README commands parse, its tables are true, the house rules hold in the
+source.
+"""
 
 import ast
 import codecs
@@ -27,17 +29,27 @@ from utils import UserError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SOURCES = [path for path in ROOT.rglob("*.py") if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
+SOURCES = [
+    path
+    for path in ROOT.rglob("*.py")
+    if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)
+]
 PACKAGES = [path for path in SOURCES if path.parent != ROOT]
 
 
 def commands(text):
-    """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their values."""
+    """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their
+    values.
+    """
     values = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', text, re.MULTILINE))
     starters = r"python (?:-u )?|torchrun (?:--\S+ )+"
     for line in re.findall(rf"^(?:run )?(?:{starters})(\w+\.py .*)$", text, re.MULTILINE):
         for _ in range(5):
-            line = re.sub(r"\$\{(\w+):-([^}]*)\}|\$(\w+)", lambda m: m[2] or values.get(m[3] or m[1], "x"), line)
+            line = re.sub(
+                r"\$\{(\w+):-([^}]*)\}|\$(\w+)",
+                lambda m: m[2] or values.get(m[3] or m[1], "x"),
+                line,
+            )
         yield shlex.split(line, comments=True)
 
 
@@ -72,7 +84,9 @@ def test_documentation_has_every_script_and_the_contract_recipes():
     scripts = {command[0] for command in DOCUMENTED}
     steps = {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py"}
     assert scripts == steps | {"evaluate.py", "report.py", "sweep.py"}
-    assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c}
+    assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {
+        c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c
+    }
 
 
 def test_readme_method_table_is_the_registry():
@@ -83,24 +97,36 @@ def test_readme_metric_table_is_the_registry():
     assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in README
 
 
-@pytest.mark.parametrize("text", [README, SWEEPS, GPU], ids=["README.md", "sweeping/README.md", "benchmarks/gpu/README.md"])
+@pytest.mark.parametrize(
+    "text",
+    [README, SWEEPS, GPU],
+    ids=["README.md", "sweeping/README.md", "benchmarks/gpu/README.md"],
+)
 def test_every_markdown_table_has_one_number_of_cells(text):
     """A bar that is not escaped begins another cell, which Markdown then drops."""
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert text is SWEEPS or len(tables) > 1
     for table in tables:
-        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table.splitlines()[0]
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, (
+            table.splitlines()[0]
+        )
 
 
 def test_what_is_said_to_be_proven_is_shown_by_a_test_that_is_there():
-    rows = [line for line in GPU.split("## What is proven where")[1].splitlines() if " tests/" in line]
+    rows = [
+        line for line in GPU.split("## What is proven where")[1].splitlines() if " tests/" in line
+    ]
     assert len(rows) > 5
-    assert all((ROOT / name).is_file() for row in rows for name in re.findall(r"tests/\w+\.py", row))
+    assert all(
+        (ROOT / name).is_file() for row in rows for name in re.findall(r"tests/\w+\.py", row)
+    )
 
 
 def test_the_metric_table_escapes_bars():
     assert markdown_line(["`a`", "|x - y|"]) == r"| `a` | \|x - y\| |"
-    assert all(len(re.split(r"(?<!\\)\|", line)) == 6 + 2 for line in definition_table().splitlines())
+    assert all(
+        len(re.split(r"(?<!\\)\|", line)) == 6 + 2 for line in definition_table().splitlines()
+    )
 
 
 def test_every_flag_of_evaluate_is_read():
@@ -125,28 +151,68 @@ def test_readme_tree_names_every_top_level_entry():
     tree = README.split("## What is where")[1].split("```")[1]
     named = set(re.findall(r"^(\S+)", tree, re.MULTILINE))
     scripts = {path.name for path in ROOT.glob("*.py")}
-    folders = {f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs/"}
+    folders = {
+        f"{path.name}/"
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    } - {"runs/"}
     assert named >= scripts | {folder for folder in folders if not folder.startswith("__")}
     assert all((ROOT / name).exists() for name in named)
 
 
-@pytest.mark.parametrize("registry", [DATASETS, MODELS, METHODS, SCORES], ids=["datasets", "models", "methods", "scores"])
+@pytest.mark.parametrize(
+    "registry", [DATASETS, MODELS, METHODS, SCORES], ids=["datasets", "models", "methods", "scores"]
+)
 def test_readme_names_everything_registered(registry):
     assert all(f"`{name}`" in README for name in registry)
 
 
-# ------------------------------------------------------------------------------------------------------------- flags
+# -------------------------------------------------------------------------------------------- flags
 
 REFERENCE_DEFAULTS = {
-    "data": "../data", "dataset": "cifar10", "input_size": 32, "data_dir": "./tiny-imagenet-200", "num_workers": 4, "arch": "resnet18",
-    "imagenet_arch": False, "seed": 2, "train_seed": 1, "gpu": 0, "workers": 4, "resume": False, "checkpoint": None, "save_dir": None,
-    "model_path": None, "batch_size": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 182, "warmup": 0, "print_freq": 50,
-    "no_aug": False, "prune": "omp", "pruning_times": 1, "rate": 0.95, "prune_type": "rewind_lt", "random_prune": False,
-    "rewind_epoch": 0, "rewind_pth": None, "unlearn": "retrain", "unlearn_lr": 0.01, "unlearn_epochs": 10,
-    "num_indexes_to_replace": None, "class_to_replace": -1, "indexes_to_replace": None, "mask_path": None,
+    "data": "../data",
+    "dataset": "cifar10",
+    "input_size": 32,
+    "data_dir": "./tiny-imagenet-200",
+    "num_workers": 4,
+    "arch": "resnet18",
+    "imagenet_arch": False,
+    "seed": 2,
+    "train_seed": 1,
+    "gpu": 0,
+    "workers": 4,
+    "resume": False,
+    "checkpoint": None,
+    "save_dir": None,
+    "model_path": None,
+    "batch_size": 256,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "epochs": 182,
+    "warmup": 0,
+    "print_freq": 50,
+    "no_aug": False,
+    "prune": "omp",
+    "pruning_times": 1,
+    "rate": 0.95,
+    "prune_type": "rewind_lt",
+    "random_prune": False,
+    "rewind_epoch": 0,
+    "rewind_pth": None,
+    "unlearn": "retrain",
+    "unlearn_lr": 0.01,
+    "unlearn_epochs": 10,
+    "num_indexes_to_replace": None,
+    "class_to_replace": -1,
+    "indexes_to_replace": None,
+    "mask_path": None,
     # Derived: the reference's one value harms every other data set, run length or method.
-    "num_classes": None, "decreasing_lr": None, "alpha": None, "no_l1_epochs": None,
-}  # fmt: skip
+    "num_classes": None,
+    "decreasing_lr": None,
+    "alpha": None,
+    "no_l1_epochs": None,
+}
 
 
 def test_reference_flags_have_their_names_and_defaults():
@@ -160,7 +226,12 @@ def test_every_method_field_is_a_flag_and_every_flag_is_read():
     fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
     assert fields <= flags
     readers = (ROOT / "experiment.py").read_text() + (ROOT / "arg_parser.py").read_text()
-    read = set(re.findall(r"args\.(\w+)", readers)) | fields | set(UNREAD) | {"help", "config", "list_methods"}
+    read = (
+        set(re.findall(r"args\.(\w+)", readers))
+        | fields
+        | set(UNREAD)
+        | {"help", "config", "list_methods"}
+    )
     assert flags <= read
 
 
@@ -175,18 +246,26 @@ def test_typed_flags_are_told_from_defaults():
     assert args.typed == {"lr", "no_aug"}
 
 
-# ------------------------------------------------------------------------------------------------------ house rules
+# -------------------------------------------------------------------------------------- house rules
 
 
 def lines_with(pattern, paths):
     return [
-        f"{path.relative_to(ROOT)}: {line.strip()}" for path in paths for line in path.read_text().splitlines() if re.search(pattern, line)
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in paths
+        for line in path.read_text().splitlines()
+        if re.search(pattern, line)
     ]
 
 
 def test_the_only_update_is_in_the_engine():
-    assert [line.split(":")[0] for line in lines_with(r"optimizer\.step\(", SOURCES)] == ["engine.py"]
-    assert {line.split(":")[0] for line in lines_with(r"\.backward\(", SOURCES)} == {"engine.py", "unlearn/saliency.py"}
+    assert [line.split(":")[0] for line in lines_with(r"optimizer\.step\(", SOURCES)] == [
+        "engine.py"
+    ]
+    assert {line.split(":")[0] for line in lines_with(r"\.backward\(", SOURCES)} == {
+        "engine.py",
+        "unlearn/saliency.py",
+    }
 
 
 def test_flags_stop_at_the_scripts():
@@ -194,7 +273,9 @@ def test_flags_stop_at_the_scripts():
 
 
 def test_branches_on_the_data_set_live_in_datasets():
-    assert not lines_with(r"if .*dataset(\.name)? ==", [path for path in SOURCES if path.parent.name != "datasets"])
+    assert not lines_with(
+        r"if .*dataset(\.name)? ==", [path for path in SOURCES if path.parent.name != "datasets"]
+    )
 
 
 def test_devices_are_not_hard_coded_and_errors_not_swallowed():
@@ -202,26 +283,58 @@ def test_devices_are_not_hard_coded_and_errors_not_swallowed():
 
 
 def unsafe(source):
-    """What a reader of files must not do: every call and import in ``source`` that could run what a file says."""
+    """What a reader of files must not do: every call and import in ``source`` that could run what a
+    file says.
+    """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             found += [
-                name for name in names if name.split(".")[0] in ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml")
+                name
+                for name in names
+                if name.split(".")[0]
+                in ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml")
             ]
         if not isinstance(node, ast.Call):
             continue
-        name, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-        needed = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False"), "numpy.load": ("allow_pickle", "False")}
+        name, given = (
+            ast.unparse(node.func),
+            {word.arg: ast.unparse(word.value) for word in node.keywords},
+        )
+        needed = {
+            "torch.load": ("weights_only", "True"),
+            "np.load": ("allow_pickle", "False"),
+            "numpy.load": ("allow_pickle", "False"),
+        }
         if name in needed and given.get(needed[name][0]) != needed[name][1]:
             found.append(ast.unparse(node))
-        if name in ("eval", "exec", "os.system", "os.popen", "torch.jit.load", "torch.hub.load", "pd.read_pickle") or "shell" in given:
+        if (
+            name
+            in (
+                "eval",
+                "exec",
+                "os.system",
+                "os.popen",
+                "torch.jit.load",
+                "torch.hub.load",
+                "pd.read_pickle",
+            )
+            or "shell" in given
+        ):
             found.append(ast.unparse(node))
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES + sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    SOURCES + sorted(ROOT.glob("benchmarks/*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_no_file_that_is_read_can_run_code(path):
     assert unsafe(path.read_text()) == []
 
@@ -229,10 +342,17 @@ def test_no_file_that_is_read_can_run_code(path):
 @pytest.mark.parametrize(
     "source",
     [
-        "torch.load(x)", "torch.load(x, weights_only=False)", "np.load(x)", "np.load(x, allow_pickle=True)", "import pickle", "eval(x)",
-        "from joblib import load", "import os\nos.system(x)", "subprocess.run(x, shell=True)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "np.load(x)",
+        "np.load(x, allow_pickle=True)",
+        "import pickle",
+        "eval(x)",
+        "from joblib import load",
+        "import os\nos.system(x)",
+        "subprocess.run(x, shell=True)",
     ],
-)  # fmt: skip
+)
 def test_the_scan_for_unsafe_reading_sees(source):
     assert unsafe(source)
 
@@ -247,13 +367,27 @@ for entry in set(torch.serialization.get_safe_globals()) - before:
 
 
 def test_only_plain_numbers_are_added_to_what_torch_allows_in_files():
-    assert [line.split(":")[0] for line in lines_with(r"add_safe_globals\(", SOURCES)] == ["utils.py", "utils.py"]
-    # What we add is seen in a process of its own: torch's other parts, and other packages, add entries where they are imported.
-    own = subprocess.run([sys.executable, "-c", ADDED], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    added = [entry for entry in torch.serialization.get_safe_globals() if f"{entry.__module__}.{entry.__qualname__}" in own]
+    assert [line.split(":")[0] for line in lines_with(r"add_safe_globals\(", SOURCES)] == [
+        "utils.py",
+        "utils.py",
+    ]
+    # What we add is seen in a process of its own: torch's other parts, and other packages, add
+    # entries where they are imported.
+    own = subprocess.run(
+        [sys.executable, "-c", ADDED], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    added = [
+        entry
+        for entry in torch.serialization.get_safe_globals()
+        if f"{entry.__module__}.{entry.__qualname__}" in own
+    ]
     assert len(added) == len(own)
     scalar, _ = (entry for entry in added if entry.__name__ == "scalar")
-    assert all(entry is codecs.encode or issubclass(entry, np.dtype) for entry in added if entry.__name__ != "scalar")
+    assert all(
+        entry is codecs.encode or issubclass(entry, np.dtype)
+        for entry in added
+        if entry.__name__ != "scalar"
+    )
     assert scalar(np.dtype("<f8"), np.float64(1.5).tobytes()) == 1.5
     with pytest.raises(ValueError, match="object"):
         scalar(np.dtype("O"), b"")

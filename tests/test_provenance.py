@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 def git(folder, *words):
     plain = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *plain, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *plain, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ def test_a_repository_around_the_code_says_nothing_of_it(code, monkeypatch):
 
 
 def test_no_lock_is_taken(code):
-    """The index stays as it is though a file's time is new, which a plain ``git status`` writes into it."""
+    """The index stays as it is though a file's time is new, which a plain ``git status`` writes
+    into it.
+    """
     head = commit(code)
     index = (code / ".git" / "index").read_bytes()
     (code / "utils.py").touch()

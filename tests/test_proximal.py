@@ -30,7 +30,9 @@ from utils import Stopwatch, UserError
 
 
 def run_part(method, model, data, mask=None, state=None, until=None):
-    """The epochs up to ``until`` from the start or from ``state``; returns the state as it comes back from a file."""
+    """The epochs up to ``until`` from the start or from ``state``; returns the state as it comes
+    back from a file.
+    """
     gate = SaliencyGate(model, mask) if mask else None
     method.prepare(model, data, mask)
     if gate:
@@ -46,7 +48,9 @@ def run_part(method, model, data, mask=None, state=None, until=None):
 
 
 def check_resume(make, mask=None, **data):
-    """A run that stops after its first epoch and goes on in new objects ends bit for bit where an uninterrupted one does."""
+    """A run that stops after its first epoch and goes on in new objects ends bit for bit where an
+    uninterrupted one does.
+    """
     straight, resumed = make_model(), make_model()
     run_part(make(), straight, make_data(**data), mask)
     state = run_part(make(), make_model(), make_data(**data), mask, until=1)
@@ -56,7 +60,9 @@ def check_resume(make, mask=None, **data):
 
 
 def watch(method, look):
-    """``method`` with ``look(epoch)`` called after each of its updates, projection and gate included."""
+    """``method`` with ``look(epoch)`` called after each of its updates, projection and gate
+    included.
+    """
     losses = method.losses
 
     def watched(model, data, epoch):
@@ -72,19 +78,31 @@ def flat(named):
     return torch.cat([value.detach().reshape(-1) for _, value in named])
 
 
-# ------------------------------------------------------------------------------------------------------ SalUn-soft
+# --------------------------------------------------------------------------------------- SalUn-soft
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("order", ["mixed", "sequential"])
-def test_pinned_weights_are_the_originals_and_their_share_falls_linearly_over_the_run(masked, order):
-    """Weight decay and noise move every weight at every step, so the count of untouched ones is exactly q_t."""
+def test_pinned_weights_are_the_originals_and_their_share_falls_linearly_over_the_run(
+    masked, order
+):
+    """Weight decay and noise move every weight at every step, so the count of untouched ones is
+    exactly q_t.
+    """
     data, model = make_data(count=40, batch_size=24), make_model()
-    original, mask = flat(copy.deepcopy(model).named_parameters()), random_mask(model) if masked else None
+    original, mask = (
+        flat(copy.deepcopy(model).named_parameters()),
+        random_mask(model) if masked else None,
+    )
     may_change = flat(mask.items()) if masked else torch.ones_like(original, dtype=torch.bool)
     pinned = []
     method = ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05, order=order, rho=0.6)
-    watch(method, lambda epoch: pinned.append(int((flat(model.named_parameters()) == original)[may_change].sum())))
+    watch(
+        method,
+        lambda epoch: pinned.append(
+            int((flat(model.named_parameters()) == original)[may_change].sum())
+        ),
+    )
     run(method, model, data, mask)
     total = 3 * method.steps(data, 0)
     assert total > 15
@@ -93,9 +111,15 @@ def test_pinned_weights_are_the_originals_and_their_share_falls_linearly_over_th
 
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
 def test_the_pull_minimises_its_proximal_objective(masked):
-    """Each coordinate against scipy's minimiser of (w - moved)^2 / 2 + tau |w - original|, tau against torch.kthvalue."""
+    """Each coordinate against scipy's minimiser of (w - moved)^2 / 2 + tau |w - original|, tau
+    against torch.kthvalue.
+    """
     model, original = make_model(), make_model()
-    mask = random_mask(model) if masked else {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    mask = (
+        random_mask(model)
+        if masked
+        else {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    )
     method = ProximalRandomLabel()
     method.prepare(model, make_data(), mask if masked else None)
     noise = torch.Generator().manual_seed(1)
@@ -114,13 +138,17 @@ def test_the_pull_minimises_its_proximal_objective(masked):
         def objective(w, i=i):
             return 0.5 * (w - float(moved[i])) ** 2 + tau * abs(w - float(start[i]))
 
-        best = scipy.optimize.minimize_scalar(objective, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+        best = scipy.optimize.minimize_scalar(
+            objective, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}
+        )
         assert float(ours[i]) == pytest.approx(best.x, abs=2e-6)
 
 
 @pytest.mark.parametrize("order", ["mixed", "sequential"])
 def test_without_a_pull_it_is_random_labels_bit_for_bit(order):
-    soft = run(ProximalRandomLabel(unlearn_epochs=2, rho=0.0, order=order), make_model(), make_data())
+    soft = run(
+        ProximalRandomLabel(unlearn_epochs=2, rho=0.0, order=order), make_model(), make_data()
+    )
     assert same(soft, run(RandomLabel(unlearn_epochs=2, order=order), make_model(), make_data()))
 
 
@@ -130,14 +158,18 @@ def test_weights_that_did_not_move_are_left_alone_by_a_pull_of_length_zero():
     method = ProximalRandomLabel()
     method.prepare(model, make_data(), None)
     with torch.no_grad():
-        model.fc.weight.copy_(0.1 * torch.randn(model.fc.weight.shape, generator=torch.Generator().manual_seed(1)))
+        model.fc.weight.copy_(
+            0.1 * torch.randn(model.fc.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
         before = copy.deepcopy(model)
         method.pull(100, 0.1)
     assert same(before, model)
 
 
 def test_soft_run_resumes_bit_for_bit():
-    check_resume(lambda: ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05), random_mask(make_model()))
+    check_resume(
+        lambda: ProximalRandomLabel(unlearn_epochs=3, unlearn_lr=0.05), random_mask(make_model())
+    )
 
 
 def test_soft_run_under_a_mask_is_not_named_as_salun_with_its_hard_mask():
@@ -150,17 +182,21 @@ def test_rho_is_a_share(rho):
         ProximalRandomLabel(rho=rho)
 
 
-# -------------------------------------------------------------------------------------------------------------- l1
+# ----------------------------------------------------------------------------------------------- l1
 
 
 def test_soft_threshold_minimises_its_proximal_objective():
-    """Against scipy's minimiser of (w - v)^2 / 2 + lr alpha |w|, on both sides of the threshold, on it, and at zero."""
+    """Against scipy's minimiser of (w - v)^2 / 2 + lr alpha |w|, on both sides of the threshold, on
+    it, and at zero.
+    """
     values = torch.tensor([-2.0, -0.51, -0.5, -0.2, -0.0, 0.0, 1e-9, 0.49, 0.5, 0.500001, 3.0])
     weights = [values[:4].clone(), values[4:].clone().reshape(1, -1)]
     soft_threshold(weights, 5.0, 0.1)
     ours = torch.cat([w.reshape(-1) for w in weights])
     for v, w in zip(values.tolist(), ours.tolist(), strict=True):
-        best = scipy.optimize.minimize_scalar(lambda x, v=v: 0.5 * (x - v) ** 2 + 0.5 * abs(x), bounds=(-4, 4), method="bounded")
+        best = scipy.optimize.minimize_scalar(
+            lambda x, v=v: 0.5 * (x - v) ** 2 + 0.5 * abs(x), bounds=(-4, 4), method="bounded"
+        )
         assert w == pytest.approx(best.x, abs=1e-5)
         assert (w == 0) == (abs(v) <= 0.5)
 
@@ -222,8 +258,12 @@ def test_prox_reaches_exact_zeros_the_gradient_does_not_and_frozen_weights_keep_
         reports[prox] = method.finish(models[prox], data)
     named = [(name, p.detach()) for name, p in models[True].named_parameters()]
     free = flat(named)[flat(mask.items())] if masked else flat(named)
-    assert reports[True]["sparsity"] == pytest.approx(100 * (free == 0).float().mean().item(), abs=1e-3)
-    assert reports[True]["near_zero"] == pytest.approx(100 * (free.abs() < NEAR_ZERO).float().mean().item(), abs=1e-3)
+    assert reports[True]["sparsity"] == pytest.approx(
+        100 * (free == 0).float().mean().item(), abs=1e-3
+    )
+    assert reports[True]["near_zero"] == pytest.approx(
+        100 * (free.abs() < NEAR_ZERO).float().mean().item(), abs=1e-3
+    )
     assert 5 < reports[True]["sparsity"] <= reports[True]["near_zero"] < 100
     assert reports[False]["sparsity"] < 1
     for (name, ours), original in zip(named, make_model().parameters(), strict=True):
@@ -239,11 +279,13 @@ def test_a_negative_penalty_is_refused():
         L1Sparse(alpha=-1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------- pruning
+# ------------------------------------------------------------------------------------------ pruning
 
 
 class Deep(nn.Module):
-    """Three convolutions whose weights differ in scale, so that pruning all of them together is not pruning each."""
+    """Three convolutions whose weights differ in scale, so that pruning all of them together is not
+    pruning each.
+    """
 
     def __init__(self):
         super().__init__()
@@ -263,8 +305,12 @@ class Deep(nn.Module):
 
 
 def pruned_by_torch(model, rate, mask=None):
-    """The library's own global pruning on a copy: the copy and, flat, which weights it keeps. Frozen ones are set aside first."""
-    copied = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # the library cannot flatten another
+    """The library's own global pruning on a copy: the copy and, flat, which weights it keeps.
+    Frozen ones are set aside first.
+    """
+    copied = copy.deepcopy(model).to(
+        memory_format=torch.contiguous_format
+    )  # the library cannot flatten another
     layers = [(layer, "weight") for layer in copied.convs]
     if mask:
         for index, layer in enumerate(copied.convs):
@@ -278,18 +324,26 @@ def pruned_by_torch(model, rate, mask=None):
 def test_pruned_weights_are_those_of_torchs_global_pruning(rate, masked):
     model, data = Deep(), make_data()
     original, mask = model.flat(), random_mask(model) if masked else None
-    free = torch.cat([mask[f"convs.{i}.weight"].reshape(-1) for i in range(3)]) if masked else torch.ones_like(original).bool()
+    free = (
+        torch.cat([mask[f"convs.{i}.weight"].reshape(-1) for i in range(3)])
+        if masked
+        else torch.ones_like(original).bool()
+    )
     kept = pruned_by_torch(model, rate, mask)[1] | ~free
     method = PrunedAscent(rate=rate)
     method.prepare(model, data, mask)
     next(method.losses(model.train(), data, 0))
     assert torch.equal(model.flat(), torch.where(kept, original, 0))
     assert int((model.flat() == 0).sum()) == round(rate * int(free.sum()))
-    assert method.finish(model, data) == {"sparsity": pytest.approx(100 * round(rate * int(free.sum())) / int(free.sum()))}
+    assert method.finish(model, data) == {
+        "sparsity": pytest.approx(100 * round(rate * int(free.sum())) / int(free.sum()))
+    }
 
 
 def test_pruned_ascent_is_a_plain_loop_over_torchs_pruned_model():
-    """torch's reparametrised copy under torch's SGD: what is kept takes the same steps, what is pruned is zero."""
+    """torch's reparametrised copy under torch's SGD: what is kept takes the same steps, what is
+    pruned is zero.
+    """
     model, data = Deep(), make_data(count=40, batch_size=16)
     theirs, kept = pruned_by_torch(model, 0.6)
     run(PrunedAscent(rate=0.6, unlearn_epochs=2, unlearn_lr=0.01), model, data)
@@ -321,7 +375,10 @@ def test_gradual_pruning_keeps_the_same_part_each_epoch_and_the_rate_holds_once(
     assert all(bool((later[1] >= sooner[1]).all()) for sooner, later in itertools.pairwise(zeros))
 
 
-@pytest.mark.parametrize(("kind", "plain"), [(PrunedAscent, GradientAscent), (GradualAscent, GradientAscent), (GradualFineTune, FineTune)])
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [(PrunedAscent, GradientAscent), (GradualAscent, GradientAscent), (GradualFineTune, FineTune)],
+)
 def test_pruning_nothing_changes_no_bit(kind, plain):
     ours, theirs = Deep(), Deep()
     run(kind(rate=0.0, unlearn_epochs=2, unlearn_lr=0.01), ours, make_data())
@@ -331,12 +388,20 @@ def test_pruning_nothing_changes_no_bit(kind, plain):
 
 @pytest.mark.parametrize("kind", [PrunedAscent, GradualAscent, GradualFineTune])
 def test_pruned_run_resumes_bit_for_bit(kind):
-    check_resume(lambda: kind(unlearn_epochs=3, rate=0.7, unlearn_lr=0.01), random_mask(make_model()), count=40, batch_size=16)
+    check_resume(
+        lambda: kind(unlearn_epochs=3, rate=0.7, unlearn_lr=0.01),
+        random_mask(make_model()),
+        count=40,
+        batch_size=16,
+    )
 
 
 def test_ascent_keeps_its_own_epochs_and_rate_under_pruning_and_penalty():
     for kind in (PrunedAscent, GradualAscent, L1Ascent):
-        assert (kind().unlearn_epochs, kind().unlearn_lr) == (GradientAscent().unlearn_epochs, GradientAscent().unlearn_lr)
+        assert (kind().unlearn_epochs, kind().unlearn_lr) == (
+            GradientAscent().unlearn_epochs,
+            GradientAscent().unlearn_lr,
+        )
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

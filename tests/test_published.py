@@ -1,4 +1,6 @@
-"""What the sources of the methods did: their recipes, presets and orders, as the flags of a run have them."""
+"""What the sources of the methods did: their recipes, presets and orders, as the flags of a run
+have them.
+"""
 
 import dataclasses
 import json
@@ -39,14 +41,21 @@ def original(tmp_path_factory):
 
 
 def forget(original, folder, *words):
-    known = ["--model_path", str(original), "--num_indexes_to_replace", "130", "--save_dir", str(folder)]
+    known = [
+        "--model_path",
+        str(original),
+        "--num_indexes_to_replace",
+        "130",
+        "--save_dir",
+        str(folder),
+    ]
     return main_forget.main([*known, *words])
 
 
-# ----------------------------------------------------------------------------------------------------------- presets
+# ------------------------------------------------------------------------------------------ presets
 
 
-# ---------------------------------------------------------------------------------------------------------- recipes
+# ------------------------------------------------------------------------------------------ recipes
 
 
 @pytest.mark.parametrize("name", ["bad_teaching", "amnesiac", "unsir"])
@@ -59,20 +68,40 @@ def test_what_was_published_without_augmentation_runs_without_unless_it_is_asked
 def test_amnesiac_is_the_comparison_of_ssd_s_authors():
     method, args = settled("--unlearn", "amnesiac")
     assert (args.batch_size, args.forget_batch_size) == (128, 128)
-    assert (method.unlearn_epochs, method.unlearn_lr, method.optimizer, method.weight_decay) == (3, 1e-4, "adam", 0.0)
+    assert (method.unlearn_epochs, method.unlearn_lr, method.optimizer, method.weight_decay) == (
+        3,
+        1e-4,
+        "adam",
+        0.0,
+    )
     assert (method.order, method.relabel, method.exclude_true) == ("mixed", "once", True)
     assert settled("--unlearn", "amnesiac", "--batch_size", 64)[1].batch_size == 64
 
 
 def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classes():
-    """A plain loop whose divergence is the mean over samples and classes, at K times the rate; here K is 4 instead of 10."""
-    method, args = settled("--unlearn", "bad_teaching", "--preset", "sfron_cifar10", "--unlearn_epochs", 3, "--batch_size", 32)
-    assert (10 * method.unlearn_lr, method.weight_decay / 10, method.retain_part) == pytest.approx((0.02, 5e-4, 1.0))
+    """A plain loop whose divergence is the mean over samples and classes, at K times the rate; here
+    K is 4 instead of 10.
+    """
+    method, args = settled(
+        "--unlearn",
+        "bad_teaching",
+        "--preset",
+        "sfron_cifar10",
+        "--unlearn_epochs",
+        3,
+        "--batch_size",
+        32,
+    )
+    assert (10 * method.unlearn_lr, method.weight_decay / 10, method.retain_part) == pytest.approx(
+        (0.02, 5e-4, 1.0)
+    )
     assert (args.schedule, args.no_aug) == ("cosine", False)
     data, ours, theirs = make_data(count=40), make_model(), make_model().train()
     method.prepare(ours, data, None)
     per_epoch = method.steps(data, 0)
-    optimizer = make_optimizer(ours.parameters(), method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer)
+    optimizer = make_optimizer(
+        ours.parameters(), method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer
+    )
     scheduler = make_scheduler(optimizer, learning_rate_factor("cosine", 3), [per_epoch] * 3)
     rates = []
     losses = method.losses
@@ -83,8 +112,22 @@ def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classe
             yield step
 
     method.losses = watched
-    fit(ours, method, data, optimizer, epochs=3, clock=Stopwatch(data.device), scheduler=scheduler, after_epoch=lambda *unused: None)
-    plain = torch.optim.SGD(theirs.parameters(), CLASSES * method.unlearn_lr, momentum=0.9, weight_decay=method.weight_decay / CLASSES)
+    fit(
+        ours,
+        method,
+        data,
+        optimizer,
+        epochs=3,
+        clock=Stopwatch(data.device),
+        scheduler=scheduler,
+        after_epoch=lambda *unused: None,
+    )
+    plain = torch.optim.SGD(
+        theirs.parameters(),
+        CLASSES * method.unlearn_lr,
+        momentum=0.9,
+        weight_decay=method.weight_decay / CLASSES,
+    )
     good, bad = method.good, method.bad
     data, rates = make_data(count=40), iter(rates)
     for epoch in range(3):
@@ -93,28 +136,46 @@ def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classe
         for images, labels in marked:
             plain.param_groups[0]["lr"] = CLASSES * next(rates)
             with torch.no_grad():
-                teacher = torch.where(labels[:, None] < 0, good(images).softmax(1), bad(images).softmax(1))
+                teacher = torch.where(
+                    labels[:, None] < 0, good(images).softmax(1), bad(images).softmax(1)
+                )
             plain.zero_grad()
-            (F.kl_div(theirs(images).log_softmax(1), teacher, reduction="sum") / teacher.numel()).backward()
+            (
+                F.kl_div(theirs(images).log_softmax(1), teacher, reduction="sum") / teacher.numel()
+            ).backward()
             plain.step()
-    for a, b, start in zip(ours.parameters(), theirs.parameters(), make_model().parameters(), strict=True):
+    for a, b, start in zip(
+        ours.parameters(), theirs.parameters(), make_model().parameters(), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
         assert not torch.equal(a, start)
 
 
-# ------------------------------------------------------------------------------------------- the order of random labels
+# ----------------------------------------------------------------------- the order of random labels
 
 
 @pytest.mark.parametrize(
     ("dataset", "order"),
-    [("cifar10", "sequential"), ("svhn", "sequential"), ("cifar100", "mixed"), ("fashion_mini", "sequential"), ("npz", "sequential")],
+    [
+        ("cifar10", "sequential"),
+        ("svhn", "sequential"),
+        ("cifar100", "mixed"),
+        ("fashion_mini", "sequential"),
+        ("npz", "sequential"),
+    ],
 )
 def test_the_order_of_random_labels_follows_the_data_set(dataset, order):
     method, args = settled("--unlearn", "RL", "--dataset", dataset)
     assert (method.order, args.order, method.relabel) == (order, order, "per_epoch")
-    assert settled("--unlearn", "RL", "--dataset", dataset, "--order", "sequential")[0].order == "sequential"
+    assert (
+        settled("--unlearn", "RL", "--dataset", dataset, "--order", "sequential")[0].order
+        == "sequential"
+    )
     assert settled("--unlearn", "RL", "--dataset", dataset, "--order", "mixed")[0].order == "mixed"
-    assert settled("--unlearn", "RL", "--dataset", dataset, "--preset", "salun_readme")[0].order == "sequential"
+    assert (
+        settled("--unlearn", "RL", "--dataset", dataset, "--preset", "salun_readme")[0].order
+        == "sequential"
+    )
     assert settled("--unlearn", "RL_proximal", "--dataset", dataset)[0].order == "mixed"
     assert settled("--unlearn", "amnesiac", "--dataset", dataset)[0].order == "mixed"
 
@@ -135,24 +196,33 @@ def test_help_says_on_which_data_sets_the_order_is_another(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--help"], "")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "(RL: sequential; RL on cifar100, RL on tiny_imagenet, RL_proximal, amnesiac: mixed)" in shown
+    assert (
+        "(RL: sequential; RL on cifar100, RL on tiny_imagenet, RL_proximal, amnesiac: mixed)"
+        in shown
+    )
     assert re.search("default: 256;.*amnesiac: 128", shown)
 
 
 def test_a_result_says_which_order_its_data_set_gave(monkeypatch, original, tmp_path):
     monkeypatch.setitem(RandomLabel.by_dataset, "digits", {"order": "mixed"})
-    assert forget(original, tmp_path, "--unlearn", "RL", "--unlearn_epochs", "1") == 0  # the data set is the checkpoint's
-    assert json.loads((tmp_path / "RLresult.json").read_text())["hyperparameters"]["order"] == "mixed"
+    assert (
+        forget(original, tmp_path, "--unlearn", "RL", "--unlearn_epochs", "1") == 0
+    )  # the data set is the checkpoint's
+    assert (
+        json.loads((tmp_path / "RLresult.json").read_text())["hyperparameters"]["order"] == "mixed"
+    )
 
 
-@pytest.mark.parametrize("preset", [preset for preset in RandomLabel.presets if preset.startswith("salun_")])
+@pytest.mark.parametrize(
+    "preset", [preset for preset in RandomLabel.presets if preset.startswith("salun_")]
+)
 def test_presets_of_salun_name_the_density_that_they_cannot_set(preset):
     values, source = RandomLabel.presets[preset]
     assert "mask of density 0." in source
     assert settled("--unlearn", "RL", "--preset", preset)[0].unlearn_lr == values["unlearn_lr"]
 
 
-# ----------------------------------------------------------------------------------------------------------- labels
+# ------------------------------------------------------------------------------------------- labels
 
 
 def test_the_label_of_the_papers_is_on_the_method_that_they_call_so():
@@ -162,22 +232,30 @@ def test_the_label_of_the_papers_is_on_the_method_that_they_call_so():
 @pytest.mark.parametrize(
     ("name", "score", "label"),
     [
-        ("RL", None, "RL"), ("RL", "saliency", "SalUn"), ("RL", "random", "RL+random-mask"), ("FT", "saliency", "FT+mask"),
-        ("RL", "layers:fc,layer3", "RL+layers:fc,layer3-mask"), ("amnesiac", "saliency", "Amnesiac+mask"),
+        ("RL", None, "RL"),
+        ("RL", "saliency", "SalUn"),
+        ("RL", "random", "RL+random-mask"),
+        ("FT", "saliency", "FT+mask"),
+        ("RL", "layers:fc,layer3", "RL+layers:fc,layer3-mask"),
+        ("amnesiac", "saliency", "Amnesiac+mask"),
     ],
-)  # fmt: skip
+)
 def test_a_label_follows_the_mask(name, score, label):
     assert label_of(METHODS[name], score) == label
     assert label_today(name, label, score is not None) == label
     assert label_today(name, "another", score is not None, score) == label
 
 
-def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_one(original, tmp_path, capsys):
+def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_one(
+    original, tmp_path, capsys
+):
     words = ["--unlearn", "fisher", "--fisher_samples", "20"]
     assert forget(original, tmp_path, *words) == 0
     file = tmp_path / "fishercheckpoint.pth.tar"
     fresh, content = read_saved(file, "models"), torch.load(file, weights_only=True)
-    torch.save({**content, "label": "FF", "identity": {**content["identity"], "method": "FF"}}, file)
+    torch.save(
+        {**content, "label": "FF", "identity": {**content["identity"], "method": "FF"}}, file
+    )
     older = read_saved(file, "models")
     assert fresh.label == older.label == "FF-ref"
     assert fresh.key == older.key
@@ -187,7 +265,7 @@ def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_o
     assert read_saved(original, "original").label == "Original"
 
 
-# ----------------------------------------------------------------------------------------------------------- claims
+# ------------------------------------------------------------------------------------------- claims
 
 
 def test_nothing_claims_that_the_one_vector_solver_reproduces_published_rows():
@@ -200,7 +278,9 @@ def test_nothing_claims_that_the_one_vector_solver_reproduces_published_rows():
         assert "does not carry over" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("name", ["RL_proximal", "amnesiac", "FT_prune_bi", "GA_prune", "GA_prune_bi", "lfssd"])
+@pytest.mark.parametrize(
+    "name", ["RL_proximal", "amnesiac", "FT_prune_bi", "GA_prune", "GA_prune_bi", "lfssd"]
+)
 def test_a_method_made_from_another_has_presets_and_data_sets_of_its_own(name):
     """Those of the other ran something else."""
     method = METHODS[name]

@@ -1,4 +1,6 @@
-"""Where a run's recipe comes from, which epoch is kept, and that both are recorded, compared and said."""
+"""Where a run's recipe comes from, which epoch is kept, and that both are recorded, compared and
+said.
+"""
 
 import json
 
@@ -19,9 +21,22 @@ from utils import UserError, save
 DIGITS = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32"]
 # Not one value of these is a default.
 ODD = {
-    "epochs": 3, "lr": 0.05, "batch_size": 48, "schedule": "cosine", "final_lr": 0.001, "warmup": 1, "momentum": 0.8, "weight_decay": 1e-4,
-    "accumulate": 2, "clip_norm": 5.0, "tail": "drop", "select": "last", "label_smoothing": 0.1, "bn": "train", "optimizer": "sgd",
-}  # fmt: skip
+    "epochs": 3,
+    "lr": 0.05,
+    "batch_size": 48,
+    "schedule": "cosine",
+    "final_lr": 0.001,
+    "warmup": 1,
+    "momentum": 0.8,
+    "weight_decay": 1e-4,
+    "accumulate": 2,
+    "clip_norm": 5.0,
+    "tail": "drop",
+    "select": "last",
+    "label_smoothing": 0.1,
+    "bn": "train",
+    "optimizer": "sgd",
+}
 RECORD = parse_args([], "")
 
 
@@ -38,7 +53,18 @@ def result(folder, name="retrain"):
 
 
 def retrain(original, folder, *more):
-    request = ["--unlearn", "retrain", "--num_indexes_to_replace", 130, "--save_dir", folder, "--device", "cpu", "--precision", "fp32"]
+    request = [
+        "--unlearn",
+        "retrain",
+        "--num_indexes_to_replace",
+        130,
+        "--save_dir",
+        folder,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     return call(main_forget.main, *request, "--model_path", original, *more)
 
 
@@ -50,24 +76,38 @@ def odd(tmp_path_factory):
     return folder / "0model_SA_best.pth.tar"
 
 
-# -------------------------------------------------------------------------------------------------------- the last batch
+# ----------------------------------------------------------------------------------- the last batch
 
 
 def test_two_images_too_many_do_not_cripple_a_run(tmp_path):
-    """514 images in batches of 64. With a last batch of two, three seeds ended at 63 to 68 % of the training images, with spread ones
-    at 94 to 97: statistics of two images are so far off that what the other batches taught is lost.
+    """514 images in batches of 64. With a last batch of two, three seeds ended at 63 to 68 % of the
+    training images, with spread ones at 94 to 97: statistics of two images are so far off that what
+    the other batches taught is lost.
     """
     rest = np.sort(np.random.RandomState(0).permutation(4500)[514:])
     np.save(tmp_path / "rest.npy", rest)
-    train = ["--dataset", "fashion_mini", "--arch", "resnet20s", "--device", "cpu", "--leave_out", f"@{tmp_path}/rest.npy", "--no-aug"]
-    assert call(main_train.main, *train, "--batch_size", 64, "--epochs", 24, "--save_dir", tmp_path) == 0
+    train = [
+        "--dataset",
+        "fashion_mini",
+        "--arch",
+        "resnet20s",
+        "--device",
+        "cpu",
+        "--leave_out",
+        f"@{tmp_path}/rest.npy",
+        "--no-aug",
+    ]
+    assert (
+        call(main_train.main, *train, "--batch_size", 64, "--epochs", 24, "--save_dir", tmp_path)
+        == 0
+    )
     done = json.loads((tmp_path / "train_result.json").read_text())
     assert done["data"]["sizes"]["train"] == 514
     assert done["recipe"]["tail"] == "spread"
     assert json.loads((tmp_path / "0curve.jsonl").read_text().splitlines()[-1])["accuracy"] > 85
 
 
-# ------------------------------------------------------------------------------------------------------------ precedence
+# --------------------------------------------------------------------------------------- precedence
 
 
 def settled(*typed, arguments=None):
@@ -87,7 +127,7 @@ def test_each_part_of_the_recipe_is_inherited_and_a_typed_one_wins(name):
     assert name not in taken
 
 
-def test_typed_unlearn_flags_stand_before_typed_training_flags_before_the_record_before_the_default():
+def test_typed_unlearn_flags_stand_before_typed_training_flags_before_record_and_default():
     record = {"epochs": 12, "lr": 0.05}
     for typed, epochs, lr in (
         ([], 12, 0.05),
@@ -97,7 +137,13 @@ def test_typed_unlearn_flags_stand_before_typed_training_flags_before_the_record
         args, _ = settled(*typed, arguments=record)
         assert (args.unlearn_epochs, args.unlearn_lr) == (epochs, lr)
     args, taken = settled()
-    assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size, args.select, taken) == (182, 0.1, 256, "last", {})
+    assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size, args.select, taken) == (
+        182,
+        0.1,
+        256,
+        "last",
+        {},
+    )
 
 
 def test_augmentation_is_inherited_and_can_be_typed_both_ways():
@@ -117,27 +163,49 @@ def test_inherited_milestones_move_with_the_epochs_and_typed_ones_do_not():
     record = {"epochs": 20, "lr": 0.1, "decreasing_lr": (10, 15)}
     assert settled(arguments=record)[0].decreasing_lr == (10, 15)
     assert settled("--unlearn_epochs", "8", arguments=record)[0].decreasing_lr == (4, 6)
-    assert settled("--unlearn_epochs", "8", "--decreasing_lr", "2,3", arguments=record)[0].decreasing_lr == (2, 3)
+    assert settled("--unlearn_epochs", "8", "--decreasing_lr", "2,3", arguments=record)[
+        0
+    ].decreasing_lr == (2, 3)
     assert settled("--schedule", "cosine", arguments=record)[0].decreasing_lr is None
-    args, _ = settled("--decreasing_lr", "2,3", arguments={"epochs": 20, "lr": 0.1, "schedule": "cosine", "final_lr": 0.01})
+    args, _ = settled(
+        "--decreasing_lr",
+        "2,3",
+        arguments={"epochs": 20, "lr": 0.1, "schedule": "cosine", "final_lr": 0.01},
+    )
     assert (args.schedule, args.final_lr) == ("multistep", 0)
 
 
 def test_a_cosine_ends_at_final_lr_and_nothing_else_reads_it(tmp_path, capsys):
     train = ["--epochs", 2, "--save_dir", tmp_path]
-    assert call(main_train.main, *DIGITS, *train, "--final_lr", 0.01, "--schedule", "multistep") == 2
+    assert (
+        call(main_train.main, *DIGITS, *train, "--final_lr", 0.01, "--schedule", "multistep") == 2
+    )
     assert "add --schedule cosine" in capsys.readouterr().err
     assert call(main_train.main, *DIGITS, *train, "--final_lr", 0.01) == 2
     assert "add --schedule cosine" in capsys.readouterr().err
     assert call(main_train.main, *DIGITS, *train, "--final_lr", 0.5, "--schedule", "cosine") == 2
     assert "at most the learning rate 0.1" in capsys.readouterr().err
-    assert call(main_train.main, *DIGITS, *train, "--final_lr", 0.05, "--schedule", "cosine", "--no-aug", "--batch_size", 512) == 0
+    assert (
+        call(
+            main_train.main,
+            *DIGITS,
+            *train,
+            "--final_lr",
+            0.05,
+            "--schedule",
+            "cosine",
+            "--no-aug",
+            "--batch_size",
+            512,
+        )
+        == 0
+    )
     lines = [json.loads(line) for line in (tmp_path / "0curve.jsonl").read_text().splitlines()]
     # Three updates an epoch; the last of six stands at 11/12 of the run.
     assert lines[-1]["lr"] == pytest.approx(0.05 + 0.05 * 0.5 * (1 + np.cos(np.pi * 11 / 12)))
 
 
-# ----------------------------------------------------------------------------------------------------- Retrain as a user
+# -------------------------------------------------------------------------------- Retrain as a user
 
 
 def test_retrain_trains_as_its_original_did_and_says_so(odd, tmp_path, capsys):
@@ -161,24 +229,55 @@ def test_a_retrain_of_another_recipe_is_named_by_the_run_and_by_the_report(odd, 
     said = "trained unlike the original: unlearn_epochs 1 (original 3), batch_size 64 (original 48)"
     assert said in capsys.readouterr().err
     # Without --model_path the run cannot know; beside a run that does, the report can.
-    blind = ["--unlearn", "retrain", "--num_indexes_to_replace", 130, "--save_dir", tmp_path / "a", "--epochs", 1]
+    blind = [
+        "--unlearn",
+        "retrain",
+        "--num_indexes_to_replace",
+        130,
+        "--save_dir",
+        tmp_path / "a",
+        "--epochs",
+        1,
+    ]
     assert call(main_forget.main, *DIGITS, *blind) == 0
-    assert "no --model_path whose recipe to take over: retrain trains 1 epochs at 0.1, batch size 256" in capsys.readouterr().out
-    request = ["--unlearn", "raw", "--num_indexes_to_replace", 130, "--save_dir", tmp_path / "a", "--model_path", odd]
+    assert (
+        "no --model_path whose recipe to take over: retrain trains 1 epochs at 0.1, batch size 256"
+        in capsys.readouterr().out
+    )
+    request = [
+        "--unlearn",
+        "raw",
+        "--num_indexes_to_replace",
+        130,
+        "--save_dir",
+        tmp_path / "a",
+        "--model_path",
+        odd,
+    ]
     assert call(main_forget.main, *DIGITS, *request) == 0
     capsys.readouterr()
     assert call(report.main, tmp_path / "a") == 0
-    assert "Retrain: trained unlike the original: unlearn_epochs 1 (original 3)" in capsys.readouterr().out
+    assert (
+        "Retrain: trained unlike the original: unlearn_epochs 1 (original 3)"
+        in capsys.readouterr().out
+    )
 
 
-def test_an_original_without_a_record_leaves_retrain_its_defaults_and_says_so(odd, tmp_path, capsys):
+def test_an_original_without_a_record_leaves_retrain_its_defaults_and_says_so(
+    odd, tmp_path, capsys
+):
     bare = tmp_path / "bare.pth.tar"
     save(torch.load(odd, weights_only=True)["state_dict"], bare)
     assert retrain(bare, tmp_path, *DIGITS, "--unlearn_epochs", 1) == 0
-    assert f"{bare} has no record of its recipe: retrain trains 1 epochs at 0.1, batch size 256" in capsys.readouterr().out
+    assert (
+        f"{bare} has no record of its recipe: retrain trains 1 epochs at 0.1, batch size 256"
+        in capsys.readouterr().out
+    )
 
 
-def test_an_original_from_before_select_leaves_retrain_at_the_last_epoch_and_says_so(odd, tmp_path, capsys):
+def test_an_original_from_before_select_leaves_retrain_at_the_last_epoch_and_says_so(
+    odd, tmp_path, capsys
+):
     content = torch.load(odd, weights_only=True)
     for name in ("select", "tail", "final_lr", "label_smoothing", "optimizer"):
         content["arguments"].pop(name)
@@ -193,13 +292,39 @@ def test_an_original_from_before_select_leaves_retrain_at_the_last_epoch_and_say
 
 
 def test_what_unlearned_a_model_is_no_recipe_and_what_retrained_it_is(odd, tmp_path, capsys):
-    forget = ["--num_indexes_to_replace", 130, "--device", "cpu", "--precision", "fp32", "--save_dir", tmp_path]
-    assert call(main_forget.main, "--unlearn", "FT", "--model_path", odd, *forget, "--unlearn_epochs", 1) == 0
+    forget = [
+        "--num_indexes_to_replace",
+        130,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--save_dir",
+        tmp_path,
+    ]
+    assert (
+        call(
+            main_forget.main, "--unlearn", "FT", "--model_path", odd, *forget, "--unlearn_epochs", 1
+        )
+        == 0
+    )
     assert retrain(odd, tmp_path, "--unlearn_epochs", 2) == 0
     capsys.readouterr()
-    assert retrain(tmp_path / "FTcheckpoint.pth.tar", tmp_path / "x", "--unlearn_epochs", 1, "--dry_run") == 0
+    assert (
+        retrain(
+            tmp_path / "FTcheckpoint.pth.tar", tmp_path / "x", "--unlearn_epochs", 1, "--dry_run"
+        )
+        == 0
+    )
     assert "FTcheckpoint.pth.tar has no record of its recipe" in capsys.readouterr().out
-    again = ["--unlearn", "retrain", "--model_path", tmp_path / "retraincheckpoint.pth.tar", "--indexes_to_replace", "5,6,7"]
+    again = [
+        "--unlearn",
+        "retrain",
+        "--model_path",
+        tmp_path / "retraincheckpoint.pth.tar",
+        "--indexes_to_replace",
+        "5,6,7",
+    ]
     call(main_forget.main, *again, "--device", "cpu", "--save_dir", tmp_path / "y", "--dry_run")
     out = capsys.readouterr().out
     assert "--unlearn_epochs=2 " in out
@@ -208,15 +333,41 @@ def test_what_unlearned_a_model_is_no_recipe_and_what_retrained_it_is(odd, tmp_p
 
 def test_a_record_that_retrain_cannot_read_costs_other_methods_nothing(odd, tmp_path):
     content = torch.load(odd, weights_only=True)
-    for number, changes in enumerate(({"epochs": "x"}, {"epochs": None, "decreasing_lr": "2,3", "schedule": None})):
-        part = {name: value for name, value in {**content["arguments"], **changes}.items() if value is not None}
+    for number, changes in enumerate(
+        ({"epochs": "x"}, {"epochs": None, "decreasing_lr": "2,3", "schedule": None})
+    ):
+        part = {
+            name: value
+            for name, value in {**content["arguments"], **changes}.items()
+            if value is not None
+        }
         save({**content, "arguments": part}, tmp_path / f"{number}.pth.tar")
-        method = ["--unlearn", "raw", "--model_path", tmp_path / f"{number}.pth.tar", "--num_indexes_to_replace", 130]
-        assert call(main_forget.main, *method, "--save_dir", tmp_path / str(number), "--device", "cpu") == 0
+        method = [
+            "--unlearn",
+            "raw",
+            "--model_path",
+            tmp_path / f"{number}.pth.tar",
+            "--num_indexes_to_replace",
+            130,
+        ]
+        assert (
+            call(main_forget.main, *method, "--save_dir", tmp_path / str(number), "--device", "cpu")
+            == 0
+        )
 
 
 def test_a_dry_run_refuses_what_the_run_would(odd, tmp_path, capsys):
-    request = ["--model_path", odd, "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--dry_run", "--device", "cpu"]
+    request = [
+        "--model_path",
+        odd,
+        "--num_indexes_to_replace",
+        130,
+        "--save_dir",
+        tmp_path,
+        "--dry_run",
+        "--device",
+        "cpu",
+    ]
     assert call(main_forget.main, "--unlearn", "GA", *request, "--forget_batch_size", 1) == 2
     assert "--forget_batch_size 1 is too small" in capsys.readouterr().err
     assert call(main_forget.main, "--unlearn", "GA", *request, "--batch_size", 1) == 2
@@ -226,17 +377,43 @@ def test_a_dry_run_refuses_what_the_run_would(odd, tmp_path, capsys):
     assert call(main_forget.main, "--unlearn", "amnesiac", *request, "--forget_batch_size", 1) == 0
 
 
-def test_what_a_preset_or_a_method_sets_of_the_loop_is_said_and_an_end_above_a_typed_rate_is_that_rate(odd, tmp_path, capsys):
-    request = ["--model_path", odd, "--num_indexes_to_replace", 130, "--save_dir", tmp_path, "--dry_run", "--device", "cpu"]
+def test_what_a_preset_sets_of_the_loop_is_said_and_an_end_above_a_typed_rate_is_that_rate(
+    odd, tmp_path, capsys
+):
+    request = [
+        "--model_path",
+        odd,
+        "--num_indexes_to_replace",
+        130,
+        "--save_dir",
+        tmp_path,
+        "--dry_run",
+        "--device",
+        "cpu",
+    ]
     assert call(main_forget.main, "--unlearn", "neggrad+", *request) == 0
     assert "--preset paper: --momentum=0.0 --no-aug" in capsys.readouterr().out
-    assert call(main_forget.main, "--unlearn", "FT", *request, "--preset", "long_budget", "--unlearn_lr", "1e-5") == 0
+    assert (
+        call(
+            main_forget.main,
+            "--unlearn",
+            "FT",
+            *request,
+            "--preset",
+            "long_budget",
+            "--unlearn_lr",
+            "1e-5",
+        )
+        == 0
+    )
     assert "--preset long_budget: --schedule=cosine --final_lr=1e-05" in capsys.readouterr().out
 
 
 def test_a_damaged_record_of_a_recipe_is_refused_in_one_line(odd, tmp_path, capsys):
     content = torch.load(odd, weights_only=True)
-    for number, (name, value) in enumerate({"epochs": -3, "batch_size": "many", "lr": [1, 2], "schedule": "spiral"}.items()):
+    for number, (name, value) in enumerate(
+        {"epochs": -3, "batch_size": "many", "lr": [1, 2], "schedule": "spiral"}.items()
+    ):
         broken = tmp_path / f"{number}.pth.tar"
         save({**content, "arguments": {**content["arguments"], name: value}}, broken)
         assert retrain(broken, tmp_path) == 2, name
@@ -244,7 +421,7 @@ def test_a_damaged_record_of_a_recipe_is_refused_in_one_line(odd, tmp_path, caps
         assert len(error) == 1, error
 
 
-# ------------------------------------------------------------------------------------------------------- which epoch
+# -------------------------------------------------------------------------------------- which epoch
 
 
 def accuracies(folder, name):
@@ -255,7 +432,18 @@ def accuracies(folder, name):
 def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
     folder = tmp_path / select
     # A rate at which the accuracy jumps about, so that the best epoch is not the last one.
-    options = ["--epochs", 6, "--lr", 0.6, "--batch_size", 128, "--select", select, "--train_seed", 2]
+    options = [
+        "--epochs",
+        6,
+        "--lr",
+        0.6,
+        "--batch_size",
+        128,
+        "--select",
+        select,
+        "--train_seed",
+        2,
+    ]
     assert call(main_train.main, *DIGITS, *options, "--save_dir", folder) == 0
     seen = accuracies(folder, "0curve.jsonl")
     wanted = int(np.argmax(seen)) + 1 if select == "best" else 6
@@ -263,7 +451,9 @@ def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
     assert kept["epoch"] == wanted
     assert kept["select"] == kept["arguments"]["select"] == select
     assert kept["best_sa"] == max(seen[:wanted])
-    assert json.loads((folder / "train_result.json").read_text())["metrics"]["VA"] == seen[wanted - 1]
+    assert (
+        json.loads((folder / "train_result.json").read_text())["metrics"]["VA"] == seen[wanted - 1]
+    )
     assert retrain(folder / "0model_SA_best.pth.tar", folder) == 0
     done = result(folder)
     assert done["recipe"]["select"] == select
@@ -275,7 +465,9 @@ def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
 
 
 def test_retrain_keeps_its_best_epoch_and_resumes_bit_for_bit(odd, tmp_path, monkeypatch):
-    """Stopped after each epoch in turn; validation accuracies are made up so that the best epoch is one before the stop."""
+    """Stopped after each epoch in turn; validation accuracies are made up so that the best epoch is
+    one before the stop.
+    """
 
     def run(folder, *more):
         scores = {1: 20.0, 2: 90.0, 3: 90.0, 4: 50.0}
@@ -306,35 +498,65 @@ def test_retrain_keeps_its_best_epoch_and_resumes_bit_for_bit(odd, tmp_path, mon
             assert run(folder) == 130
         assert run(folder, "--resume") == 0
         again = torch.load(folder / "retraincheckpoint.pth.tar", weights_only=True)
-        assert all(torch.equal(value, again["state_dict"][name]) for name, value in whole["state_dict"].items())
+        assert all(
+            torch.equal(value, again["state_dict"][name])
+            for name, value in whole["state_dict"].items()
+        )
         assert result(folder)["details"] == {"selected_epoch": 2, "selected_VA": 90.0}
-    # The weights of the second epoch, and not of the last: those that a run of another selection ends with.
+    # The weights of the second epoch, and not of the last: those that a run of another selection
+    # ends with.
     assert run(tmp_path / "last", "--select", "last") == 0
     last = torch.load(tmp_path / "last/retraincheckpoint.pth.tar", weights_only=True)
-    assert any(not torch.equal(value, last["state_dict"][name]) for name, value in whole["state_dict"].items())
+    assert any(
+        not torch.equal(value, last["state_dict"][name])
+        for name, value in whole["state_dict"].items()
+    )
 
 
 def test_without_validation_images_the_last_epoch_is_kept_and_that_is_said(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 255, (36, 8, 8, 3), dtype=np.uint8), np.arange(36) % 4  # nine a class: a tenth of them is none
+    images, labels = (
+        rng.integers(0, 255, (36, 8, 8, 3), dtype=np.uint8),
+        np.arange(36) % 4,
+    )  # nine a class: a tenth of them is none
     np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    train = ["--dataset", "npz", "--data", tmp_path / "few.npz", "--arch", "resnet20s", "--device", "cpu", "--save_dir", tmp_path]
+    train = [
+        "--dataset",
+        "npz",
+        "--data",
+        tmp_path / "few.npz",
+        "--arch",
+        "resnet20s",
+        "--device",
+        "cpu",
+        "--save_dir",
+        tmp_path,
+    ]
     assert call(main_train.main, *train, "--epochs", 2) == 0
     assert "no validation images: --select last" in capsys.readouterr().out
     kept = torch.load(tmp_path / "0model_SA_best.pth.tar", weights_only=True)
     assert (kept["epoch"], kept["select"]) == (2, "last")
-    request = ["--unlearn", "retrain", "--num_indexes_to_replace", 4, "--model_path", tmp_path / "0model_SA_best.pth.tar"]
+    request = [
+        "--unlearn",
+        "retrain",
+        "--num_indexes_to_replace",
+        4,
+        "--model_path",
+        tmp_path / "0model_SA_best.pth.tar",
+    ]
     assert call(main_forget.main, *request, "--save_dir", tmp_path, "--device", "cpu") == 0
     assert result(tmp_path)["recipe"]["select"] == "last"
     assert call(main_train.main, *train, "--epochs", 2, "--resume") == 0
     assert "finished already" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------------------------------------- old checkpoints
+# ---------------------------------------------------------------------------------- old checkpoints
 
 
 def test_a_run_begun_before_the_tail_was_a_flag_goes_on_as_it_began(tmp_path, capsys):
-    """A checkpoint without the newer entries is one of --tail keep; 1,298 images in batches of 54 leave two over."""
+    """A checkpoint without the newer entries is one of --tail keep; 1,298 images in batches of 54
+    leave two over.
+    """
     train = [*DIGITS, "--epochs", 2, "--batch_size", 54, "--no-aug"]
     assert call(main_train.main, *train, "--save_dir", tmp_path / "kept", "--tail", "keep") == 0
     assert call(main_train.main, *train, "--save_dir", tmp_path / "spread") == 0
@@ -352,11 +574,14 @@ def test_a_run_begun_before_the_tail_was_a_flag_goes_on_as_it_began(tmp_path, ca
     assert "was begun before --tail; it goes on with --tail keep" in capsys.readouterr().out
     assert call(main_train.main, *train, "--save_dir", old, "--resume", "--tail", "spread") == 2
     assert "tail keep, this command says spread" in capsys.readouterr().err
-    weights = [torch.load(tmp_path / name / "0checkpoint.pth.tar", weights_only=True)["state_dict"] for name in ("kept", "spread")]
+    weights = [
+        torch.load(tmp_path / name / "0checkpoint.pth.tar", weights_only=True)["state_dict"]
+        for name in ("kept", "spread")
+    ]
     assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-# ----------------------------------------------------------------------------------------------------- unlike the original
+# ------------------------------------------------------------------------------ unlike the original
 
 
 def test_an_original_that_fits_the_retain_set_unlike_retrain_is_named():
@@ -370,7 +595,9 @@ def test_an_original_that_fits_the_retain_set_unlike_retrain_is_named():
     assert trained_unlike(99.4, [100.0] * 5)
 
     def model(role, accuracy, area=0.9):
-        return Judged(role, role, role, 1, {}, {"RA": accuracy, "loss_auc": area}, {"loss_auc": (0.4, 0.6)})
+        return Judged(
+            role, role, role, 1, {}, {"RA": accuracy, "loss_auc": area}, {"loss_auc": (0.4, 0.6)}
+        )
 
     models = [model("original", 66.2), *(model("retrain", accuracy) for accuracy in retrains)]
     (found,) = audit_alarms(models)
@@ -381,9 +608,17 @@ def test_an_original_that_fits_the_retain_set_unlike_retrain_is_named():
 def test_differences_are_named_and_what_follows_from_them_is_not():
     original = {"unlearn_epochs": 20, "milestones": [10, 15], "tail": "spread", "batch_size": 64}
     assert differences(original, original) == ""
-    assert differences({**original, "unlearn_epochs": 8, "milestones": [4, 6]}, original) == "unlearn_epochs 8 (original 20)"
-    assert differences({**original, "milestones": [4, 6]}, original) == "milestones [4, 6] (original [10, 15])"
-    assert differences({"batch_size": 64}, original) == "", "what an older result does not record is not compared"
+    assert (
+        differences({**original, "unlearn_epochs": 8, "milestones": [4, 6]}, original)
+        == "unlearn_epochs 8 (original 20)"
+    )
+    assert (
+        differences({**original, "milestones": [4, 6]}, original)
+        == "milestones [4, 6] (original [10, 15])"
+    )
+    assert differences({"batch_size": 64}, original) == "", (
+        "what an older result does not record is not compared"
+    )
 
 
 def test_a_typed_rate_of_training_is_refused_where_it_is_none():

@@ -1,4 +1,6 @@
-"""New weights for old: nothing of a trained model may survive in what is drawn anew, whatever its layers are."""
+"""New weights for old: nothing of a trained model may survive in what is drawn anew, whatever its
+layers are.
+"""
 
 import copy
 import itertools
@@ -22,23 +24,43 @@ ARCHITECTURES = [*MODELS, "every"]
 
 
 class Layers(nn.Module):
-    """Every kind of layer that has a state, raw parameters, and buffers that training changes, one of them in no checkpoint."""
+    """Every kind of layer that has a state, raw parameters, and buffers that training changes, one
+    of them in no checkpoint.
+    """
 
     def __init__(self):
         super().__init__()
         self.token, self.scale = nn.Parameter(torch.randn(1, 64)), nn.Parameter(torch.zeros(4))
         self.register_buffer("centre", torch.rand(4))
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.layers = nn.ModuleList([
-            nn.Conv1d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv3d(4, 4, 3),
-            nn.ConvTranspose1d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3), nn.ConvTranspose3d(4, 4, 3),
-            nn.Linear(4, 4), nn.Bilinear(4, 4, 4), nn.Embedding(5, 4), nn.EmbeddingBag(5, 4), nn.PReLU(4),
-            nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4),
-            nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
-            nn.MultiheadAttention(4, 2, add_bias_kv=True), nn.TransformerEncoderLayer(4, 2, 8),
-            nn.RNN(4, 4), nn.LSTM(4, 4), nn.GRU(4, 4),
-            nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)),
-        ])  # fmt: skip
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv1d(4, 4, 3),
+                nn.Conv2d(4, 4, 3),
+                nn.Conv3d(4, 4, 3),
+                nn.ConvTranspose1d(4, 4, 3),
+                nn.ConvTranspose2d(4, 4, 3),
+                nn.ConvTranspose3d(4, 4, 3),
+                nn.Linear(4, 4),
+                nn.Bilinear(4, 4, 4),
+                nn.Embedding(5, 4),
+                nn.EmbeddingBag(5, 4),
+                nn.PReLU(4),
+                nn.BatchNorm1d(4),
+                nn.BatchNorm2d(4),
+                nn.BatchNorm3d(4),
+                nn.LayerNorm(4),
+                nn.GroupNorm(2, 4),
+                nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+                nn.MultiheadAttention(4, 2, add_bias_kv=True),
+                nn.TransformerEncoderLayer(4, 2, 8),
+                nn.RNN(4, 4),
+                nn.LSTM(4, 4),
+                nn.GRU(4, 4),
+                nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+                nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)),
+            ]
+        )
 
 
 class Every(nn.Module):
@@ -76,11 +98,15 @@ def trained(arch):
 
 def parts(model, *names):
     """The names of the tensors in these modules."""
-    return {name for name in tensors(model) if name.startswith(tuple(f"{module}." for module in names))}
+    return {
+        name for name in tensors(model) if name.startswith(tuple(f"{module}." for module in names))
+    }
 
 
 def check_new(model, fresh, names=None):
-    """The named tensors (all by default) are the fresh model's, and all others are what training made of them."""
+    """The named tensors (all by default) are the fresh model's, and all others are what training
+    made of them.
+    """
     theirs = tensors(fresh)
     assert tensors(model).keys() == theirs.keys()
     for name, value in tensors(model).items():
@@ -91,14 +117,19 @@ def check_new(model, fresh, names=None):
             assert (value == TRAINED).all(), name
 
 
-# ------------------------------------------------------------------------------------------------------------ redraw
+# ------------------------------------------------------------------------------------------- redraw
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_redrawn_model_is_one_built_under_the_seed_and_nothing_survives(arch):
-    """A copy too, and one with SyncBatchNorm, which a run of several GPUs has: Retrain must not begin with the original's."""
+    """A copy too, and one with SyncBatchNorm, which a run of several GPUs has: Retrain must not
+    begin with the original's.
+    """
     model, fresh = trained(arch), build(arch, 5)
-    for one in (copy.deepcopy(model), nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))):
+    for one in (
+        copy.deepcopy(model),
+        nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)),
+    ):
         redraw(one, 5)
         check_new(one, fresh)
         assert one.normalize.mean.tolist() == pytest.approx(MEAN)
@@ -106,8 +137,12 @@ def test_a_redrawn_model_is_one_built_under_the_seed_and_nothing_survives(arch):
 
 
 @pytest.mark.parametrize("arch", MODELS)
-def test_where_the_rule_of_initialisation_covers_all_layers_it_alone_decides_in_every_memory_format(arch):
-    """A draw fills memory in order: the weights of a seed depend on the format, and the runs' is channels_last."""
+def test_where_the_rule_of_initialisation_covers_all_layers_it_alone_decides_in_every_memory_format(
+    arch,
+):
+    """A draw fills memory in order: the weights of a seed depend on the format, and the runs' is
+    channels_last.
+    """
     model = trained(arch).to(memory_format=torch.channels_last)
     expected = copy.deepcopy(model)
     torch.manual_seed(5)
@@ -138,7 +173,9 @@ def test_a_seed_is_one_network_whatever_was_drawn_before_and_on_every_default_de
 
 
 def test_what_a_constructor_draws_does_not_repeat_what_is_drawn_over_it():
-    """From the same state of the generator a class token would be the first weights of the first convolution, to a factor."""
+    """From the same state of the generator a class token would be the first weights of the first
+    convolution, to a factor.
+    """
     model = build("every", 5)
     torch.manual_seed(5)
     assert not torch.isclose(model.token, torch.randn(1, 64)).any()
@@ -146,7 +183,10 @@ def test_what_a_constructor_draws_does_not_repeat_what_is_drawn_over_it():
 
 def test_a_model_that_does_not_know_how_it_was_made_is_refused():
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(UserError, match=r"this Sequential does not know .*; set model.construct to .* lambda: MyNet"):
+    with pytest.raises(
+        UserError,
+        match=r"this Sequential does not know .*; set model.construct to .* lambda: MyNet",
+    ):
         redraw(model, 1)
     model.construct = lambda: nn.Sequential(nn.Linear(2, 2))
     redraw(model, 1)
@@ -155,8 +195,14 @@ def test_a_model_that_does_not_know_how_it_was_made_is_refused():
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (lambda: nn.Sequential(nn.Linear(1, 2)), r"0\.weight is \(2, 1\) in the new one and \(2, 2\) in the model"),
-        (lambda: nn.Sequential(nn.Linear(2, 2, bias=False)), r"0\.bias is missing in the new one and \(2,\) in the model"),
+        (
+            lambda: nn.Sequential(nn.Linear(1, 2)),
+            r"0\.weight is \(2, 1\) in the new one and \(2, 2\) in the model",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2, bias=False)),
+            r"0\.bias is missing in the new one and \(2,\) in the model",
+        ),
     ],
 )
 def test_a_construct_of_another_network_is_refused_and_nothing_has_changed(other, difference):
@@ -168,7 +214,7 @@ def test_a_construct_of_another_network_is_refused_and_nothing_has_changed(other
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-# --------------------------------------------------------------------------------------------- the methods that redraw
+# -------------------------------------------------------------------------- the methods that redraw
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -1,4 +1,6 @@
-"""Attacks with reference models against SciPy, loops, identities, theory, and pools in which nothing was learned."""
+"""Attacks with reference models against SciPy, loops, identities, theory, and pools in which
+nothing was learned.
+"""
 
 import math
 
@@ -31,7 +33,9 @@ few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def make_pool(shadows, n, seed=0, *, shift=0.0, balanced=True):
-    """Margins (S, n) with a location and a spread of each sample's own, ``shift`` SDs higher where it is in; membership."""
+    """Margins (S, n) with a location and a spread of each sample's own, ``shift`` SDs higher where
+    it is in; membership.
+    """
     rng = np.random.default_rng(seed)
     if balanced:
         member = rng.permuted(np.tile(np.arange(shadows)[:, None] % 2 == 0, n), axis=0)
@@ -47,7 +51,7 @@ def log_probabilities(shape, seed=0):
     return scipy.special.log_expit(np.random.default_rng(seed).normal(1, 2, shape))
 
 
-# ---------------------------------------------------------------------------------------------------------- RMIA
+# --------------------------------------------------------------------------------------------- RMIA
 
 
 def loop_rmia(p, references, population, population_references, a, gamma):
@@ -61,9 +65,17 @@ def loop_rmia(p, references, population, population_references, a, gamma):
 @pytest.mark.parametrize("models", [1, 4])
 @pytest.mark.parametrize(("a", "gamma"), [(0.3, 1), (0.4, 2), (1, 1)])
 def test_rmia_equals_two_loops(models, a, gamma):
-    own, references, population, theirs = (log_probabilities(shape, i) for i, shape in enumerate([30, (models, 30), 50, (models, 50)]))
-    got = rmia_scores(rmia_offline_ratio(own, references, a=a), rmia_offline_ratio(population, theirs, a=a), gamma=gamma)
-    expected = loop_rmia(np.exp(own), np.exp(references), np.exp(population), np.exp(theirs), a, gamma)
+    own, references, population, theirs = (
+        log_probabilities(shape, i) for i, shape in enumerate([30, (models, 30), 50, (models, 50)])
+    )
+    got = rmia_scores(
+        rmia_offline_ratio(own, references, a=a),
+        rmia_offline_ratio(population, theirs, a=a),
+        gamma=gamma,
+    )
+    expected = loop_rmia(
+        np.exp(own), np.exp(references), np.exp(population), np.exp(theirs), a, gamma
+    )
     np.testing.assert_allclose(got, expected, atol=1e-12)
     assert len(np.unique(got)) > 5
 
@@ -71,13 +83,17 @@ def test_rmia_equals_two_loops(models, a, gamma):
 def test_rmia_of_one_reference_is_a_ratio_test():
     """a = 1 and one reference: x scores above z where p(x) / p_ref(x) >= p(z) / p_ref(z)."""
     own, reference = log_probabilities(20, 1), log_probabilities((1, 20), 2)
-    np.testing.assert_allclose(rmia_offline_ratio(own, reference, a=1), own - reference[0], atol=1e-12)
+    np.testing.assert_allclose(
+        rmia_offline_ratio(own, reference, a=1), own - reference[0], atol=1e-12
+    )
 
 
 def test_rmia_of_constant_references_is_the_rank_of_the_probability():
     own, population = log_probabilities(40, 1), log_probabilities(60, 2)
     constant = np.full((3, 100), math.log(0.4))
-    got = rmia_scores(rmia_offline_ratio(own, constant[:, :40]), rmia_offline_ratio(population, constant[:, 40:]))
+    got = rmia_scores(
+        rmia_offline_ratio(own, constant[:, :40]), rmia_offline_ratio(population, constant[:, 40:])
+    )
     np.testing.assert_array_equal(got, [np.mean(population <= value) for value in own])
 
 
@@ -94,69 +110,109 @@ def test_scaling_both_probabilities_changes_nothing(seed, scale):
     own, references = log_probabilities(12, seed), log_probabilities((6, 12), seed + 1)
     member = np.arange(6)[:, None] % 2 == np.arange(12) % 2
     np.testing.assert_allclose(
-        rmia_online_ratio(own + scale, references + scale, member), rmia_online_ratio(own, references, member), atol=1e-12
+        rmia_online_ratio(own + scale, references + scale, member),
+        rmia_online_ratio(own, references, member),
+        atol=1e-12,
     )
     np.testing.assert_allclose(
-        rmia_offline_ratio(own + scale, references + scale, a=1), rmia_offline_ratio(own, references, a=1), atol=1e-12
+        rmia_offline_ratio(own + scale, references + scale, a=1),
+        rmia_offline_ratio(own, references, a=1),
+        atol=1e-12,
     )
-    assert np.abs(rmia_offline_ratio(own + 1, references + 1) - rmia_offline_ratio(own, references)).max() > 1e-3
+    assert (
+        np.abs(
+            rmia_offline_ratio(own + 1, references + 1) - rmia_offline_ratio(own, references)
+        ).max()
+        > 1e-3
+    )
 
 
 def test_rmia_online_weighs_in_and_out_alike_and_offline_leaves_in_models_out():
     references = np.log([[0.2, 0.9], [0.4, 0.8], [0.9, 0.5]])
     member = np.array([[False, True], [False, True], [True, False]])
     own = np.log([0.6, 0.6])
-    np.testing.assert_allclose(np.exp(own - rmia_online_ratio(own, references, member)), [(0.3 + 0.9) / 2, (0.85 + 0.5) / 2])
-    np.testing.assert_allclose(np.exp(own - rmia_offline_ratio(own, references, member)), [(1.3 * 0.3 + 0.7) / 2, (1.3 * 0.5 + 0.7) / 2])
+    np.testing.assert_allclose(
+        np.exp(own - rmia_online_ratio(own, references, member)),
+        [(0.3 + 0.9) / 2, (0.85 + 0.5) / 2],
+    )
+    np.testing.assert_allclose(
+        np.exp(own - rmia_offline_ratio(own, references, member)),
+        [(1.3 * 0.3 + 0.7) / 2, (1.3 * 0.5 + 0.7) / 2],
+    )
     changed = np.where(member, -0.01, references)
-    assert (rmia_offline_ratio(own, changed, member) == rmia_offline_ratio(own, references, member)).all()
+    assert (
+        rmia_offline_ratio(own, changed, member) == rmia_offline_ratio(own, references, member)
+    ).all()
 
 
 def test_rmia_survives_probabilities_that_underflow():
     """Margins of -2,000: p is 0 in float64, its ratio to references as sure is not."""
-    got = rmia_online_ratio(np.array([-2000.0]), np.array([[-2001.0], [-3000.0]]), np.array([[True], [False]]))
+    got = rmia_online_ratio(
+        np.array([-2000.0]), np.array([[-2001.0], [-3000.0]]), np.array([[True], [False]])
+    )
     assert got == pytest.approx(1 + math.log(2))
 
 
 @few
 @given(seeds, st.sampled_from([0.5, 1, 2]))
 def test_rmia_ranks_like_its_ratio(seed, gamma):
-    """The population only makes ties: no pair is turned round, and with a fine one the AUC is the ratio's."""
+    """The population only makes ties: no pair is turned round, and with a fine one the AUC is the
+    ratio's.
+    """
     rng = np.random.default_rng(seed)
-    members, others, population = rng.normal(1, 1, 30), rng.normal(0, 1, 30), rng.normal(0, 3, 20_000)
+    members, others, population = (
+        rng.normal(1, 1, 30),
+        rng.normal(0, 1, 30),
+        rng.normal(0, 3, 20_000),
+    )
     order = np.argsort(members)
     assert (np.diff(rmia_scores(members, population[:15], gamma=gamma)[order]) >= 0).all()
-    fine = auc(rmia_scores(members, population, gamma=gamma), rmia_scores(others, population, gamma=gamma))
+    fine = auc(
+        rmia_scores(members, population, gamma=gamma), rmia_scores(others, population, gamma=gamma)
+    )
     assert fine == pytest.approx(auc(members, others), abs=0.01)
 
 
 def test_rmia_of_a_model_that_never_saw_the_forget_set_is_at_chance():
-    """Two hundred audits of a model like its references; of a model that raises the forget set's margins, none passes."""
+    """Two hundred audits of a model like its references; of a model that raises the forget set's
+    margins, none passes.
+    """
     outside, caught = 0, 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
         location = rng.normal(1, 2, 300)
         margins = location + rng.normal(0, 0.7, (4, 300))
         for trained in (False, True):
-            logs = scipy.special.log_expit(margins + trained * np.array([[2], [0], [0], [0]]) * (np.arange(300) < 100))
+            logs = scipy.special.log_expit(
+                margins + trained * np.array([[2], [0], [0], [0]]) * (np.arange(300) < 100)
+            )
             ratios = rmia_offline_ratio(logs[0], logs[1:])
-            forget, held_out = (rmia_scores(ratios[part], ratios[200:]) for part in (slice(100), slice(100, 200)))
+            forget, held_out = (
+                rmia_scores(ratios[part], ratios[200:]) for part in (slice(100), slice(100, 200))
+            )
             got = roc_summary("rmia", forget, held_out, alpha=1e-3)
             inside = got["rmia_auc_null_low"] <= got["rmia_auc"] <= got["rmia_auc_null_high"]
-            outside, caught = outside + (not trained and not inside), caught + (trained and not inside)
+            outside, caught = (
+                outside + (not trained and not inside),
+                caught + (trained and not inside),
+            )
     assert outside <= 3
     assert caught == 200
 
 
-# ---------------------------------------------------------------------------------------------------------- LiRA
+# --------------------------------------------------------------------------------------------- LiRA
 
 
 def test_gaussian_log_ratio_equals_scipy():
     rng = np.random.default_rng(0)
     phi, mu_in, mu_out = rng.normal(size=(3, 50))
     sd_in, sd_out = rng.uniform(0.5, 2, (2, 50))
-    expected = scipy.stats.norm.logpdf(phi, mu_in, sd_in) - scipy.stats.norm.logpdf(phi, mu_out, sd_out)
-    np.testing.assert_allclose(gaussian_log_ratio(phi, mu_in, sd_in, mu_out, sd_out), expected, atol=1e-12)
+    expected = scipy.stats.norm.logpdf(phi, mu_in, sd_in) - scipy.stats.norm.logpdf(
+        phi, mu_out, sd_out
+    )
+    np.testing.assert_allclose(
+        gaussian_log_ratio(phi, mu_in, sd_in, mu_out, sd_out), expected, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("shift", [0.5, 1, 1.5])
@@ -171,28 +227,46 @@ def loop_gaussian(columns, pooled):
     medians = np.array([np.median(column) for column in columns])
     if pooled:
         freedom = sum(len(column) - 1 for column in columns)
-        return medians, np.full(len(columns), math.sqrt(sum(((c - c.mean()) ** 2).sum() for c in columns) / freedom))
+        return medians, np.full(
+            len(columns), math.sqrt(sum(((c - c.mean()) ** 2).sum() for c in columns) / freedom)
+        )
     return medians, np.array([np.std(column, ddof=1) for column in columns])
 
 
 @pytest.mark.parametrize("models", [7, 63, 64])
 def test_lira_equals_loops_over_samples(models):
-    """Below 64 models one SD for all samples, from 64 on one for each; in and out each their own."""
+    """Below 64 models one SD for all samples, from 64 on one for each; in and out each
+    their own.
+    """
     references, member = make_pool(models, 20, shift=2, balanced=False)
     margins = references[0] + 1
-    ins, outs = ([references[side[:, j], j] for j in range(references.shape[1])] for side in (member, ~member))
-    (mu_in, sd_in), (mu_out, sd_out) = loop_gaussian(ins, models < 64), loop_gaussian(outs, models < 64)
-    expected = scipy.stats.norm.logpdf(margins, mu_in, sd_in) - scipy.stats.norm.logpdf(margins, mu_out, sd_out)
-    np.testing.assert_allclose(lira_online(margins, references, member), expected, rtol=1e-9, atol=1e-10)
+    ins, outs = (
+        [references[side[:, j], j] for j in range(references.shape[1])]
+        for side in (member, ~member)
+    )
+    (mu_in, sd_in), (mu_out, sd_out) = (
+        loop_gaussian(ins, models < 64),
+        loop_gaussian(outs, models < 64),
+    )
+    expected = scipy.stats.norm.logpdf(margins, mu_in, sd_in) - scipy.stats.norm.logpdf(
+        margins, mu_out, sd_out
+    )
+    np.testing.assert_allclose(
+        lira_online(margins, references, member), expected, rtol=1e-9, atol=1e-10
+    )
     tail = scipy.special.ndtr(lira_offline(margins, references, member))
-    np.testing.assert_allclose(tail, 1 - scipy.stats.norm.sf(margins, mu_out, sd_out), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        tail, 1 - scipy.stats.norm.sf(margins, mu_out, sd_out), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_offline_lira_is_one_sided():
     """0.5 at the median of the out-models, rising with the margin without end."""
     references = make_pool(9, 30)[0]
     assert (lira_offline(np.median(references, 0), references) == 0).all()
-    steps = np.array([lira_offline(np.full(30, margin), references) for margin in (-50, -1, 0, 1, 50, 60)])
+    steps = np.array(
+        [lira_offline(np.full(30, margin), references) for margin in (-50, -1, 0, 1, 50, 60)]
+    )
     assert (np.diff(steps, axis=0) > 0).all()
 
 
@@ -218,31 +292,53 @@ def test_pooled_sd_is_the_spread_of_models_not_of_samples():
 def test_order_of_samples_and_of_models_changes_nothing(seed):
     references, member = make_pool(6, 15, seed)
     own = references[0] + np.random.default_rng(seed).normal(size=15)
-    columns, rows = np.random.default_rng(seed).permutation(15), np.random.default_rng(seed).permutation(6)
+    columns, rows = (
+        np.random.default_rng(seed).permutation(15),
+        np.random.default_rng(seed).permutation(6),
+    )
     expected = lira_online(own, references, member)[columns]
-    np.testing.assert_allclose(lira_online(own[columns], references[:, columns], member[:, columns]), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(lira_online(own, references[rows], member[rows])[columns], expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(
-        ulira_scores(references[:, columns], member[:, columns]), ulira_scores(references, member)[:, columns], rtol=1e-9, atol=1e-9
+        lira_online(own[columns], references[:, columns], member[:, columns]),
+        expected,
+        rtol=1e-9,
+        atol=1e-9,
+    )
+    np.testing.assert_allclose(
+        lira_online(own, references[rows], member[rows])[columns], expected, rtol=1e-9, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        ulira_scores(references[:, columns], member[:, columns]),
+        ulira_scores(references, member)[:, columns],
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
-# -------------------------------------------------------------------------------------------------------- U-LiRA
+# ------------------------------------------------------------------------------------------- U-LiRA
 
 
 def loop_ulira(margins, member):
-    """Each shadow and sample on its own: the next shadows in cyclic order, equally many of each side."""
+    """Each shadow and sample on its own: the next shadows in cyclic order, equally many of each
+    side.
+    """
     shadows, n = margins.shape
     fits = {}
     for i in range(shadows):
         for j in range(n):
             each = min(member[:, j].sum(), (~member[:, j]).sum()) - 1
             rest = [(i + step) % shadows for step in range(1, shadows)]
-            fits[i, j] = [margins[[s for s in rest if member[s, j] == side][:each], j] for side in (True, False)]
+            fits[i, j] = [
+                margins[[s for s in rest if member[s, j] == side][:each], j]
+                for side in (True, False)
+            ]
     scores = np.empty(margins.shape)
     for i in range(shadows):
-        (mu_in, sd_in), (mu_out, sd_out) = (loop_gaussian([fits[i, j][side] for j in range(n)], shadows < 64) for side in (0, 1))
-        scores[i] = scipy.stats.norm.logpdf(margins[i], mu_in, sd_in) - scipy.stats.norm.logpdf(margins[i], mu_out, sd_out)
+        (mu_in, sd_in), (mu_out, sd_out) = (
+            loop_gaussian([fits[i, j][side] for j in range(n)], shadows < 64) for side in (0, 1)
+        )
+        scores[i] = scipy.stats.norm.logpdf(margins[i], mu_in, sd_in) - scipy.stats.norm.logpdf(
+            margins[i], mu_out, sd_out
+        )
     return scores
 
 
@@ -255,7 +351,9 @@ def test_ulira_equals_loops(shadows, balanced):
 
 
 def test_ulira_leaves_the_audited_shadow_out():
-    """An outlier of shadow 3 on one sample does not touch its scores on the others: its margins are in no fit that judges it."""
+    """An outlier of shadow 3 on one sample does not touch its scores on the others: its margins are
+    in no fit that judges it.
+    """
     margins, member = make_pool(8, 40)
     moved = margins.copy()
     moved[3, 5] += 1e3
@@ -276,7 +374,9 @@ def test_ulira_finds_what_a_likelihood_ratio_can(shift):
 
 @pytest.mark.parametrize(("shadows", "balanced"), [(8, True), (8, False), (16, True)])
 def test_ulira_of_shadows_that_forgot_is_at_chance(shadows, balanced):
-    """Mean AUC 0.5 (0.46 and 0.484 if the audited shadow's side were one short), and spread as the interval says."""
+    """Mean AUC 0.5 (0.46 and 0.484 if the audited shadow's side were one short), and spread as the
+    interval says.
+    """
     areas, reach = [], []
     for seed in range(100):
         margins, member = make_pool(shadows, 100, seed, balanced=balanced)
@@ -292,7 +392,11 @@ def test_ulira_of_shadows_that_forgot_is_at_chance(shadows, balanced):
 def test_ulira_of_memorising_shadows_is_one_and_of_constant_margins_one_half():
     margins, member = make_pool(8, 60, shift=40)
     got = ulira_summary(ulira_scores(margins, member), margins, member)
-    assert (got["ulira_auc"], got["ulira_tpr_at_fpr_1"], got["ulira_worst_1_percent_auc"]) == (1, 1, 1)
+    assert (got["ulira_auc"], got["ulira_tpr_at_fpr_1"], got["ulira_worst_1_percent_auc"]) == (
+        1,
+        1,
+        1,
+    )
     flat = np.zeros_like(margins)
     got = ulira_summary(ulira_scores(flat, member), flat, member)
     assert (got["ulira_auc"], got["ulira_tpr_at_fpr_1"]) == (0.5, 0)
@@ -302,15 +406,19 @@ def exact_two_sided_tail(area):
     """Pr[max(A, 1 - A) >= area] for 8 against 8, by counting the ways to reach each rank sum."""
     ways = {(0, 0): 1}
     for rank in range(1, 17):
-        more = {(taken + 1, total + rank): count for (taken, total), count in ways.items() if taken < 8}
+        more = {
+            (taken + 1, total + rank): count for (taken, total), count in ways.items() if taken < 8
+        }
         ways = {key: ways.get(key, 0) + more.get(key, 0) for key in ways | more}
     areas = {(total - 36) / 64: count for (taken, total), count in ways.items() if taken == 8}
-    return sum(count for a, count in areas.items() if max(a, 1 - a) >= area - 1e-9) / math.comb(16, 8)
+    return sum(count for a, count in areas.items() if max(a, 1 - a) >= area - 1e-9) / math.comb(
+        16, 8
+    )
 
 
 def test_worst_samples_have_the_floor_of_chance():
-    """8 in and 8 out: the 99 % point of Mann-Whitney's exact distribution, whose AUCs go in steps of 1/64; a sample in twenty
-    that leaks is far above it, and does not move it.
+    """8 in and 8 out: the 99 % point of Mann-Whitney's exact distribution, whose AUCs go in steps
+    of 1/64; a sample in twenty that leaks is far above it, and does not move it.
     """
     margins, member = make_pool(16, 2000)
     got = ulira_summary(np.zeros_like(margins), margins, member)
@@ -326,7 +434,9 @@ def test_worst_samples_have_the_floor_of_chance():
 
 
 def test_the_median_sample_has_the_floor_of_chance():
-    """The median of Mann-Whitney's exact distribution, 8 in and 8 out; images that all leak do not move it."""
+    """The median of Mann-Whitney's exact distribution, 8 in and 8 out; images that all leak do not
+    move it.
+    """
     margins, member = make_pool(16, 2000)
     got = ulira_summary(np.zeros_like(margins), margins, member)
     floor = got["ulira_sample_auc_median_floor"]
@@ -340,7 +450,9 @@ def test_the_median_sample_has_the_floor_of_chance():
 
 
 def test_ulira_by_memorisation_finds_the_third_that_leaks():
-    """Only the images of the highest scores leak: 1 there, chance elsewhere; five images have no thirds of two."""
+    """Only the images of the highest scores leak: 1 there, chance elsewhere; five images have no
+    thirds of two.
+    """
     margins, member = make_pool(8, 300)
     memorisation = np.random.default_rng(1).permutation(300) / 300
     margins = margins + 40 * member * (memorisation >= 2 / 3)
@@ -348,7 +460,9 @@ def test_ulira_by_memorisation_finds_the_third_that_leaks():
     assert got["ulira_high_memorisation_auc"] > 0.99
     for group in ("low", "middle"):
         name = f"ulira_{group}_memorisation_auc"
-        chosen = (memorisation >= {"low": 0, "middle": 1 / 3}[group]) & (memorisation < {"low": 1 / 3, "middle": 2 / 3}[group])
+        chosen = (memorisation >= {"low": 0, "middle": 1 / 3}[group]) & (
+            memorisation < {"low": 1 / 3, "middle": 2 / 3}[group]
+        )
         truth = roc_auc_score(member[:, chosen].ravel(), margins[:, chosen].ravel())
         assert got[name] == pytest.approx(truth, abs=1e-12)
         assert abs(got[name] - 0.5) <= (got[f"{name}_null_high"] - 0.5) * 3.29 / 1.96
@@ -363,13 +477,22 @@ def test_clustered_sd_equals_loops_and_delong():
     area = np.mean([wins(x, y) for x in inside for y in outside])
     total = 0.0
     for j in range(margins.shape[1]):
-        part = sum(np.mean([wins(x, y) for y in outside]) - area for x in margins[member[:, j], j]) / len(inside)
-        part += sum(np.mean([wins(x, y) for x in inside]) - area for y in margins[~member[:, j], j]) / len(outside)
+        part = sum(
+            np.mean([wins(x, y) for y in outside]) - area for x in margins[member[:, j], j]
+        ) / len(inside)
+        part += sum(
+            np.mean([wins(x, y) for x in inside]) - area for y in margins[~member[:, j], j]
+        ) / len(outside)
         total += part**2
     n = margins.shape[1]
-    assert clustered_auc_sd(margins, member) == pytest.approx(math.sqrt(total * n / (n - 1)), rel=1e-9)
+    assert clustered_auc_sd(margins, member) == pytest.approx(
+        math.sqrt(total * n / (n - 1)), rel=1e-9
+    )
     scores, own = margins.reshape(1, -1), member.reshape(1, -1)
-    placed = [[np.mean([wins(x, y) for y in outside]) for x in inside], [np.mean([wins(x, y) for x in inside]) for y in outside]]
+    placed = [
+        [np.mean([wins(x, y) for y in outside]) for x in inside],
+        [np.mean([wins(x, y) for x in inside]) for y in outside],
+    ]
     delong = math.sqrt(sum(np.var(side, ddof=1) / len(side) for side in placed))
     assert clustered_auc_sd(scores, own) == pytest.approx(delong, rel=0.01)
 
@@ -383,7 +506,7 @@ def test_per_sample_auc_equals_scikit_learn(seed):
     np.testing.assert_allclose(per_sample_auc(margins, member), expected, atol=1e-12)
 
 
-# -------------------------------------------------------------------------------------------------- memorisation
+# ------------------------------------------------------------------------------------- memorisation
 
 
 def test_memorisation_by_hand():
@@ -394,13 +517,17 @@ def test_memorisation_by_hand():
     scores, errors = memorisation_scores(correct, member)
     assert scores == pytest.approx([0.75, 0, -1])
     shares = [(5 / 6, 4, 2 / 6, 4), (0.5, 4, 0.5, 4), (0.25, 2, 7 / 8, 6)]
-    assert errors == pytest.approx([math.sqrt(p * (1 - p) / m + q * (1 - q) / k) for p, m, q, k in shares])
+    assert errors == pytest.approx(
+        [math.sqrt(p * (1 - p) / m + q * (1 - q) / k) for p, m, q, k in shares]
+    )
 
 
 def test_memorisation_tells_memorised_from_easy_and_from_impossible():
     member = make_pool(16, 90)[1]
     kind = np.arange(90) % 3
-    correct = np.select([kind == 0, kind == 1], [member, np.ones_like(member)], np.zeros_like(member))
+    correct = np.select(
+        [kind == 0, kind == 1], [member, np.ones_like(member)], np.zeros_like(member)
+    )
     assert (memorisation_scores(correct, member)[0] == (kind == 0)).all()
 
 
@@ -408,13 +535,15 @@ def test_memorisation_error_is_the_spread_of_the_score():
     """8 in and 8 out, p = 0.9 and 0.5: 0.15 and 0.25."""
     member = make_pool(16, 20_000)[1]
     for p, expected in ((0.9, 0.15), (0.5, 0.25)):
-        scores, errors = memorisation_scores(np.random.default_rng(1).random(member.shape) < p, member)
+        scores, errors = memorisation_scores(
+            np.random.default_rng(1).random(member.shape) < p, member
+        )
         assert scores.std() == pytest.approx(expected, abs=0.005)
         assert abs(scores.mean()) < 0.005
         assert 0.95 < np.sqrt(np.mean(errors**2)) / scores.std() < 1.26
 
 
-# --------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_models_that_are_missing_are_an_error():
@@ -440,7 +569,11 @@ def test_models_that_are_missing_are_an_error():
 def test_arrays_that_do_not_fit_are_an_error():
     margins, member = make_pool(4, 5)
     broken = np.where(np.arange(5) == 1, np.nan, margins)
-    for own, references in ((margins[0], margins[:, :4]), (margins[0], margins[:0]), (margins[0, :0], margins[:, :0])):
+    for own, references in (
+        (margins[0], margins[:, :4]),
+        (margins[0], margins[:0]),
+        (margins[0, :0], margins[:, :0]),
+    ):
         with pytest.raises(ValueError, match="References have shape"):
             lira_offline(own, references)
     for call in (

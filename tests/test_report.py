@@ -1,4 +1,6 @@
-"""The report against numbers computed here from the same result files: means, deviations, gaps, formats, refusals."""
+"""The report against numbers computed here from the same result files: means, deviations, gaps,
+formats, refusals.
+"""
 
 import copy
 import csv
@@ -60,7 +62,7 @@ def folder(tmp_path):
     return write(tmp_path, *results)
 
 
-# ------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def test_means_and_sample_deviations(folder, capsys):
@@ -76,7 +78,13 @@ def test_means_and_sample_deviations(folder, capsys):
 
 
 def test_rte_counts_the_mask(tmp_path, capsys):
-    write(tmp_path, *(result("RL", "SalUn", seed=seed, rte=rte, mask=0.5) for seed, rte in ((1, (4.0, 156.0)), (2, (4.0, 166.0)))))
+    write(
+        tmp_path,
+        *(
+            result("RL", "SalUn", seed=seed, rte=rte, mask=0.5)
+            for seed, rte in ((1, (4.0, 156.0)), (2, (4.0, 166.0)))
+        ),
+    )
     rows, _ = only_table(capsys, tmp_path)
     assert rows["SalUn"]["RTE"] == pytest.approx(165)
     assert rows["SalUn"]["RTE_std"] == pytest.approx(50**0.5)
@@ -84,7 +92,12 @@ def test_rte_counts_the_mask(tmp_path, capsys):
 
 def test_gaps_are_signed_differences_of_means(folder, capsys):
     rows, _ = only_table(capsys, folder)
-    for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]), ("FT", [(0.6, 99.9, 94.2, 2.7)]), ("Retrain", RETRAIN)):
+    for name, values in (
+        ("SalUn", SALUN),
+        ("RL", SALUN[:2]),
+        ("FT", [(0.6, 99.9, 94.2, 2.7)]),
+        ("Retrain", RETRAIN),
+    ):
         gaps = np.mean(values, 0) - np.mean(RETRAIN, 0)
         assert [rows[name][f"{metric}_gap"] for metric in METRICS] == pytest.approx(gaps, abs=1e-9)
         assert rows[name]["avg_gap"] == pytest.approx(np.abs(gaps).mean(), abs=1e-9)
@@ -92,9 +105,16 @@ def test_gaps_are_signed_differences_of_means(folder, capsys):
 
 
 def test_paired_gap_compares_seed_by_seed(folder, capsys):
-    """The mean over seeds of mean absolute differences: for RL over its two seeds; never below the gap of means where all are paired."""
+    """The mean over seeds of mean absolute differences: for RL over its two seeds; never below the
+    gap of means where all are paired.
+    """
     rows, _ = only_table(capsys, folder)
-    for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]), ("FT", [(0.6, 99.9, 94.2, 2.7)]), ("Retrain", RETRAIN)):
+    for name, values in (
+        ("SalUn", SALUN),
+        ("RL", SALUN[:2]),
+        ("FT", [(0.6, 99.9, 94.2, 2.7)]),
+        ("Retrain", RETRAIN),
+    ):
         paired = np.abs(np.array(values) - np.array(RETRAIN)[: len(values)]).mean()
         assert rows[name]["mean_paired_gap"] == pytest.approx(paired, abs=1e-9)
     assert rows["SalUn"]["avg_gap"] < rows["SalUn"]["mean_paired_gap"] - 0.5
@@ -106,7 +126,9 @@ def test_gap_of_means_never_exceeds_the_mean_paired_gap(tmp_path, capsys, seed):
     """Jensen's inequality, on random paired runs."""
     rng = np.random.default_rng(seed)
     write(
-        tmp_path, *runs("retrain", "Retrain", rng.uniform(0, 100, (4, 4)).tolist()), *runs("GA", "GA", rng.uniform(0, 100, (4, 4)).tolist())
+        tmp_path,
+        *runs("retrain", "Retrain", rng.uniform(0, 100, (4, 4)).tolist()),
+        *runs("GA", "GA", rng.uniform(0, 100, (4, 4)).tolist()),
     )
     rows, _ = only_table(capsys, tmp_path)
     assert 0 < rows["GA"]["avg_gap"] <= rows["GA"]["mean_paired_gap"]
@@ -115,28 +137,39 @@ def test_gap_of_means_never_exceeds_the_mean_paired_gap(tmp_path, capsys, seed):
 @pytest.mark.parametrize("partner", [{"seed": 9}, {"forget": "e" * 64}])
 def test_runs_without_a_partner_have_no_paired_gap(tmp_path, capsys, partner):
     """A partner has the same seed and the same forget set."""
-    write(tmp_path, result("retrain", "Retrain", RETRAIN[0], **partner), result("GA", "GA", SALUN[0]))
+    write(
+        tmp_path, result("retrain", "Retrain", RETRAIN[0], **partner), result("GA", "GA", SALUN[0])
+    )
     rows, _ = only_table(capsys, tmp_path, "--mixed")
     assert rows["GA"]["mean_paired_gap"] is None
     assert rows["GA"]["avg_gap"] == pytest.approx(np.abs(np.subtract(SALUN[0], RETRAIN[0])).mean())
 
 
 def test_published_average_gap(tmp_path, capsys):
-    """SalUn at 10 % of CIFAR-10: gaps 2.39, 0.38, 0.33 and 1.51 average to the 1.15 of the paper's table."""
-    write(tmp_path, result("retrain", "Retrain", (5.24, 100.0, 94.26, 12.88)), result("RL", "SalUn", (2.85, 99.62, 93.93, 14.39), mask=0.5))
+    """SalUn at 10 % of CIFAR-10: gaps 2.39, 0.38, 0.33 and 1.51 average to the 1.15 of the paper's
+    table.
+    """
+    write(
+        tmp_path,
+        result("retrain", "Retrain", (5.24, 100.0, 94.26, 12.88)),
+        result("RL", "SalUn", (2.85, 99.62, 93.93, 14.39), mask=0.5),
+    )
     rows, _ = only_table(capsys, tmp_path)
     assert round(rows["SalUn"]["avg_gap"], 2) == 1.15
     gaps = [round(rows["SalUn"][f"{metric}_gap"], 2) for metric in METRICS]
     assert gaps == [-2.39, -0.38, -0.33, 1.51]
 
 
-# ------------------------------------------------------------------------------------------------- rows and tables
+# ---------------------------------------------------------------------------------- rows and tables
 
 
 def test_rows_begin_with_retrain_and_go_by_average_gap(folder, capsys):
     """The order is computed here from the values."""
     _, table = only_table(capsys, folder)
-    gap = {name: np.abs(np.mean(values, 0) - np.mean(RETRAIN, 0)).mean() for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]))}
+    gap = {
+        name: np.abs(np.mean(values, 0) - np.mean(RETRAIN, 0)).mean()
+        for name, values in (("SalUn", SALUN), ("RL", SALUN[:2]))
+    }
     gap["FT"] = np.abs(np.subtract((0.6, 99.9, 94.2, 2.7), np.mean(RETRAIN, 0))).mean()
     assert [row["name"] for row in table["rows"]] == ["Retrain", *sorted(gap, key=gap.get)]
     assert [row["is_retrain"] for row in table["rows"]] == [True, False, False, False]
@@ -150,7 +183,13 @@ def test_salun_and_rl_are_separate_rows(folder, capsys):
 
 def test_learning_rates_make_rows_and_names(tmp_path, capsys):
     """The two FT rows are told apart by what differs and nothing else; GA needs no addition."""
-    write(tmp_path, result("FT", lr=0.01, seed=1), result("FT", lr=0.01, seed=2), result("FT", lr=0.05), result("GA", lr=0.0001))
+    write(
+        tmp_path,
+        result("FT", lr=0.01, seed=1),
+        result("FT", lr=0.01, seed=2),
+        result("FT", lr=0.05),
+        result("GA", lr=0.0001),
+    )
     rows, _ = only_table(capsys, tmp_path)
     assert set(rows) == {"FT (unlearn_lr 0.01)", "FT (unlearn_lr 0.05)", "GA"}
     assert rows["FT (unlearn_lr 0.01)"]["runs"] == 2
@@ -159,9 +198,18 @@ def test_learning_rates_make_rows_and_names(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        (lambda run: run["recipe"].update(batch_size=64), {"FT+mask (batch_size 256)", "FT+mask (batch_size 64)"}),
-        (lambda run: run["attack"].update(members="first"), {"FT+mask (members balanced)", "FT+mask (members first)"}),
-        (lambda run: run.update(mask={"path": "m", "density": 0.3}), {"FT+mask (mask 0.5)", "FT+mask (mask 0.3)"}),
+        (
+            lambda run: run["recipe"].update(batch_size=64),
+            {"FT+mask (batch_size 256)", "FT+mask (batch_size 64)"},
+        ),
+        (
+            lambda run: run["attack"].update(members="first"),
+            {"FT+mask (members balanced)", "FT+mask (members first)"},
+        ),
+        (
+            lambda run: run.update(mask={"path": "m", "density": 0.3}),
+            {"FT+mask (mask 0.5)", "FT+mask (mask 0.3)"},
+        ),
     ],
 )
 def test_other_settings_make_rows_and_names(tmp_path, capsys, change, names):
@@ -176,27 +224,47 @@ def test_other_settings_make_rows_and_names(tmp_path, capsys, change, names):
 @pytest.mark.parametrize(
     ("method", "recorded", "mask", "shown"),
     [
-        ("fisher", "FF", None, "FF-ref"), ("fisher_new", "FF-true", None, "FF"), ("fisher", "FF-ref", None, "FF-ref"),
-        ("fisher", "FF+mask", {}, "FF-ref+mask"), ("fisher_new", "FF-true+random-mask", {}, "FF+random-mask"),
-        ("fisher_new", "FF-true+mask", {"score": "magnitude"}, "FF+magnitude-mask"), ("RL", "SalUn", {"score": None}, "SalUn"),
-        ("RL", "RL+layers:fc,layer3-mask", {}, "RL+layers:fc,layer3-mask"), ("scrub_r", "SCRUB+R", None, "SCRUB+R"),
-        ("neggrad_plus", "NegGrad+", {"score": "saliency"}, "NegGrad++mask"), ("somebody's", "FF", None, "FF"),
+        ("fisher", "FF", None, "FF-ref"),
+        ("fisher_new", "FF-true", None, "FF"),
+        ("fisher", "FF-ref", None, "FF-ref"),
+        ("fisher", "FF+mask", {}, "FF-ref+mask"),
+        ("fisher_new", "FF-true+random-mask", {}, "FF+random-mask"),
+        ("fisher_new", "FF-true+mask", {"score": "magnitude"}, "FF+magnitude-mask"),
+        ("RL", "SalUn", {"score": None}, "SalUn"),
+        ("RL", "RL+layers:fc,layer3-mask", {}, "RL+layers:fc,layer3-mask"),
+        ("scrub_r", "SCRUB+R", None, "SCRUB+R"),
+        ("neggrad_plus", "NegGrad+", {"score": "saliency"}, "NegGrad++mask"),
+        ("somebody's", "FF", None, "FF"),
     ],
-)  # fmt: skip
-def test_a_row_has_the_label_of_its_method_today_whatever_the_file_says(tmp_path, capsys, method, recorded, mask, shown):
-    run = result(method, recorded) | {"mask": None if mask is None else {"path": "m", "density": 0.5, **mask}}
+)
+def test_a_row_has_the_label_of_its_method_today_whatever_the_file_says(
+    tmp_path, capsys, method, recorded, mask, shown
+):
+    run = result(method, recorded) | {
+        "mask": None if mask is None else {"path": "m", "density": 0.5, **mask}
+    }
     write(tmp_path, run)
     rows, _ = only_table(capsys, tmp_path)
     assert set(rows) == {shown}
 
 
 def test_runs_from_before_and_after_a_new_label_stand_in_one_row(tmp_path, capsys):
-    write(tmp_path, result("fisher", "FF", seed=1), result("fisher", "FF-ref", seed=2), result("fisher_new", "FF", seed=1))
+    write(
+        tmp_path,
+        result("fisher", "FF", seed=1),
+        result("fisher", "FF-ref", seed=2),
+        result("fisher_new", "FF", seed=1),
+    )
     rows, _ = only_table(capsys, tmp_path)
     assert {name: row["runs"] for name, row in rows.items()} == {"FF-ref": 2, "FF": 1}
 
 
-DRAWN = {"members": "balanced", "draws": 4, "seeded_by": "split_seed, data, forget set", "points": [90, 90]}
+DRAWN = {
+    "members": "balanced",
+    "draws": 4,
+    "seeded_by": "split_seed, data, forget set",
+    "points": [90, 90],
+}
 
 
 def drawn(run, *values):
@@ -207,8 +275,13 @@ def drawn(run, *values):
 
 
 def test_draws_that_move_a_method_alone_widen_its_band(tmp_path, capsys):
-    """The SD of the difference by hand: 0 where the method follows Retrain, that of 4, 8, 4, 8 where it does not."""
-    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0]))) for seed in (1, 2, 3)]
+    """The SD of the difference by hand: 0 where the method follows Retrain, that of 4, 8, 4, 8
+    where it does not.
+    """
+    retrain = [
+        drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0])))
+        for seed in (1, 2, 3)
+    ]
     follows = drawn(result("FT"), 15, 25, 35, 45)
     alone = drawn(result("GA"), *(2 + np.array([10, 20, 30, 40]) + [4.0, 8, 4, 8]))
     write(tmp_path, *retrain, follows, alone)
@@ -225,8 +298,13 @@ def test_draws_that_move_a_method_alone_widen_its_band(tmp_path, capsys):
 
 
 def test_average_gap_takes_a_quarter_of_what_the_draws_add_to_the_band_of_mia(tmp_path, capsys):
-    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0]))) for seed in (1, 2, 3)]
-    write(tmp_path, *retrain, drawn(result("FT"), 15, 25, 35, 45), drawn(result("GA"), 16, 30, 36, 50))
+    retrain = [
+        drawn(result("retrain", "Retrain", seed=seed), *(seed + np.array([10, 20, 30, 40.0])))
+        for seed in (1, 2, 3)
+    ]
+    write(
+        tmp_path, *retrain, drawn(result("FT"), 15, 25, 35, 45), drawn(result("GA"), 16, 30, 36, 50)
+    )
     rows, _ = only_table(capsys, tmp_path)
     more = rows["GA"]["MIA_band"] - rows["FT"]["MIA_band"]
     assert more > 1
@@ -236,7 +314,10 @@ def test_average_gap_takes_a_quarter_of_what_the_draws_add_to_the_band_of_mia(tm
 
 
 def test_draws_of_other_rules_or_without_a_number_are_not_compared(tmp_path, capsys):
-    retrain = [drawn(result("retrain", "Retrain", seed=seed), *(seed + np.arange(4.0))) for seed in (1, 2, 3)]
+    retrain = [
+        drawn(result("retrain", "Retrain", seed=seed), *(seed + np.arange(4.0)))
+        for seed in (1, 2, 3)
+    ]
     old, without = result("FT"), drawn(result("GA"), 1, 2, 3, 4)
     without["attack"]["MIA"][0] = None
     write(tmp_path, *retrain, old, without)
@@ -245,10 +326,18 @@ def test_draws_of_other_rules_or_without_a_number_are_not_compared(tmp_path, cap
 
 
 def test_a_result_by_another_rule_of_the_draw_is_named(tmp_path, capsys):
-    """One of an older version, one of the reference's members; none where all are by one rule, whatever their values."""
+    """One of an older version, one of the reference's members; none where all are by one rule,
+    whatever their values.
+    """
     retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, seed) for seed in (1, 2, 3)]
     old, first = result("FT", seed=7), result("GA", seed=8)
-    first["attack"] = {"members": "first", "draws": 1, "seeded_by": None, "points": [90, 90], "MIA": [12.0]}
+    first["attack"] = {
+        "members": "first",
+        "draws": 1,
+        "seeded_by": None,
+        "points": [90, 90],
+        "MIA": [12.0],
+    }
     write(tmp_path, *retrain, drawn(result("RL"), 4, 3, 2, 1))
     rows, table = only_table(capsys, tmp_path)
     assert rows["Retrain"]["runs"] == 3
@@ -265,9 +354,18 @@ def test_the_members_that_are_asked_for_choose_the_retrain(tmp_path, capsys):
     retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
     first = [result("retrain", "Retrain", (5.0, 99.0, 93.0, 50.0), seed=seed) for seed in (1, 2)]
     for run in first:
-        run["attack"] = {"members": "first", "draws": 1, "seeded_by": None, "points": [90, 90], "MIA": [50.0]}
+        run["attack"] = {
+            "members": "first",
+            "draws": 1,
+            "seeded_by": None,
+            "points": [90, 90],
+            "MIA": [50.0],
+        }
     write(tmp_path, *retrain, *first)
-    for words, wanted, other in (([], 2.5, "(2 runs) by members first"), (["--mia_members", "first"], 50, "by members balanced, 4 draws")):
+    for words, wanted, other in (
+        ([], 2.5, "(2 runs) by members first"),
+        (["--mia_members", "first"], 50, "by members balanced, 4 draws"),
+    ):
         _, table = only_table(capsys, tmp_path, *words)
         (row,) = [row for row in table["rows"] if row["is_retrain"]]
         assert row["MIA"] == wanted
@@ -275,12 +373,17 @@ def test_the_members_that_are_asked_for_choose_the_retrain(tmp_path, capsys):
 
 
 def test_members_that_no_retrain_was_asked_by_are_said_and_change_nothing(tmp_path, capsys):
-    write(tmp_path, *(drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)))
+    write(
+        tmp_path,
+        *(drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)),
+    )
     _, plain = only_table(capsys, tmp_path)
     _, table = only_table(capsys, tmp_path, "--mia_members", "first")
     assert table["rows"] == plain["rows"]
     (note,) = [note for note in table["notes"] if note not in plain["notes"]]
-    assert note.startswith("No Retrain's MIA is by members first: gaps are by members balanced, 4 draws")
+    assert note.startswith(
+        "No Retrain's MIA is by members first: gaps are by members balanced, 4 draws"
+    )
 
 
 def test_an_audit_to_other_retrains_or_by_another_rule_is_named(tmp_path, capsys):
@@ -288,7 +391,9 @@ def test_an_audit_to_other_retrains_or_by_another_rule_is_named(tmp_path, capsys
     write(tmp_path, *retrain, method := drawn(result("FT"), 1, 2, 3, 4))
     (tmp_path / "audit.json").write_text(json.dumps(audit(method, *retrain, attack=DRAWN)))
     assert not [note for note in only_table(capsys, tmp_path)[1]["notes"] if "audit" in note]
-    (tmp_path / "audit.json").write_text(json.dumps(audit(method, *retrain[:2], attack={"members": "first", "draws": 1})))
+    (tmp_path / "audit.json").write_text(
+        json.dumps(audit(method, *retrain[:2], attack={"members": "first", "draws": 1}))
+    )
     rule, models = [note for note in only_table(capsys, tmp_path)[1]["notes"] if "audit" in note]
     assert "attacks by members first, 1 draw; the table by members balanced, 4 draws" in rule
     assert "gaps to 2 Retrain models, 2 of the table's 3 among them" in models
@@ -298,16 +403,22 @@ def test_a_warning_names_its_row_once_and_in_how_many_runs(tmp_path, capsys):
     """Of two settings of one method; what is said of an original is about no row."""
     above = "at chance: the original has RA 10.0 where chance is 10.0, so it has learned nothing"
     destroyed = ["destroyed: RA is 10.0", "destroyed: RA is 11.0"]
-    runs = [result("GA", lr=0.1, seed=seed, warnings=[destroyed[seed - 1], above]) for seed in (1, 2)]
+    runs = [
+        result("GA", lr=0.1, seed=seed, warnings=[destroyed[seed - 1], above]) for seed in (1, 2)
+    ]
     write(tmp_path, *runs, result("GA", lr=0.2, warnings=["the mask freezes every weight"]))
     notes = only_table(capsys, tmp_path)[1]["notes"]
-    assert [note for note in notes if "destroyed" in note] == ["GA (unlearn_lr 0.1): destroyed: RA is 10.0 (2 of 2 runs)"]
+    assert [note for note in notes if "destroyed" in note] == [
+        "GA (unlearn_lr 0.1): destroyed: RA is 10.0 (2 of 2 runs)"
+    ]
     assert "GA (unlearn_lr 0.2): the mask freezes every weight" in notes
     assert notes.count(above) == 1
 
 
 def test_scenarios_have_separate_tables(tmp_path, capsys):
-    """Data set, forgotten class and forget count each make a table, with gaps to the Retrain of that table."""
+    """Data set, forgotten class and forget count each make a table, with gaps to the Retrain of
+    that table.
+    """
     scenarios = [
         {"dataset": "cifar10"},
         {"dataset": "svhn"},
@@ -324,7 +435,9 @@ def test_scenarios_have_separate_tables(tmp_path, capsys):
     got = tables(capsys, tmp_path)
     assert len({table["title"] for table in got}) == len(got) == 5
     found = {table["rows"][1]["UA"]: table for table in got}
-    for offset, words in enumerate([("cifar10", "10 %", "random"), ("svhn",), ("class 0",), ("class 3",), ("22500", "50 %")]):
+    for offset, words in enumerate(
+        [("cifar10", "10 %", "random"), ("svhn",), ("class 0",), ("class 3",), ("22500", "50 %")]
+    ):
         table = found[10 * offset + 1 + offset]
         assert table["rows"][1]["avg_gap"] == pytest.approx(1 + offset)
         assert all(word in table["title"] for word in words)
@@ -340,12 +453,16 @@ def test_scenarios_have_separate_tables_in_print(tmp_path, capsys, style):
     assert sum(line.removeprefix("| ").startswith("FT ") for line in lines) == 2
 
 
-# ---------------------------------------------------------------------------------------------------------- notes
+# -------------------------------------------------------------------------------------------- notes
 
 
 @pytest.mark.parametrize("style", ["text", "markdown", "json"])
 def test_without_retrain_the_rest_is_printed_and_the_lack_named(tmp_path, capsys, style):
-    write(tmp_path, result("FT", values=(1.25, 99.5, 94.75, 3.5)), result("GA", values=(8.25, 98.5, 92.75, 20.5)))
+    write(
+        tmp_path,
+        result("FT", values=(1.25, 99.5, 94.75, 3.5)),
+        result("GA", values=(8.25, 98.5, 92.75, 20.5)),
+    )
     out = run(capsys, tmp_path, "--format", style)
     assert "No Retrain" in out
     assert "--unlearn retrain" in out
@@ -365,9 +482,13 @@ def test_different_forget_sets_are_refused_and_with_mixed_averaged_and_mentioned
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "wanted"), [(["gone"], None), (["gone", "back"], "read"), (["damaged", "damaged"], UserError)], ids=str
+    ("outcomes", "wanted"),
+    [(["gone"], None), (["gone", "back"], "read"), (["damaged", "damaged"], UserError)],
+    ids=str,
 )
-def test_a_file_that_vanishes_while_it_is_read_is_none_and_one_that_comes_back_is_read(outcomes, wanted, tmp_path):
+def test_a_file_that_vanishes_while_it_is_read_is_none_and_one_that_comes_back_is_read(
+    outcomes, wanted, tmp_path
+):
     file, left = tmp_path / "a.json", list(outcomes)
     file.touch()
 
@@ -403,8 +524,14 @@ def test_warnings_of_runs_are_repeated_once(tmp_path, capsys):
 
 
 def test_two_kinds_of_retrain_are_refused_and_reference_chooses(tmp_path, capsys):
-    """Neither pooled nor taken by number of runs: a choice, by the row's name or a part of it, and the other one is a row with a gap."""
-    write(tmp_path, result("retrain", "Retrain", (9.0,) * 4, lr=0.5), *runs("retrain", "Retrain", [(4.0,) * 4, (6.0,) * 4], lr=0.1))
+    """Neither pooled nor taken by number of runs: a choice, by the row's name or a part of it, and
+    the other one is a row with a gap.
+    """
+    write(
+        tmp_path,
+        result("retrain", "Retrain", (9.0,) * 4, lr=0.5),
+        *runs("retrain", "Retrain", [(4.0,) * 4, (6.0,) * 4], lr=0.1),
+    )
     message = refused(capsys, tmp_path)
     assert "'Retrain (unlearn_lr 0.1)' (2 runs)" in message
     assert "'Retrain (unlearn_lr 0.5)' (1 run)" in message
@@ -425,7 +552,13 @@ def test_a_reference_that_no_table_has_is_refused(folder, capsys):
     assert "Retrain" in run(capsys, folder, "--reference", "Retrain")
 
 
-UNRECORDED = {"tail": "keep", "final_lr": 0.0, "select": "last", "forget_batch_size": 256, "label_smoothing": 0.0}
+UNRECORDED = {
+    "tail": "keep",
+    "final_lr": 0.0,
+    "select": "last",
+    "forget_batch_size": 256,
+    "label_smoothing": 0.0,
+}
 
 
 def with_recipe(run, **entries):
@@ -433,11 +566,20 @@ def with_recipe(run, **entries):
     return run
 
 
-@pytest.mark.parametrize("now", [UNRECORDED, {**UNRECORDED, "tail": "spread", "select": "best"}], ids=["as then", "as now"])
+@pytest.mark.parametrize(
+    "now",
+    [UNRECORDED, {**UNRECORDED, "tail": "spread", "select": "best"}],
+    ids=["as then", "as now"],
+)
 def test_what_older_versions_did_not_record_parts_no_retrains(tmp_path, capsys, now):
-    """A result of before --tail and the like pools with one that records them; so does one with the original's recipe beside it."""
+    """A result of before --tail and the like pools with one that records them; so does one with the
+    original's recipe beside it.
+    """
     old, *new = runs("retrain", "Retrain", RETRAIN)
-    new = [with_recipe(run, **now) | {"original_recipe": {"tail": "keep", "unlearn_lr": 0.01}} for run in new]
+    new = [
+        with_recipe(run, **now) | {"original_recipe": {"tail": "keep", "unlearn_lr": 0.01}}
+        for run in new
+    ]
     rows, _ = only_table(capsys, write(tmp_path, old, *new))
     assert rows["Retrain"]["runs"] == 3
 
@@ -451,7 +593,9 @@ def test_an_older_retrain_counts_as_what_it_did_where_the_others_disagree(tmp_pa
 
 def test_a_retrain_on_a_part_of_the_retain_set_is_a_row_and_no_reference(tmp_path, capsys):
     part = with_recipe(result("retrain", "Retrain", (9.0,) * 4), retain_fraction=0.5)
-    rows, _ = only_table(capsys, write(tmp_path, result("retrain", "Retrain", (5.0,) * 4, seed=2), part))
+    rows, _ = only_table(
+        capsys, write(tmp_path, result("retrain", "Retrain", (5.0,) * 4, seed=2), part)
+    )
     assert [row["is_retrain"] for row in rows.values()] == [True, False]
     assert rows["Retrain (retain_fraction 0.5)"]["avg_gap"] == 4
 
@@ -463,24 +607,35 @@ def test_a_masked_retrain_is_not_the_reference(tmp_path, capsys):
     assert any("No Retrain" in note for note in table["notes"])
 
 
-# -------------------------------------------------------------------------------------------------------- formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 def expected_cells(mark="~"):
-    """The printed cells of the SalUn row, formatted here; 4.303 is the two-sided 95 % quantile of Student's t with 2 degrees of freedom."""
+    """The printed cells of the SalUn row, formatted here; 4.303 is the two-sided 95 % quantile of
+    Student's t with 2 degrees of freedom.
+    """
     cells = ["SalUn"]
     for column, reference in zip(zip(*SALUN, strict=True), zip(*RETRAIN, strict=True), strict=True):
         gap = statistics.mean(column) - statistics.mean(reference)
         inside = abs(gap) <= 4.303 * statistics.stdev(reference) * (2 / 3) ** 0.5
-        cells.append(f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f} ({gap:+.2f}){mark if inside else ''}")
+        cells.append(
+            f"{statistics.mean(column):.2f}±{statistics.stdev(column):.2f}"
+            f" ({gap:+.2f}){mark if inside else ''}"
+        )
     gap = np.abs(np.mean(SALUN, 0) - np.mean(RETRAIN, 0)).mean()
     band = 4.303 * np.std(RETRAIN, 0, ddof=1).mean() * (2 / 3) ** 0.5
     return [*cells, f"{gap:.2f}{mark if gap <= band else ''}", "-", "160.0±0.0", "3"]
 
 
 def test_markdown_has_one_line_per_method(folder, capsys):
-    """A header, a rule, four rows and the noise floor, of as many cells; the Retrain row has no gap in brackets."""
-    lines = [line for line in run(capsys, folder, "--format", "markdown").splitlines() if line.startswith("|")]
+    """A header, a rule, four rows and the noise floor, of as many cells; the Retrain row has no gap
+    in brackets.
+    """
+    lines = [
+        line
+        for line in run(capsys, folder, "--format", "markdown").splitlines()
+        if line.startswith("|")
+    ]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len(cells) == 2 + 5
     assert {len(row) for row in cells} == {9}
@@ -505,26 +660,42 @@ def test_text_is_the_default_and_aligned(folder, capsys):
 
 def test_csv_has_every_number(folder, capsys):
     """By the csv module; an unknown number is an empty cell."""
-    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(run(capsys, folder, "--format", "csv")))}
+    rows = {
+        row["name"]: row
+        for row in csv.DictReader(io.StringIO(run(capsys, folder, "--format", "csv")))
+    }
     assert set(rows) == {"Retrain", "SalUn", "RL", "FT"}
     for index, metric in enumerate(METRICS):
         column = [values[index] for values in SALUN]
         gap = statistics.mean(column) - statistics.mean(values[index] for values in RETRAIN)
         got = [float(rows["SalUn"][name]) for name in (metric, f"{metric}_std", f"{metric}_gap")]
-        assert got == pytest.approx([statistics.mean(column), statistics.stdev(column), gap], abs=1e-9)
+        assert got == pytest.approx(
+            [statistics.mean(column), statistics.stdev(column), gap], abs=1e-9
+        )
     assert float(rows["SalUn"]["RTE"]) == 160
-    assert float(rows["SalUn"]["mean_paired_gap"]) == pytest.approx(np.abs(np.subtract(SALUN, RETRAIN)).mean())
+    assert float(rows["SalUn"]["mean_paired_gap"]) == pytest.approx(
+        np.abs(np.subtract(SALUN, RETRAIN)).mean()
+    )
     assert rows["FT"]["UA_std"] == ""
     assert all("cifar10" in row["scenario"] for row in rows.values())
 
 
 def test_csv_of_several_scenarios_has_one_header(tmp_path, capsys):
-    write(tmp_path, result("FT", dataset="cifar10"), result("retrain", "Retrain", dataset="svhn"), result("FT", dataset="svhn"))
+    write(
+        tmp_path,
+        result("FT", dataset="cifar10"),
+        result("retrain", "Retrain", dataset="svhn"),
+        result("FT", dataset="svhn"),
+    )
     rows = list(csv.DictReader(io.StringIO(run(capsys, tmp_path, "--format", "csv"))))
-    assert sorted((row["scenario"].split(" ")[0], row["name"]) for row in rows) == [("cifar10", "FT"), ("svhn", "FT"), ("svhn", "Retrain")]
+    assert sorted((row["scenario"].split(" ")[0], row["name"]) for row in rows) == [
+        ("cifar10", "FT"),
+        ("svhn", "FT"),
+        ("svhn", "Retrain"),
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- files and refusals
+# ------------------------------------------------------------------------------- files and refusals
 
 
 def test_a_file_is_counted_once(folder, capsys):
@@ -545,13 +716,19 @@ def test_results_of_several_folders_meet_in_one_table(tmp_path, capsys):
 def test_records_of_training_and_masks_are_no_rows(folder, capsys):
     """train_result.json and mask_result.json lie in the same folders."""
     before = tables(capsys, folder)
-    (folder / "train_result.json").write_text(json.dumps({"schema": 1, "method": "original", "metrics": {"TA": 94.0, "VA": 93.0}}))
-    (folder / "mask_result.json").write_text(json.dumps({"schema": 1, "method": "saliency", "metrics": {}}))
+    (folder / "train_result.json").write_text(
+        json.dumps({"schema": 1, "method": "original", "metrics": {"TA": 94.0, "VA": 93.0}})
+    )
+    (folder / "mask_result.json").write_text(
+        json.dumps({"schema": 1, "method": "saliency", "metrics": {}})
+    )
     assert tables(capsys, folder) == before
 
 
 def shadow_run(folder, shadow=0):
-    """A result where evaluate.py --suite full leaves one: a run of a method on a shadow model, which forgot other images."""
+    """A result where evaluate.py --suite full leaves one: a run of a method on a shadow model,
+    which forgot other images.
+    """
     own = folder / f"shadows/shadow{shadow:02d}/FT-0123abcd"
     own.mkdir(parents=True)
     (own / "FTresult.json").write_text(json.dumps(result("FT", forget=str(shadow) * 64)))
@@ -578,7 +755,9 @@ def test_results_of_shadow_models_are_read_from_their_own_folder(tmp_path, capsy
 @pytest.mark.parametrize("results_too", [True, False])
 @pytest.mark.parametrize("style", ["text", "markdown"])
 def test_the_numbers_of_ulira_are_printed(tmp_path, capsys, style, results_too):
-    """With what chance gives beside them; also from the folder of an audit, where no results lie."""
+    """With what chance gives beside them; also from the folder of an audit, where no
+    results lie.
+    """
     results = [result("FT"), result("retrain", "Retrain")]
     if results_too:
         write(tmp_path, *results)
@@ -587,9 +766,12 @@ def test_the_numbers_of_ulira_are_printed(tmp_path, capsys, style, results_too):
     out = run(capsys, tmp_path, "--format", style)
     assert "cifar10" in out.splitlines()[0]
     for words, cell in (
-        ("U-LiRA AUC", "0.562 (chance 0.469 to 0.531)"), ("TPR at 1 % FPR", "0.031 (0.016 to 0.062)"),
-        ("AUC of the median image", "0.625 (chance 0.594)"), ("AUC at high memorisation", "0.750"), ("TA on the shadow models", "71.25"),
-    ):  # fmt: skip
+        ("U-LiRA AUC", "0.562 (chance 0.469 to 0.531)"),
+        ("TPR at 1 % FPR", "0.031 (0.016 to 0.062)"),
+        ("AUC of the median image", "0.625 (chance 0.594)"),
+        ("AUC at high memorisation", "0.750"),
+        ("TA on the shadow models", "71.25"),
+    ):
         (line,) = (line for line in out.splitlines() if words in line)
         assert cell in line
     assert "worst 1 %" not in out  # what no row has is no line
@@ -622,9 +804,17 @@ def test_a_file_that_is_not_text_is_refused_by_name(folder, capsys):
 
 
 KEYS = [
-    ("label",), ("method",), ("hyperparameters",), ("RTE", "total"), ("data",), ("data", "arch"), ("data", "forget"),
-    ("data", "forget", "sha256"), ("data", "sizes", "retain"), ("provenance", "seed"),
-]  # fmt: skip
+    ("label",),
+    ("method",),
+    ("hyperparameters",),
+    ("RTE", "total"),
+    ("data",),
+    ("data", "arch"),
+    ("data", "forget"),
+    ("data", "forget", "sha256"),
+    ("data", "sizes", "retain"),
+    ("provenance", "seed"),
+]
 
 
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
@@ -644,7 +834,13 @@ def test_a_result_that_lacks_a_part_is_refused_by_name(folder, capsys, path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"metrics": None}, {"metrics": [1]}, {"data": "cifar10"}, {"RTE": 3}, {"metrics": {"UA": "5", "RA": 1, "TA": 1, "MIA": 1}}],
+    [
+        {"metrics": None},
+        {"metrics": [1]},
+        {"data": "cifar10"},
+        {"RTE": 3},
+        {"metrics": {"UA": "5", "RA": 1, "TA": 1, "MIA": 1}},
+    ],
     ids=str,
 )
 def test_a_result_with_a_part_of_another_kind_is_refused_by_name(folder, capsys, change):
@@ -662,12 +858,18 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words):
 @pytest.mark.parametrize(
     "change",
     [
-        {"hyperparameters": [1]}, {"recipe": [1]}, {"warnings": None}, {"label": None}, {"data": ("arch", None)},
-        {"data": ("data_sha256", 1)}, {"data": ("forget", {"kind": "random", "count": "x", "sha256": "f"})},
-        {"data": ("sizes", {"retain": -4500})}, {"provenance": {"seed": []}},
+        {"hyperparameters": [1]},
+        {"recipe": [1]},
+        {"warnings": None},
+        {"label": None},
+        {"data": ("arch", None)},
+        {"data": ("data_sha256", 1)},
+        {"data": ("forget", {"kind": "random", "count": "x", "sha256": "f"})},
+        {"data": ("sizes", {"retain": -4500})},
+        {"provenance": {"seed": []}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_odd_entries_are_refused_by_file(tmp_path, capsys, change):
     odd, good = result(), result()
     for name, value in change.items():
@@ -695,7 +897,9 @@ def by_old_rule(run):
     return run
 
 
-def test_two_recipes_of_retrain_are_refused_also_where_their_draws_differ_and_either_can_be_chosen(tmp_path, capsys):
+def test_two_recipes_of_retrain_are_refused_also_where_their_draws_differ_and_either_can_be_chosen(
+    tmp_path, capsys
+):
     new = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2)]
     old = [by_old_rule(result("retrain", "Retrain", seed=seed, lr=0.5)) for seed in (1, 2, 3)]
     write(tmp_path, *new, *old)
@@ -719,7 +923,16 @@ def test_of_one_recipe_the_retrain_is_taken_that_the_methods_are_asked_like(tmp_
 
 
 def test_a_row_by_another_rule_has_no_mark_on_its_mia_and_is_never_the_best(tmp_path, capsys):
-    retrain = [drawn(result("retrain", "Retrain", (5.0, 99.0, 93.0 + seed, 0), seed=seed), 10, 12, 14, 8 + seed) for seed in (1, 2, 3)]
+    retrain = [
+        drawn(
+            result("retrain", "Retrain", (5.0, 99.0, 93.0 + seed, 0), seed=seed),
+            10,
+            12,
+            14,
+            8 + seed,
+        )
+        for seed in (1, 2, 3)
+    ]
     old = by_old_rule(result("FT", values=(5.0, 99.0, 95.0, 11.5)))
     same = drawn(result("GA", values=(9.0, 95.0, 90.0, 0)), 20, 22, 24, 21)
     write(tmp_path, *retrain, old, same)
@@ -732,7 +945,10 @@ def test_a_row_by_another_rule_has_no_mark_on_its_mia_and_is_never_the_best(tmp_
 
 def test_a_destroyed_row_has_no_mark_beside_its_average(tmp_path, capsys):
     """Retrains that differ widely in MIA have a mean band that holds everything."""
-    retrain = [result("retrain", "Retrain", (5.0, 99.0, 93.0, mia), seed=seed) for seed, mia in enumerate((1.0, 50.0, 99.0))]
+    retrain = [
+        result("retrain", "Retrain", (5.0, 99.0, 93.0, mia), seed=seed)
+        for seed, mia in enumerate((1.0, 50.0, 99.0))
+    ]
     for run in retrain:
         run["standing"] = {"accuracy": 99.0, "chance": 10.0, "top_answer": 11.0, "count": 1000}
     gone = result("GA", values=(90.0, 11.0, 10.0, 50.0))

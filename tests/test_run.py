@@ -1,4 +1,6 @@
-"""engine.run: the order of a run, what a mask freezes whatever a method does, and that each field of a recipe is consumed."""
+"""engine.run: the order of a run, what a mask freezes whatever a method does, and that each field
+of a recipe is consumed.
+"""
 
 import dataclasses
 
@@ -76,7 +78,13 @@ def test_frozen_weights_keep_every_bit_whatever_a_method_does_before_in_and_afte
 def test_the_order_of_a_run_and_what_it_returns():
     method, model = Everywhere(), make_model()
     seen = []
-    extra, state = run(model, method, make_data(count=20), Recipe(), after_epoch=lambda epoch, stats, state: seen.append(state()["epoch"]))
+    extra, state = run(
+        model,
+        method,
+        make_data(count=20),
+        Recipe(),
+        after_epoch=lambda epoch, stats, state: seen.append(state()["epoch"]),
+    )
     assert method.calls == ["prepare", "epoch 0", "epoch 1", "finish"]
     assert seen == [1, 2]
     assert extra == {"finished": 1}
@@ -98,24 +106,45 @@ def test_a_run_that_goes_on_ends_where_one_that_never_stopped_does():
     recipe = Recipe(schedule="cosine", batch_size=16)
     run(straight, FineTune(unlearn_epochs=3), make_data(**data), recipe)
     states = []
-    run(stopped, FineTune(unlearn_epochs=3), make_data(**data), recipe, until=1, after_epoch=lambda *seen: states.append(seen[2]()))
+    run(
+        stopped,
+        FineTune(unlearn_epochs=3),
+        make_data(**data),
+        recipe,
+        until=1,
+        after_epoch=lambda *seen: states.append(seen[2]()),
+    )
     run(resumed, FineTune(unlearn_epochs=3), make_data(**data), recipe, state=states[0])
-    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
-# ------------------------------------------------------------------------------------- every field of a recipe counts
+# ------------------------------------------------------------------- every field of a recipe counts
 
 # Two values of each field that end in other weights, beside the rest of the recipe that lets them.
 OTHER = {
-    "batch_size": ({}, 16, 24), "momentum": ({}, 0.9, 0.5), "schedule": ({}, "constant", "cosine"),
-    "warmup": ({}, 0, 1), "milestones": ({"schedule": "multistep"}, (1,), (2,)), "final_lr": ({"schedule": "cosine"}, 0.0, 0.01),
-    "clip_norm": ({}, 0.0, 0.1), "accumulate": ({}, 1, 2), "augment": ({}, True, False), "tail": ({}, "spread", "keep"),
-    "select": ({}, "last", "best"), "precision": ({}, "fp32", "bf16"), "forget_batch_size": ({}, 16, 8),
-}  # fmt: skip
+    "batch_size": ({}, 16, 24),
+    "momentum": ({}, 0.9, 0.5),
+    "schedule": ({}, "constant", "cosine"),
+    "warmup": ({}, 0, 1),
+    "milestones": ({"schedule": "multistep"}, (1,), (2,)),
+    "final_lr": ({"schedule": "cosine"}, 0.0, 0.01),
+    "clip_norm": ({}, 0.0, 0.1),
+    "accumulate": ({}, 1, 2),
+    "augment": ({}, True, False),
+    "tail": ({}, "spread", "keep"),
+    "select": ({}, "last", "best"),
+    "precision": ({}, "fp32", "bf16"),
+    "forget_batch_size": ({}, 16, 8),
+}
 
 
 def trained(recipe):
-    """The weights that random labels end with by a recipe, on data that are read by it; the best epoch is made to be the first."""
+    """The weights that random labels end with by a recipe, on data that are read by it; the best
+    epoch is made to be the first.
+    """
     model = make_model()
     options = recipe.batches()
     data = make_data(make_image_set(90, flip=True), count=20, **options)
@@ -130,19 +159,29 @@ def trained(recipe):
 def test_every_field_of_a_recipe_is_consumed(field):
     rest, one, other = OTHER[field]
     plain = Recipe(**{"batch_size": 16, "forget_batch_size": 16} | rest)
-    first, again, second = (trained(dataclasses.replace(plain, **{field: value})) for value in (one, one, other))
+    first, again, second = (
+        trained(dataclasses.replace(plain, **{field: value})) for value in (one, one, other)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
 
 
 # The words that set each field, and its value then.
 TYPED = {
-    "batch_size": (["--batch_size", "32"], 32), "momentum": (["--momentum", "0.5"], 0.5), "schedule": (["--schedule", "cosine"], "cosine"),
-    "warmup": (["--warmup", "3"], 3), "milestones": (["--schedule", "multistep", "--decreasing_lr", "2,4"], (2, 4)),
-    "final_lr": (["--schedule", "cosine", "--final_lr", "0.001"], 0.001), "clip_norm": (["--clip_norm", "2"], 2.0),
-    "accumulate": (["--accumulate", "4"], 4), "augment": (["--no-aug"], False), "tail": (["--tail", "drop"], "drop"),
-    "select": (["--select", "best"], "best"), "precision": ([], "bf16"), "forget_batch_size": (["--forget_batch_size", "8"], 8),
-}  # fmt: skip
+    "batch_size": (["--batch_size", "32"], 32),
+    "momentum": (["--momentum", "0.5"], 0.5),
+    "schedule": (["--schedule", "cosine"], "cosine"),
+    "warmup": (["--warmup", "3"], 3),
+    "milestones": (["--schedule", "multistep", "--decreasing_lr", "2,4"], (2, 4)),
+    "final_lr": (["--schedule", "cosine", "--final_lr", "0.001"], 0.001),
+    "clip_norm": (["--clip_norm", "2"], 2.0),
+    "accumulate": (["--accumulate", "4"], 4),
+    "augment": (["--no-aug"], False),
+    "tail": (["--tail", "drop"], "drop"),
+    "select": (["--select", "best"], "best"),
+    "precision": ([], "bf16"),
+    "forget_batch_size": (["--forget_batch_size", "8"], 8),
+}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])

@@ -1,4 +1,6 @@
-"""Scores and masks against NumPy and torch.func; the gate against bit equality and a closed form."""
+"""Scores and masks against NumPy and torch.func; the gate against bit equality and a
+closed form.
+"""
 
 import copy
 import itertools
@@ -15,7 +17,14 @@ from torch.func import functional_call, grad, vmap
 from engine import train_epoch
 from recipe import make_optimizer
 from unlearn.base import Step
-from unlearn.saliency import RATIOS, SaliencyGate, check_mask, mean_gradient, saliency_scores, top_masks
+from unlearn.saliency import (
+    RATIOS,
+    SaliencyGate,
+    check_mask,
+    mean_gradient,
+    saliency_scores,
+    top_masks,
+)
 from utils import UserError
 
 
@@ -44,7 +53,9 @@ def test_mask_equals_numpy_argsort_of_summed_per_sample_gradients(model, data):
     gradients = per_sample_gradients(model, *whole(data.forget.eval_view()))
     expected = gradients.sum(0).abs().numpy()
     scores = saliency_scores(model, data.forget.eval_view())
-    np.testing.assert_allclose(flatten(scores) * data.forget.num_samples, expected, rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        flatten(scores) * data.forget.num_samples, expected, rtol=2e-4, atol=1e-7
+    )
     # The masks must be exactly those of a stable NumPy sort of the same scores ...
     flat = flatten(scores)
     order = np.argsort(-flat, kind="stable")
@@ -61,7 +72,9 @@ def test_mask_equals_numpy_argsort_of_summed_per_sample_gradients(model, data):
 @settings(max_examples=30, deadline=None)
 def test_masks_have_exact_popcounts_nest_and_break_ties_by_position(size, seed, distinct):
     rng = np.random.default_rng(seed)
-    flat = rng.integers(0, distinct, size).astype(np.float32)  # few distinct values: ties everywhere
+    flat = rng.integers(0, distinct, size).astype(
+        np.float32
+    )  # few distinct values: ties everywhere
     cut = size // 3
     scores = {"a": torch.tensor(flat[:cut]), "b": torch.tensor(flat[cut:]).reshape(1, -1)}
     masks = {ratio: flatten(mask) for ratio, mask in top_masks(scores).items()}
@@ -69,7 +82,9 @@ def test_masks_have_exact_popcounts_nest_and_break_ties_by_position(size, seed, 
     for ratio in RATIOS:
         assert masks[ratio].dtype == bool
         assert masks[ratio].sum() == int(size * ratio)
-        np.testing.assert_array_equal(np.flatnonzero(masks[ratio]), np.sort(order[: int(size * ratio)]))
+        np.testing.assert_array_equal(
+            np.flatnonzero(masks[ratio]), np.sort(order[: int(size * ratio)])
+        )
     for smaller, larger in itertools.pairwise(RATIOS):
         assert not np.any(masks[smaller] & ~masks[larger])
     assert masks[1.0].all()
@@ -102,7 +117,10 @@ def test_check_mask_converts_the_reference_integers_and_refuses_the_rest(model):
     good = {name: torch.rand(p.shape) < 0.5 for name, p in model.named_parameters()}
     integers = {f"module.{name}": value.long() for name, value in good.items()}
     converted = check_mask(integers, model, "m.pt")
-    assert all(value.dtype == torch.bool and torch.equal(value, good[name]) for name, value in converted.items())
+    assert all(
+        value.dtype == torch.bool and torch.equal(value, good[name])
+        for name, value in converted.items()
+    )
     bad = {
         "missing": {name: value for name, value in good.items() if name != "fc.bias"},
         "shape": good | {"fc.bias": torch.ones(7, dtype=torch.bool)},
@@ -115,18 +133,23 @@ def test_check_mask_converts_the_reference_integers_and_refuses_the_rest(model):
             check_mask(mask, model, "m.pt")
 
 
-# ------------------------------------------------------------------------------------------------------------ gate
+# --------------------------------------------------------------------------------------------- gate
 
 
 def random_mask(model, density=0.5, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(p.shape, generator=g) < density for name, p in model.named_parameters()}
+    return {
+        name: torch.rand(p.shape, generator=g) < density for name, p in model.named_parameters()
+    }
 
 
 def descend(model, optimizer, gate, steps=6, **options):
     """Train a few steps on fixed batches through the one loop."""
     g = torch.Generator().manual_seed(1)
-    batches = [(torch.rand(16, 3, 8, 8, generator=g), torch.randint(0, 4, (16,), generator=g)) for _ in range(steps)]
+    batches = [
+        (torch.rand(16, 3, 8, 8, generator=g), torch.randint(0, 4, (16,), generator=g))
+        for _ in range(steps)
+    ]
 
     def losses():
         for images, labels in batches:
@@ -143,7 +166,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"precision": "bf16"}, {"freeze_bn": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_norm": 0.1}, {"precision": "bf16"}, {"freeze_bn": True}], ids=str
+)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_weights_are_bit_identical_and_the_others_move(name, options):
     model = make_model()
@@ -153,8 +178,13 @@ def test_frozen_weights_are_bit_identical_and_the_others_move(name, options):
     descend(model, OPTIMIZERS[name](model), gate, **options)
     for key, parameter in model.named_parameters():
         frozen = ~mask[key]
-        assert torch.equal(parameter[frozen].view(torch.int32), original[key][frozen].view(torch.int32)), key
-    moved = [not torch.equal(p[mask[key]], original[key][mask[key]]) for key, p in model.named_parameters()]
+        assert torch.equal(
+            parameter[frozen].view(torch.int32), original[key][frozen].view(torch.int32)
+        ), key
+    moved = [
+        not torch.equal(p[mask[key]], original[key][mask[key]])
+        for key, p in model.named_parameters()
+    ]
     assert all(moved)
 
 
@@ -163,19 +193,37 @@ def test_frozen_weights_are_bit_identical_and_the_others_move(name, options):
 def test_all_true_mask_is_no_mask_and_all_false_is_the_original_bit_for_bit(name, options):
     free, gated, frozen = make_model(), make_model(), make_model()
     descend(free, OPTIMIZERS[name](free), None, **options)
-    gate = SaliencyGate(gated, {key: torch.ones_like(p, dtype=torch.bool) for key, p in gated.named_parameters()})
+    gate = SaliencyGate(
+        gated, {key: torch.ones_like(p, dtype=torch.bool) for key, p in gated.named_parameters()}
+    )
     descend(gated, OPTIMIZERS[name](gated), gate, **options)
-    assert all(torch.equal(a, b) for a, b in zip(free.state_dict().values(), gated.state_dict().values(), strict=True))
-    gate = SaliencyGate(frozen, {key: torch.zeros_like(p, dtype=torch.bool) for key, p in frozen.named_parameters()})
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(free.state_dict().values(), gated.state_dict().values(), strict=True)
+    )
+    gate = SaliencyGate(
+        frozen, {key: torch.zeros_like(p, dtype=torch.bool) for key, p in frozen.named_parameters()}
+    )
     descend(frozen, OPTIMIZERS[name](frozen), gate, **options)
-    assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), make_model().parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(frozen.parameters(), make_model().parameters(), strict=True)
+    )
 
 
 def test_kept_weights_step_as_if_the_frozen_gradients_had_been_zeroed_under_a_clip():
-    """The clip must see the norm of what may change only: an independent plain loop says what comes out."""
+    """The clip must see the norm of what may change only: an independent plain loop says what comes
+    out.
+    """
     model, plain = make_model(), make_model()
     mask = random_mask(model)
-    descend(model, torch.optim.SGD(model.parameters(), 0.1), SaliencyGate(model, mask), steps=1, clip_norm=0.05)
+    descend(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        SaliencyGate(model, mask),
+        steps=1,
+        clip_norm=0.05,
+    )
     plain.train()
     g = torch.Generator().manual_seed(1)
     images, labels = torch.rand(16, 3, 8, 8, generator=g), torch.randint(0, 4, (16,), generator=g)
@@ -191,7 +239,9 @@ def test_kept_weights_step_as_if_the_frozen_gradients_had_been_zeroed_under_a_cl
 
 
 def test_official_bug_masked_gradients_alone_leak_through_weight_decay():
-    """What the gate prevents: the closed form of the published leak (lr .013, wd 5e-4, momentum .9, 1,760 steps)."""
+    """What the gate prevents: the closed form of the published leak (lr .013, wd 5e-4, momentum .9,
+    1,760 steps).
+    """
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=0.013, momentum=0.9, weight_decay=5e-4)
     for _ in range(1760):
@@ -206,7 +256,9 @@ def test_gate_keeps_negative_zero_and_strides(model):
     with torch.no_grad():
         model.fc.bias.fill_(-0.0)
     strides = {name: p.stride() for name, p in model.named_parameters()}
-    gate = SaliencyGate(model, {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()})
+    gate = SaliencyGate(
+        model, {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    )
     assert {name: p.stride() for name, p in model.named_parameters()} == strides
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))

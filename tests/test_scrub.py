@@ -1,4 +1,6 @@
-"""NegGrad+, SCRUB, bad teaching, amnesiac: losses against scipy and formulas, reductions to FT, GA and RL bit for bit."""
+"""NegGrad+, SCRUB, bad teaching, amnesiac: losses against scipy and formulas, reductions to FT, GA
+and RL bit for bit.
+"""
 
 import copy
 import math
@@ -38,17 +40,21 @@ def prepared(method, model, data):
     return method
 
 
-# --------------------------------------------------------------------------------------------------------- NegGrad+
+# ----------------------------------------------------------------------------------------- NegGrad+
 
 
 @pytest.mark.parametrize("clip_forget", [True, False])
 def test_neggrad_plus_with_all_weight_on_retain_is_finetuning_bit_for_bit(clip_forget):
-    ours = run(NegGradPlus(**PLAIN, retain_share=1.0, clip_forget=clip_forget), make_model(), make_data())
+    ours = run(
+        NegGradPlus(**PLAIN, retain_share=1.0, clip_forget=clip_forget), make_model(), make_data()
+    )
     assert same(ours, run(FineTune(**PLAIN), make_model(), make_data()))
 
 
 def test_neggrad_plus_with_no_weight_on_retain_is_ascent_bit_for_bit():
-    ours = run(NegGradPlus(**PLAIN, retain_share=0.0, clip_forget=False), make_model(), make_data(count=40))
+    ours = run(
+        NegGradPlus(**PLAIN, retain_share=0.0, clip_forget=False), make_model(), make_data(count=40)
+    )
     assert same(ours, run(GradientAscent(**PLAIN), make_model(), make_data(count=40)))
     assert not same(ours, make_model())
 
@@ -64,13 +70,23 @@ def test_neggrad_plus_does_not_read_what_has_no_weight(share, unread):
 def test_neggrad_plus_counts_its_steps(share):
     data, model = make_data(count=40, batch_size=16), make_model().eval()
     method = NegGradPlus(retain_share=share)
-    assert sum(1 for _ in method.losses(model, data, 0)) == method.steps(data, 0) == (len(data.retain) if share else len(data.forget))
+    assert (
+        sum(1 for _ in method.losses(model, data, 0))
+        == method.steps(data, 0)
+        == (len(data.retain) if share else len(data.forget))
+    )
 
 
 def test_neggrad_plus_loss_is_the_weighted_difference():
     data, model = make_data(), make_model().eval()
-    (images, labels), (forget_images, forget_labels) = first_batch(data.retain), first_batch(data.forget)
-    retain, forget = F.cross_entropy(model(images), labels), F.cross_entropy(model(forget_images), forget_labels)
+    (images, labels), (forget_images, forget_labels) = (
+        first_batch(data.retain),
+        first_batch(data.forget),
+    )
+    retain, forget = (
+        F.cross_entropy(model(images), labels),
+        F.cross_entropy(model(forget_images), forget_labels),
+    )
     step = first_step(NegGradPlus(retain_share=0.7, clip_forget=False), data, model)
     torch.testing.assert_close(step.loss, 0.7 * retain - 0.3 * forget)
     torch.testing.assert_close(step.labels, labels)
@@ -80,16 +96,30 @@ def test_neggrad_plus_is_by_default_what_its_authors_ran_on_cifar():
     args = parse_args(["--unlearn", "neggrad_plus"], "")
     settle(args, None)
     wanted = {
-        "retain_share": 0.9999, "unlearn_lr": 0.01, "unlearn_epochs": 5, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0,
-        "bn": "train", "pull": 0.0, "no_aug": True,
-    }  # fmt: skip
+        "retain_share": 0.9999,
+        "unlearn_lr": 0.01,
+        "unlearn_epochs": 5,
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "bn": "train",
+        "pull": 0.0,
+        "no_aug": True,
+    }
     assert {name: getattr(args, name) for name in wanted} == wanted
 
 
 def test_the_small_scale_setting_pulls_to_the_original():
     args = parse_args(["--unlearn", "neggrad_plus", "--preset", "scrub_small"], "")
     settle(args, None)
-    wanted = {"retain_share": 0.95, "unlearn_lr": 0.01, "unlearn_epochs": 10, "bn": "freeze", "momentum": 0.0, "weight_decay": 0.0}
+    wanted = {
+        "retain_share": 0.95,
+        "unlearn_lr": 0.01,
+        "unlearn_epochs": 10,
+        "bn": "freeze",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+    }
     assert {name: getattr(args, name) for name in wanted} == wanted
     assert args.pull > 0
 
@@ -99,19 +129,35 @@ def test_the_pull_is_half_the_squared_distance_beside_the_retain_loss(share, wei
     """Without a retain loss there is none."""
     original, moved = make_model(), make_model(seed=5).eval()
     pulled, plain = (
-        first_step(prepared(NegGradPlus(retain_share=share, pull=pull), original, make_data()), make_data(), moved).loss
+        first_step(
+            prepared(NegGradPlus(retain_share=share, pull=pull), original, make_data()),
+            make_data(),
+            moved,
+        ).loss
         for pull in (0.3, 0.0)
     )
-    distance = sum(float((a.detach() - b.detach()).square().sum()) for a, b in zip(moved.parameters(), original.parameters(), strict=True))
+    distance = sum(
+        float((a.detach() - b.detach()).square().sum())
+        for a, b in zip(moved.parameters(), original.parameters(), strict=True)
+    )
     assert distance > 1
     assert (pulled - plain).item() == pytest.approx(weight * 0.3 / 2 * distance, rel=1e-4)
 
 
 def test_a_strong_pull_holds_the_weights_at_the_original():
     def distance(pull):
-        model = run(NegGradPlus(**PLAIN, retain_share=0.5, pull=pull), make_model(), make_data(), momentum=0.0)
+        model = run(
+            NegGradPlus(**PLAIN, retain_share=0.5, pull=pull),
+            make_model(),
+            make_data(),
+            momentum=0.0,
+        )
         return (
-            sum(float((a - b).detach().square().sum()) for a, b in zip(model.parameters(), make_model().parameters(), strict=True)) ** 0.5
+            sum(
+                float((a - b).detach().square().sum())
+                for a, b in zip(model.parameters(), make_model().parameters(), strict=True)
+            )
+            ** 0.5
         )
 
     free, held = distance(0.0), distance(10.0)
@@ -119,18 +165,24 @@ def test_a_strong_pull_holds_the_weights_at_the_original():
 
 
 def test_the_pull_under_a_mask_is_of_what_may_change():
-    """Frozen weights are at the original, whatever buffer they live in: a second run from a resumed state is pulled to the same place."""
+    """Frozen weights are at the original, whatever buffer they live in: a second run from a resumed
+    state is pulled to the same place.
+    """
     model, original = make_model(), make_model()
     mask = random_mask(model)
     method = NegGradPlus(**PLAIN, retain_share=0.5, pull=1.0)
     run(method, model, make_data(), mask)
     for name, value in original.named_parameters():
         assert torch.equal(dict(model.named_parameters())[name][~mask[name]], value[~mask[name]])
-    assert all(torch.equal(a, b) for a, b in zip(method.original, original.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(method.original, original.parameters(), strict=True)
+    )
 
 
 def test_clipped_forget_samples_have_the_loss_of_a_guess_and_no_gradient():
-    logits = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    logits = torch.tensor(
+        [[4.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], requires_grad=True
+    )
     labels = torch.zeros(3, dtype=torch.int64)
     p = torch.softmax(logits.detach(), 1)
     assert (-p[:, 0].log() > math.log(4)).tolist() == [False, True, False]
@@ -139,11 +191,15 @@ def test_clipped_forget_samples_have_the_loss_of_a_guess_and_no_gradient():
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[1].any()
     torch.testing.assert_close(gradient[[0, 2]], (p - F.one_hot(labels, 4))[[0, 2]] / 3)
-    torch.testing.assert_close(NegGradPlus(clip_forget=False).forget_loss(logits, labels), F.cross_entropy(logits, labels))
+    torch.testing.assert_close(
+        NegGradPlus(clip_forget=False).forget_loss(logits, labels), F.cross_entropy(logits, labels)
+    )
 
 
 def test_the_guard_keeps_long_ascent_from_diverging():
-    """Without it the forget loss overflows; with it, momentum carries a sample a little past log K and no further."""
+    """Without it the forget loss overflows; with it, momentum carries a sample a little past log K
+    and no further.
+    """
     fields = PLAIN | {"unlearn_epochs": 20, "retain_share": 0.0}
     with pytest.raises(RunFailed, match="not finite"):
         run(NegGradPlus(**fields, clip_forget=False), make_model(), make_data(batch_size=8))
@@ -157,11 +213,16 @@ def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
     """Each cycle holds every forget image once; brightness identifies an image of this data set."""
     data = make_data(augment=False, batch_size=8)
     batches = cycled(data.forget)
-    cycles = [torch.cat([next(batches)[0].sum((1, 2, 3)) for _ in range(len(data.forget))]) for _ in range(3)]
+    cycles = [
+        torch.cat([next(batches)[0].sum((1, 2, 3)) for _ in range(len(data.forget))])
+        for _ in range(3)
+    ]
     for cycle in cycles[1:]:
         torch.testing.assert_close(cycle.sort().values, cycles[0].sort().values)
         assert not torch.equal(cycle, cycles[0])
-    again = torch.cat([batch[0].sum((1, 2, 3)) for batch in make_data(augment=False, batch_size=8).forget])
+    again = torch.cat(
+        [batch[0].sum((1, 2, 3)) for batch in make_data(augment=False, batch_size=8).forget]
+    )
     assert torch.equal(again, cycles[0])
 
 
@@ -179,17 +240,22 @@ def test_impossible_values_are_refused(method, message):
         method()
 
 
-# --------------------------------------------------------------------------------------------------------- teachers
+# ----------------------------------------------------------------------------------------- teachers
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_divergence_is_scipys_entropy_of_teacher_and_student(temperature):
     teacher, student = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)) * 3
-    p, q = (scipy.special.softmax(logits.double().numpy() / temperature, 1) for logits in (teacher, student))
+    p, q = (
+        scipy.special.softmax(logits.double().numpy() / temperature, 1)
+        for logits in (teacher, student)
+    )
     ours = divergence(teacher, student, temperature)
     np.testing.assert_allclose(ours.numpy(), scipy.stats.entropy(p, q, axis=1), rtol=1e-4)
     log_q = F.log_softmax(student / temperature, 1)
-    torch.testing.assert_close(ours.mean(), F.kl_div(log_q, torch.softmax(teacher / temperature, 1), reduction="batchmean"))
+    torch.testing.assert_close(
+        ours.mean(), F.kl_div(log_q, torch.softmax(teacher / temperature, 1), reduction="batchmean")
+    )
 
 
 def test_divergence_of_bf16_logits_is_computed_in_fp32():
@@ -206,13 +272,15 @@ def test_student_moves_and_teachers_do_not(make, gated):
     teacher = method.teacher if make is Scrub else method.good
     assert not same(model, original)
     assert same(teacher, original)
-    storages = [{p.untyped_storage().data_ptr() for p in net.parameters()} for net in (model, teacher)]
+    storages = [
+        {p.untyped_storage().data_ptr() for p in net.parameters()} for net in (model, teacher)
+    ]
     assert not storages[0] & storages[1]
     assert not any(p.requires_grad for p in teacher.parameters())
     assert not teacher.training
 
 
-# ------------------------------------------------------------------------------------------------------------ SCRUB
+# -------------------------------------------------------------------------------------------- SCRUB
 
 
 def test_scrub_without_climbs_and_distillation_is_finetuning_bit_for_bit():
@@ -222,13 +290,18 @@ def test_scrub_without_climbs_and_distillation_is_finetuning_bit_for_bit():
 
 
 def test_scrub_losses_are_the_papers():
-    """Climb on forget, then descend on retain; the teacher's outputs as scipy sees them, in a student that has moved."""
+    """Climb on forget, then descend on retain; the teacher's outputs as scipy sees them, in a
+    student that has moved.
+    """
     data, teacher, model = make_data(batch_size=1000), make_model(), make_model(seed=5).eval()
     method = prepared(Scrub(gamma=0.8, alpha=0.3, temperature=2.0, msteps=1), teacher, data)
 
     def distance(images):
         with torch.no_grad():
-            p, q = (scipy.special.softmax(net.eval()(images).double().numpy() / 2, 1) for net in (teacher, model))
+            p, q = (
+                scipy.special.softmax(net.eval()(images).double().numpy() / 2, 1)
+                for net in (teacher, model)
+            )
         return 2**2 * scipy.stats.entropy(p, q, axis=1).mean()
 
     forget, retain = first_batch(data.forget), first_batch(data.retain)
@@ -241,13 +314,26 @@ def test_scrub_losses_are_the_papers():
 
 
 def test_scrub_is_by_default_what_its_authors_ran_on_cifar():
-    """Batches of 32 forget and 128 retain images, no augmentation: with one size of 256 it forgets nothing."""
+    """Batches of 32 forget and 128 retain images, no augmentation: with one size of 256 it forgets
+    nothing.
+    """
     args = parse_args(["--unlearn", "scrub"], "")
     settle(args, None)
     wanted = {
-        "unlearn_lr": 5e-4, "unlearn_epochs": 3, "gamma": 0.99, "alpha": 0.001, "temperature": 4.0, "msteps": 2, "optimizer": "sgd",
-        "momentum": 0.9, "weight_decay": 5e-4, "bn": "train", "no_aug": True, "batch_size": 128, "forget_batch_size": 32,
-    }  # fmt: skip
+        "unlearn_lr": 5e-4,
+        "unlearn_epochs": 3,
+        "gamma": 0.99,
+        "alpha": 0.001,
+        "temperature": 4.0,
+        "msteps": 2,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "bn": "train",
+        "no_aug": True,
+        "batch_size": 128,
+        "forget_batch_size": 32,
+    }
     assert {name: getattr(args, name) for name in wanted} == wanted
     args = parse_args(["--unlearn", "scrub_r", "--batch_size", "256"], "")
     settle(args, None)
@@ -258,7 +344,9 @@ def test_the_small_scale_rate_falls_when_the_authors_does():
     """Theirs, with epochs from 1: a tenth for each of 3, 5, 9 that the epoch is above."""
     args = parse_args(["--unlearn", "scrub", "--preset", "scrub_small"], "")
     settle(args, None)
-    factor = recipe_of(args, args.unlearn_epochs, from_scratch=False, precision="fp32").rate_factor(args.unlearn_epochs, args.unlearn_lr)
+    factor = recipe_of(args, args.unlearn_epochs, from_scratch=False, precision="fp32").rate_factor(
+        args.unlearn_epochs, args.unlearn_lr
+    )
     theirs = [0.1 ** np.sum(epoch > np.array([3, 5, 9])) for epoch in range(1, 11)]
     for within in (0.01, 0.99):
         np.testing.assert_allclose([factor(epoch + within) for epoch in range(10)], theirs)
@@ -269,7 +357,10 @@ def test_rums_loop_climbs_in_one_epoch_more_than_its_msteps_says():
     settle(args, None)
     data, model = make_data(count=40, batch_size=16), make_model().eval()
     method = prepared(Scrub(msteps=args.msteps), make_model(seed=1), data)
-    climbs = [next(method.losses(model, data, epoch)).loss.item() < 0 for epoch in range(args.unlearn_epochs)]
+    climbs = [
+        next(method.losses(model, data, epoch)).loss.item() < 0
+        for epoch in range(args.unlearn_epochs)
+    ]
     assert climbs == [epoch <= 4 for epoch in range(5)]  # their condition, with epochs from 0
 
 
@@ -292,8 +383,13 @@ def test_a_climb_leaves_the_teacher_and_alpha_pulls_back_to_it():
             return divergence(make_model().eval()(images), model.eval()(images)).mean().item()
 
     fields = PLAIN | {"bn": "train", "unlearn_epochs": 3, "unlearn_lr": 0.2}
-    assert distance(Scrub(**fields, msteps=3), "forget") > 1.1 * distance(Scrub(**fields, msteps=0), "forget")
-    near, far = (distance(Scrub(**fields, msteps=0, gamma=0.1, alpha=alpha), "retain") for alpha in (10.0, 0.0))
+    assert distance(Scrub(**fields, msteps=3), "forget") > 1.1 * distance(
+        Scrub(**fields, msteps=0), "forget"
+    )
+    near, far = (
+        distance(Scrub(**fields, msteps=0, gamma=0.1, alpha=alpha), "retain")
+        for alpha in (10.0, 0.0)
+    )
     assert near < 0.8 * far
 
 
@@ -305,27 +401,40 @@ def test_with_frozen_batchnorm_the_first_climb_stands_still():
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------- SCRUB+R
+# ------------------------------------------------------------------------------------------ SCRUB+R
 
 
 def rewound(request=None, **fields):
-    """A finished SCRUB+R with its data, model and report, and the models before the first and after each epoch."""
-    data, model = make_data(**request or {}), run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1))
+    """A finished SCRUB+R with its data, model and report, and the models before the first and after
+    each epoch.
+    """
+    data, model = (
+        make_data(**request or {}),
+        run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1)),
+    )
     method = ScrubRewind(**{"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2} | fields)
     method.prepare(model, data, None)
     optimizer = make_optimizer(model.parameters(), method.unlearn_lr, 0.9, 0.0)
     models = [copy.deepcopy(model)]
     fit(
-        model, method, data, optimizer, epochs=method.unlearn_epochs, clock=Stopwatch(CPU),
+        model,
+        method,
+        data,
+        optimizer,
+        epochs=method.unlearn_epochs,
+        clock=Stopwatch(CPU),
         after_epoch=lambda epoch, stats: models.append(copy.deepcopy(model)),
-    )  # fmt: skip
+    )
     return method, data, model, models, method.finish(model, data)
 
 
 def all_errors(data, models):
     """Each model's error on forget, counted anew from the arrays of the data set."""
     images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
-    return [percent_wrong(net, images[data.chosen.forget], data.dataset.y_train[data.chosen.forget]) for net in models]
+    return [
+        percent_wrong(net, images[data.chosen.forget], data.dataset.y_train[data.chosen.forget])
+        for net in models
+    ]
 
 
 def percent_wrong(model, images, labels):
@@ -334,9 +443,13 @@ def percent_wrong(model, images, labels):
         return 100 * float(np.mean(model(images).argmax(1).numpy() != labels))
 
 
-@pytest.mark.parametrize("request_", [{"count": 16}, {"count": None, "class_to_forget": 1}], ids=["random", "class"])
+@pytest.mark.parametrize(
+    "request_", [{"count": 16}, {"count": None, "class_to_forget": 1}], ids=["random", "class"]
+)
 def test_rewinding_takes_the_first_epoch_closest_to_unseen_images_of_the_same_kind(request_):
-    """Whichever epoch's model stands for the finished one; the original, of epoch 0, is a candidate."""
+    """Whichever epoch's model stands for the finished one; the original, of epoch 0, is a
+    candidate.
+    """
     method, data, model, models, _ = rewound(request_)
     images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
     labels = data.dataset.y_train
@@ -372,7 +485,9 @@ def test_of_equally_close_epochs_the_first_is_taken():
 
 
 def test_the_original_is_a_candidate():
-    """Epochs that overshoot: the original's forget error is the closest to what the finished model makes on unseen images."""
+    """Epochs that overshoot: the original's forget error is the closest to what the finished model
+    makes on unseen images.
+    """
     method, data, model, models, _ = rewound()
     wrecked = copy.deepcopy(models[-1].state_dict())
     wrecked["fc.bias"][0] += 1e3
@@ -423,13 +538,15 @@ def test_held_out_images_are_of_the_forgotten_classes_and_missing_ones_are_refus
         ScrubRewind().prepare(make_model(), data, None)
 
 
-# ----------------------------------------------------------------------------------------------------- bad teaching
+# ------------------------------------------------------------------------------------- bad teaching
 
 
 def test_bad_teacher_is_a_fresh_network_of_its_own_stream():
     data, model = make_data(), make_model()
     method = prepared(BadTeaching(), model, data)
-    fresh = TinyNet().to(memory_format=torch.channels_last)  # a draw fills memory in order, whatever the layout means
+    fresh = TinyNet().to(
+        memory_format=torch.channels_last
+    )  # a draw fills memory in order, whatever the layout means
     torch.manual_seed(stream(data.seed, "bad teacher"))
     initialise(fresh)
     images, _ = first_batch(data.forget)
@@ -452,8 +569,14 @@ def test_bad_teaching_loss_asks_each_sample_its_own_teacher():
     mixed = method._mixed(data)
     images, marked = next(iter(mixed))
     with torch.no_grad():
-        probability = [scipy.special.softmax(net(images).double().numpy(), 1) for net in (method.good, method.bad, model)]
-    each = [scipy.stats.entropy(p if label < 0 else b, q) for p, b, q, label in zip(*probability, marked.tolist(), strict=True)]
+        probability = [
+            scipy.special.softmax(net(images).double().numpy(), 1)
+            for net in (method.good, method.bad, model)
+        ]
+    each = [
+        scipy.stats.entropy(p if label < 0 else b, q)
+        for p, b, q, label in zip(*probability, marked.tolist(), strict=True)
+    ]
     assert step.loss.item() == pytest.approx(np.mean(each), rel=1e-4)
     assert (marked >= 0).sum() == 40
     assert (marked < 0).sum() == int(0.3 * data.retain.num_samples)
@@ -470,7 +593,9 @@ def test_bad_teaching_uses_one_seeded_part_of_retain():
     first = retained()
     data.set_epoch(1)
     assert torch.equal(first, retained())
-    whole = {round(value, 3) for value in next(iter(data.retain.eval_view()))[0].sum((1, 2, 3)).tolist()}
+    whole = {
+        round(value, 3) for value in next(iter(data.retain.eval_view()))[0].sum((1, 2, 3)).tolist()
+    }
     assert {round(value, 3) for value in first.tolist()} < whole
 
 
@@ -482,7 +607,10 @@ def test_bad_teaching_approaches_each_teacher_on_its_own_images():
     def distances():
         with torch.no_grad():
             logits = model.eval()(images)
-            return [divergence(teacher(images), logits).mean().item() for teacher in (method.bad, method.good)]
+            return [
+                divergence(teacher(images), logits).mean().item()
+                for teacher in (method.bad, method.good)
+            ]
 
     method.prepare(model, data, None)
     before = distances()
@@ -492,13 +620,20 @@ def test_bad_teaching_approaches_each_teacher_on_its_own_images():
     assert after[1] > before[1] == 0
 
 
-# --------------------------------------------------------------------------------------------------------- amnesiac
+# ----------------------------------------------------------------------------------------- amnesiac
 
 
 def test_amnesiac_is_random_labels_with_other_defaults_bit_for_bit():
     fields = {"unlearn_epochs": 3, "unlearn_lr": 1e-4, "optimizer": "adam", "weight_decay": 0.0}
     ours = run(Amnesiac(), make_model(), make_data())
-    assert same(ours, run(RandomLabel(**fields, order="mixed", relabel="once", exclude_true=True), make_model(), make_data()))
+    assert same(
+        ours,
+        run(
+            RandomLabel(**fields, order="mixed", relabel="once", exclude_true=True),
+            make_model(),
+            make_data(),
+        ),
+    )
     assert not same(ours, run(RandomLabel(**fields), make_model(), make_data()))
 
 
@@ -512,7 +647,9 @@ def test_amnesiac_never_draws_the_true_label_nor_a_second_time():
 
 
 def test_frozen_copy_follows_no_gate():
-    """Under a mask the student's weights live in one flat buffer; the copy must not be a view of it."""
+    """Under a mask the student's weights live in one flat buffer; the copy must not be a view of
+    it.
+    """
     model = make_model()
     gate = SaliencyGate(model, random_mask(model))
     teacher = frozen_copy(model)

@@ -1,4 +1,6 @@
-"""The search over hyper-parameters: declared ranges, the grid, what the objectives read, and one search for real."""
+"""The search over hyper-parameters: declared ranges, the grid, what the objectives read, and one
+search for real.
+"""
 
 import dataclasses
 import json
@@ -13,7 +15,15 @@ import sweep
 from evaluation.selection import val_proxy_noise
 from sweeping import search
 from sweeping.plan import make_plan
-from sweeping.search import as_markdown, entropy_gap_score, grid, oracle_gap_score, search_of, searchable, sensitivity
+from sweeping.search import (
+    as_markdown,
+    entropy_gap_score,
+    grid,
+    oracle_gap_score,
+    search_of,
+    searchable,
+    sensitivity,
+)
 from unlearn import METHODS
 from unlearn.base import Range
 from utils import RunFailed, UserError
@@ -26,11 +36,30 @@ def content(folder, **changes):
         "original": {"script": "main_train", "flags": {"epochs": 3, "lr": 0.1}},
         "masks": {"script": "generate_mask", "flags": ORIGINAL},
         "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}},
-        "methods": {"script": "main_forget", "flags": ORIGINAL, "list": [{"unlearn": "GA", "unlearn_epochs": 1}, {"unlearn": "RL"}]},
-        "salun": {"script": "main_random", "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"}},
+        "methods": {
+            "script": "main_forget",
+            "flags": ORIGINAL,
+            "list": [{"unlearn": "GA", "unlearn_epochs": 1}, {"unlearn": "RL"}],
+        },
+        "salun": {
+            "script": "main_random",
+            "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"},
+        },
     }
-    base = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "num_indexes_to_replace": 130, "forget_seed": 2}
-    return {"folder": str(folder), "seeds": [2, 3], "base": base, "stages": stages, "search": {"forget_seed": 7}} | changes
+    base = {
+        "dataset": "digits",
+        "arch": "resnet20s",
+        "device": "cpu",
+        "num_indexes_to_replace": 130,
+        "forget_seed": 2,
+    }
+    return {
+        "folder": str(folder),
+        "seeds": [2, 3],
+        "base": base,
+        "stages": stages,
+        "search": {"forget_seed": 7},
+    } | changes
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -42,7 +71,10 @@ def test_declared_ranges_hold_the_default_and_make_the_method(name):
             assert found.low < found.high
             assert found.low > 0 or not found.log
             for share in (0, 0.5, 1):
-                assert math.isclose(getattr(METHODS[name](**{field.name: found.at(share)}), field.name), found.at(share))
+                assert math.isclose(
+                    getattr(METHODS[name](**{field.name: found.at(share)}), field.name),
+                    found.at(share),
+                )
 
 
 def test_the_field_s_common_methods_can_be_searched():
@@ -53,38 +85,54 @@ def test_what_has_a_strength_can_be_searched_and_retrain_cannot():
     assert {*METHODS} - {*searchable()} == {"raw", "retrain"}
 
 
-@pytest.mark.parametrize("name", ["amnesiac", "bad_teaching", "unsir", "boundary_shrink", "boundary_expanding"])
+@pytest.mark.parametrize(
+    "name", ["amnesiac", "bad_teaching", "unsir", "boundary_shrink", "boundary_expanding"]
+)
 def test_a_rate_of_another_scale_is_not_searched_where_sgd_s_is(name):
     rates = METHODS[name].__dataclass_fields__["unlearn_lr"].metadata["range"]
     assert rates.high < METHODS["FT"].__dataclass_fields__["unlearn_lr"].metadata["range"].high
 
 
 def test_a_range_is_even_in_its_scale():
-    assert np.allclose([Range(1e-4, 1).at(share) for share in (0, 0.25, 0.5, 1)], [1e-4, 1e-3, 1e-2, 1])
+    assert np.allclose(
+        [Range(1e-4, 1).at(share) for share in (0, 0.25, 0.5, 1)], [1e-4, 1e-3, 1e-2, 1]
+    )
     assert np.allclose([Range(0.8, 1, log=False).at(share) for share in (0, 0.5, 1)], [0.8, 0.9, 1])
 
 
 def test_a_range_near_one_is_even_in_the_logarithm_of_the_rest():
-    assert np.allclose([1 - Range(0.9, 0.99999, rest=True).at(share) for share in (0, 0.25, 0.5, 1)], [1e-1, 1e-2, 1e-3, 1e-5])
+    assert np.allclose(
+        [1 - Range(0.9, 0.99999, rest=True).at(share) for share in (0, 0.25, 0.5, 1)],
+        [1e-1, 1e-2, 1e-3, 1e-5],
+    )
 
 
 def test_neggrad_plus_s_published_shares_are_within_reach_of_few_trials():
-    """0.95 and 0.9999: both are inside, and the next of eight levels has a forget weight at most twice as far."""
-    name, found = "retain_share", METHODS["neggrad_plus"].__dataclass_fields__["retain_share"].metadata["range"]
+    """0.95 and 0.9999: both are inside, and the next of eight levels has a forget weight at most
+    twice as far.
+    """
+    name, found = (
+        "retain_share",
+        METHODS["neggrad_plus"].__dataclass_fields__["retain_share"].metadata["range"],
+    )
     levels = [1 - point[name] for point in grid({name: found}, 8)]
     for share in (0.95, 0.9999):
         assert found.low <= share <= found.high
         assert min(abs(math.log((1 - share) / level)) for level in levels) <= math.log(2)
 
 
-@pytest.mark.parametrize(("dimensions", "trials"), [(1, 1), (1, 7), (2, 7), (2, 20), (3, 20), (3, 1)])
+@pytest.mark.parametrize(
+    ("dimensions", "trials"), [(1, 1), (1, 7), (2, 7), (2, 20), (3, 20), (3, 1)]
+)
 def test_a_grid_is_within_the_ranges_and_the_budget(dimensions, trials):
     ranges = {f"x{i}": Range(1e-3, 1) for i in range(dimensions)}
     points = grid(ranges, trials)
     levels = [len({point[name] for point in points}) for name in ranges]
     assert math.prod(levels) == len(points) <= trials
     assert max(levels) - min(levels) <= 1
-    assert math.prod(sorted(levels)[1:]) * (min(levels) + 1) > trials  # one more level would not fit
+    assert (
+        math.prod(sorted(levels)[1:]) * (min(levels) + 1) > trials
+    )  # one more level would not fit
     assert all(1e-3 <= value <= 1 for point in points for value in point.values())
 
 
@@ -94,7 +142,12 @@ def test_a_search_has_a_request_of_its_own_and_what_it_searches_is_not_fixed(tmp
     assert {"--forget_seed=7", "--unlearn_lr=0.05", "--seed=2"} <= {*run.words}
     assert [each.stage for each in needed] == ["original", "masks"]
     assert "--forget_seed=7" in needed[1].words
-    assert {each.script for each in found.plan.stages.values()} == {"main_train", "generate_mask", "main_forget", "main_random"}
+    assert {each.script for each in found.plan.stages.values()} == {
+        "main_train",
+        "generate_mask",
+        "main_forget",
+        "main_random",
+    }
     assert found.run_of({"unlearn_lr": 0.1}, sweep.check)[0].name != run.name
 
 
@@ -103,12 +156,23 @@ def test_a_search_takes_a_method_by_any_of_its_names(tmp_path):
     plan["stages"]["retrain"]["flags"]["unlearn"] = "Retrain"
     plan["stages"]["methods"]["list"] += [{"unlearn": "L1-Sparse"}, {"unlearn": "IU"}]
     plan = make_plan(plan)
-    names = {name: search.as_planned(plan, name) for name in ("ga", "GA", "salun", "FT_prune", "l1-sparse", "wfisher", "scrap")}
+    names = {
+        name: search.as_planned(plan, name)
+        for name in ("ga", "GA", "salun", "FT_prune", "l1-sparse", "wfisher", "scrap")
+    }
     assert names == {
-        "ga": "GA", "GA": "GA", "salun": "salun", "FT_prune": "L1-Sparse", "l1-sparse": "L1-Sparse", "wfisher": "IU", "scrap": "scrap",
-    }  # fmt: skip
+        "ga": "GA",
+        "GA": "GA",
+        "salun": "salun",
+        "FT_prune": "L1-Sparse",
+        "l1-sparse": "L1-Sparse",
+        "wfisher": "IU",
+        "scrap": "scrap",
+    }
     assert search_of(plan, "L1-Sparse").ranges.keys() == {"alpha", "unlearn_lr"}
-    assert "retrain" in search_of(plan, "GA").plan.stages  # which a search keeps as what it is measured against
+    assert (
+        "retrain" in search_of(plan, "GA").plan.stages
+    )  # which a search keeps as what it is measured against
 
 
 @pytest.mark.parametrize("name", ["RL", "scrap", "retrain2"])
@@ -135,9 +199,17 @@ def test_oracle_gap_is_the_mean_of_four_gaps_to_the_mean_retrain(tmp_path):
 
 def test_a_search_by_the_answer_shows_both_gaps():
     found = {
-        "search": "GA", "objective": "oracle_gap", "sampler": "grid", "budget": 2, "noise": 0.0, "ranges": {"a": None},
-        "trials": [{"values": {"a": 1.0}, "objective": 1.5, "entropy_gap": gap, "run": "x"} for gap in (2.5, None)],
-    }  # fmt: skip
+        "search": "GA",
+        "objective": "oracle_gap",
+        "sampler": "grid",
+        "budget": 2,
+        "noise": 0.0,
+        "ranges": {"a": None},
+        "trials": [
+            {"values": {"a": 1.0}, "objective": 1.5, "entropy_gap": gap, "run": "x"}
+            for gap in (2.5, None)
+        ],
+    }
     text = as_markdown(found | {"best": found["trials"][0]})
     for words in (
         "oracle_gap 1.500, under the entropy MIA 2.500.",
@@ -147,12 +219,18 @@ def test_a_search_by_the_answer_shows_both_gaps():
     ):
         assert words in text
     assert "entropy" not in as_markdown(
-        {**found, "trials": [{"values": {"a": 1.0}, "objective": 1.5, "run": "x"}], "best": {"values": {"a": 1.0}, "objective": 1.5}}
+        {
+            **found,
+            "trials": [{"values": {"a": 1.0}, "objective": 1.5, "run": "x"}],
+            "best": {"values": {"a": 1.0}, "objective": 1.5},
+        }
     )
 
 
 def test_sensitivity_covers_every_trial_once():
-    trials = [{"values": {"a": float(i), "b": -float(i)}, "objective": float(i % 4)} for i in range(13)]
+    trials = [
+        {"values": {"a": float(i), "b": -float(i)}, "objective": float(i % 4)} for i in range(13)
+    ]
     rows = sensitivity({"ranges": {"a": None, "b": None}, "trials": trials})
     assert len(rows) == 2 * search.LEVELS
     assert sum(int(row.split("|")[4]) for row in rows) == 2 * 13
@@ -179,24 +257,35 @@ def test_a_grid_leaves_what_others_are_at_for_later_and_what_failed_alone(monkey
 
 def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
     judging = []
-    monkeypatch.setattr(search, "val_proxy_score", lambda *where: judging.append(where) or (1.5, 0.2))
+    monkeypatch.setattr(
+        search, "val_proxy_score", lambda *where: judging.append(where) or (1.5, 0.2)
+    )
     found = search_of(make_plan(content(tmp_path)), "GA")
     run, _ = found.run_of({"unlearn_lr": 0.001}, sweep.check)
     for _ in range(2):
         trial = search.judged(run, tmp_path, {"unlearn_lr": 0.001}, "val_proxy", [])
-        assert trial == {"values": {"unlearn_lr": 0.001}, "objective": 1.5, "noise": 0.2, "run": run.name}
+        assert trial == {
+            "values": {"unlearn_lr": 0.001},
+            "objective": 1.5,
+            "noise": 0.2,
+            "run": run.name,
+        }
     assert [where[0].name for where in judging] == ["GAcheckpoint.pth.tar"]
 
 
 def test_workers_share_a_search(tmp_path, capsys):
-    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs", base=content(tmp_path)["base"] | {"batch_size": 512})))
+    (tmp_path / "plan.json").write_text(
+        json.dumps(content(tmp_path / "runs", base=content(tmp_path)["base"] | {"batch_size": 512}))
+    )
     words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "3", "--sampler", "grid"]
     assert sweep.main([*words, "--workers", "2"]) == 0
     shared = capsys.readouterr().out
     assert "RESULT search=GA val_proxy=" in shared
     records = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("*/*/run.json")]
     assert len(records) == 4  # the original and three trials
-    assert all(len(record["starts"]) == 1 and "-" in record["starts"][0]["worker"] for record in records)  # by workers, each once
+    assert all(
+        len(record["starts"]) == 1 and "-" in record["starts"][0]["worker"] for record in records
+    )  # by workers, each once
     logs = "".join(file.read_text() for file in (tmp_path / "runs/.workers").iterdir())
     table = json.loads((tmp_path / "runs/search/GA-val_proxy.json").read_text())
     assert all(f"{trial['objective']:.3f}" in logs for trial in table["trials"])
@@ -213,13 +302,25 @@ def test_a_search_that_is_none_starts_no_workers(tmp_path, capsys):
 
 def test_optuna_draws_from_every_kind_of_range(tmp_path):
     pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
-    ranges = {"rate": Range(1e-4, 1), "share": Range(0.1, 0.9, log=False), "close": Range(0.8, 0.99999, rest=True)}
+    ranges = {
+        "rate": Range(1e-4, 1),
+        "share": Range(0.1, 0.9, log=False),
+        "close": Range(0.8, 0.99999, rest=True),
+    }
     points = []
     of_plan = search.Search(None, None, {}, ranges)
-    search.tried_by_optuna(of_plan, 30, tmp_path, "study", lambda point: points.append(point) or 0.0, lambda: True)
+    search.tried_by_optuna(
+        of_plan, 30, tmp_path, "study", lambda point: points.append(point) or 0.0, lambda: True
+    )
     assert len(points) == 30
-    assert all(ranges[name].low <= value <= ranges[name].high for point in points for name, value in point.items())
-    assert 3 <= sum(point["close"] > 0.998 for point in points) <= 27  # half of the range, in its scale
+    assert all(
+        ranges[name].low <= value <= ranges[name].high
+        for point in points
+        for name, value in point.items()
+    )
+    assert (
+        3 <= sum(point["close"] > 0.998 for point in points) <= 27
+    )  # half of the range, in its scale
 
 
 @pytest.mark.parametrize("sampler", ["grid", "optuna"])
@@ -227,7 +328,11 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
     if sampler == "optuna":
         pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
     seen = []
-    monkeypatch.setattr(search, "predict", lambda model, loader: seen.append(loader.name) or engine.predict(model, loader))
+    monkeypatch.setattr(
+        search,
+        "predict",
+        lambda model, loader: seen.append(loader.name) or engine.predict(model, loader),
+    )
     (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path / "runs")))
     words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2", "--sampler", sampler]
     assert sweep.main(words) == 0
@@ -241,7 +346,9 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
     assert not (tmp_path / "runs/retrain").exists()
     runs = [file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json")]
     assert sweep.main(words) == 0  # the same search again has nothing to do
-    assert sorted(runs) == sorted(file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json"))
+    assert sorted(runs) == sorted(
+        file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json")
+    )
     capsys.readouterr()
     if sampler == "grid":  # the same trials, judged by the answer
         assert sweep.main([*words, "--objective", "oracle_gap"]) == 0
@@ -253,28 +360,51 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
 
 def test_oracle_gap_refuses_retrains_of_several_kinds(tmp_path, capsys):
     plan = content(tmp_path / "runs")
-    plan["stages"]["longer"] = {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 2}}
+    plan["stages"]["longer"] = {
+        "script": "main_forget",
+        "flags": {"unlearn": "retrain", "epochs": 2},
+    }
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    words = [str(tmp_path / "plan.json"), "--search", "GA", "--trials", "2", "--sampler", "grid", "--objective", "oracle_gap"]
+    words = [
+        str(tmp_path / "plan.json"),
+        "--search",
+        "GA",
+        "--trials",
+        "2",
+        "--sampler",
+        "grid",
+        "--objective",
+        "oracle_gap",
+    ]
     assert sweep.main(words) == 2
     assert "unlike Retrains are never pooled" in capsys.readouterr().err
     assert not list((tmp_path / "runs").rglob("*result.json"))
 
 
 def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monkeypatch):
-    """Losses that differ by class alone: with the classes' shares made equal nothing is to be found, AUC 1/2."""
+    """Losses that differ by class alone: with the classes' shares made equal nothing is to be
+    found, AUC 1/2.
+    """
     rng = np.random.default_rng(0)
 
     def outputs(counts):
         labels = np.repeat([0, 1], counts)
-        logits = np.where(labels, 3.0, 0.5)[:, None] * np.eye(2)[labels] + rng.normal(0, 1e-3, (len(labels), 2))
+        logits = np.where(labels, 3.0, 0.5)[:, None] * np.eye(2)[labels] + rng.normal(
+            0, 1e-3, (len(labels), 2)
+        )
         return logits.astype(np.float32), labels
 
-    splits = {"forget": outputs([900, 100]), "retain": outputs([100, 100]), "val": outputs([200, 800])}
+    splits = {
+        "forget": outputs([900, 100]),
+        "retain": outputs([100, 100]),
+        "val": outputs([200, 800]),
+    }
     request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_class=None))
     monkeypatch.setattr(search, "read_saved", lambda path, role: role)
     monkeypatch.setattr(search, "Request", lambda *args, **kwargs: request)
     monkeypatch.setattr(search, "_outputs", lambda request, saved: splits)
     value, noise = search.val_proxy_score("a", "b", "cpu", 0)
-    assert value < 3  # every image is classified rightly: what is left is 100 |AUC - 1/2|, 32 without weights
+    assert (
+        value < 3
+    )  # every image is classified rightly: what is left is 100 |AUC - 1/2|, 32 without weights
     assert noise > val_proxy_noise(1000, 1000)

@@ -1,4 +1,5 @@
-"""A sweep on a real Slurm of one node, started for the test where Debian's packages are (slurmctld, slurmd, slurm-client).
+"""A sweep on a real Slurm of one node, started for the test where Debian's packages are (slurmctld,
+slurmd, slurm-client).
 
 ``SLURM_PREFIX`` may name a folder into which they were unpacked.
 """
@@ -26,20 +27,26 @@ DAEMONS = [PREFIX / "usr/sbin" / name for name in ("slurmctld", "slurmd", "slurm
 
 def found(path):
     """The daemon, which Debian's alternatives may not have linked in an unpacked folder."""
-    return next((each for each in (path, path.with_name(path.name + "-wlm")) if each.exists()), None)
+    return next(
+        (each for each in (path, path.with_name(path.name + "-wlm")) if each.exists()), None
+    )
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A controller and a node in a temporary folder, without munge; yields the folder when the node is idle.
+    """A controller and a node in a temporary folder, without munge; yields the folder when the node
+    is idle.
 
-    A job that is queued again waits until its credential has expired: 120 s, or as few as 5. ``JobRequeue=0`` is the
-    harder case: only those jobs are queued again that ask for it.
+    A job that is queued again waits until its credential has expired: 120 s, or as few as 5.
+    ``JobRequeue=0`` is the harder case: only those jobs are queued again that ask for it.
     """
     pytest.importorskip("submitit", reason="pip install -r requirements-slurm.txt")
     daemons = [found(path) for path in DAEMONS]
     if None in daemons or os.geteuid() != 0:
-        pytest.skip("Slurm's daemons are not installed (apt-get install slurmctld slurmd slurm-client), or this is not root")
+        pytest.skip(
+            "Slurm's daemons are not installed (apt-get install slurmctld slurmd slurm-client), or"
+            " this is not root"
+        )
     folder = tmp_path / "slurm"
     folder.mkdir()
     plugins = next(PREFIX.glob("usr/lib/*/slurm-wlm"))
@@ -79,25 +86,36 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # this node binds no job to its cores
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     monkeypatch.setenv("PATH", f"{PREFIX / 'usr/bin'}:{os.environ['PATH']}")
-    libraries = ":".join(map(str, (plugins, plugins.parent, *filter(None, [os.environ.get("LD_LIBRARY_PATH")]))))
+    libraries = ":".join(
+        map(str, (plugins, plugins.parent, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])))
+    )
     if Path("/") != PREFIX:
         monkeypatch.setenv("LD_LIBRARY_PATH", libraries)
     controller, node, step = map(str, daemons)
     with open(folder / "out.log", "w") as log:
-        processes = [subprocess.Popen(words, stdout=log, stderr=log) for words in ([controller, "-D"], [node, "-D", "-d", step])]
+        processes = [
+            subprocess.Popen(words, stdout=log, stderr=log)
+            for words in ([controller, "-D"], [node, "-D", "-d", step])
+        ]
     try:
         until(lambda: "idle" in told("sinfo", "-h", "-o", "%T"), folder)
         yield folder
     finally:
         told("scancel", "--state=RUNNING", "--state=PENDING", "-u", "root")
-        until(lambda: not told("squeue", "--noheader"), folder)  # workers end with their job, and slurmd sees to it
+        until(
+            lambda: not told("squeue", "--noheader"), folder
+        )  # workers end with their job, and slurmd sees to it
         for process in processes:
             process.terminate()
             process.wait(30)
 
 
 def told(*words):
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout if shutil.which(words[0]) else ""
+    return (
+        subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout
+        if shutil.which(words[0])
+        else ""
+    )
 
 
 def until(condition, folder, seconds=60):
@@ -119,22 +137,53 @@ def free_ports(count):
 
 
 def test_a_sweep_as_a_job_array(slurm, tmp_path, capsys):
-    finished(tiny(tmp_path), capsys, "--launcher", "slurm", "--workers", "2", "--options", "cpus_per_task=1", "timeout_min=10")
+    finished(
+        tiny(tmp_path),
+        capsys,
+        "--launcher",
+        "slurm",
+        "--workers",
+        "2",
+        "--options",
+        "cpus_per_task=1",
+        "timeout_min=10",
+    )
     assert len(starts(tmp_path / "plan.json")) == 3
 
 
 def test_workers_whose_jobs_are_queued_again_go_on(slurm, tmp_path):
-    plan = tiny(tmp_path, stages={"retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 40}}})
+    plan = tiny(
+        tmp_path,
+        stages={
+            "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 40}}
+        },
+    )
     folder = read_plan(plan).folder
-    flags = ["--launcher", "slurm", "--workers", "2", "--options", "cpus_per_task=1", "timeout_min=30"]
+    flags = [
+        "--launcher",
+        "slurm",
+        "--workers",
+        "2",
+        "--options",
+        "cpus_per_task=1",
+        "timeout_min=30",
+    ]
     with open(slurm / "sweep.log", "w") as log:
-        launcher = subprocess.Popen([sys.executable, ROOT / "sweep.py", plan, *flags], cwd=ROOT, stdout=log, stderr=log)
+        launcher = subprocess.Popen(
+            [sys.executable, ROOT / "sweep.py", plan, *flags], cwd=ROOT, stdout=log, stderr=log
+        )
     try:
-        until(lambda: len(list(folder.glob("retrain/*/retraincheckpoint.pth.tar"))) == 2, slurm, 180)
+        until(
+            lambda: len(list(folder.glob("retrain/*/retraincheckpoint.pth.tar"))) == 2, slurm, 180
+        )
         runs = {read_record(path).starts[0]["worker"]: path for path in folder.glob("retrain/*")}
-        preempted, requeued = (runs[worker] for worker in sorted(runs))  # the name begins with the slot, as does the job's index
+        preempted, requeued = (
+            runs[worker] for worker in sorted(runs)
+        )  # the name begins with the slot, as does the job's index
         jobs = queue()
-        subprocess.run(["scancel", "--signal=USR2", jobs[0]], check=True)  # what --signal, which submitit sets, has Slurm send
+        subprocess.run(
+            ["scancel", "--signal=USR2", jobs[0]], check=True
+        )  # what --signal, which submitit sets, has Slurm send
         subprocess.run(["scontrol", "requeue", jobs[1]], check=True)
         assert launcher.wait(240) == 0, (slurm / "sweep.log").read_text()
     finally:
@@ -146,9 +195,12 @@ def test_workers_whose_jobs_are_queued_again_go_on(slurm, tmp_path):
     for path in runs.values():
         assert read_record(path).code == 0
         log = (path / "log.txt").read_text()
-        assert log.count("RESULT method=Retrain") == log.count("epoch 1/40 ") == 1  # resumed, not begun again
+        assert (
+            log.count("RESULT method=Retrain") == log.count("epoch 1/40 ") == 1
+        )  # resumed, not begun again
     assert len(read_record(preempted).starts) == 2
-    # A requeue leaves a worker some seconds (KillWait, but never under 5), in which a fast machine ends its run.
+    # A requeue leaves a worker some seconds (KillWait, but never under 5), in which a fast machine
+    # ends its run.
     assert len(read_record(requeued).starts) in (1, 2)
 
 
@@ -156,14 +208,22 @@ def queue(*flags):
     return sorted(told("squeue", "--noheader", "--array", "--format=%i", *flags).split())
 
 
-# ------------------------------------------------------------------------------------------------- without Slurm
+# ------------------------------------------------------------------------------------ without Slurm
 
 
 def test_a_worker_goes_on_through_the_signals_of_its_job_and_ends_with_it(tmp_path):
     up = tmp_path / "pid"
-    code = f"import os, time; print(os.getpid(), end=' ', flush=True, file=open({str(up)!r}, 'w')); time.sleep(100)"
-    job = "import signal, sys; from sweeping.launchers import Task; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(7)); "
-    process = subprocess.Popen([sys.executable, "-c", f"{job}Task([sys.executable, '-c', {code!r}])()"], cwd=ROOT)
+    code = (
+        f"import os, time; print(os.getpid(), end=' ', flush=True, file=open({str(up)!r}, 'w'));"
+        " time.sleep(100)"
+    )
+    job = (
+        "import signal, sys; from sweeping.launchers import Task; signal.signal(signal.SIGUSR2,"
+        " lambda *_: sys.exit(7)); "
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{job}Task([sys.executable, '-c', {code!r}])()"], cwd=ROOT
+    )
     until(lambda: up.exists() and up.read_text().endswith(" "), tmp_path)
     worker = int(up.read_text())
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -192,7 +252,9 @@ def test_a_job_is_dead_when_slurm_no_longer_has_it(tmp_path, listed, outcome, ex
     if outcome:
         result.touch()
     job = SimpleNamespace(
-        job_id="3_1", paths=SimpleNamespace(result_pickle=result), exception=lambda: outcome if outcome == "error" else None
+        job_id="3_1",
+        paths=SimpleNamespace(result_pickle=result),
+        exception=lambda: outcome if outcome == "error" else None,
     )
     asked = launchers.Queue()
     asked.jobs = {"3_1"} if listed else {"3_0", "31"}
@@ -204,7 +266,11 @@ def test_a_controller_that_does_not_answer_has_every_job(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     asked = launchers.Queue()
     asked.jobs = {"3_1"}
-    for text, expected in (("echo 3_0; exit 1", True), ("echo 3_0; echo 3_1", True), ("echo 3_0", False)):
+    for text, expected in (
+        ("echo 3_0; exit 1", True),
+        ("echo 3_0; echo 3_1", True),
+        ("echo 3_0", False),
+    ):
         (tmp_path / "squeue").write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "squeue").chmod(0o755)
         assert asked.has("3_1") == expected

@@ -1,4 +1,6 @@
-"""Every data set: what is embedded, what a user brings, what torchvision reads, and each refusal. Nothing is downloaded."""
+"""Every data set: what is embedded, what a user brings, what torchvision reads, and each refusal.
+Nothing is downloaded.
+"""
 
 import gzip
 import pickle
@@ -54,7 +56,7 @@ def assert_rgb_of_grey(rgb, grey):
         assert np.array_equal(rgb[..., channel], grey)
 
 
-# --------------------------------------------------------------------------------------------- embedded and built in
+# ---------------------------------------------------------------------------- embedded and built in
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_digits_are_scikit_learns_with_every_fifth_for_testing():
     assert (digits.num_classes, digits.image_size) == (10, 8)
 
 
-# --------------------------------------------------------------------------------------------------------------- npz
+# ---------------------------------------------------------------------------------------------- npz
 
 
 @pytest.mark.parametrize("channels", [(), (1,), (3,)])
@@ -129,7 +131,12 @@ def test_an_npz_gives_back_its_arrays(tmp_path, channels, label_type):
 def test_an_npz_may_name_its_classes_and_have_labels_in_a_column(tmp_path):
     given = arrays()
     given["y_train"] = given["y_train"][:, None]
-    np.savez(tmp_path / "mine.npz", **given, classes=np.array(["cat", "dog", "owl", "eel"]), unread=np.array([object()]))
+    np.savez(
+        tmp_path / "mine.npz",
+        **given,
+        classes=np.array(["cat", "dog", "owl", "eel"]),
+        unread=np.array([object()]),
+    )
     image_set = load_dataset("npz", tmp_path / "mine.npz")
     assert image_set.classes == ("cat", "dog", "owl", "eel")
     assert image_set.y_train.shape == (40,)
@@ -178,29 +185,97 @@ def test_an_npz_without_one_of_its_arrays_is_refused_by_name(tmp_path, missing):
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
-        pytest.param({"x_train": np.zeros((40, 8, 8, 3))}, ["x_train", "uint8", "float64", "(40, 8, 8, 3)"], id="float images"),
-        pytest.param({"x_test": np.zeros((12, 8, 8, 4), np.uint8)}, ["x_test", "(12, 8, 8, 4)"], id="four channels"),
-        pytest.param({"x_test": np.zeros((12, 3, 8, 8), np.uint8)}, ["x_test", "(12, 3, 8, 8)"], id="channels first"),
-        pytest.param({"x_train": np.zeros((40, 64), np.uint8)}, ["x_train", "(40, 64)"], id="flat images"),
-        pytest.param({"y_train": np.arange(40) % 4 - 1}, ["train", "-1 to 2", "0 to 3"], id="a negative label"),
-        pytest.param({"classes": np.array(["a", "b", "c"])}, ["train", "0 to 3", "0 to 2"], id="a label without a class name"),
-        pytest.param({"y_test": np.full(12, 4), "classes": np.array(list("abcd"))}, ["test", "4 to 4", "0 to 3"], id="in the test labels"),
-        pytest.param({"y_train": np.zeros(40)}, ["y_train", "float64", "integers"], id="float labels"),
-        pytest.param({"y_train": np.arange(39) % 4}, ["40 train images", "39 labels"], id="a label too few"),
-        pytest.param({"y_test": np.arange(13) % 4}, ["12 test images", "13 labels"], id="a label too many"),
-        pytest.param({"y_train": np.arange(40) % 4 * 2}, ["without a training image", "[1, 3, 5]", "7"], id="a gap in the labels"),
-        pytest.param({"y_train": np.arange(40) % 4 * 2**60}, ["allowed 0 to 40"], id="a huge label"),
-        pytest.param({"x_train": np.zeros((40, 0, 0), np.uint8)}, ["x_train", "(40, 0, 0"], id="images without pixels"),
-        pytest.param({"classes": np.array(list("abcde"))}, ["without a training image", "[4]", "5"], id="a class without an image"),
-        pytest.param({"x_test": np.zeros((12, 9, 9, 3), np.uint8)}, ["differ in size", "--input_size"], id="two sizes"),
-        pytest.param({"x_train": np.zeros((0, 8, 8), np.uint8), "y_train": np.zeros(0, int)}, ["0 train images"], id="no training images"),
-        pytest.param({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, ["0 test images"], id="no test images"),
-        pytest.param({"y_train": np.zeros(40, int), "y_test": np.zeros(12, int)}, ["1 class", "at least 2"], id="one class"),
-        pytest.param({"classes": np.array("cat")}, ["train", "0 to 3", "0 to 0"], id="one name for all classes"),
+        pytest.param(
+            {"x_train": np.zeros((40, 8, 8, 3))},
+            ["x_train", "uint8", "float64", "(40, 8, 8, 3)"],
+            id="float images",
+        ),
+        pytest.param(
+            {"x_test": np.zeros((12, 8, 8, 4), np.uint8)},
+            ["x_test", "(12, 8, 8, 4)"],
+            id="four channels",
+        ),
+        pytest.param(
+            {"x_test": np.zeros((12, 3, 8, 8), np.uint8)},
+            ["x_test", "(12, 3, 8, 8)"],
+            id="channels first",
+        ),
+        pytest.param(
+            {"x_train": np.zeros((40, 64), np.uint8)}, ["x_train", "(40, 64)"], id="flat images"
+        ),
+        pytest.param(
+            {"y_train": np.arange(40) % 4 - 1},
+            ["train", "-1 to 2", "0 to 3"],
+            id="a negative label",
+        ),
+        pytest.param(
+            {"classes": np.array(["a", "b", "c"])},
+            ["train", "0 to 3", "0 to 2"],
+            id="a label without a class name",
+        ),
+        pytest.param(
+            {"y_test": np.full(12, 4), "classes": np.array(list("abcd"))},
+            ["test", "4 to 4", "0 to 3"],
+            id="in the test labels",
+        ),
+        pytest.param(
+            {"y_train": np.zeros(40)}, ["y_train", "float64", "integers"], id="float labels"
+        ),
+        pytest.param(
+            {"y_train": np.arange(39) % 4}, ["40 train images", "39 labels"], id="a label too few"
+        ),
+        pytest.param(
+            {"y_test": np.arange(13) % 4}, ["12 test images", "13 labels"], id="a label too many"
+        ),
+        pytest.param(
+            {"y_train": np.arange(40) % 4 * 2},
+            ["without a training image", "[1, 3, 5]", "7"],
+            id="a gap in the labels",
+        ),
+        pytest.param(
+            {"y_train": np.arange(40) % 4 * 2**60}, ["allowed 0 to 40"], id="a huge label"
+        ),
+        pytest.param(
+            {"x_train": np.zeros((40, 0, 0), np.uint8)},
+            ["x_train", "(40, 0, 0"],
+            id="images without pixels",
+        ),
+        pytest.param(
+            {"classes": np.array(list("abcde"))},
+            ["without a training image", "[4]", "5"],
+            id="a class without an image",
+        ),
+        pytest.param(
+            {"x_test": np.zeros((12, 9, 9, 3), np.uint8)},
+            ["differ in size", "--input_size"],
+            id="two sizes",
+        ),
+        pytest.param(
+            {"x_train": np.zeros((0, 8, 8), np.uint8), "y_train": np.zeros(0, int)},
+            ["0 train images"],
+            id="no training images",
+        ),
+        pytest.param(
+            {"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)},
+            ["0 test images"],
+            id="no test images",
+        ),
+        pytest.param(
+            {"y_train": np.zeros(40, int), "y_test": np.zeros(12, int)},
+            ["1 class", "at least 2"],
+            id="one class",
+        ),
+        pytest.param(
+            {"classes": np.array("cat")},
+            ["train", "0 to 3", "0 to 0"],
+            id="one name for all classes",
+        ),
     ],
 )
 @pytest.mark.parametrize("input_size", [None, 16])
-def test_an_npz_that_does_not_fit_together_is_refused_with_the_facts(tmp_path, change, facts, input_size):
+def test_an_npz_that_does_not_fit_together_is_refused_with_the_facts(
+    tmp_path, change, facts, input_size
+):
     if "--input_size" in facts and input_size:
         facts = None  # which is the remedy
     np.savez(tmp_path / "mine.npz", **{**arrays(), **change})
@@ -234,7 +309,9 @@ def test_a_pickle_inside_an_npz_is_refused_and_not_executed(tmp_path, name):
     assert sign.exists()  # the bomb is live
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a member", "empty", "text", "an array alone", "a pickle alone"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "a member", "empty", "text", "an array alone", "a pickle alone"]
+)
 def test_a_damaged_npz_is_refused_by_name(tmp_path, damage):
     path, sign = tmp_path / "mine.npz", tmp_path / "executed"
     np.savez_compressed(path, **arrays())
@@ -258,14 +335,22 @@ def test_a_damaged_npz_is_refused_by_name(tmp_path, damage):
     assert not sign.exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ resizing
+# ----------------------------------------------------------------------------------------- resizing
 
 
 def test_input_size_resizes_smoothly_and_squares(tmp_path):
-    """Two flat halves: the halves stay where they are and keep their brightness, with a blur between them."""
+    """Two flat halves: the halves stay where they are and keep their brightness, with a blur
+    between them.
+    """
     x_train, x_test = np.zeros((8, 12, 20, 3), np.uint8), np.full((4, 12, 20, 3), 90, np.uint8)
     x_train[:, :, 10:] = (200, 100, 50)
-    np.savez(tmp_path / "mine.npz", x_train=x_train, y_train=np.arange(8) % 2, x_test=x_test, y_test=np.arange(4) % 2)
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=x_train,
+        y_train=np.arange(8) % 2,
+        x_test=x_test,
+        y_test=np.arange(4) % 2,
+    )
     image_set = load_dataset("npz", tmp_path, input_size=16)
     assert image_set.x_train.shape == (8, 16, 16, 3)
     assert image_set.image_size == 16
@@ -284,21 +369,36 @@ def test_images_that_are_not_square_are_refused_without_input_size(tmp_path):
 
 
 def test_an_input_size_that_is_the_sets_own_changes_nothing():
-    assert np.array_equal(load_dataset("digits", "", input_size=8).x_train, load_dataset("digits", "").x_train)
+    assert np.array_equal(
+        load_dataset("digits", "", input_size=8).x_train, load_dataset("digits", "").x_train
+    )
 
 
 def test_a_built_in_set_can_be_resized():
     digits, large = load_dataset("digits", ""), load_dataset("digits", "", input_size=16)
-    assert (large.x_train.shape, large.mean, large.classes) == ((1438, 16, 16, 3), digits.mean, digits.classes)
+    assert (large.x_train.shape, large.mean, large.classes) == (
+        (1438, 16, 16, 3),
+        digits.mean,
+        digits.classes,
+    )
     shrunk = large.x_train.reshape(-1, 8, 2, 8, 2, 3).mean((2, 4))
     assert np.abs(shrunk - digits.x_train).mean() < 20
 
 
-# -------------------------------------------------------------------------------------------------------------- folder
+# ------------------------------------------------------------------------------------------- folder
 
 
-def write_folder(root, halves=("train", "test"), size=(32, 32), mode="RGB", counts=(5, 3), classes=("bird", "ant", "cat")):
-    """Flat images, each of its own colour; {half: [(class, colour)]} in the order of sorted paths."""
+def write_folder(
+    root,
+    halves=("train", "test"),
+    size=(32, 32),
+    mode="RGB",
+    counts=(5, 3),
+    classes=("bird", "ant", "cat"),
+):
+    """Flat images, each of its own colour; {half: [(class, colour)]} in the order of
+    sorted paths.
+    """
     written = {}
     for half, count in zip(halves, counts, strict=True):
         written[half] = []
@@ -317,7 +417,12 @@ def test_a_folder_of_images_gives_pixels_labels_and_class_names(tmp_path, halves
     written = write_folder(tmp_path, halves)
     image_set = load_dataset("folder", tmp_path, workers=workers)
     assert image_set.classes == ("ant", "bird", "cat")
-    for half, images, labels in zip(halves, (image_set.x_train, image_set.x_test), (image_set.y_train, image_set.y_test), strict=True):
+    for half, images, labels in zip(
+        halves,
+        (image_set.x_train, image_set.x_test),
+        (image_set.y_train, image_set.y_test),
+        strict=True,
+    ):
         assert labels.tolist() == [place for place, _ in written[half]]
         wanted = np.array([colour for _, colour in written[half]], np.uint8)
         assert np.array_equal(images, np.broadcast_to(wanted[:, None, None], images.shape))
@@ -340,7 +445,9 @@ def test_folder_images_of_any_size_and_mode_become_squares(tmp_path, input_size,
 
 
 def test_a_folder_image_keeps_its_proportions_and_centre(tmp_path):
-    """A white square in the middle of a wide image stays a square: the sides are cropped, not squeezed."""
+    """A white square in the middle of a wide image stays a square: the sides are cropped, not
+    squeezed.
+    """
     write_folder(tmp_path)
     wide = np.zeros((40, 80, 3), np.uint8)
     wide[10:30, 30:50] = 255
@@ -366,16 +473,20 @@ def test_folders_with_different_classes_are_refused_with_both(tmp_path):
     assert "'dog'" in message
 
 
-@pytest.mark.parametrize(("damage", "workers"), [("truncated", 0), ("not an image", 0), ("truncated", 1)])
+@pytest.mark.parametrize(
+    ("damage", "workers"), [("truncated", 0), ("not an image", 0), ("truncated", 1)]
+)
 def test_a_damaged_image_is_refused_by_name(tmp_path, damage, workers):
     write_folder(tmp_path)
     path = tmp_path / "train" / "bird" / "2.png"
     Image.fromarray(RNG.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:1000] if damage == "truncated" else b"<html>not found</html>")
+    path.write_bytes(
+        path.read_bytes()[:1000] if damage == "truncated" else b"<html>not found</html>"
+    )
     assert str(path) in refused("folder", tmp_path, workers=workers)
 
 
-# --------------------------------------------------------------------------------------------------------- torchvision
+# -------------------------------------------------------------------------------------- torchvision
 
 
 def pixels(count, side=32):
@@ -390,19 +501,34 @@ def write_cifar(folder, name, images, **labels):
 
 
 def write_cifar10(data):
-    folder, images, labels = data / "cifar-10-batches-py", pixels(60), (np.arange(60) * 7 % 10).tolist()
+    folder, images, labels = (
+        data / "cifar-10-batches-py",
+        pixels(60),
+        (np.arange(60) * 7 % 10).tolist(),
+    )
     for i in range(5):
-        write_cifar(folder, f"data_batch_{i + 1}", images[10 * i : 10 * i + 10], labels=labels[10 * i : 10 * i + 10])
+        write_cifar(
+            folder,
+            f"data_batch_{i + 1}",
+            images[10 * i : 10 * i + 10],
+            labels=labels[10 * i : 10 * i + 10],
+        )
     write_cifar(folder, "test_batch", images[50:], labels=labels[50:])
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     return images[:50], labels[:50], images[50:], labels[50:]
 
 
 def write_cifar100(data):
-    folder, images, labels = data / "cifar-100-python", pixels(110), (np.arange(110) * 7 % 100).tolist()
+    folder, images, labels = (
+        data / "cifar-100-python",
+        pixels(110),
+        (np.arange(110) * 7 % 100).tolist(),
+    )
     write_cifar(folder, "train", images[:100], fine_labels=labels[:100], coarse_labels=[0] * 100)
     write_cifar(folder, "test", images[100:], fine_labels=labels[100:], coarse_labels=[0] * 10)
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(c) for c in range(100)], "coarse_label_names": []}))
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [str(c) for c in range(100)], "coarse_label_names": []})
+    )
     return images[:100], labels[:100], images[100:], labels[100:]
 
 
@@ -411,27 +537,44 @@ def write_svhn(data):
     images, labels = pixels(50), (np.arange(50) * 7 % 10).tolist()
     for name, part in (("train", slice(40)), ("test", slice(40, 50))):
         y = np.array([label or 10 for label in labels[part]], np.uint8)[:, None]
-        scipy.io.savemat(data / f"{name}_32x32.mat", {"X": images[part].transpose(1, 2, 3, 0), "y": y})
+        scipy.io.savemat(
+            data / f"{name}_32x32.mat", {"X": images[part].transpose(1, 2, 3, 0), "y": y}
+        )
     return images[:40], labels[:40], images[40:], labels[40:]
 
 
 def write_fashion_mnist(data, compressed=False):
     """IDX files: a big-endian header of magic number and sizes, then the bytes."""
-    folder, images, labels = data / "FashionMNIST" / "raw", pixels(50, 28)[..., 0], np.arange(50) * 7 % 10
+    folder, images, labels = (
+        data / "FashionMNIST" / "raw",
+        pixels(50, 28)[..., 0],
+        np.arange(50) * 7 % 10,
+    )
     folder.mkdir(parents=True)
     for stem, part in (("train", slice(40)), ("t10k", slice(40, 50))):
         count = len(labels[part])
         files = {
-            f"{stem}-images-idx3-ubyte": struct.pack(">4i", 2051, count, 28, 28) + images[part].tobytes(),
-            f"{stem}-labels-idx1-ubyte": struct.pack(">2i", 2049, count) + labels[part].astype(np.uint8).tobytes(),
+            f"{stem}-images-idx3-ubyte": (
+                struct.pack(">4i", 2051, count, 28, 28) + images[part].tobytes()
+            ),
+            f"{stem}-labels-idx1-ubyte": (
+                struct.pack(">2i", 2049, count) + labels[part].astype(np.uint8).tobytes()
+            ),
         }
         for name, content in files.items():
-            (folder / (f"{name}.gz" if compressed else name)).write_bytes(gzip.compress(content) if compressed else content)
+            (folder / (f"{name}.gz" if compressed else name)).write_bytes(
+                gzip.compress(content) if compressed else content
+            )
     rgb = images[..., None].repeat(3, axis=-1)
     return rgb[:40], labels[:40].tolist(), rgb[40:], labels[40:].tolist()
 
 
-WRITERS = {"cifar10": write_cifar10, "cifar100": write_cifar100, "svhn": write_svhn, "fashion_mnist": write_fashion_mnist}
+WRITERS = {
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
+    "svhn": write_svhn,
+    "fashion_mnist": write_fashion_mnist,
+}
 FILES = {
     "cifar10": ["cifar-10-batches-py", "cifar-10-python.tar.gz"],
     "cifar100": ["cifar-100-python", "cifar-100-python.tar.gz"],
@@ -473,7 +616,9 @@ def test_fashion_mnist_is_unpacked_where_it_lies(tmp_path, any_checksum):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("there", ["nothing", "no folder", "half", "another checksum"])
-def test_without_the_files_and_a_network_one_message_says_what_to_put_where(tmp_path, monkeypatch, request, name, there):
+def test_without_the_files_and_a_network_one_message_says_what_to_put_where(
+    tmp_path, monkeypatch, request, name, there
+):
     data = tmp_path / "data"
     if there != "no folder":
         data.mkdir()
@@ -481,7 +626,11 @@ def test_without_the_files_and_a_network_one_message_says_what_to_put_where(tmp_
         WRITERS[name](data)
     if there == "half":
         request.getfixturevalue("any_checksum")
-        half = {"cifar10": "cifar-10-batches-py/data_batch_3", "cifar100": "cifar-100-python/test", "svhn": "test_32x32.mat"}
+        half = {
+            "cifar10": "cifar-10-batches-py/data_batch_3",
+            "cifar100": "cifar-100-python/test",
+            "svhn": "test_32x32.mat",
+        }
         (data / half.get(name, "FashionMNIST/raw/t10k-labels-idx1-ubyte")).unlink()
     elif there == "another checksum" and name == "fashion_mnist":
         # unpacked IDX files have no checksum to fail

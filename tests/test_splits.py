@@ -1,4 +1,6 @@
-"""Who is held out, forgotten and retained: against the reference's draw written anew, and every request that is refused."""
+"""Who is held out, forgotten and retained: against the reference's draw written anew, and every
+request that is refused.
+"""
 
 import itertools
 import re
@@ -10,7 +12,15 @@ from conftest import make_image_set
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import Split, check_lineage, choose_forget, leave_out, make_split, retain_part, split_record
+from datasets.splits import (
+    Split,
+    check_lineage,
+    choose_forget,
+    leave_out,
+    make_split,
+    retain_part,
+    split_record,
+)
 from utils import UserError
 
 SEEDS = [0, 1, 2, 17, 2**32 - 1]
@@ -32,7 +42,7 @@ def reference_split(labels, seed):
     return [i for i in range(len(labels)) if i not in set(val)], val
 
 
-# -------------------------------------------------------------------------------------------------------- hold-out
+# ----------------------------------------------------------------------------------------- hold-out
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -73,10 +83,12 @@ def test_the_split_neither_uses_nor_moves_numpys_global_generator():
     assert drawn[0] == drawn[1]
 
 
-# ------------------------------------------------------------------------------------------------------ forget draw
+# -------------------------------------------------------------------------------------- forget draw
 
 
-@pytest.mark.parametrize(("forget_seed", "state"), [(0, 2**32 - 1), (1, 0), (2, 1), (10, 9), (2**32, 2**32 - 1)])
+@pytest.mark.parametrize(
+    ("forget_seed", "state"), [(0, 2**32 - 1), (1, 0), (2, 1), (10, 9), (2**32, 2**32 - 1)]
+)
 def test_random_forget_set_is_the_references_draw(forget_seed, state):
     labels = labels_of((60, 60, 60))
     split = make_split(labels, 1)
@@ -98,11 +110,16 @@ def test_part_of_a_class_is_the_references_draw_among_its_training_images(forget
 
 
 def test_drawing_training_positions_and_drawing_training_images_are_one_draw():
-    """The reference draws positions in its training set; drawing our indices must choose the same images."""
+    """The reference draws positions in its training set; drawing our indices must choose the same
+    images.
+    """
     labels = labels_of((60, 60, 60))
     split = make_split(labels, 1)
     positions = np.random.RandomState(1).choice(np.arange(len(split.train)), 30, replace=False)
-    assert choose_forget(split, labels, count=30, forget_seed=2).forget.tolist() == split.train[positions].tolist()
+    assert (
+        choose_forget(split, labels, count=30, forget_seed=2).forget.tolist()
+        == split.train[positions].tolist()
+    )
 
 
 @pytest.mark.parametrize("count", [None, 54])
@@ -133,48 +150,80 @@ def test_a_list_counts_positions_in_the_training_split():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.integers(2, 45), min_size=2, max_size=6), split_seed=st.integers(0, 2**32 - 1),
-    forget_seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), how=st.sampled_from(["random", "class", "positions"]), drawn=st.data(),
-)  # fmt: skip
-def test_train_and_val_part_the_images_and_forget_and_retain_part_train(sizes, split_seed, forget_seed, share, how, drawn):
+    sizes=st.lists(st.integers(2, 45), min_size=2, max_size=6),
+    split_seed=st.integers(0, 2**32 - 1),
+    forget_seed=st.integers(0, 2**32 - 1),
+    share=st.floats(0, 1),
+    how=st.sampled_from(["random", "class", "positions"]),
+    drawn=st.data(),
+)
+def test_train_and_val_part_the_images_and_forget_and_retain_part_train(
+    sizes, split_seed, forget_seed, share, how, drawn
+):
     labels = labels_of(sizes)
     split = make_split(labels, split_seed)
     assert sorted([*split.train, *split.val]) == list(range(len(labels)))
     if how == "class":
         c = drawn.draw(st.integers(0, len(sizes) - 1))
         available = int(np.sum(labels[split.train] == c))
-        chosen = choose_forget(split, labels, count=max(1, int(share * available)), class_to_forget=c, forget_seed=forget_seed)
+        chosen = choose_forget(
+            split,
+            labels,
+            count=max(1, int(share * available)),
+            class_to_forget=c,
+            forget_seed=forget_seed,
+        )
         assert set(labels[chosen.forget]) == {c}
         assert (chosen.dropped_class == c) == (len(chosen.forget) == available)
     else:
         count = max(1, int(share * len(split.train)))
         assume(count < len(split.train))
-        positions = np.random.default_rng(forget_seed).permutation(len(split.train))[:count] if how == "positions" else None
-        chosen = choose_forget(split, labels, count=count, positions=positions, forget_seed=forget_seed)
+        positions = (
+            np.random.default_rng(forget_seed).permutation(len(split.train))[:count]
+            if how == "positions"
+            else None
+        )
+        chosen = choose_forget(
+            split, labels, count=count, positions=positions, forget_seed=forget_seed
+        )
         assert len(chosen.forget) == count
     assert sorted([*chosen.forget, *chosen.retain]) == split.train.tolist()
     assert len(chosen.retain)
     assert not set(split.val) & {*chosen.forget, *chosen.retain}
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
     ("request_", "facts"),
     [
         pytest.param({"count": 109}, ["109", "108"], id="more than there are"),
-        pytest.param({"count": 55, "class_to_forget": 1}, ["55", "54", "class 1"], id="more than the class has"),
+        pytest.param(
+            {"count": 55, "class_to_forget": 1},
+            ["55", "54", "class 1"],
+            id="more than the class has",
+        ),
         pytest.param({"count": 108}, ["108", "none to retain"], id="nothing left to retain"),
-        pytest.param({"positions": np.arange(108)}, ["108", "none to retain"], id="a list that leaves nothing"),
+        pytest.param(
+            {"positions": np.arange(108)},
+            ["108", "none to retain"],
+            id="a list that leaves nothing",
+        ),
         pytest.param({"count": 0}, ["0", "at least 1|allowed 1"], id="none"),
         pytest.param({"count": -5}, ["-5"], id="a negative number"),
         pytest.param({"count": 0, "class_to_forget": 1}, ["0", "54"], id="none of a class"),
         pytest.param({"class_to_forget": 2}, ["2", "0 to 1"], id="an unknown class"),
         pytest.param({"class_to_forget": -2}, ["-2", "0 to 1"], id="a negative class"),
-        pytest.param({"positions": np.array([3, 108])}, ["108", "0 to 107"], id="a position behind the last"),
-        pytest.param({"positions": np.array([3, -1])}, ["-1", "0 to 107"], id="a negative position"),
-        pytest.param({"positions": np.array([3, 41, 5, 41])}, ["41", "twice"], id="a position twice"),
+        pytest.param(
+            {"positions": np.array([3, 108])}, ["108", "0 to 107"], id="a position behind the last"
+        ),
+        pytest.param(
+            {"positions": np.array([3, -1])}, ["-1", "0 to 107"], id="a negative position"
+        ),
+        pytest.param(
+            {"positions": np.array([3, 41, 5, 41])}, ["41", "twice"], id="a position twice"
+        ),
         pytest.param({"positions": np.array([], int)}, ["empty"], id="an empty list"),
         pytest.param({}, ["108", "none to retain"], id="everything"),
     ],
@@ -194,18 +243,24 @@ def test_the_largest_possible_request_is_granted():
     assert len(choose_forget(make_split(labels, 1), labels, count=107).retain) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- retain part
+# -------------------------------------------------------------------------------------- retain part
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.integers(2, 45), min_size=2, max_size=6), fraction=st.floats(1e-6, 1), forget_seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(2, 45), min_size=2, max_size=6),
+    fraction=st.floats(1e-6, 1),
+    forget_seed=st.integers(0, 2**32 - 1),
     share=st.floats(0.01, 0.95),
-)  # fmt: skip
-def test_a_retain_part_has_the_fraction_of_every_class_within_one_image_and_at_least_one(sizes, fraction, forget_seed, share):
+)
+def test_a_retain_part_has_the_fraction_of_every_class_within_one_image_and_at_least_one(
+    sizes, fraction, forget_seed, share
+):
     labels = labels_of(sizes)
     split = make_split(labels, 1)
-    chosen = choose_forget(split, labels, count=max(1, int(share * len(split.train))), forget_seed=forget_seed)
+    chosen = choose_forget(
+        split, labels, count=max(1, int(share * len(split.train))), forget_seed=forget_seed
+    )
     part = retain_part(chosen, labels, fraction, forget_seed)
     assert set(part) <= set(chosen.retain)
     assert np.all(np.diff(part) > 0)
@@ -219,7 +274,10 @@ def test_a_retain_part_has_the_fraction_of_every_class_within_one_image_and_at_l
 def test_a_smaller_retain_part_lies_inside_a_larger_one_and_all_of_it_is_the_retain_set():
     labels = labels_of((60, 9, 33))
     chosen = choose_forget(make_split(labels, 1), labels, count=20)
-    parts = [set(retain_part(chosen, labels, fraction, 2)) for fraction in (0.01, 0.1, 0.25, 0.5, 0.75, 0.99)]
+    parts = [
+        set(retain_part(chosen, labels, fraction, 2))
+        for fraction in (0.01, 0.1, 0.25, 0.5, 0.75, 0.99)
+    ]
     assert all(smaller <= larger for smaller, larger in itertools.pairwise(parts))
     assert [len(part) for part in parts] == sorted({len(part) for part in parts})
     np.testing.assert_array_equal(retain_part(chosen, labels, 1.0, 2), chosen.retain)
@@ -246,7 +304,7 @@ def test_a_dropped_class_has_no_retain_part():
     assert np.bincount(labels[retain_part(chosen, labels, 1 / 27, 2)]).tolist() == [1, 0, 1]
 
 
-# -------------------------------------------------------------------------------------------------------- lineage
+# ------------------------------------------------------------------------------------------ lineage
 
 
 def original(image_set, split_seed=1):
@@ -261,10 +319,16 @@ def test_a_record_survives_a_checkpoint_without_pickle(image_set, tmp_path):
     loaded = torch.load(tmp_path / "record.pt", weights_only=True)
     assert loaded["train"].tolist() == split.train.tolist()
     assert loaded["val"].tolist() == split.val.tolist()
-    assert (loaded["dataset"], loaded["split_seed"], loaded["data_sha256"]) == ("tiny", 1, image_set.sha256())
+    assert (loaded["dataset"], loaded["split_seed"], loaded["data_sha256"]) == (
+        "tiny",
+        1,
+        image_set.sha256(),
+    )
 
 
-@pytest.mark.parametrize("request_", [{"count": 20}, {"class_to_forget": 3}, {"positions": np.array([5, 1])}, None])
+@pytest.mark.parametrize(
+    "request_", [{"count": 20}, {"class_to_forget": 3}, {"positions": np.array([5, 1])}, None]
+)
 def test_lineage_accepts_the_split_that_the_model_was_trained_on(image_set, request_):
     _, record = original(image_set)
     split = make_split(image_set.y_train, 1)
@@ -274,14 +338,22 @@ def test_lineage_accepts_the_split_that_the_model_was_trained_on(image_set, requ
 
 @pytest.mark.parametrize("whole_split", [False, True])
 def test_official_bug_split_seed_mismatch(image_set, whole_split):
-    """The reference splits for unlearning by --seed and for training by 1: it forgets images that were never learnt."""
+    """The reference splits for unlearning by --seed and for training by 1: it forgets images that
+    were never learnt.
+    """
     trained, record = original(image_set, split_seed=1)
     other = make_split(image_set.y_train, 2)
-    chosen = None if whole_split else choose_forget(other, image_set.y_train, count=60, forget_seed=2)
+    chosen = (
+        None if whole_split else choose_forget(other, image_set.y_train, count=60, forget_seed=2)
+    )
     with pytest.raises(UserError) as refusal:
         check_lineage(record, image_set.sha256(), other, chosen)
     message = str(refusal.value)
-    parts = {"training": other.train} if whole_split else {"forget": chosen.forget, "retain": chosen.retain}
+    parts = (
+        {"training": other.train}
+        if whole_split
+        else {"forget": chosen.forget, "retain": chosen.retain}
+    )
     for name, indices in parts.items():
         unseen = sum(i not in set(trained.train) for i in indices)
         assert f"{unseen} of {len(indices)} {name} images" in message
@@ -318,13 +390,16 @@ def test_lineage_refuses_other_data_with_both_hashes(image_set):
     assert other.sha256()[:12] in str(refusal.value)
 
 
-# ---------------------------------------------------------------------------------------------------------- hashes
+# ------------------------------------------------------------------------------------------- hashes
 
 
 def test_a_forget_sets_hash_does_not_depend_on_its_order():
     labels = labels_of((60, 60))
     split = make_split(labels, 1)
-    hashes = {choose_forget(split, labels, positions=np.array(p)).sha256() for p in ([4, 9, 70], [70, 4, 9], [9, 70, 4])}
+    hashes = {
+        choose_forget(split, labels, positions=np.array(p)).sha256()
+        for p in ([4, 9, 70], [70, 4, 9], [9, 70, 4])
+    }
     assert len(hashes) == 1
     assert len(hashes.pop()) == 64
 
@@ -332,7 +407,10 @@ def test_a_forget_sets_hash_does_not_depend_on_its_order():
 def test_another_forget_set_has_another_hash():
     labels = labels_of((60, 60))
     split = make_split(labels, 1)
-    hashes = [choose_forget(split, labels, positions=np.array(p)).sha256() for p in ([4, 9], [4, 10], [4], [4, 9, 10])]
+    hashes = [
+        choose_forget(split, labels, positions=np.array(p)).sha256()
+        for p in ([4, 9], [4, 10], [4], [4, 9, 10])
+    ]
     assert len(set(hashes)) == 4
 
 
@@ -357,7 +435,7 @@ def test_a_split_is_frozen():
         split.train = np.arange(5)
 
 
-# ----------------------------------------------------------------------------------------------------------- leaving out
+# -------------------------------------------------------------------------------------- leaving out
 
 
 def test_left_out_images_belong_to_nothing():
@@ -375,7 +453,8 @@ def test_left_out_images_belong_to_nothing():
 
 
 @pytest.mark.parametrize(
-    ("positions", "said"), [([135], "out of range"), ([-1], "out of range"), ([3, 3], "twice"), (range(135), "names all")]
+    ("positions", "said"),
+    [([135], "out of range"), ([-1], "out of range"), ([3, 3], "twice"), (range(135), "names all")],
 )
 def test_what_cannot_be_left_out_is_refused(positions, said):
     split = make_split(labels_of((50, 50, 50)), 1)

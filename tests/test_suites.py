@@ -1,4 +1,6 @@
-"""Suites, rows and cache on made-up outputs: against scikit-learn, at chance, on a model that knows its members, under symmetries."""
+"""Suites, rows and cache on made-up outputs: against scikit-learn, at chance, on a model that knows
+its members, under symmetries.
+"""
 
 import dataclasses
 
@@ -32,7 +34,9 @@ def noise(rng, count):
 
 
 def outputs(seed=0, knows=()):
-    """Splits of a model that is certain of the labels of the splits in ``knows`` and guesses the others."""
+    """Splits of a model that is certain of the labels of the splits in ``knows`` and guesses the
+    others.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for name, count in SIZES.items():
@@ -49,7 +53,9 @@ def test_attacks_know_nothing_of_a_model_that_knows_nothing():
 
 
 def _all_at_chance(found):
-    """Within what all but one in a thousand draws give; NAME_null_low and _high are for one in twenty."""
+    """Within what all but one in a thousand draws give; NAME_null_low and _high are for one in
+    twenty.
+    """
     judged = [name for name in found if f"{name}_null_low" in found]
     assert len(judged) > 8
     for name in judged:
@@ -61,18 +67,32 @@ def test_attacks_know_nothing_of_a_network_that_never_trained():
     """Real images with a real signal in them, but no weight has seen one."""
     data = make_data(make_image_set(train=2000, test=400), count=200)
     model = make_model()
-    _all_at_chance(basic({name: tuple(part.numpy() for part in predict(model, loader)) for name, loader in data.evaluation.items()}))
+    _all_at_chance(
+        basic(
+            {
+                name: tuple(part.numpy() for part in predict(model, loader))
+                for name, loader in data.evaluation.items()
+            }
+        )
+    )
 
 
 def test_bf16_logits_would_falsify_an_attack():
-    """Why evaluation stays in fp32: two logits of a forget image and of an unseen one that differ by 0.02 are one in bf16."""
+    """Why evaluation stays in fp32: two logits of a forget image and of an unseen one that differ
+    by 0.02 are one in bf16.
+    """
     splits = outputs()
     rng = np.random.default_rng(0)
     for name in ("forget", "val"):
         logits, labels = splits[name]
         logits[:] = 0
-        logits[np.arange(len(labels)), labels] = 12 + rng.uniform(0, 0.02, len(labels)) + 0.02 * (name == "forget")
-    rounded = {name: (torch.from_numpy(logits).bfloat16().double().numpy(), labels) for name, (logits, labels) in splits.items()}
+        logits[np.arange(len(labels)), labels] = (
+            12 + rng.uniform(0, 0.02, len(labels)) + 0.02 * (name == "forget")
+        )
+    rounded = {
+        name: (torch.from_numpy(logits).bfloat16().double().numpy(), labels)
+        for name, (logits, labels) in splits.items()
+    }
     assert basic(splits)["loss_auc"] == 1
     assert basic(rounded)["loss_auc"] < 0.9
 
@@ -89,7 +109,9 @@ def test_attacks_know_all_of_a_model_that_knows_its_members_by_heart():
 
 
 def test_retrain_passes_its_own_audit():
-    """Models that know retain and nothing else: forget is to them what val is, and RMIA and LiRA by others of them see nothing."""
+    """Models that know retain and nothing else: forget is to them what val is, and RMIA and LiRA by
+    others of them see nothing.
+    """
     models = [outputs(seed, knows=("retain",)) for seed in range(4)]
     metrics = [folded(basic(splits))[0] for splits in models]
     found = standard(models[0], metrics[0], models[1:], metrics[1:])
@@ -109,8 +131,13 @@ def test_basic_equals_scikit_learn_and_the_functions_of_a_run():
         assert intervals[name][0] <= found[name] <= intervals[name][1]
     assert intervals["UA"][0] <= found["UA"] <= intervals["UA"][1]
     wanted = svc_attack(splits["retain"], splits["test"], splits["forget"], DrawRule(seed=5))
-    assert {name: found[f"svc_{name}_tnr"] for name in wanted} == {name: 100 * share for name, share in wanted.items()}
-    losses = [-np.log(_softmax(splits[name][0])[np.arange(SIZES[name]), splits[name][1]]) for name in ("forget", "val")]
+    assert {name: found[f"svc_{name}_tnr"] for name in wanted} == {
+        name: 100 * share for name, share in wanted.items()
+    }
+    losses = [
+        -np.log(_softmax(splits[name][0])[np.arange(SIZES[name]), splits[name][1]])
+        for name in ("forget", "val")
+    ]
     truth = np.repeat([1, 0], [120, 120])
     assert found["loss_auc"] == pytest.approx(roc_auc_score(truth, -np.concatenate(losses)))
     assert found["loss_forget"] == pytest.approx(losses[0].mean())
@@ -124,10 +151,16 @@ def _softmax(logits):
 
 def test_svc_of_several_splits_is_that_of_each():
     splits = outputs(1, knows=("retain",))
-    parts = {"a": splits["forget"], "b": splits["val"], "none": (np.zeros((0, CLASSES)), np.zeros(0, np.int64))}
+    parts = {
+        "a": splits["forget"],
+        "b": splits["val"],
+        "none": (np.zeros((0, CLASSES)), np.zeros(0, np.int64)),
+    }
     found = means(svc_draws(splits["retain"], splits["test"], parts, DrawRule(seed=2)))
     for name in ("a", "b"):
-        assert found[name] == svc_attack(splits["retain"], splits["test"], parts[name], DrawRule(seed=2))
+        assert found[name] == svc_attack(
+            splits["retain"], splits["test"], parts[name], DrawRule(seed=2)
+        )
     assert all(np.isnan(list(found["none"].values())))
 
 
@@ -144,11 +177,17 @@ def test_held_out_is_of_the_forgotten_classes():
 
 
 def skewed(seed, knows=()):
-    """Splits of a model to which class 0 comes easily and the others hard; 82 % of the forget images are of class 0."""
+    """Splits of a model to which class 0 comes easily and the others hard; 82 % of the forget
+    images are of class 0.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for name, count in {"forget": 200, "retain": 400, "val": 400, "test": 400}.items():
-        labels = np.where(np.arange(count) < 0.82 * count, 0, 1 + np.arange(count) % 3) if name == "forget" else np.arange(count) % CLASSES
+        labels = (
+            np.where(np.arange(count) < 0.82 * count, 0, 1 + np.arange(count) % 3)
+            if name == "forget"
+            else np.arange(count) % CLASSES
+        )
         logits = rng.normal(0, 1, (count, CLASSES))
         logits[np.arange(count), labels] += np.where(labels == 0, 4, 1) + 30 * (name in knows)
         found[name] = logits, labels
@@ -156,16 +195,23 @@ def skewed(seed, knows=()):
 
 
 def test_a_true_retrain_is_at_chance_on_a_list_of_mostly_one_class():
-    """Every attack that compares forget with held-out images, RMIA and LiRA among them; and a leak is still seen."""
+    """Every attack that compares forget with held-out images, RMIA and LiRA among them; and a leak
+    is still seen.
+    """
     models = [skewed(seed) for seed in range(3)]
     metrics = [folded(basic(splits))[0] for splits in models]
     found = basic(models[0]) | standard(models[0], metrics[0], models[1:], metrics[1:])
     assert {"loss_auc", "rmia_auc", "lira_auc", "lr_loss_accuracy"} <= found.keys()
     _all_at_chance(found)
     truth = np.repeat([1, 0], [200, 400])
-    weights = np.concatenate([np.ones(200), class_weights(models[0]["forget"][1], models[0]["val"][1])])
+    weights = np.concatenate(
+        [np.ones(200), class_weights(models[0]["forget"][1], models[0]["val"][1])]
+    )
     losses = np.concatenate(
-        [-np.log(_softmax(models[0][name][0])[np.arange(n), models[0][name][1]]) for name, n in (("forget", 200), ("val", 400))]
+        [
+            -np.log(_softmax(models[0][name][0])[np.arange(n), models[0][name][1]])
+            for name, n in (("forget", 200), ("val", 400))
+        ]
     )
     assert found["loss_auc"] == pytest.approx(roc_auc_score(truth, -losses, sample_weight=weights))
     line = curves(models[0], [])["roc"]["loss"]
@@ -180,7 +226,11 @@ def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with
         logits, labels = each["val"]
         each["val"] = logits[labels != 2], labels[labels != 2]
     metrics = [folded(basic(each))[0] for each in splits]
-    assert not [name for name in metrics[0] if "_auc" in name or "threshold" in name or ("held_out" in name and "svc" not in name)]
+    assert not [
+        name
+        for name in metrics[0]
+        if "_auc" in name or "threshold" in name or ("held_out" in name and "svc" not in name)
+    ]
     assert {"svc_confidence_tnr", "lr_entropy_member_rate"} <= metrics[0].keys()
     more = standard(splits[0], metrics[0], splits[1:], metrics[1:])
     assert {"tow", "tow_mia"} <= more.keys()
@@ -188,7 +238,9 @@ def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with
     assert curves(splits[0], splits[1:]) == {}
     models = [
         _judged(i, each, metrics[i], role, chance={})
-        for i, (each, role) in enumerate(zip(splits, ("models", "retrain", "original"), strict=True))
+        for i, (each, role) in enumerate(
+            zip(splits, ("models", "retrain", "original"), strict=True)
+        )
     ]
     assert not any("at chance" in line for line in audit_alarms(models))
     (line,) = left_out(splits[0], "abcd")
@@ -236,7 +288,9 @@ def test_a_model_is_at_no_distance_from_itself():
     found = standard(splits, metrics, [splits], [metrics])
     assert found["tow"] == found["tow_mia"] == 1
     for name in ("js", "activation_distance", "disagreement"):
-        assert [found[f"{name}_{split}"] for split in suites.COMPARED_ON] == pytest.approx([0, 0, 0], abs=1e-15)
+        assert [found[f"{name}_{split}"] for split in suites.COMPARED_ON] == pytest.approx(
+            [0, 0, 0], abs=1e-15
+        )
     assert "lira_auc" not in found  # one reference has no spread
     assert standard(splits, metrics, [], []) == {}
 
@@ -273,19 +327,24 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
         "relearn_ratio",
         "relearn_accuracy",
     }
-    margins, member = np.random.default_rng(0).normal(size=(6, 9)), np.arange(54).reshape(6, 9) % 2 == 0
+    margins, member = (
+        np.random.default_rng(0).normal(size=(6, 9)),
+        np.arange(54).reshape(6, 9) % 2 == 0,
+    )
     names |= {*folded(ulira_summary(margins, margins, member))[0], "ulira_TA"}
     names |= folded(ulira_by_memorisation(margins, member, np.arange(9)))[0].keys()
     used = set()
     for name in names:
         used.add(id(define(name)))
-    assert not [pattern for pattern, definition in DEFINITIONS.items() if id(definition) not in used]
+    assert not [
+        pattern for pattern, definition in DEFINITIONS.items() if id(definition) not in used
+    ]
     with pytest.raises(KeyError):
         define("no such metric")
     assert all(f"| `{pattern.split('|')[0]}`" in definition_table() for pattern in DEFINITIONS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def _judged(seed, splits, metrics, role="models", label="FT", chance=None):
@@ -298,11 +357,14 @@ def _front(ua, ra=100.0, ta=90.0, mia=10.0, **more):
 
 
 def test_noise_of_the_draws_is_in_the_marks_of_mia_and_in_a_quarter_of_the_average_s():
-    """The same numbers and draws as test_report's: 6 points off, seeds of Retrain explain 4.97, the draws' own noise the rest."""
+    """The same numbers and draws as test_report's: 6 points off, seeds of Retrain explain 4.97, the
+    draws' own noise the rest.
+    """
     splits, draws = outputs(), np.array([10, 20, 30, 40.0])
     retrain = [
         dataclasses.replace(
-            _judged(seed, splits, _front(5.0, mia=25.0 + seed), "retrain", "Retrain"), by_draw={"svc_confidence_tnr": draws + seed}
+            _judged(seed, splits, _front(5.0, mia=25.0 + seed), "retrain", "Retrain"),
+            by_draw={"svc_confidence_tnr": draws + seed},
         )
         for seed in (1, 2, 3)
     ]
@@ -312,14 +374,26 @@ def test_noise_of_the_draws_is_in_the_marks_of_mia_and_in_a_quarter_of_the_avera
         (row, own), _ = make_rows([model, *retrain])
         assert row["inside_noise"]["svc_confidence_tnr"] is mark
         assert own["inside_noise"] == {}  # Retrain is not marked as being inside itself
-    retrain = [dataclasses.replace(model, metrics=_front(5.0, mia=25.0 + model.seed / 10)) for model in retrain]
-    marks = [make_rows([dataclasses.replace(model, metrics=_front(5.0, mia=28.0)), *retrain])[0][0] for model in (quiet, noisy)]
+    retrain = [
+        dataclasses.replace(model, metrics=_front(5.0, mia=25.0 + model.seed / 10))
+        for model in retrain
+    ]
+    marks = [
+        make_rows([dataclasses.replace(model, metrics=_front(5.0, mia=28.0)), *retrain])[0][0]
+        for model in (quiet, noisy)
+    ]
     assert [row["inside_noise"]["gap_of_means"] for row in marks] == [False, True]
 
 
 def test_a_model_whose_weights_did_not_move_changed_nothing_whatever_its_statistics_did():
-    splits = {name: (logits + (name == "forget") * np.eye(logits.shape[1])[0], labels) for name, (logits, labels) in outputs().items()}
-    models = [_judged(1, splits, _front(5.0)), _judged(1, outputs(), _front(5.0), "original", "Original")]
+    splits = {
+        name: (logits + (name == "forget") * np.eye(logits.shape[1])[0], labels)
+        for name, (logits, labels) in outputs().items()
+    }
+    models = [
+        _judged(1, splits, _front(5.0)),
+        _judged(1, outputs(), _front(5.0), "original", "Original"),
+    ]
     for moved, said in ((1.0, []), (1e-9, ["changed nothing"])):
         models[0] = dataclasses.replace(models[0], weights_moved=moved)
         (row, _), _ = make_rows(models)
@@ -330,29 +404,47 @@ def test_rows_by_hand():
     """Two runs against two Retrains, on numbers whose gaps are counted on fingers."""
     splits = outputs()
     ours = [_judged(2, splits, _front(3.0)), _judged(3, splits, _front(5.0))]
-    retrain = [_judged(3, splits, _front(6.0), "retrain", "Retrain"), _judged(2, splits, _front(8.0, mia=14.0), "retrain", "Retrain")]
+    retrain = [
+        _judged(3, splits, _front(6.0), "retrain", "Retrain"),
+        _judged(2, splits, _front(8.0, mia=14.0), "retrain", "Retrain"),
+    ]
     rows, floors = make_rows([*ours, *retrain])
     assert [row["models"] for row in rows] == [[0, 1], [2, 3]]
     first = rows[0]
     assert first["gap"] == {"UA": -3.0, "RA": 0.0, "TA": 0.0, "svc_confidence_tnr": -2.0}
     assert first["gap_of_means"] == pytest.approx(5 / 4)
-    assert first["mean_paired_gap"] == pytest.approx(((8 - 3) + (6 - 5) + (14 - 10)) / 8)  # seed 2 with seed 2
+    assert first["mean_paired_gap"] == pytest.approx(
+        ((8 - 3) + (6 - 5) + (14 - 10)) / 8
+    )  # seed 2 with seed 2
     assert first["sd"]["UA"] == pytest.approx(2**0.5)
     # Student's t at one degree of freedom, times sqrt 2 / sqrt 2; a share ends at 0.
     assert first["ci"]["UA"] == pytest.approx((0, 4 + 12.706), abs=1e-3)
-    assert floors["UA"] == pytest.approx(2 / 2**0.5)  # two runs differ by 2, means of two by sqrt 2 less
+    assert floors["UA"] == pytest.approx(
+        2 / 2**0.5
+    )  # two runs differ by 2, means of two by sqrt 2 less
     assert floors["runs"] == 2
     assert rows[0]["inside_noise"] == rows[1]["inside_noise"] == {}  # two Retrains mark nothing
     assert "gap_of_means_entropy" not in first
 
 
 def test_both_average_gaps_and_their_marks_by_hand():
-    """Three Retrains, one run: UA is 2 off, the support-vector rate 4 points, the entropy rate 0.9 of a share."""
+    """Three Retrains, one run: UA is 2 off, the support-vector rate 4 points, the entropy rate 0.9
+    of a share.
+    """
     splits = outputs()
     retrain = [
-        _judged(i, splits, _front(6.0 + i, mia=10.0 + i, lr_entropy_member_rate=0.5 + 0.01 * i), "retrain", "Retrain") for i in range(3)
+        _judged(
+            i,
+            splits,
+            _front(6.0 + i, mia=10.0 + i, lr_entropy_member_rate=0.5 + 0.01 * i),
+            "retrain",
+            "Retrain",
+        )
+        for i in range(3)
     ]
-    rows, floors = make_rows([_judged(1, splits, _front(9.0, mia=15.0, lr_entropy_member_rate=0.91)), *retrain])
+    rows, floors = make_rows(
+        [_judged(1, splits, _front(9.0, mia=15.0, lr_entropy_member_rate=0.91)), *retrain]
+    )
     row = rows[0]
     assert row["gap_of_means"] == pytest.approx((2 + 4) / 4)
     assert row["gap_of_means_entropy"] == pytest.approx((2 + 40) / 4)
@@ -361,9 +453,14 @@ def test_both_average_gaps_and_their_marks_by_hand():
     band = 4.3027 * (4 / 3) ** 0.5  # times a standard deviation of 1 for both, 0 for RA and TA
     assert 4 < band < 5 < 40
     assert row["inside_noise"] == {
-        "UA": True, "RA": True, "TA": True, "svc_confidence_tnr": True, "lr_entropy_member_rate": False,
-        "gap_of_means": True, "gap_of_means_entropy": False,
-    }  # fmt: skip
+        "UA": True,
+        "RA": True,
+        "TA": True,
+        "svc_confidence_tnr": True,
+        "lr_entropy_member_rate": False,
+        "gap_of_means": True,
+        "gap_of_means_entropy": False,
+    }
     assert floors["runs"] == 1
     assert floors["gap_of_means"] == pytest.approx(floors["gap_of_means_entropy"])
     assert floors["mean_paired_gap"] == pytest.approx(2 * (1 + 1 + 2) / 3 / 4)
@@ -371,26 +468,38 @@ def test_both_average_gaps_and_their_marks_by_hand():
 
 @pytest.mark.parametrize("name", ["js_forget", "kl_retrain_unlearned_test", "tow"])
 def test_floor_of_a_distance_is_retrains_own_distance(name):
-    """Two Retrains are at one distance from each other: that is the floor, not the 0 between two equal numbers; three make marks."""
+    """Two Retrains are at one distance from each other: that is the floor, not the 0 between two
+    equal numbers; three make marks.
+    """
     splits = outputs()
 
     def rows_of(ours, *theirs):
-        retrain = [_judged(i, splits, _front(5.0, **{name: value}), "retrain", "Retrain") for i, value in enumerate(theirs)]
+        retrain = [
+            _judged(i, splits, _front(5.0, **{name: value}), "retrain", "Retrain")
+            for i, value in enumerate(theirs)
+        ]
         return make_rows([_judged(0, splits, _front(5.0, **{name: ours})), *retrain])
 
     rows, floors = rows_of(0.9, 0.5, 0.5)
     assert floors[name] == pytest.approx(0.5)
     assert name not in rows[0]["inside_noise"]
     rows, floors = rows_of(0.5, 0.4, 0.5, 0.625)
-    assert floors[name] == pytest.approx(0.5 if name == "tow" else 1.525 / 3)  # by its logarithm the geometric mean
+    assert floors[name] == pytest.approx(
+        0.5 if name == "tow" else 1.525 / 3
+    )  # by its logarithm the geometric mean
     assert rows[0]["inside_noise"][name]
     assert not rows_of(1e-9 if name == "tow" else 9.0, 0.4, 0.5, 0.625)[0][0]["inside_noise"][name]
 
 
 def test_tow_is_judged_on_its_logarithm():
-    """Mean -log ToW 1, 2 and 3: the band is 4.303 x 2 x sqrt(4/3) x 1 = 9.94 around 2, hence from 1 down to e^-11.94; 0 is outside."""
+    """Mean -log ToW 1, 2 and 3: the band is 4.303 x 2 x sqrt(4/3) x 1 = 9.94 around 2, hence from 1
+    down to e^-11.94; 0 is outside.
+    """
     retrain = np.exp([-1.0, -2.0, -3.0])
-    inside = [rows.inside("tow", np.array([value]), retrain) for value in (1.0, np.exp(-11.9), np.exp(-12.0), 0.0)]
+    inside = [
+        rows.inside("tow", np.array([value]), retrain)
+        for value in (1.0, np.exp(-11.9), np.exp(-12.0), 0.0)
+    ]
     assert inside == [True, True, False, False]
     assert rows.inside("tow", np.array([0.0]), retrain[:2]) is None
     assert rows.inside("tow", np.array([0.5]), np.array([0.5, 0.5, 0.0])) is None
@@ -407,7 +516,10 @@ def test_rows_leave_out_what_is_not_a_number():
 def test_alarms_of_rows_by_hand():
     splits, other = outputs(), outputs(1)
     original = _judged(0, splits, _front(1.0, loss_auc=0.6), "original", "Original")
-    retrain = [_judged(i, other, _front(9.0, loss_auc=0.5 + 0.001 * i), "retrain", "Retrain") for i in range(3)]
+    retrain = [
+        _judged(i, other, _front(9.0, loss_auc=0.5 + 0.001 * i), "retrain", "Retrain")
+        for i in range(3)
+    ]
 
     def of(metrics, splits=other):
         models = [_judged(2, splits, metrics), *retrain, original]
@@ -429,7 +541,9 @@ def test_alarms_of_an_audit():
     assert "one Retrain" in audit_alarms([ours, retrain[0]])[0]
     assert "needs 3 Retrain runs" in audit_alarms([ours, *retrain[:2]])[0]
     assert audit_alarms([ours, *retrain]) == []
-    assert "every attack is at chance on the original" in audit_alarms([ours, *retrain, powerless])[0]
+    assert (
+        "every attack is at chance on the original" in audit_alarms([ours, *retrain, powerless])[0]
+    )
 
 
 def test_distribution_gaps_of_one_distribution_are_at_their_floors():
@@ -439,7 +553,10 @@ def test_distribution_gaps_of_one_distribution_are_at_their_floors():
     def models(shift):
         found = []
         for seed in range(20):
-            splits = {name: (rng.normal(0, 1, (count, 2)), np.zeros(count, np.int64)) for name, count in SIZES.items()}
+            splits = {
+                name: (rng.normal(0, 1, (count, 2)), np.zeros(count, np.int64))
+                for name, count in SIZES.items()
+            }
             splits["forget"][0][:, 0] += shift
             found.append(_judged(seed, splits, {"RA": 100.0, "TA": 90.0}))
         return found
@@ -457,7 +574,7 @@ def test_distribution_gaps_of_one_distribution_are_at_their_floors():
     assert distribution_gaps(same[:2], retrain[:2]) == {}
 
 
-# --------------------------------------------------------------------------------------------------------------- cache
+# -------------------------------------------------------------------------------------------- cache
 
 
 def test_cache_keeps_what_was_made_from_the_same(tmp_path, capsys):

@@ -1,4 +1,6 @@
-"""Plans and their runs: expansion, names, refusals, commands for bash, who makes a run and how often."""
+"""Plans and their runs: expansion, names, refusals, commands for bash, who makes a run and how
+often.
+"""
 
 import itertools
 import json
@@ -21,12 +23,30 @@ from datasets import load_dataset
 from sweeping import inputs, launchers, runs
 from sweeping.inputs import check_inputs
 from sweeping.plan import expand, make_plan, read_plan
-from sweeping.runs import DIED, DONE, FAILED, OPEN, RUNNING, Progress, attempt, command, read_record, state_of, work
+from sweeping.runs import (
+    DIED,
+    DONE,
+    FAILED,
+    OPEN,
+    RUNNING,
+    Progress,
+    attempt,
+    command,
+    read_record,
+    state_of,
+    work,
+)
 from utils import UserError, lock
 
 ROOT = Path(__file__).parent.parent
 ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
-SMALL = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "num_indexes_to_replace": 130, "forget_seed": 2}
+SMALL = {
+    "dataset": "digits",
+    "arch": "resnet20s",
+    "device": "cpu",
+    "num_indexes_to_replace": 130,
+    "forget_seed": 2,
+}
 
 
 def content(tmp_path, **changes):
@@ -37,14 +57,25 @@ def content(tmp_path, **changes):
         "masks": {"script": "generate_mask", "flags": ORIGINAL},
         "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}},
         "methods": {"script": "main_forget", "flags": ORIGINAL, "list": methods},
-        "salun": {"script": "main_random", "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"}},
+        "salun": {
+            "script": "main_random",
+            "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"},
+        },
         "evaluation": {
             "script": "evaluate",
-            "flags": {"models": ["{methods}/*checkpoint.pth.tar"], "retrain": "{retrain}/retraincheckpoint.pth.tar"},
+            "flags": {
+                "models": ["{methods}/*checkpoint.pth.tar"],
+                "retrain": "{retrain}/retraincheckpoint.pth.tar",
+            },
         },
         "report": {"script": "report", "flags": {"dirs": ["{retrain}", "{methods}", "{salun}"]}},
     }
-    return {"folder": str(tmp_path / "runs"), "seeds": [2, 3, 4], "base": SMALL, "stages": stages} | changes
+    return {
+        "folder": str(tmp_path / "runs"),
+        "seeds": [2, 3, 4],
+        "base": SMALL,
+        "stages": stages,
+    } | changes
 
 
 def runs_of(plan):
@@ -52,10 +83,15 @@ def runs_of(plan):
 
 
 def stage_only(tmp_path, **stage):
-    return runs_of(content(tmp_path, stages={"only": {"script": "main_forget", "flags": {"unlearn": "retrain"}} | stage}))
+    return runs_of(
+        content(
+            tmp_path,
+            stages={"only": {"script": "main_forget", "flags": {"unlearn": "retrain"}} | stage},
+        )
+    )
 
 
-# ----------------------------------------------------------------------------------------------------- expansion
+# ---------------------------------------------------------------------------------------- expansion
 
 
 def test_axes_list_and_seeds_are_their_product(tmp_path):
@@ -68,12 +104,20 @@ def test_axes_list_and_seeds_are_their_product(tmp_path):
     }
     found = [run for run in runs_of(plan) if run.stage == "grid"]
     expected = {
-        (f"--unlearn={entry['unlearn']}", f"--unlearn_lr={lr}", f"--batch_size={size}", f"--seed={seed}")
+        (
+            f"--unlearn={entry['unlearn']}",
+            f"--unlearn_lr={lr}",
+            f"--batch_size={size}",
+            f"--seed={seed}",
+        )
         for entry, lr, size, seed in itertools.product(entries, *axes.values(), plan["seeds"])
     }
     assert len(found) == len(expected) == 36 == len({run.name for run in found})
     kept = [
-        tuple(next(w for w in run.words if w.startswith(flag + "=")) for flag in ("--unlearn", "--unlearn_lr", "--batch_size", "--seed"))
+        tuple(
+            next(w for w in run.words if w.startswith(flag + "="))
+            for flag in ("--unlearn", "--unlearn_lr", "--batch_size", "--seed")
+        )
         for run in found
     ]
     assert set(kept) == expected
@@ -81,19 +125,39 @@ def test_axes_list_and_seeds_are_their_product(tmp_path):
 
 def test_what_is_common_is_made_once_and_what_is_random_per_seed(tmp_path):
     found = runs_of(content(tmp_path))
-    count = {stage: sum(run.stage == stage for run in found) for stage in content(tmp_path)["stages"]}
-    assert count == {"original": 1, "masks": 1, "retrain": 3, "methods": 6, "salun": 3, "evaluation": 1, "report": 1}
+    count = {
+        stage: sum(run.stage == stage for run in found) for stage in content(tmp_path)["stages"]
+    }
+    assert count == {
+        "original": 1,
+        "masks": 1,
+        "retrain": 3,
+        "methods": 6,
+        "salun": 3,
+        "evaluation": 1,
+        "report": 1,
+    }
 
 
 def test_every_run_comes_after_those_it_needs_and_sees_only_its_seed(tmp_path):
-    plan = content(tmp_path, base={name: value for name, value in SMALL.items() if name != "forget_seed"})
-    found = runs_of(plan)  # no --forget_seed: each seed has a forget set, so each has its mask and its evaluation
+    plan = content(
+        tmp_path, base={name: value for name, value in SMALL.items() if name != "forget_seed"}
+    )
+    found = runs_of(
+        plan
+    )  # no --forget_seed: each seed has a forget set, so each has its mask and its evaluation
     earlier = {}
     for run in found:
         assert all(need in earlier for need in run.needs)
-        assert all(earlier[need].seed in (None, run.seed) for need in run.needs if run.seed is not None)
+        assert all(
+            earlier[need].seed in (None, run.seed) for need in run.needs if run.seed is not None
+        )
         earlier[run.name] = run
-    assert sum(run.stage == "masks" for run in found) == sum(run.stage == "evaluation" for run in found) == 3
+    assert (
+        sum(run.stage == "masks" for run in found)
+        == sum(run.stage == "evaluation" for run in found)
+        == 3
+    )
 
 
 def test_shared_axes_match(tmp_path):
@@ -118,10 +182,17 @@ def test_shared_axes_match(tmp_path):
 def test_names_are_what_matters_and_nothing_else(tmp_path):
     names = {run.name for run in runs_of(content(tmp_path))}
     assert names == {
-        run.name for run in runs_of(content(tmp_path / "elsewhere", base=SMALL | {"device": "auto", "precision": "auto", "gpu": 1}))
+        run.name
+        for run in runs_of(
+            content(
+                tmp_path / "elsewhere",
+                base=SMALL | {"device": "auto", "precision": "auto", "gpu": 1},
+            )
+        )
     }
     same_data = [
-        {run.name for run in runs_of(content(tmp_path, base=SMALL | {"data": data}))} for data in ("/a/data", "../data", "/a/other")
+        {run.name for run in runs_of(content(tmp_path, base=SMALL | {"data": data}))}
+        for data in ("/a/data", "../data", "/a/other")
     ]
     assert same_data[0] == same_data[1] != same_data[2]
     for other in ({"precision": "fp32"}, {"arch": "resnet44s"}, {"batch_size": 32}):
@@ -136,24 +207,39 @@ def test_names_are_what_matters_and_nothing_else(tmp_path):
 def test_another_original_makes_other_runs(tmp_path):
     plan = content(tmp_path)
     plan["stages"]["original"]["flags"] = {"epochs": 2}
-    before, after = ({run.name for run in runs_of(each) if run.stage != "retrain"} for each in (content(tmp_path), plan))
+    before, after = (
+        {run.name for run in runs_of(each) if run.stage != "retrain"}
+        for each in (content(tmp_path), plan)
+    )
     assert not before & after
 
 
 def test_equal_entries_are_one_run(tmp_path):
-    assert len(stage_only(tmp_path, list=[{"batch_size": 32}, {"batch_size": 32}, {"batch_size": 64}])) == 6
+    assert (
+        len(stage_only(tmp_path, list=[{"batch_size": 32}, {"batch_size": 32}, {"batch_size": 64}]))
+        == 6
+    )
 
 
 def test_toml_and_json_are_the_same_plan(tmp_path):
     (tmp_path / "a.json").write_text(
-        json.dumps({"folder": "r", "base": SMALL, "stages": {"o": {"script": "main_train", "flags": {"epochs": 1}}}})
+        json.dumps(
+            {
+                "folder": "r",
+                "base": SMALL,
+                "stages": {"o": {"script": "main_train", "flags": {"epochs": 1}}},
+            }
+        )
     )
     lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in SMALL.items())
-    (tmp_path / "a.toml").write_text(f'folder = "r"\n[base]\n{lines}\n[stages.o]\nscript = "main_train"\nflags = {{ epochs = 1 }}\n')
+    (tmp_path / "a.toml").write_text(
+        f'folder = "r"\n[base]\n{lines}\n[stages.o]\nscript = "main_train"\nflags = {{ epochs = 1'
+        " }\n"
+    )
     assert read_plan(tmp_path / "a.json") == read_plan(tmp_path / "a.toml")
 
 
-# ------------------------------------------------------------------------------------------------------ refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -177,18 +263,38 @@ def test_toml_and_json_are_the_same_plan(tmp_path):
         ({"stages": {"a": {"script": "main_train", "flag": {}}}}, "flag"),
         ({"stages": {"a": {"script": "main_train", "axes": {"lr": []}}}}, "lr"),
         ({"stages": {"a": {"script": "main_train", "list": []}}}, "list"),
-        ({"stages": {"a": {"script": "main_train", "axes": {"lr": [1]}, "flags": {"lr": 2}}}}, "lr is an axis"),
-        ({"stages": {"a": {"script": "main_forget", "flags": {"seed": 2}}}}, "seed is set by seeds"),
+        (
+            {"stages": {"a": {"script": "main_train", "axes": {"lr": [1]}, "flags": {"lr": 2}}}},
+            "lr is an axis",
+        ),
+        (
+            {"stages": {"a": {"script": "main_forget", "flags": {"seed": 2}}}},
+            "seed is set by seeds",
+        ),
         ({"stages": {"a": {"script": "main_forget", "flags": {"unlearn": "F_T"}}}}, "F_T"),
-        ({"stages": {"a": {"script": "main_forget", "flags": {"list_methods": True}}}}, "list_methods"),
+        (
+            {"stages": {"a": {"script": "main_forget", "flags": {"list_methods": True}}}},
+            "list_methods",
+        ),
         ({"stages": {"a": {"script": "main_forget", "flags": {"model_path": "{b}/x"}}}}, "'b'"),
-        ({"stages": {"a": {"script": "main_train", "needs": ["b"]}, "b": {"script": "main_train", "needs": ["a"]}}}, "circle"),
+        (
+            {
+                "stages": {
+                    "a": {"script": "main_train", "needs": ["b"]},
+                    "b": {"script": "main_train", "needs": ["a"]},
+                }
+            },
+            "circle",
+        ),
         ({"stages": {"a": {"script": "main_train", "needs": ["a"]}}}, "circle"),
         ({"stages": {"a": {"script": "report", "flags": {"dirs": ["x"], "format": "pdf"}}}}, "pdf"),
         ({"stages": {"a": {"script": "report"}}}, "dirs"),
         ({"stages": {"a": {"script": "evaluate"}}}, "--models"),
         ({"stages": {"a": {"script": "evaluate", "flags": {"models": "-x"}}}}, ""),
-        ({"stages": {"a": {"script": "main_train", "axes": {"device": ["cpu", "auto"]}}}}, "differ only in"),
+        (
+            {"stages": {"a": {"script": "main_train", "axes": {"device": ["cpu", "auto"]}}}},
+            "differ only in",
+        ),
     ],
 )
 def test_impossible_plans_are_refused_in_one_line(tmp_path, capsys, change, said):
@@ -215,9 +321,11 @@ def test_one_folder_of_several_runs_is_refused(tmp_path):
         runs_of(plan)
 
 
-@pytest.mark.parametrize("text", ["x --unlearn=GA", "--overwrite", "$(touch hacked)", "a'b", "a b;c", "-1234567"])
+@pytest.mark.parametrize(
+    "text", ["x --unlearn=GA", "--overwrite", "$(touch hacked)", "a'b", "a b;c", "-1234567"]
+)
 def test_a_value_is_never_another_flag(tmp_path, text):
-    (run, *_) = stage_only(tmp_path, flags={"unlearn": "retrain", "data": text})
+    run, *_ = stage_only(tmp_path, flags={"unlearn": "retrain", "data": text})
     assert [word for word in run.words if text in word] == [f"--data={text}"]
     assert shlex.split(command(run, tmp_path))[2:] == list(run.words)
 
@@ -239,31 +347,52 @@ def test_dry_run_is_bash_and_says_what_a_worker_would_call(tmp_path, capsys, mon
 
 def test_a_plan_names_methods_as_the_scripts_do(tmp_path):
     flags = {**ORIGINAL, "unlearn": "salun", "mask_path": "x/with_0.5.pt", "model_path": "x.pt"}
-    (run, *_) = stage_only(tmp_path, flags=flags)
-    (same, *_) = stage_only(tmp_path, flags={**flags, "unlearn": "RL"})
-    assert (run.result, run.checkpoint, run.name) == ("RLresult.json", "RLcheckpoint.pth.tar", same.name)
+    run, *_ = stage_only(tmp_path, flags=flags)
+    same, *_ = stage_only(tmp_path, flags={**flags, "unlearn": "RL"})
+    assert (run.result, run.checkpoint, run.name) == (
+        "RLresult.json",
+        "RLcheckpoint.pth.tar",
+        same.name,
+    )
     with pytest.raises(UserError, match=r"stages.only.*generate_mask.py"):
         stage_only(tmp_path, flags={"unlearn": "salun", "model_path": "x.pt"})
 
 
-# ------------------------------------------------------------------------------------------ one run, many workers
+# ---------------------------------------------------------------------------- one run, many workers
 
 
 class Fake:
-    """Scripts that only write what a run is known by; each call is a line of one file, whichever process makes it."""
+    """Scripts that only write what a run is known by; each call is a line of one file, whichever
+    process makes it.
+    """
 
     def __init__(self, folder, codes=()):
         self.calls, self.codes = folder / "calls.txt", codes
 
     def __call__(self, script, words):
-        folder = next((word.removeprefix("--save_dir=") for word in words if word.startswith("--save_dir=")), "report")
+        folder = next(
+            (word.removeprefix("--save_dir=") for word in words if word.startswith("--save_dir=")),
+            "report",
+        )
         with open(self.calls, "a") as file:
-            file.write(f"{folder} {' '.join(word for word in words if word in ('--resume', '--overwrite'))}\n")
+            file.write(
+                f"{folder}"
+                f" {' '.join(word for word in words if word in ('--resume', '--overwrite'))}\n"
+            )
         print("said something")
         code = self.codes[len(self.lines()) - 1] if len(self.lines()) <= len(self.codes) else 0
         if code == 0 and folder != "report":
-            method = next((word.removeprefix("--unlearn=") for word in words if word.startswith("--unlearn=")), "retrain")
-            name = {"main_train": "train_", "generate_mask": "mask_"}.get(script, method) + "result.json"
+            method = next(
+                (
+                    word.removeprefix("--unlearn=")
+                    for word in words
+                    if word.startswith("--unlearn=")
+                ),
+                "retrain",
+            )
+            name = {"main_train": "train_", "generate_mask": "mask_"}.get(
+                script, method
+            ) + "result.json"
             (Path(folder) / ("audit.json" if script == "evaluate" else name)).write_text("{}")
         return code
 
@@ -304,7 +433,9 @@ def test_a_run_leaves_its_command_its_log_and_its_record(tmp_path, fake):
     assert len(read_record(folder).starts) == 1
 
 
-def test_an_impossible_run_is_not_tried_twice_by_a_worker_whose_clock_is_behind(tmp_path, fake, monkeypatch):
+def test_an_impossible_run_is_not_tried_twice_by_a_worker_whose_clock_is_behind(
+    tmp_path, fake, monkeypatch
+):
     calls = fake(2, 2)
     run = one(tmp_path)
     sweep_id = time.time()
@@ -320,18 +451,32 @@ def images(file, seed):
     np.savez(file, x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
 
 
-def test_finished_runs_of_other_images_are_refused_and_the_same_images_elsewhere_are_not(tmp_path, monkeypatch):
-    """The file is read again only where it looks other than before: touched, moved, or written anew."""
+def test_finished_runs_of_other_images_are_refused_and_the_same_images_elsewhere_are_not(
+    tmp_path, monkeypatch
+):
+    """The file is read again only where it looks other than before: touched, moved, or written
+    anew.
+    """
     file = tmp_path / "own.npz"
     images(file, 1)
-    run = next(iter(stage_only(tmp_path, flags={"unlearn": "retrain", "dataset": "npz", "data": str(file)})))
+    run = next(
+        iter(
+            stage_only(tmp_path, flags={"unlearn": "retrain", "dataset": "npz", "data": str(file)})
+        )
+    )
     root = tmp_path / "runs"
     check_inputs([run], root)
     folder = root / run.name
     folder.mkdir(parents=True)
-    (folder / run.result).write_text(json.dumps({"data": {"data_sha256": load_dataset("npz", file).sha256()}}))
+    (folder / run.result).write_text(
+        json.dumps({"data": {"data_sha256": load_dataset("npz", file).sha256()}})
+    )
     reads = []
-    monkeypatch.setattr(inputs, "load_dataset", lambda *args, **more: reads.append(args) or load_dataset(*args, **more))
+    monkeypatch.setattr(
+        inputs,
+        "load_dataset",
+        lambda *args, **more: reads.append(args) or load_dataset(*args, **more),
+    )
     check_inputs([run], root)
     assert not reads
     os.utime(file, (1, 1))
@@ -351,18 +496,28 @@ def test_finished_runs_of_another_list_or_model_are_refused(tmp_path):
     listed, model = tmp_path / "list.txt", tmp_path / "model.pth.tar"
     listed.write_text("1 2 3")
     torch.save({"state_dict": {"a": torch.zeros(3)}}, model)
-    flags = {"unlearn": "FT", "dataset": "digits", "leave_out": f"@{listed}", "model_path": str(model)}
+    flags = {
+        "unlearn": "FT",
+        "dataset": "digits",
+        "leave_out": f"@{listed}",
+        "model_path": str(model),
+    }
     run, root = next(iter(stage_only(tmp_path, flags=flags))), tmp_path / "runs"
     check_inputs([run], root)
     (root / run.name).mkdir(parents=True)
     (root / run.name / run.result).write_text("{}")
     torch.save({"epoch": 1, "state_dict": {"a": torch.zeros(3)}}, model)
     check_inputs([run], root)
-    for file, change in ((listed, lambda: listed.write_text("1 2 4")), (model, lambda: torch.save({"a": torch.ones(3)}, model))):
+    for file, change in (
+        (listed, lambda: listed.write_text("1 2 4")),
+        (model, lambda: torch.save({"a": torch.ones(3)}, model)),
+    ):
         before = file.read_bytes()
         change()
         for _ in range(2):  # it stays refused
-            with pytest.raises(UserError, match=f"{file.name} has another content now than 1 finished runs"):
+            with pytest.raises(
+                UserError, match=f"{file.name} has another content now than 1 finished runs"
+            ):
                 check_inputs([run], root)
         file.write_bytes(before)
         check_inputs([run], root)
@@ -376,7 +531,12 @@ def test_a_failed_run_is_tried_the_stated_number_of_times_in_each_sweep(tmp_path
     assert "said something" in read_record(tmp_path / "runs" / run.name).tail
     assert do(run, tmp_path, sweep_id=time.time()) == DIED  # the next sweep has its own tries
     assert do(run, tmp_path, sweep_id=time.time() - 0.001) == DONE
-    assert [line.split()[1:] for line in calls.lines()] == [[], ["--overwrite"], ["--overwrite"], ["--overwrite"]]
+    assert [line.split()[1:] for line in calls.lines()] == [
+        [],
+        ["--overwrite"],
+        ["--overwrite"],
+        ["--overwrite"],
+    ]
 
 
 def test_an_impossible_request_is_not_tried_again(tmp_path, fake):
@@ -439,7 +599,9 @@ def test_runs_that_need_a_failed_one_are_left_and_the_others_made(tmp_path, fake
     assert blocked
     assert all(states[run.name] == OPEN for run in blocked)
     assert all(
-        states[run.name] == DONE for run in found if run not in failed and not {*run.needs} & {each.name for each in (*failed, *blocked)}
+        states[run.name] == DONE
+        for run in found
+        if run not in failed and not {*run.needs} & {each.name for each in (*failed, *blocked)}
     )
     assert "failed: " in progress.table(1)
 
@@ -449,7 +611,12 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
     found = runs_of(content(tmp_path, seeds=list(range(20))))
     fork = multiprocessing.get_context("fork")
     settings = {"sweep_id": 0.0, "tries": 1}
-    workers = [fork.Process(target=work, args=(found, tmp_path / "runs"), kwargs=settings | {"worker": str(i)}) for i in range(3)]
+    workers = [
+        fork.Process(
+            target=work, args=(found, tmp_path / "runs"), kwargs=settings | {"worker": str(i)}
+        )
+        for i in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -461,7 +628,14 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
 def test_a_worker_stops_when_its_launcher_is_gone(tmp_path, fake):
     calls = fake()
     left = iter([True, True, False])
-    work(runs_of(content(tmp_path)), tmp_path / "runs", sweep_id=0.0, tries=1, worker="w", alive=lambda: next(left))
+    work(
+        runs_of(content(tmp_path)),
+        tmp_path / "runs",
+        sweep_id=0.0,
+        tries=1,
+        worker="w",
+        alive=lambda: next(left),
+    )
     assert len(calls.lines()) == 2
 
 
@@ -476,7 +650,7 @@ def test_time_to_go_is_each_stages_mean(tmp_path):
     assert progress.remaining(4) == (3 * 10 + 6 * 3) / 4
 
 
-# ----------------------------------------------------------------------------------------------------- launchers
+# ---------------------------------------------------------------------------------------- launchers
 
 
 class Worker:
@@ -504,7 +678,9 @@ class Codes:
 
 
 def supervise(launcher, workers, took):
-    launchers.supervise(launcher, ["x"], workers, took_a_run=lambda name: took, show=lambda: None, every=0)
+    launchers.supervise(
+        launcher, ["x"], workers, took_a_run=lambda name: took, show=lambda: None, every=0
+    )
 
 
 def test_a_dead_worker_is_replaced_under_another_name():
@@ -522,7 +698,7 @@ def test_workers_that_die_idle_end_the_sweep():
     assert len(launcher.commands) == launchers.IDLE_DEATHS
 
 
-# ----------------------------------------------------------------------------------------------------------- GPUs
+# --------------------------------------------------------------------------------------------- GPUs
 
 
 @pytest.mark.parametrize(
@@ -555,21 +731,29 @@ def test_workers_take_the_gpus_in_turn(tmp_path, monkeypatch, chosen, words, gpu
     launcher.start({slot: ["x"] for slot in slots})
     launcher.start({1: ["x"]} if len(slots) > 1 else {})  # a worker that is replaced
     again = gpus[1:2]
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in started] == [gpu if gpu else chosen for gpu in gpus + again]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in started] == [
+        gpu if gpu else chosen for gpu in gpus + again
+    ]
     assert {environment["OMP_NUM_THREADS"] for environment in started} == {str(8 // len(gpus))}
 
 
 @pytest.mark.parametrize(
     ("chosen", "words", "reason"),
     [
-        ("", ["--per_gpu", "2"], "no GPU here; --workers 2 makes as many runs at a time on the CPU"),
+        (
+            "",
+            ["--per_gpu", "2"],
+            "no GPU here; --workers 2 makes as many runs at a time on the CPU",
+        ),
         ("-1", ["--per_gpu", "2"], "no GPU here"),
         ("0", ["--per_gpu", "2", "--workers", "2"], "not allowed with"),
         ("0", ["--per_gpu", "2", "--launcher", "slurm"], "--per_gpu 2 is of --launcher local"),
         ("0", ["--per_gpu", "0"], "not at least 1"),
     ],
 )
-def test_per_gpu_without_a_gpu_or_beside_another_number_is_refused_in_one_line(tmp_path, capsys, monkeypatch, chosen, words, reason):
+def test_per_gpu_without_a_gpu_or_beside_another_number_is_refused_in_one_line(
+    tmp_path, capsys, monkeypatch, chosen, words, reason
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     assert sweep.main([str(tiny(tmp_path)), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -581,12 +765,17 @@ def tiny(tmp_path, **changes):
     """A plan of two Retrain runs of an epoch and a report, on disk."""
     stages = {"retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}}}
     stages["report"] = {"script": "report", "flags": {"dirs": "{retrain}"}}
-    (tmp_path / "plan.json").write_text(json.dumps(content(tmp_path, seeds=[2, 3], stages=stages) | changes))
+    (tmp_path / "plan.json").write_text(
+        json.dumps(content(tmp_path, seeds=[2, 3], stages=stages) | changes)
+    )
     return tmp_path / "plan.json"
 
 
 def starts(plan):
-    return {run.name: len(read_record(read_plan(plan).folder / run.name).starts) for run in expand(read_plan(plan), sweep.check)}
+    return {
+        run.name: len(read_record(read_plan(plan).folder / run.name).starts)
+        for run in expand(read_plan(plan), sweep.check)
+    }
 
 
 def finished(plan, capsys, *words):
@@ -599,7 +788,9 @@ def finished(plan, capsys, *words):
 
 def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):
     plan = tiny(tmp_path)
-    launcher = subprocess.Popen([sys.executable, ROOT / "sweep.py", plan], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(
+        [sys.executable, ROOT / "sweep.py", plan], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     folder = read_plan(plan).folder
     deadline = time.time() + 120
     while not (begun := list(folder.glob("retrain/*/run.json"))) and time.time() < deadline:
@@ -610,18 +801,29 @@ def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):
     assert launcher.returncode == 0
     assert "done=3" in out
     counts = starts(plan)
-    assert sum(counts.values()) == len(counts) + 1  # the run that the worker was at, and only it, twice
+    assert (
+        sum(counts.values()) == len(counts) + 1
+    )  # the run that the worker was at, and only it, twice
     for run in expand(read_plan(plan), sweep.check):
         if run.script == "main_forget":
-            given = json.loads((folder / run.name / run.result).read_text())["provenance"]["command"]
-            assert given == [f"{run.script}.py", *run.words, *(["--overwrite"] if given[-1] == "--overwrite" else [])]
+            given = json.loads((folder / run.name / run.result).read_text())["provenance"][
+                "command"
+            ]
+            assert given == [
+                f"{run.script}.py",
+                *run.words,
+                *(["--overwrite"] if given[-1] == "--overwrite" else []),
+            ]
     first = {path: path.read_bytes() for path in folder.rglob("*result.json")}
     assert sweep.main([str(plan)]) == 0  # all is done: nothing starts
     assert starts(plan) == counts
     assert first == {path: path.read_bytes() for path in folder.rglob("*result.json")}
     capsys.readouterr()
     assert sweep.main([str(plan), "--report"]) == 0
-    assert capsys.readouterr().out.strip() == next(folder.glob("report/*/report.txt")).read_text().strip()
+    assert (
+        capsys.readouterr().out.strip()
+        == next(folder.glob("report/*/report.txt")).read_text().strip()
+    )
     assert sweep.main([str(plan), "--status"]) == 0
     assert "3        3        0" in capsys.readouterr().out
 
@@ -632,9 +834,15 @@ def test_report_before_anything_is_done(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "module"), [("slurm", "submitit"), ("ray", "ray")])
-def test_a_missing_launcher_is_one_line_that_says_how_to_install_it(tmp_path, capsys, monkeypatch, name, module):
+def test_a_missing_launcher_is_one_line_that_says_how_to_install_it(
+    tmp_path, capsys, monkeypatch, name, module
+):
     real = launchers.importlib.util.find_spec
-    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda asked: None if asked == module else real(asked))
+    monkeypatch.setattr(
+        launchers.importlib.util,
+        "find_spec",
+        lambda asked: None if asked == module else real(asked),
+    )
     assert sweep.main([str(tiny(tmp_path)), "--launcher", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"pip install -r requirements-{name}.txt" in line

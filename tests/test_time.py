@@ -17,7 +17,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clocks(monkeypatch):
-    """A wall clock and a processor clock that the test sets, and a watch that looks only when told."""
+    """A wall clock and a processor clock that the test sets, and a watch that looks only when
+    told.
+    """
     now = {"wall": 0.0, "busy": 0.0}
     monkeypatch.setattr(utils.time, "perf_counter", lambda: now["wall"])
     monkeypatch.setattr(utils.time, "process_time", lambda: now["busy"])
@@ -27,7 +29,14 @@ def clocks(monkeypatch):
 
 @pytest.mark.parametrize(
     ("wall", "busy", "stopped"),
-    [(21.0, 0.5, 20.8), (21.0, 20.0, 0.0), (1.0, 0.0, 0.0), (2.1, 0.0, 0.0), (2.3, 0.0, 2.1), (40.0, 40.0, 0.0)],
+    [
+        (21.0, 0.5, 20.8),
+        (21.0, 20.0, 0.0),
+        (1.0, 0.0, 0.0),
+        (2.1, 0.0, 0.0),
+        (2.3, 0.0, 2.1),
+        (40.0, 40.0, 0.0),
+    ],
 )
 def test_a_gap_without_work_is_a_standstill_and_a_long_call_is_none(clocks, wall, busy, stopped):
     clock = Stopwatch(CPU, seconds=5.0, stopped=1.0)
@@ -58,7 +67,12 @@ print(clock.seconds, clock.stopped)
 
 
 def test_rte_leaves_out_what_a_process_was_stopped_for():
-    process = subprocess.Popen([sys.executable, "-c", STOPS_ITSELF], stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(utils.__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS_ITSELF],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=os.path.dirname(utils.__file__),
+    )
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGSTOP)

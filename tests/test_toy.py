@@ -1,7 +1,9 @@
-"""Every method on a problem with a known answer: points in the plane, ten of them mislabelled, which are the forget set.
+"""Every method on a problem with a known answer: points in the plane, ten of them mislabelled,
+which are the forget set.
 
-A network of two layers learns three blobs and the ten mistakes. To forget the mistakes is to give these points their clean labels back
-and to lose nothing elsewhere (Goel et al., Corrective machine unlearning, 2024). Each point is an image of one pixel.
+A network of two layers learns three blobs and the ten mistakes. To forget the mistakes is to give
+these points their clean labels back and to lose nothing elsewhere (Goel et al., Corrective machine
+unlearning, 2024). Each point is an image of one pixel.
 """
 
 import copy
@@ -24,8 +26,9 @@ from unlearn import METHODS
 SEED = 2
 CENTRES = np.array([[0.3, 0.3], [0.7, 0.35], [0.5, 0.72]])
 
-# Flags for so small a problem; a method without a line here runs for ten epochs at its own defaults. The comments are measured
-# means over the seeds 0, 1 and 2: percent of the ten points restored, then accuracy on clean test points; doing nothing has 10, 92.
+# Flags for so small a problem; a method without a line here runs for ten epochs at its own
+# defaults. The comments are measured means over the seeds 0, 1 and 2: percent of the ten points
+# restored, then accuracy on clean test points; doing nothing has 10, 92.
 TEN = {"unlearn_epochs": 10}
 SETTINGS = {
     "retrain": {"unlearn_epochs": 40, "unlearn_lr": 0.1},  # 100, 100
@@ -40,14 +43,25 @@ SETTINGS = {
     "FT_prune": TEN | {"unlearn_lr": 0.01, "alpha": 1e-3},  # 67, 95
     "CF_k": TEN | {"unlearn_lr": 0.01, "k": 0},  # 60, 95
     "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_part": 1.0},  # 60, 91
-    "scrub_r": TEN | {"unlearn_lr": 0.1, "msteps": 5},  # 10, 92: the held-out error is low, and so the original's the closest to it
-}  # fmt: skip
+    "scrub_r": (
+        TEN
+        | {
+            "unlearn_lr": 0.1,
+            "msteps": 5,
+        }
+    ),  # 10, 92: the held-out error is low, and so the original's the closest to it
+}
 NOT_APPLICABLE = {
     "FT_prune_bi": "prunes convolutions",
     "GA_prune": "prunes convolutions",
     "GA_prune_bi": "prunes convolutions",
-    "ssd": "made to forget a whole class: memorised mistakes are all that the forget set's gradient is made of",
-    "unsir": "made to forget a whole class: its noise would overwrite every class that a mistake is in",
+    "ssd": (
+        "made to forget a whole class: memorised mistakes are all that the forget set's gradient is"
+        " made of"
+    ),
+    "unsir": (
+        "made to forget a whole class: its noise would overwrite every class that a mistake is in"
+    ),
 }
 # These must restore nearly all; the others must not do harm.
 CORRECT = ("retrain", "neggrad_plus", "scrub", "RL", "EU_k")
@@ -73,7 +87,9 @@ def construct():
 
 
 def points(count, rng):
-    """(count, 1, 1, 3) uint8: the coordinates in two channels, the third constant; and the blob of each."""
+    """(count, 1, 1, 3) uint8: the coordinates in two channels, the third constant; and the blob of
+    each.
+    """
     labels = np.arange(count) % len(CENTRES)
     plane = np.full((count, 1, 1, 3), 0.5)
     plane[:, 0, 0, :2] = CENTRES[labels] + rng.normal(0, 0.07, (count, 2))
@@ -88,9 +104,14 @@ def toy(seed=SEED):
     wrong = np.sort(rng.choice(split.train, 10, replace=False))
     labels = clean.copy()
     labels[wrong] = (clean[wrong] + rng.integers(1, 3, 10)) % 3
-    image_set = ImageSet("toy", x_train, labels, x_test, y_test, tuple("abc"), (0.5,) * 3, (0.25,) * 3, 0, False)
+    image_set = ImageSet(
+        "toy", x_train, labels, x_test, y_test, tuple("abc"), (0.5,) * 3, (0.25,) * 3, 0, False
+    )
     chosen = choose_forget(split, labels, positions=np.flatnonzero(np.isin(split.train, wrong)))
-    return Data(image_set, split, chosen, device=CPU, batch_size=32, seed=seed, augment=False), clean[wrong]
+    return (
+        Data(image_set, split, chosen, device=CPU, batch_size=32, seed=seed, augment=False),
+        clean[wrong],
+    )
 
 
 def learn_everything(data, seed=SEED):
@@ -99,7 +120,9 @@ def learn_everything(data, seed=SEED):
     model = construct()
     model.construct = construct
     batches = [data.forget.eval_view().batches_of(1000), data.retain.eval_view().batches_of(1000)]
-    images, labels = (torch.cat(parts) for parts in zip(*(next(iter(part)) for part in batches), strict=True))
+    images, labels = (
+        torch.cat(parts) for parts in zip(*(next(iter(part)) for part in batches), strict=True)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(1000):
         optimizer.zero_grad()
@@ -110,12 +133,17 @@ def learn_everything(data, seed=SEED):
 
 @torch.no_grad()
 def judge(model, data, clean):
-    """Percent of the ten points that have their clean label back, and accuracy on clean test points."""
+    """Percent of the ten points that have their clean label back, and accuracy on clean test
+    points.
+    """
 
     def predictions(split):
         return torch.cat([model.eval()(images).argmax(1) for images, _ in data.evaluation[split]])
 
-    restored, test = predictions("forget") == torch.from_numpy(clean), predictions("test") == data.evaluation["test"].labels
+    restored, test = (
+        predictions("forget") == torch.from_numpy(clean),
+        predictions("test") == data.evaluation["test"].labels,
+    )
     return 100 * restored.float().mean().item(), 100 * test.float().mean().item()
 
 
@@ -159,7 +187,9 @@ def test_retraining_corrects_what_doing_nothing_does_not(problem):
 def test_doing_harm_is_noticed(problem):
     """Ascent without a stop destroys the blobs, which the bound on the test accuracy must see."""
     data, clean, original, nothing = problem
-    wrecked = run(METHODS["GA"](unlearn_epochs=10, unlearn_lr=0.1), copy.deepcopy(original), toy()[0])
+    wrecked = run(
+        METHODS["GA"](unlearn_epochs=10, unlearn_lr=0.1), copy.deepcopy(original), toy()[0]
+    )
     assert judge(wrecked, data, clean)[1] < nothing[1] - 5
 
 

@@ -1,4 +1,6 @@
-"""METHODS: every ``--unlearn``. One small file a method; what is registered here is tested by the registry."""
+"""METHODS: every ``--unlearn``. One small file a method; what is registered here is tested by the
+registry.
+"""
 
 import dataclasses
 
@@ -56,14 +58,24 @@ METHODS = {
 }
 
 COLUMNS = (
-    "name", "label", "what it does", "made to forget", "touches", "cost in sample gradients", "own flags", "defaults (source)", "paper",
-)  # fmt: skip
+    "name",
+    "label",
+    "what it does",
+    "made to forget",
+    "touches",
+    "cost in sample gradients",
+    "own flags",
+    "defaults (source)",
+    "paper",
+)
 
 
 def method_key(name: str) -> str | None:
-    """The key of METHODS that a user means: itself or the label of its rows, without or with a mask, in any case.
+    """The key of METHODS that a user means: itself or the label of its rows, without or with a
+    mask, in any case.
 
-    A key goes before a label, and of several methods with one label the first before the others. None for an unknown name.
+    A key goes before a label, and of several methods with one label the first before the others.
+    None for an unknown name.
     """
     return _keys().get(name.strip().lower())
 
@@ -90,7 +102,11 @@ def known_methods() -> list[str]:
     """Every key with the labels that are other names of it, such as ``wfisher (IU)``."""
     found = []
     for key, method in METHODS.items():
-        others = [label for label in (method.label, method.masked_label) if label and label.lower() != key.lower()]
+        others = [
+            label
+            for label in (method.label, method.masked_label)
+            if label and label.lower() != key.lower()
+        ]
         found.append(f"{key} ({', '.join(others)})" if others else key)
     return found
 
@@ -103,22 +119,50 @@ def method_table() -> str:
 
 def _row(name: str, method: type[Method]) -> str:
     shared = {field.name for field in dataclasses.fields(Iterative)}
-    own = [f"`{flag_of(field.name)}`" for field in dataclasses.fields(method) if field.name not in shared]
+    own = [
+        f"`{flag_of(field.name)}`"
+        for field in dataclasses.fields(method)
+        if field.name not in shared
+    ]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
     meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
     label = method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
     flags, values = ", ".join(own) or "-", _defaults(method)
-    cells = [f"`{name}`", label, summary, meant, method.touches, method.cost, flags, values, method.paper]
+    cells = [
+        f"`{name}`",
+        label,
+        summary,
+        meant,
+        method.touches,
+        method.cost,
+        flags,
+        values,
+        method.paper,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def _defaults(method: type[Method]) -> str:
-    """Rate, epochs, the method's own values and what it changes of the loop's, with their source."""
-    common = {field.name: field.default for field in dataclasses.fields(Iterative) if field.name not in ("unlearn_lr", "unlearn_epochs")}
-    shown = {name: value for name, value in values_of(method, Preset({}, "")).items() if name not in common or value != common[name]}
+    """Rate, epochs, the method's own values and what it changes of the loop's, with
+    their source.
+    """
+    common = {
+        field.name: field.default
+        for field in dataclasses.fields(Iterative)
+        if field.name not in ("unlearn_lr", "unlearn_epochs")
+    }
+    shown = {
+        name: value
+        for name, value in values_of(method, Preset({}, "")).items()
+        if name not in common or value != common[name]
+    }
     if (share := getattr(method, "forget_share", 1)) != 1:
         shown["forget_batch_size"] = f"{share:g} batch_size"
-    return f"{', '.join(f'{name} {value}' for name, value in shown.items())} ({method.source})" if shown else "-"
+    return (
+        f"{', '.join(f'{name} {value}' for name, value in shown.items())} ({method.source})"
+        if shown
+        else "-"
+    )
 
 
 def flag_of(field: str) -> str:
@@ -127,9 +171,11 @@ def flag_of(field: str) -> str:
 
 
 def label_of(method: type[Method], score: str | None) -> str:
-    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a random one.
+    """A run's row in the table: SalUn for RL under a saliency mask, RL+random-mask for RL under a
+    random one.
 
-    ``score`` is what the mask was ranked by, as its record says; "saliency" where none does, None without a mask.
+    ``score`` is what the mask was ranked by, as its record says; "saliency" where none does, None
+    without a mask.
     """
     if score is None:
         return method.label
@@ -139,7 +185,8 @@ def label_of(method: type[Method], score: str | None) -> str:
 
 
 def label_today(name: str, recorded: str, masked: bool, score: str | None = None) -> str:
-    """The label of a run that a file tells of, by its method's name: files outlast labels. ``recorded`` where no method has that name.
+    """The label of a run that a file tells of, by its method's name: files outlast labels.
+    ``recorded`` where no method has that name.
 
     The score of the mask is the one that ``recorded`` was made with, where ``score`` is None.
     """
@@ -153,7 +200,8 @@ def label_today(name: str, recorded: str, masked: bool, score: str | None = None
 def presets_of(method: type[Method]) -> dict[str, Preset]:
     """The presets of a method by name; ``paper``, its own defaults, is the first.
 
-    One that is built on another method has none of the other's: those are said to be how somebody ran that one.
+    One that is built on another method has none of the other's: those are said to be how somebody
+    ran that one.
     """
     return {"paper": Preset({}, method.source), **vars(method).get("presets", {})}
 
@@ -169,6 +217,8 @@ def preset_table() -> str:
     rows = ["| method | preset | values | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
         for preset, (values, source) in presets_of(method).items():
-            shown = ", ".join(f"{key} {value}" for key, value in values_of(method, Preset(values, source)).items())
+            shown = ", ".join(
+                f"{key} {value}" for key, value in values_of(method, Preset(values, source)).items()
+            )
             rows.append(f"| `{name}` | `{preset}` | {shown or '-'} | {source} |")
     return "\n".join(rows)

@@ -11,8 +11,9 @@ from unlearn.random_label import RandomLabel
 class Amnesiac(RandomLabel):
     """Fit the forget set to wrong labels that are drawn once, shuffled with the retain set.
 
-    This is RL in mixed order with the settings of the SSD authors' comparison (Adam at 1e-4, 3 epochs, batches of 128, no weight
-    decay, no augmentation): the relabelling form. The paper's other form subtracts logged training steps and needs the log.
+    This is RL in mixed order with the settings of the SSD authors' comparison (Adam at 1e-4, 3
+    epochs, batches of 128, no weight decay, no augmentation): the relabelling form. The paper's
+    other form subtracts logged training steps and needs the log.
     """
 
     label = "Amnesiac"
@@ -27,5 +28,9 @@ class Amnesiac(RandomLabel):
     unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 3e-3))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
-    order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")
-    relabel: Literal["per_epoch", "once"] = option("once", "draw random labels anew each epoch, or once")
+    order: Literal["sequential", "mixed"] = option(
+        "mixed", "forget then retain, or both shuffled together"
+    )
+    relabel: Literal["per_epoch", "once"] = option(
+        "once", "draw random labels anew each epoch, or once"
+    )

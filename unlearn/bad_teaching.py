@@ -16,14 +16,17 @@ from utils import UserError, stream
 
 @dataclasses.dataclass
 class BadTeaching(Iterative):
-    """Imitate a randomly initialised network on the forget set and the original on a part of the retain set.
+    """Imitate a randomly initialised network on the forget set and the original on a part of the
+    retain set.
 
-    Both are shuffled into one epoch; the loss is the batch's mean of KL(its teacher || model) at temperature 1. The retain images
-    are one seeded draw of ``retain_part``. Defaults are the authors' (Adam at 1e-4, 1 epoch, no weight decay, 30 % of retain, no
-    augmentation). Their loss is also divided by the number of classes, which Adam does not notice and SGD does.
+    Both are shuffled into one epoch; the loss is the batch's mean of KL(its teacher || model) at
+    temperature 1. The retain images are one seeded draw of ``retain_part``. Defaults are the
+    authors' (Adam at 1e-4, 1 epoch, no weight decay, 30 % of retain, no augmentation). Their loss
+    is also divided by the number of classes, which Adam does not notice and SGD does.
 
-    The random network's outputs are not uniform but depend on its draw, and a model that imitates them on members only is
-    easy to tell from a retrained one (the Streisand effect). Both teachers see the whole batch, which needs no sorting.
+    The random network's outputs are not uniform but depend on its draw, and a model that imitates
+    them on members only is easy to tell from a retrained one (the Streisand effect). Both teachers
+    see the whole batch, which needs no sorting.
     """
 
     label = "Bad teaching"
@@ -34,13 +37,20 @@ class BadTeaching(Iterative):
     presets = {
         "sfron_cifar10": Preset(
             {
-                "optimizer": "sgd", "unlearn_lr": 2e-3, "weight_decay": 5e-3, "unlearn_epochs": 10, "schedule": "cosine",
-                "retain_part": 1.0, "batch_size": 128, "no_aug": False,
+                "optimizer": "sgd",
+                "unlearn_lr": 2e-3,
+                "weight_decay": 5e-3,
+                "unlearn_epochs": 10,
+                "schedule": "cosine",
+                "retain_part": 1.0,
+                "batch_size": 128,
+                "no_aug": False,
             },
-            "SFRon's port for CIFAR-10: SGD at 0.02, weight decay 5e-4, all of retain, augmented; its loss is also divided by the ten "
-            "classes, so that its updates are those of 0.002 and 5e-3 here",
+            "SFRon's port for CIFAR-10: SGD at 0.02, weight decay 5e-4, all of retain, augmented;"
+            " its loss is also divided by the ten classes, so that its updates are those of 0.002"
+            " and 5e-3 here",
         )
-    }  # fmt: skip
+    }
     splits = ("forget", "retain")
     recipe = {"no_aug": True}
 
@@ -64,7 +74,9 @@ class BadTeaching(Iterative):
         return len(self._mixed(data))
 
     def _mixed(self, data: Data) -> Loader:
-        """Forget and the part of retain in one shuffle; the sign of a label (-1 - label) marks retain."""
+        """Forget and the part of retain in one shuffle; the sign of a label (-1 - label) marks
+        retain.
+        """
         retain = part_of(data.retain, self.retain_part)
         return data.forget.joined(retain.relabelled(-1 - retain.labels))
 
@@ -73,7 +85,11 @@ class BadTeaching(Iterative):
             is_retain = labels < 0
             teacher = torch.where(is_retain[:, None], ask(self.good, images), ask(self.bad, images))
             logits = model(images)
-            yield Step(divergence(teacher, logits).mean(), logits, torch.where(is_retain, -1 - labels, labels))
+            yield Step(
+                divergence(teacher, logits).mean(),
+                logits,
+                torch.where(is_retain, -1 - labels, labels),
+            )
 
 
 def check_part(fraction: float) -> None:

@@ -1,4 +1,6 @@
-"""The contract of a method. A method says what is minimised; how a weight changes is engine.py's alone."""
+"""The contract of a method. A method says what is minimised; how a weight changes is engine.py's
+alone.
+"""
 
 import dataclasses
 from collections.abc import Callable, Generator
@@ -12,10 +14,12 @@ from unlearn.saliency import Mask
 
 
 class Step(NamedTuple):
-    """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels (b,) it came from.
+    """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels
+    (b,) it came from.
 
-    ``project``, called with the learning rate of the update, edits the weights right after it, such as a proximal step.
-    The gate acts after it, so that a frozen weight stays frozen whatever it does.
+    ``project``, called with the learning rate of the update, edits the weights right after it, such
+    as a proximal step. The gate acts after it, so that a frozen weight stays frozen whatever it
+    does.
     """
 
     loss: Tensor
@@ -28,7 +32,8 @@ Steps = Generator[Step, Any, None]
 
 
 class Range(NamedTuple):
-    """Where a search looks for a hyper-parameter: from ``low`` to ``high``, evenly in its logarithm or in itself.
+    """Where a search looks for a hyper-parameter: from ``low`` to ``high``, evenly in its logarithm
+    or in itself.
 
     With ``rest`` evenly in the logarithm of 1 - value: for a share that is close to one.
     """
@@ -42,37 +47,49 @@ class Range(NamedTuple):
         """The value at ``share`` in [0, 1] of the range."""
         if self.rest:
             return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** share
-        return self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
+        return (
+            self.low * (self.high / self.low) ** share
+            if self.log
+            else self.low + share * (self.high - self.low)
+        )
 
 
 class Preset(NamedTuple):
-    """Values of flags, a method's own or the loop's, by name; ``source`` says who ran the method so, or "our choice"."""
+    """Values of flags, a method's own or the loop's, by name; ``source`` says who ran the method
+    so, or "our choice".
+    """
 
     values: dict[str, object]
     source: str
 
 
-# Fifty epochs under a cosine are the budget at which plain fine-tuning comes close to Retrain, so the one that a new method has to beat.
+# Fifty epochs under a cosine are the budget at which plain fine-tuning comes close to Retrain, so
+# the one that a new method has to beat.
 LONG_BUDGET = Preset(
     {"unlearn_epochs": 50, "schedule": "cosine", "final_lr": 1e-4, "unlearn_lr": 0.01},
-    "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our choice",
+    "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our"
+    " choice",
 )
 
 
 def option(default: object, help: str, range: Range | None = None) -> Any:
-    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints, ``range`` where a search looks."""
+    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints,
+    ``range`` where a search looks.
+    """
     return dataclasses.field(default=default, metadata={"help": help, "range": range})
 
 
 @dataclasses.dataclass
 class Method:
-    """Fields are the method's flags, and ``repr(method)`` is the whole truth about its hyper-parameters.
+    """Fields are the method's flags, and ``repr(method)`` is the whole truth about its
+    hyper-parameters.
 
-    Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask, ``scenarios`` what it
-    was designed to forget ("random" images, a "class"), ``touches`` which data it reads, ``cost`` its price in sample
-    gradients (E epochs, n_f forget and n_r retain images, P parameters), ``paper`` where it comes from, ``source`` where its
-    default values come from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the name of the set
-    and of the field, ``needs_original`` whether it starts from a trained model.
+    Class attributes: ``label`` and ``masked_label`` name its table row without and with a mask,
+    ``scenarios`` what it was designed to forget ("random" images, a "class"), ``touches`` which
+    data it reads, ``cost`` its price in sample gradients (E epochs, n_f forget and n_r retain
+    images, P parameters), ``paper`` where it comes from, ``source`` where its default values come
+    from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the
+    name of the set and of the field, ``needs_original`` whether it starts from a trained model.
     """
 
     label: ClassVar[str]
@@ -87,20 +104,26 @@ class Method:
     needs_original: ClassVar[bool] = True
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        """Once before the run (also before a resumed one), with ``model`` holding the original weights.
+        """Once before the run (also before a resumed one), with ``model`` holding the original
+        weights.
 
-        ``mask`` is {parameter name: bool, True = may change}, or None: the gate enforces it, a method may heed it.
+        ``mask`` is {parameter name: bool, True = may change}, or None: the gate enforces it, a
+        method may heed it.
         """
 
 
 @dataclasses.dataclass
 class Iterative(Method):
-    """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
+    """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch
+    visits.
+    """
 
     splits: ClassVar[tuple[str, ...]]
-    # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug": True}.
+    # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug":
+    # True}.
     recipe: ClassVar[dict[str, object]] = {}
-    # The forget loader's batches as a share of --batch_size, where --forget_batch_size is not typed.
+    # The forget loader's batches as a share of --batch_size, where --forget_batch_size is not
+    # typed.
     forget_share: ClassVar[float] = 1.0
     # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
     inherits: ClassVar[dict[str, str]] = {}
@@ -112,7 +135,9 @@ class Iterative(Method):
     bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")
 
     def loaders(self, data: Data) -> list[Loader]:
-        """Whose batches the model sees as they are: another list where a method joins its splits into one."""
+        """Whose batches the model sees as they are: another list where a method joins its splits
+        into one.
+        """
         return [getattr(data, split) for split in self.splits]
 
     def steps(self, data: Data, epoch: int) -> int:
@@ -124,26 +149,36 @@ class Iterative(Method):
         return 1.0
 
     def resets(self, epoch: int) -> bool:
-        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of earlier steps."""
+        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of
+        earlier steps.
+        """
         return False
 
     def extra_parameters(self) -> list[nn.Parameter]:
-        """What is trained beside the model and does not stay, such as a shadow class; made in :meth:`prepare`."""
+        """What is trained beside the model and does not stay, such as a shadow class; made in
+        :meth:`prepare`.
+        """
         return []
 
     def state(self) -> dict:
-        """What a resumed run needs of this method besides the model's weights: tensors and plain values."""
+        """What a resumed run needs of this method besides the model's weights: tensors and plain
+        values.
+        """
         return {}
 
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave; called after :meth:`prepare`."""
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """After the last epoch: a last edit of ``model``, in fp32; returns what the result should record, as :meth:`OneShot.edit`."""
+        """After the last epoch: a last edit of ``model``, in fp32; returns what the result should
+        record, as :meth:`OneShot.edit`.
+        """
         return {}
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns autocast."""
+        """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns
+        autocast.
+        """
         raise NotImplementedError
 
 
@@ -152,7 +187,8 @@ class OneShot(Method):
     """A method that edits the weights once, in fp32."""
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """Change ``model`` in place; returns what the result should record, such as a solver's residual.
+        """Change ``model`` in place; returns what the result should record, such as a solver's
+        residual.
 
         An entry "warning" is shown to the user and listed among the result's warnings.
         """

@@ -1,4 +1,6 @@
-"""Boundary expanding: a class of their own for the forget images, which nobody is left to predict."""
+"""Boundary expanding: a class of their own for the forget images, which nobody is left
+to predict.
+"""
 
 import dataclasses
 
@@ -16,13 +18,14 @@ from utils import generator
 class BoundaryExpanding(Iterative):
     """Train the forget set into a shadow class beside the others, then take that class away.
 
-    The loss is the cross-entropy over K + 1 logits with label K on forget images. The extra logit is a linear layer of its
-    own, fed with the inputs of the model's last one and drawn as PyTorch draws such a row. Next to each other the two
-    compute what one layer of K + 1 rows would; but the model keeps its shape, so that a mask fits, every epoch's
-    checkpoint loads, and nothing has to be cut off in the end. The reference never cuts it off: predictions of the
-    shadow class then count as forgetting, and the attack sees K + 1 probabilities.
-    Default rate: the middle of 1e-6 to 1e-4, where reruns search; at the lower end they saw no effect. Batches of forget
-    images alone also move BatchNorm's statistics: ``--bn freeze``.
+    The loss is the cross-entropy over K + 1 logits with label K on forget images. The extra logit
+    is a linear layer of its own, fed with the inputs of the model's last one and drawn as PyTorch
+    draws such a row. Next to each other the two compute what one layer of K + 1 rows would; but the
+    model keeps its shape, so that a mask fits, every epoch's checkpoint loads, and nothing has to
+    be cut off in the end. The reference never cuts it off: predictions of the shadow class then
+    count as forgetting, and the attack sees K + 1 probabilities. Default rate: the middle of 1e-6
+    to 1e-4, where reruns search; at the lower end they saw no effect. Batches of forget images
+    alone also move BatchNorm's statistics: ``--bn freeze``.
     """
 
     label = "BE"
@@ -37,7 +40,9 @@ class BoundaryExpanding(Iterative):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-        assert last.out_features == data.num_classes, "the last linear layer does not give the logits"
+        assert last.out_features == data.num_classes, (
+            "the last linear layer does not give the logits"
+        )
         self.shadow = nn.utils.skip_init(nn.Linear, last.in_features, 1)
         draws, bound = generator("cpu", data.seed, "shadow class"), last.in_features**-0.5
         for parameter in self.shadow.parameters():

@@ -13,14 +13,17 @@ from utils import UserError, exact_fp32
 
 @dataclasses.dataclass
 class BoundaryShrink(Iterative):
-    """Teach each forget image the class that lies nearest across the decision boundary of the original model.
+    """Teach each forget image the class that lies nearest across the decision boundary of the
+    original model.
 
-    One gradient-sign step of ``eps`` takes an image x to x' = clip(x + eps sign(grad_x CE(h(x), y)), 0, 1), rounded to pixel
-    values; h is the original model in eval mode. x is then trained on y', the class that h ranks first at x' among those
-    other than y: where the step does not cross the boundary, h's first class is y itself, and the reference would
-    teach it. The labels come from the images as they are, so they are made once, and training shows the images as they are.
-    Default ``eps``: the paper's, in pixels from 0 to 1. Default rate: the middle of 1e-6 to 1e-4, where reruns search; at the
-    lower end they saw no effect. Batches of forget images alone also move BatchNorm's statistics: ``--bn freeze``.
+    One gradient-sign step of ``eps`` takes an image x to x' = clip(x + eps sign(grad_x CE(h(x),
+    y)), 0, 1), rounded to pixel values; h is the original model in eval mode. x is then trained on
+    y', the class that h ranks first at x' among those other than y: where the step does not cross
+    the boundary, h's first class is y itself, and the reference would teach it. The labels come
+    from the images as they are, so they are made once, and training shows the images as they are.
+    Default ``eps``: the paper's, in pixels from 0 to 1. Default rate: the middle of 1e-6 to 1e-4,
+    where reruns search; at the lower end they saw no effect. Batches of forget images alone also
+    move BatchNorm's statistics: ``--bn freeze``.
     """
 
     label = "BS"
@@ -46,7 +49,9 @@ class BoundaryShrink(Iterative):
 
 
 def nearest_classes(model: nn.Module, images: Loader, eps: float) -> Tensor:
-    """(n,) the class that ``model`` ranks first after a step of ``eps`` away from the label, the label excluded."""
+    """(n,) the class that ``model`` ranks first after a step of ``eps`` away from the label, the
+    label excluded.
+    """
     model.eval()
     found = []
     with exact_fp32():
@@ -58,7 +63,9 @@ def nearest_classes(model: nn.Module, images: Loader, eps: float) -> Tensor:
 
 
 def step_away(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    """The images after one step of the fast gradient sign method (Goodfellow et al., ICLR 2015), on the grid of uint8 pixels."""
+    """The images after one step of the fast gradient sign method (Goodfellow et al., ICLR 2015), on
+    the grid of uint8 pixels.
+    """
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), images)
     return (images.detach() + eps * gradient.sign()).clamp(0, 1).mul(255).round().div(255)

@@ -12,7 +12,8 @@ from unlearn.base import LONG_BUDGET, Iterative, Preset, Steps, cross_entropy_st
 class FineTune(Iterative):
     """Keep training on the retain set and hope that the rest fades.
 
-    A model that fits the retain set perfectly has no gradient there: at small rates it hardly moves.
+    A model that fits the retain set perfectly has no gradient there: at small rates it hardly
+    moves.
     """
 
     label = "FT"
@@ -23,15 +24,20 @@ class FineTune(Iterative):
     splits = ("retain",)
     presets = {
         "matryoshka_cifar10_10": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10}, "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10"
+            {"unlearn_lr": 0.01, "unlearn_epochs": 10},
+            "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10",
         ),
         "matryoshka_cifar10_50": Preset(
-            {"unlearn_lr": 0.1, "unlearn_epochs": 10}, "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10"
+            {"unlearn_lr": 0.1, "unlearn_epochs": 10},
+            "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10",
         ),
-        "eupmu_10": Preset({"unlearn_lr": 0.02, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"),
+        "eupmu_10": Preset(
+            {"unlearn_lr": 0.02, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"
+        ),
         "sfron_cifar10": Preset(
             {"unlearn_lr": 0.01, "unlearn_epochs": 10, "schedule": "cosine", "batch_size": 128},
-            "SFRon's comparison: Huang et al., NeurIPS 2024; their cosine falls once an epoch, ours at every step",
+            "SFRon's comparison: Huang et al., NeurIPS 2024; their cosine falls once an epoch, ours"
+            " at every step",
         ),
         "long_budget": LONG_BUDGET,
     }

@@ -17,13 +17,15 @@ CLASSIFIER_NOISE = 10  # the reference's factor on the classifier's noise
 class FisherForgetting(OneShot):
     """Add noise to every weight, the more the less the retain set's Fisher information holds it.
 
-    theta_j <- theta_j + min(sqrt(alpha / F_j), noise_limit) e_j with e_j ~ N(0, 1), ten times that in the classifier, and
-    F_j = (1/N) sum_i g_ij^2 + 1e-16 the empirical Fisher diagonal of retain, un-augmented, in eval mode. This is the reference's
-    variant; what papers call FF is ``fisher_new``. Where nearly all weights reach the limit (the result says how many), the limit
-    is the strength and alpha is without effect. The reference meant the factor ten for the classifier, and its test of a
-    tensor's last dimension finds the bias alone.
+    theta_j <- theta_j + min(sqrt(alpha / F_j), noise_limit) e_j with e_j ~ N(0, 1), ten times that
+    in the classifier, and F_j = (1/N) sum_i g_ij^2 + 1e-16 the empirical Fisher diagonal of retain,
+    un-augmented, in eval mode. This is the reference's variant; what papers call FF is
+    ``fisher_new``. Where nearly all weights reach the limit (the result says how many), the limit
+    is the strength and alpha is without effect. The reference meant the factor ten for the
+    classifier, and its test of a tensor's last dimension finds the bias alone.
 
-    All retain images by default, as in the papers: two to three times the cost of an epoch. ``fisher_samples`` takes a seeded draw.
+    All retain images by default, as in the papers: two to three times the cost of an epoch.
+    ``fisher_samples`` takes a seeded draw.
     """
 
     label = "FF-ref"
@@ -33,22 +35,33 @@ class FisherForgetting(OneShot):
     source = "limit and factor: the reference's code; alpha: about 1e-9, as its authors advise"
 
     alpha: float = option(
-        1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)
+        1e-9,
+        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
+        " chosen",
+        Range(1e-10, 1e-6),
     )
-    noise_limit: float = option(1e-3, "largest standard deviation of the noise on a weight", Range(1e-4, 0.1))
+    noise_limit: float = option(
+        1e-3, "largest standard deviation of the noise on a weight", Range(1e-4, 0.1)
+    )
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.noise_limit < 0:
-            raise UserError(f"--alpha {self.alpha} --noise_limit {self.noise_limit}: both must be at least 0")
+            raise UserError(
+                f"--alpha {self.alpha} --noise_limit {self.noise_limit}: both must be at least 0"
+            )
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         samples = retain_samples(data, self.fisher_samples)
-        wanted = {name: (self.alpha / (value + 1e-16)).sqrt() for name, value in fisher_diagonal(model, samples).items()}
+        wanted = {
+            name: (self.alpha / (value + 1e-16)).sqrt()
+            for name, value in fisher_diagonal(model, samples).items()
+        }
         limited = sum((value >= self.noise_limit).sum() for value in wanted.values())
         boosted = classifier_parameters(model)
         deviations = {
-            name: value.clamp(max=self.noise_limit) * (CLASSIFIER_NOISE if name in boosted else 1) for name, value in wanted.items()
+            name: value.clamp(max=self.noise_limit) * (CLASSIFIER_NOISE if name in boosted else 1)
+            for name, value in wanted.items()
         }
         add_noise(model, deviations, data)
         count = sum(value.numel() for value in wanted.values())
@@ -63,7 +76,9 @@ def retain_samples(data: Data, count: int) -> Loader:
 
 
 def classifier_parameters(model: nn.Module) -> set[str]:
-    """The last linear layer's parameters; a first dimension of K would also fit a convolution with K channels."""
+    """The last linear layer's parameters; a first dimension of K would also fit a convolution with
+    K channels.
+    """
     *_, last = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
     return {f"{last}.weight", f"{last}.bias"}
 

@@ -1,4 +1,6 @@
-"""Scrubbing with the true Fisher information (Golatkar et al., Eternal Sunshine of the Spotless Net)."""
+"""Scrubbing with the true Fisher information (Golatkar et al., Eternal Sunshine of the Spotless
+Net).
+"""
 
 import dataclasses
 
@@ -17,28 +19,37 @@ ROW_VARIANCE = 1e-4  # of a forgotten class's row in the classifier, before the 
 
 @dataclasses.dataclass
 class FisherScrubbing(OneShot):
-    """Add noise by the true Fisher information of the retain set, and blank the row of a class that is forgotten.
+    """Add noise by the true Fisher information of the retain set, and blank the row of a class that
+    is forgotten.
 
-    theta <- mu + sqrt(v) e with e ~ N(0, 1), v = alpha min(1 / (F + 1e-8), 1e3), 1e2 for the classifier, averaged over the
-    second dimension of matrices and kernels, times ten for the classifier and for vectors (BatchNorm, biases).
-    F_j = mean_x sum_y p(y|x) (d log p(y|x) / d theta_j)^2 sample by sample, without labels; the reference squares means
-    over 32 samples, which is too small. mu is the original; where a whole class is forgotten, its row of the classifier
-    has mu 0 and v 1e-4 times ten, whatever alpha is. The reference goes by the number of forgotten images and blanks the
-    last class after random forgetting.
+    theta <- mu + sqrt(v) e with e ~ N(0, 1), v = alpha min(1 / (F + 1e-8), 1e3), 1e2 for the
+    classifier, averaged over the second dimension of matrices and kernels, times ten for the
+    classifier and for vectors (BatchNorm, biases). F_j = mean_x sum_y p(y|x) (d log p(y|x) / d
+    theta_j)^2 sample by sample, without labels; the reference squares means over 32 samples, which
+    is too small. mu is the original; where a whole class is forgotten, its row of the classifier
+    has mu 0 and v 1e-4 times ten, whatever alpha is. The reference goes by the number of forgotten
+    images and blanks the last class after random forgetting.
 
-    This is the FF of the papers' tables. All retain images by default, as there, each with a backward pass per class: tens of times
-    the cost of an epoch. ``fisher_samples`` takes a seeded draw.
+    This is the FF of the papers' tables. All retain images by default, as there, each with a
+    backward pass per class: tens of times the cost of an epoch. ``fisher_samples`` takes a seeded
+    draw.
     """
 
     label = "FF"
     touches = "retain"
     cost = "K n_r (K classes)"
     paper = "Golatkar et al., CVPR 2020"
-    source = "limits and factors: the authors' code; alpha: about 1e-9, as the reference's authors advise"
+    source = (
+        "limits and factors: the authors' code; alpha: about 1e-9, as the reference's authors"
+        " advise"
+    )
     presets = {"ssd_class": Preset({"alpha": 1e-6}, "the SSD authors' comparison")}
 
     alpha: float = option(
-        1e-9, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-10, 1e-6)
+        1e-9,
+        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
+        " chosen",
+        Range(1e-10, 1e-6),
     )
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")
 
@@ -50,7 +61,9 @@ class FisherScrubbing(OneShot):
         samples = retain_samples(data, self.fisher_samples)
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
-        variances = {name: self.variance(value, name in classifier) for name, value in fisher.items()}
+        variances = {
+            name: self.variance(value, name in classifier) for name, value in fisher.items()
+        }
         if data.chosen.dropped_class is not None:
             blank_row(model, variances, classifier, data.chosen.dropped_class)
         add_noise(model, {name: value.sqrt() for name, value in variances.items()}, data)
@@ -58,7 +71,9 @@ class FisherScrubbing(OneShot):
 
     def variance(self, fisher: Tensor, is_classifier: bool) -> Tensor:
         """v in the shape of a parameter, one entry along a second dimension."""
-        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(max=1e2 if is_classifier else 1e3)
+        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(
+            max=1e2 if is_classifier else 1e3
+        )
         if variance.ndim > 1:
             variance = variance.mean(1, keepdim=True)
         return FACTOR * variance if is_classifier or variance.ndim == 1 else variance

@@ -21,7 +21,10 @@ def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def frozen_flat(named: Iterable[tuple[str, Tensor]], mask: Mask | None) -> Tensor:
     """(n,) bool, which of the weights ``mask`` freezes: none where it is None."""
-    frozen = (torch.zeros_like(w, dtype=torch.bool) if mask is None else ~mask[name].to(w.device) for name, w in named)
+    frozen = (
+        torch.zeros_like(w, dtype=torch.bool) if mask is None else ~mask[name].to(w.device)
+        for name, w in named
+    )
     return flatten(frozen)
 
 

@@ -13,9 +13,10 @@ from unlearn.base import Iterative, Preset, Range, Step, Steps, option
 class GradientAscent(Iterative):
     """Climb the loss on the forget set.
 
-    The rate is a cliff, from no effect to collapse: watch the retain accuracy that each epoch prints. The default is the
-    reference authors' for a class; for random images they advise 5e-4 or 1e-3. As there, weights decay on the way, and
-    BatchNorm takes its statistics from the forget set alone: ``--bn freeze`` keeps the original's.
+    The rate is a cliff, from no effect to collapse: watch the retain accuracy that each epoch
+    prints. The default is the reference authors' for a class; for random images they advise 5e-4 or
+    1e-3. As there, weights decay on the way, and BatchNorm takes its statistics from the forget set
+    alone: ``--bn freeze`` keeps the original's.
     """
 
     label = "GA"
@@ -26,18 +27,32 @@ class GradientAscent(Iterative):
     splits = ("forget",)
     presets = {
         "salun_random": Preset(
-            {"unlearn_lr": 5e-4, "unlearn_epochs": 5}, "the reference's authors, for random images: 5e-4 or 1e-3 (issue 8)"
+            {"unlearn_lr": 5e-4, "unlearn_epochs": 5},
+            "the reference's authors, for random images: 5e-4 or 1e-3 (issue 8)",
         ),
         "matryoshka_cifar10_10": Preset(
-            {"unlearn_lr": 1e-5, "unlearn_epochs": 5}, "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10"
+            {"unlearn_lr": 1e-5, "unlearn_epochs": 5},
+            "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10",
         ),
         "matryoshka_cifar10_50": Preset(
-            {"unlearn_lr": 1e-4, "unlearn_epochs": 5}, "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10"
+            {"unlearn_lr": 1e-4, "unlearn_epochs": 5},
+            "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10",
         ),
-        "scissorhands_cifar100_50": Preset({"unlearn_lr": 1e-4, "unlearn_epochs": 10}, "Scissorhands' scripts, 50 % of CIFAR-100"),
-        "eupmu_10": Preset({"unlearn_lr": 1.5e-3, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"),
+        "scissorhands_cifar100_50": Preset(
+            {"unlearn_lr": 1e-4, "unlearn_epochs": 10}, "Scissorhands' scripts, 50 % of CIFAR-100"
+        ),
+        "eupmu_10": Preset(
+            {"unlearn_lr": 1.5e-3, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"
+        ),
         "sfron_cifar10": Preset(
-            {"unlearn_lr": 1e-4, "unlearn_epochs": 9, "bn": "freeze", "clip_norm": 0.1, "batch_size": 128, "forget_batch_size": 128},
+            {
+                "unlearn_lr": 1e-4,
+                "unlearn_epochs": 9,
+                "bn": "freeze",
+                "clip_norm": 0.1,
+                "batch_size": 128,
+                "forget_batch_size": 128,
+            },
             "SFRon's comparison: Huang et al., NeurIPS 2024",
         ),
     }

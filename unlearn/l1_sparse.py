@@ -14,19 +14,27 @@ from unlearn.gradient_ascent import GradientAscent
 from unlearn.saliency import Mask
 from utils import UserError
 
-# A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with the defaults.
+# A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with
+# the defaults.
 NEAR_ZERO = 1e-4
 
 
 @dataclasses.dataclass
 class L1Penalty:
-    """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse the weights became."""
+    """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse
+    the weights became.
+    """
 
     alpha: float = option(
-        5e-4, "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen", Range(1e-5, 1e-2)
+        5e-4,
+        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
+        " chosen",
+        Range(1e-5, 1e-2),
     )
     no_l1_epochs: int = option(0, "last epochs without the l1 penalty")
-    prox: bool = option(False, "threshold the weights, to exact zeros, instead of adding the penalty's sub-gradient")
+    prox: bool = option(
+        False, "threshold the weights, to exact zeros, instead of adding the penalty's sub-gradient"
+    )
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
@@ -47,17 +55,23 @@ class L1Penalty:
             if weight and self.prox:
                 step = step._replace(project=functools.partial(soft_threshold, parameters, weight))
             elif weight:
-                step = step._replace(loss=step.loss + weight * torch.stack([p.abs().sum() for p in parameters]).sum())
+                step = step._replace(
+                    loss=step.loss + weight * torch.stack([p.abs().sum() for p in parameters]).sum()
+                )
             yield step
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """Percent of the weights that may change: exact zeros, and those below NEAR_ZERO, the zeros among them."""
+        """Percent of the weights that may change: exact zeros, and those below NEAR_ZERO, the zeros
+        among them.
+        """
         size = flatten(model.parameters())[~frozen_flat(model.named_parameters(), self.mask)].abs()
         return {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
 
 
 def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
-    """The proximal step of lr alpha ||w||_1: every weight moves towards zero by lr alpha, and a nearer one to zero."""
+    """The proximal step of lr alpha ||w||_1: every weight moves towards zero by lr alpha, and a
+    nearer one to zero.
+    """
     reach = torch._foreach_clamp_min(weights, -lr * alpha)
     torch._foreach_clamp_max_(reach, lr * alpha)
     torch._foreach_sub_(weights, reach)
@@ -67,14 +81,16 @@ def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
 class L1Sparse(L1Penalty, FineTune):
     """Fine-tune on the retain set under an l1 penalty on all parameters that fades to zero.
 
-    The loss is CE(retain) + alpha_e ||theta||_1 with alpha_e = alpha (1 - e / (E - E0)), zero in the last E0 epochs.
-    ``alpha`` defaults to the paper's code, 5e-4; 1e-4 is used in reruns. The reference's command line says 0.2,
-    which is for other methods and destroys the model. An older port takes the factor of each epoch on top of those
-    before, which fades far sooner: the l1-sparse of the AMUN paper (Avg. Gap 2.26 and 3.14) is that other method.
+    The loss is CE(retain) + alpha_e ||theta||_1 with alpha_e = alpha (1 - e / (E - E0)), zero in
+    the last E0 epochs. ``alpha`` defaults to the paper's code, 5e-4; 1e-4 is used in reruns. The
+    reference's command line says 0.2, which is for other methods and destroys the model. An older
+    port takes the factor of each epoch on top of those before, which fades far sooner: the
+    l1-sparse of the AMUN paper (Avg. Gap 2.26 and 3.14) is that other method.
 
-    The sub-gradient leaves no weight at exactly zero. ``prox`` does: it soft-thresholds by lr alpha_e after each update.
-    Momentum then does not multiply the penalty, by 10 at 0.9, so that the same alpha presses less; and zeros last only as
-    long as the penalty, so that E0 > 0 gives them up.
+    The sub-gradient leaves no weight at exactly zero. ``prox`` does: it soft-thresholds by lr
+    alpha_e after each update. Momentum then does not multiply the penalty, by 10 at 0.9, so that
+    the same alpha presses less; and zeros last only as long as the penalty, so that E0 > 0 gives
+    them up.
     """
 
     label = "l1-sparse"
@@ -86,7 +102,8 @@ class L1Sparse(L1Penalty, FineTune):
             "Scissorhands' scripts: 10, 20 and 50 % of CIFAR-10, 10 % of CIFAR-100 and of SVHN",
         ),
         "scissorhands_cifar100_50": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 2e-4}, "Scissorhands' scripts, 50 % of CIFAR-100"
+            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 2e-4},
+            "Scissorhands' scripts, 50 % of CIFAR-100",
         ),
         "matryoshka_cifar10": Preset(
             {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 1e-4},
@@ -105,8 +122,9 @@ class L1Sparse(L1Penalty, FineTune):
 class L1Ascent(L1Penalty, GradientAscent):
     """Climb the loss on the forget set under l1-sparse's fading penalty.
 
-    The loss is -CE(forget) + alpha_e ||theta||_1. The reference's has one alpha throughout, and cannot run: its loop hands over
-    a mask that the method does not take. So nothing is published; that alpha fades, and as l1-sparse's, is our choice.
+    The loss is -CE(forget) + alpha_e ||theta||_1. The reference's has one alpha throughout, and
+    cannot run: its loop hands over a mask that the method does not take. So nothing is published;
+    that alpha fades, and as l1-sparse's, is our choice.
     """
 
     label = "GA-l1"

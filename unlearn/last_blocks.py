@@ -17,10 +17,11 @@ from utils import UserError, stream
 class FinetuneLastBlocks(Iterative):
     """Fine-tune only the classifier and the last k blocks before it on the retain set.
 
-    A block is a layer with its BatchNorm, or a residual block: conv1 + bn1, layer1.0, ..., layer4.1, then the classifier fc
-    for ResNet-18. Everything before the last ``k`` is frozen, BatchNorm statistics included. At k 0 only the classifier
-    learns; with all blocks this is FT. k 1 and 10 epochs at 0.01 are a later comparison's. SCRUB's authors train the last
-    stage under the original's classifier: k 2 for ResNet-18 and ``classifier`` freeze, which keeps it as it is.
+    A block is a layer with its BatchNorm, or a residual block: conv1 + bn1, layer1.0, ...,
+    layer4.1, then the classifier fc for ResNet-18. Everything before the last ``k`` is frozen,
+    BatchNorm statistics included. At k 0 only the classifier learns; with all blocks this is FT. k
+    1 and 10 epochs at 0.01 are a later comparison's. SCRUB's authors train the last stage under the
+    original's classifier: k 2 for ResNet-18 and ``classifier`` freeze, which keeps it as it is.
     """
 
     label = "CF-k"
@@ -31,23 +32,38 @@ class FinetuneLastBlocks(Iterative):
     splits = ("retain",)
     presets = {
         "scrub_resnet18": Preset(
-            {"k": 2, "classifier": "freeze", "momentum": 0.0, "weight_decay": 0.0, "batch_size": 64},
-            "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's classifier; rate and epochs are the "
-            "defaults, EU-k takes as many epochs there as the original's training did",
+            {
+                "k": 2,
+                "classifier": "freeze",
+                "momentum": 0.0,
+                "weight_decay": 0.0,
+                "batch_size": 64,
+            },
+            "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's"
+            " classifier; rate and epochs are the defaults, EU-k takes as many epochs there as the"
+            " original's training did",
         )
     }
 
     k: int = option(1, "blocks before the classifier that learn")
-    classifier: Literal["train", "freeze"] = option("train", "whether the classifier learns with the last blocks")
+    classifier: Literal["train", "freeze"] = option(
+        "train", "whether the classifier learns with the last blocks"
+    )
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         groups = blocks(model)
         before, frozen = len(groups) - 1, self.classifier == "freeze"
         if not frozen <= self.k <= before:
             but = " (at 0 nothing would learn: --classifier freeze)" if frozen else ""
-            raise UserError(f"--k {self.k}: allowed {int(frozen)} to {before}, the blocks before this architecture's classifier{but}")
+            raise UserError(
+                f"--k {self.k}: allowed {int(frozen)} to {before}, the blocks before this"
+                f" architecture's classifier{but}"
+            )
         first, end = before - self.k, before if frozen else len(groups)
-        self.frozen, self.trained = (list(itertools.chain(*part)) for part in (groups[:first] + groups[end:], groups[first:end]))
+        self.frozen, self.trained = (
+            list(itertools.chain(*part))
+            for part in (groups[:first] + groups[end:], groups[first:end])
+        )
         model.requires_grad_(False)
         for name in self.trained:
             model.get_submodule(name).requires_grad_(True)
@@ -64,10 +80,11 @@ class FinetuneLastBlocks(Iterative):
 
 @dataclasses.dataclass
 class RetrainLastBlocks(FinetuneLastBlocks):
-    """Initialise the classifier and the last k blocks before it anew, then train only those on the retain set.
+    """Initialise the classifier and the last k blocks before it anew, then train only those on the
+    retain set.
 
-    The rest keeps the original's weights, and with them what it learnt from the forget set. Blocks and defaults are CF-k's;
-    with all blocks this is Retrain at another rate.
+    The rest keeps the original's weights, and with them what it learnt from the forget set. Blocks
+    and defaults are CF-k's; with all blocks this is Retrain at another rate.
     """
 
     label = "EU-k"

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Batch, Data, Loader
-from unlearn.base import LONG_BUDGET, Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.base import (
+    LONG_BUDGET,
+    Iterative,
+    Preset,
+    Range,
+    Step,
+    Steps,
+    cross_entropy_steps,
+    option,
+)
 from unlearn.saliency import Mask
 from utils import UserError
 
@@ -18,13 +27,14 @@ from utils import UserError
 class NegGradPlus(Iterative):
     """Descend the loss of a retain batch and climb that of a forget batch in the same step.
 
-    The loss is a (CE(retain) + pull / 2 ||theta - theta_o||^2) - (1 - a) CE(forget) with a = ``retain_share`` and theta_o the
-    original. An epoch is one pass over retain; the forget batches are cycled beside it, each cycle in another order. What has
-    no weight is not read: without a pull, at 1 this is FT, at 0 it is GA, whose epoch is one pass over forget.
+    The loss is a (CE(retain) + pull / 2 ||theta - theta_o||^2) - (1 - a) CE(forget) with a =
+    ``retain_share`` and theta_o the original. An epoch is one pass over retain; the forget batches
+    are cycled beside it, each cycle in another order. What has no weight is not read: without a
+    pull, at 1 this is FT, at 0 it is GA, whose epoch is one pass over forget.
 
-    CE(forget) has no upper bound and its gradient does not fade, so ``clip_forget`` stops each sample at log K, the loss of a
-    guess among K classes; that guard is ours, and no published setting has it. In train mode BatchNorm counts the forget
-    batches too.
+    CE(forget) has no upper bound and its gradient does not fade, so ``clip_forget`` stops each
+    sample at log K, the loss of a guess among K classes; that guard is ours, and no published
+    setting has it. In train mode BatchNorm counts the forget batches too.
     """
 
     label = "NegGrad+"
@@ -37,39 +47,77 @@ class NegGradPlus(Iterative):
     presets = {
         "scrub_resnet": Preset(
             {
-                "retain_share": 0.9999, "unlearn_lr": 0.01, "unlearn_epochs": 5, "weight_decay": 0.0, "momentum": 0.0, "bn": "train",
-                "pull": 0.0, "clip_forget": False, "batch_size": 128, "forget_batch_size": 64, "no_aug": True,
+                "retain_share": 0.9999,
+                "unlearn_lr": 0.01,
+                "unlearn_epochs": 5,
+                "weight_decay": 0.0,
+                "momentum": 0.0,
+                "bn": "train",
+                "pull": 0.0,
+                "clip_forget": False,
+                "batch_size": 128,
+                "forget_batch_size": 64,
+                "no_aug": True,
             },
-            "the SCRUB authors' CIFAR-100 / ResNet-50 notebook: the defaults without the guard, in its batches",
+            "the SCRUB authors' CIFAR-100 / ResNet-50 notebook: the defaults without the guard, in"
+            " its batches",
         ),
         "scrub_small": Preset(
             {
-                "retain_share": 0.95, "unlearn_lr": 0.01, "unlearn_epochs": 10, "weight_decay": 0.0, "momentum": 0.0, "bn": "freeze",
-                "pull": 0.1, "clip_forget": False, "batch_size": 32, "forget_batch_size": 64, "no_aug": True,
+                "retain_share": 0.95,
+                "unlearn_lr": 0.01,
+                "unlearn_epochs": 10,
+                "weight_decay": 0.0,
+                "momentum": 0.0,
+                "bn": "freeze",
+                "pull": 0.1,
+                "clip_forget": False,
+                "batch_size": 32,
+                "forget_batch_size": 64,
+                "no_aug": True,
             },
-            "the SCRUB authors' small-scale notebook (a few hundred images); it pulls as strongly as its original was decayed, 0.1",
+            "the SCRUB authors' small-scale notebook (a few hundred images); it pulls as strongly"
+            " as its original was decayed, 0.1",
         ),
         "rum": Preset(
             {
-                "unlearn_lr": 0.01, "unlearn_epochs": 5, "weight_decay": 5e-4, "momentum": 0.9, "clip_forget": False, "batch_size": 256,
+                "unlearn_lr": 0.01,
+                "unlearn_epochs": 5,
+                "weight_decay": 5e-4,
+                "momentum": 0.9,
+                "clip_forget": False,
+                "batch_size": 256,
                 "forget_batch_size": 256,
             },
             "RUM: Zhao et al., NeurIPS 2024; its share is not given",
         ),
         "long_budget": Preset(
-            {**LONG_BUDGET.values, "weight_decay": 5e-4, "momentum": 0.9, "no_aug": False, "retain_share": 0.99},
-            f"{LONG_BUDGET.source}; so are the share (0.9999 is FT at twice the price) and the rest, which is FT's",
+            {
+                **LONG_BUDGET.values,
+                "weight_decay": 5e-4,
+                "momentum": 0.9,
+                "no_aug": False,
+                "retain_share": 0.99,
+            },
+            f"{LONG_BUDGET.source}; so are the share (0.9999 is FT at twice the price) and the"
+            " rest, which is FT's",
         ),
-    }  # fmt: skip
+    }
 
     unlearn_epochs: int = option(5, "epochs of unlearning")
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
     weight_decay: float = option(0.0, "weight decay")
     retain_share: float = option(
-        0.9999, "share of the retain loss in the sum; the forget loss has the rest", Range(0.8, 0.99999, rest=True)
+        0.9999,
+        "share of the retain loss in the sum; the forget loss has the rest",
+        Range(0.8, 0.99999, rest=True),
     )
-    pull: float = option(0.0, "weight of half the squared distance to the original's weights, beside the retain loss")
-    clip_forget: bool = option(True, "stop climbing on a forget sample whose loss is a guess's, log of the class count")
+    pull: float = option(
+        0.0, "weight of half the squared distance to the original's weights, beside the retain loss"
+    )
+    clip_forget: bool = option(
+        True, "stop climbing on a forget sample whose loss is a guess's, log of the class count"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.retain_share <= 1:
@@ -78,22 +126,33 @@ class NegGradPlus(Iterative):
             raise UserError(f"--pull {self.pull}: a weight of at least 0 is wanted")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.original = [parameter.detach().clone() for parameter in model.parameters()] if self.pull else []
+        self.original = (
+            [parameter.detach().clone() for parameter in model.parameters()] if self.pull else []
+        )
 
     def steps(self, data: Data, epoch: int) -> int:
         return len(data.retain if self.retain_share else data.forget)
 
     def forget_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy to climb; a sample past the guard adds a constant, which has no gradient."""
+        """The cross-entropy to climb; a sample past the guard adds a constant, which has no
+        gradient.
+        """
         if not self.clip_forget:
             return F.cross_entropy(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="none").clamp(max=math.log(logits.shape[1])).mean()
+        return (
+            F.cross_entropy(logits, labels, reduction="none")
+            .clamp(max=math.log(logits.shape[1]))
+            .mean()
+        )
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         weight = self.retain_share * self.pull / 2
         for step in self._steps(model, data):
             if weight:
-                away = [(p - start).square().sum() for p, start in zip(model.parameters(), self.original, strict=True)]
+                away = [
+                    (p - start).square().sum()
+                    for p, start in zip(model.parameters(), self.original, strict=True)
+                ]
                 step = step._replace(loss=step.loss + weight * torch.stack(away).sum())
             yield step
 
@@ -113,9 +172,13 @@ class NegGradPlus(Iterative):
             forget_images, forget_labels = next(forget)
             logits = model(images)
             climbed = self.forget_loss(model(forget_images), forget_labels)
-            # The loop weights a process's loss by its part of the retain batch; its part of the forget batch may be another.
+            # The loop weights a process's loss by its part of the retain batch; its part of the
+            # forget batch may be another.
             climbed = climbed * (data.forget.share / data.retain.share)
-            loss = self.retain_share * F.cross_entropy(logits, labels) - (1 - self.retain_share) * climbed
+            loss = (
+                self.retain_share * F.cross_entropy(logits, labels)
+                - (1 - self.retain_share) * climbed
+            )
             yield Step(loss, logits, labels)
 
 

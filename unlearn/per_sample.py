@@ -1,4 +1,6 @@
-"""Gradients sample by sample, and the sum of their squares without ever holding one row per sample."""
+"""Gradients sample by sample, and the sum of their squares without ever holding one row per
+sample.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -15,13 +17,15 @@ from utils import RunFailed, exact_fp32
 Vector = dict[str, Tensor]
 # Logits (b, k) and labels (b,) to scalars, each a sum over the samples.
 Losses = Callable[[Tensor, Tensor], Sequence[Tensor]]
-# torch.square or torch.abs: of a product it is the product of the factors' sizes, which a linear layer makes use of.
+# torch.square or torch.abs: of a product it is the product of the factors' sizes, which a linear
+# layer makes use of.
 Size = Callable[[Tensor], Tensor]
 
-# On the CPU, a weight gradient at this many output positions or fewer is faster as one thin matrix product.
+# On the CPU, a weight gradient at this many output positions or fewer is faster as one thin matrix
+# product.
 FEW_POSITIONS = 16
-# Samples whose weight gradients of one layer are formed together: on the CPU one, which stays in its cache; elsewhere
-# 50, which are 0.5 GB for ResNet-18's largest layer.
+# Samples whose weight gradients of one layer are formed together: on the CPU one, which stays in
+# its cache; elsewhere 50, which are 0.5 GB for ResNet-18's largest layer.
 TOGETHER = {"cpu": 1, "cuda": 50, "mps": 50}
 
 
@@ -29,7 +33,9 @@ def per_sample_gradients(model: nn.Module, samples: Loader) -> Iterator[Vector]:
     """The cross-entropy gradient of each sample in turn, in the mode that the model is in."""
     parameters = dict(model.named_parameters())
     for images, labels in samples.batches_of(1):
-        gradient = torch.autograd.grad(F.cross_entropy(model(images), labels), list(parameters.values()))
+        gradient = torch.autograd.grad(
+            F.cross_entropy(model(images), labels), list(parameters.values())
+        )
         yield dict(zip(parameters, gradient, strict=True))
 
 
@@ -39,38 +45,54 @@ def own_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
 
 
 def every_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
-    """The losses of the true Fisher matrix: label y's cross-entropy times sqrt(p(y|x)), held constant, which the square undoes."""
+    """The losses of the true Fisher matrix: label y's cross-entropy times sqrt(p(y|x)), held
+    constant, which the square undoes.
+    """
     log_p = logits.log_softmax(1)
     return (-log_p * (log_p.detach() / 2).exp()).sum(0).unbind()
 
 
 def fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
-    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of sample i's cross-entropy."""
+    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of
+    sample i's cross-entropy.
+    """
     return mean_gradient_sizes(model, samples, own_label)
 
 
 def true_fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
-    """The diagonal of the Fisher matrix, (1/N) sum_i sum_y p(y|x_i) (gradient of -log p(y|x_i))^2: no label is read.
+    """The diagonal of the Fisher matrix, (1/N) sum_i sum_y p(y|x_i) (gradient of -log p(y|x_i))^2:
+    no label is read.
 
     One backward pass per class and batch.
     """
     return mean_gradient_sizes(model, samples, every_label)
 
 
-def mean_gradient_sizes(model: nn.Module, samples: Loader, losses: Losses, size: Size = torch.square) -> Vector:
-    """(1/N) sum_i sum_k size(gradient of sample i's part of loss k), in the shapes of the parameters.
+def mean_gradient_sizes(
+    model: nn.Module, samples: Loader, losses: Losses, size: Size = torch.square
+) -> Vector:
+    """(1/N) sum_i sum_k size(gradient of sample i's part of loss k), in the shapes of the
+    parameters.
 
-    fp32, eval mode. One backward pass a batch and loss gives each layer's inputs and output gradients; from these the
-    weight gradients of the samples are formed layer by layer, measured, added and dropped (Goodfellow, Efficient
-    per-example gradient computations, 2015, for the linear layer). Memory holds one batch's activations, never a row
-    per sample. A model with parameters outside of Conv2d, Linear and BatchNorm2d takes one backward pass per sample.
+    fp32, eval mode. One backward pass a batch and loss gives each layer's inputs and output
+    gradients; from these the weight gradients of the samples are formed layer by layer, measured,
+    added and dropped (Goodfellow, Efficient per-example gradient computations, 2015, for the linear
+    layer). Memory holds one batch's activations, never a row per sample. A model with parameters
+    outside of Conv2d, Linear and BatchNorm2d takes one backward pass per sample.
 
     Raises:
         RunFailed: a gradient was not finite, or too large for its square.
     """
     model.eval()
-    layers = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
-    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in model.named_parameters()}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if list(module.parameters(recurse=False))
+    }
+    sums = {
+        name: torch.zeros_like(p, memory_format=torch.contiguous_format)
+        for name, p in model.named_parameters()
+    }
     with exact_fp32():
         if all(map(_is_known, layers.values())):
             _add_by_layer(model, layers, samples, losses, size, sums)
@@ -79,23 +101,33 @@ def mean_gradient_sizes(model: nn.Module, samples: Loader, losses: Losses, size:
     return _mean(sums, samples.num_samples)
 
 
-def mean_batch_gradient_sizes(model: nn.Module, batches: Loader, losses: Losses, size: Size = torch.square) -> Vector:
-    """As :func:`mean_gradient_sizes`, with the mean gradient of each batch of the loader in the place of a sample's.
+def mean_batch_gradient_sizes(
+    model: nn.Module, batches: Loader, losses: Losses, size: Size = torch.square
+) -> Vector:
+    """As :func:`mean_gradient_sizes`, with the mean gradient of each batch of the loader in the
+    place of a sample's.
 
-    A batch counts by its size, so that a last small one, whose mean is noisier, does not stand out. Batches of one
-    are samples, and take the faster way.
+    A batch counts by its size, so that a last small one, whose mean is noisier, does not stand out.
+    Batches of one are samples, and take the faster way.
     """
     if batches.batch_size == 1:
-        return mean_gradient_sizes(model, batches.batches_of(samples_at_once(batches)), losses, size)
+        return mean_gradient_sizes(
+            model, batches.batches_of(samples_at_once(batches)), losses, size
+        )
     model.eval()
-    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in model.named_parameters()}
+    sums = {
+        name: torch.zeros_like(p, memory_format=torch.contiguous_format)
+        for name, p in model.named_parameters()
+    }
     with exact_fp32():
         _add_by_batch(model, batches, losses, size, sums)
     return _mean(sums, batches.num_samples)
 
 
 def samples_at_once(samples: Loader) -> int:
-    """The batch size for passes that keep every activation: 64 images of 32x32, fewer larger ones."""
+    """The batch size for passes that keep every activation: 64 images of 32x32, fewer
+    larger ones.
+    """
     return max(1, 64 * 32**2 // samples.images.side**2)
 
 
@@ -104,7 +136,10 @@ def _mean(sums: Vector, count: int) -> Vector:
     parallel.add_up(list(sums.values()))
     torch._foreach_div_(list(sums.values()), count)
     if not bool(torch.isfinite(torch.stack([value.max() for value in sums.values()])).all()):
-        raise RunFailed("the gradient is not finite; the model's weights are damaged or it was trained to overflow")
+        raise RunFailed(
+            "the gradient is not finite; the model's weights are damaged or it was trained to"
+            " overflow"
+        )
     return sums
 
 
@@ -112,13 +147,19 @@ def _with_progress(batches: Loader) -> Iterable[tuple[Tensor, Tensor]]:
     return tqdm(batches, desc="gradients", unit="batch", disable=None, leave=False)
 
 
-def _add_by_batch(model: nn.Module, batches: Loader, losses: Losses, size: Size, sums: Vector) -> None:
+def _add_by_batch(
+    model: nn.Module, batches: Loader, losses: Losses, size: Size, sums: Vector
+) -> None:
     """Add the size of every batch's mean gradient to ``sums``, once for each of its samples."""
     parameters = list(model.parameters())
     for images, labels in _with_progress(batches.shared()):
         for loss, is_last in _marked_last(losses(model(images), labels)):
-            means = torch._foreach_div(torch.autograd.grad(loss, parameters, retain_graph=not is_last), len(labels))
-            torch._foreach_add_(list(sums.values()), [size(mean) for mean in means], alpha=len(labels))
+            means = torch._foreach_div(
+                torch.autograd.grad(loss, parameters, retain_graph=not is_last), len(labels)
+            )
+            torch._foreach_add_(
+                list(sums.values()), [size(mean) for mean in means], alpha=len(labels)
+            )
 
 
 def _marked_last(losses: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
@@ -127,22 +168,33 @@ def _marked_last(losses: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
 
 
 def _is_known(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+    if isinstance(module, nn.Conv2d) and (
+        module.padding_mode != "zeros" or isinstance(module.padding, str)
+    ):
         return False
     return type(module) in SIZES
 
 
 def _add_by_layer(
-    model: nn.Module, layers: dict[str, nn.Module], samples: Loader, losses: Losses, size: Size, sums: Vector
-) -> None:  # fmt: skip
-    """Add the size of every sample's gradients to ``sums``, from one backward pass a batch and loss."""
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    samples: Loader,
+    losses: Losses,
+    size: Size,
+    sums: Vector,
+) -> None:
+    """Add the size of every sample's gradients to ``sums``, from one backward pass a batch and
+    loss.
+    """
     calls: dict[str, tuple[Tensor, int, list[Tensor]]] = {}
 
     def watch(name: str) -> Callable[..., None]:
         def after_forward(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             assert name not in calls, f"{name} is used twice in one forward pass"
             gradient: list[Tensor] = []
-            output.register_hook(gradient.append)  # the output as it is now, also where an in-place ReLU follows
+            output.register_hook(
+                gradient.append
+            )  # the output as it is now, also where an in-place ReLU follows
             calls[name] = inputs[0].detach(), inputs[0]._version, gradient
 
         return after_forward
@@ -207,12 +259,19 @@ def _linear_sizes(layer: nn.Linear, inputs: Tensor, gradient: Tensor, size: Size
 
 
 def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
-    mean, scale = layer.running_mean[:, None, None], torch.rsqrt(layer.running_var + layer.eps)[:, None, None]
+    mean, scale = (
+        layer.running_mean[:, None, None],
+        torch.rsqrt(layer.running_var + layer.eps)[:, None, None],
+    )
     yield "weight", size((gradient * ((inputs - mean) * scale)).sum((2, 3))).sum(0)
     yield "bias", size(gradient.sum((2, 3))).sum(0)
 
 
-# How a layer's parameters get the sum over samples of their gradients' sizes, from its inputs and output gradients.
+# How a layer's parameters get the sum over samples of their gradients' sizes, from its inputs and
+# output gradients.
 SIZES = {
-    nn.Conv2d: _conv_sizes, nn.Linear: _linear_sizes, nn.BatchNorm2d: _batch_norm_sizes, nn.SyncBatchNorm: _batch_norm_sizes,
-}  # fmt: skip
+    nn.Conv2d: _conv_sizes,
+    nn.Linear: _linear_sizes,
+    nn.BatchNorm2d: _batch_norm_sizes,
+    nn.SyncBatchNorm: _batch_norm_sizes,
+}

@@ -16,7 +16,9 @@ from utils import UserError
 
 
 def soft(lr: float, rho: float, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it, which anchors each epoch anew and takes this share rho of the weights."""
+    """A run by SalUn's code or a fork of it, which anchors each epoch anew and takes this share rho
+    of the weights.
+    """
     values = published(lr, "mixed", source).values
     return Preset({**values, "rho": rho}, source)
 
@@ -25,27 +27,44 @@ def soft(lr: float, rho: float, source: str) -> Preset:
 class ProximalRandomLabel(RandomLabel):
     """Random labels under an l1 pull to the original weights, a soft mask that fades to nothing.
 
-    After update t = 0, 1, ... of T, with d = theta - theta_o: theta <- theta_o where |d| <= tau_t, else theta - sign(d) tau_t,
-    the proximal step of tau_t ||d||_1. tau_t is the q_t-th smallest |d| of the P weights that may change, with
-    q_t = int(rho (1 - t / T) P), so that at least q_t of them equal the original, bit for bit, after update t.
-    The anchor is the original throughout: the reference takes a new one each epoch, and its total drift is not sparse.
-    ``rho`` has no published default: 0.5 pins half of the weights at first, as SalUn's mask of density 0.5 does. At 0 this is RL
-    in the same order.
+    After update t = 0, 1, ... of T, with d = theta - theta_o: theta <- theta_o where |d| <= tau_t,
+    else theta - sign(d) tau_t, the proximal step of tau_t ||d||_1. tau_t is the q_t-th smallest |d|
+    of the P weights that may change, with q_t = int(rho (1 - t / T) P), so that at least q_t of
+    them equal the original, bit for bit, after update t. The anchor is the original throughout: the
+    reference takes a new one each epoch, and its total drift is not sparse. ``rho`` has no
+    published default: 0.5 pins half of the weights at first, as SalUn's mask of density 0.5 does.
+    At 0 this is RL in the same order.
     """
 
     label = "SalUn-soft"
     masked_label = None
     paper = "Fan et al., ICLR 2024"
-    source = "mixed order, 10 epochs: SalUn's released code; rate, rho and the one anchor: our choice"
+    source = (
+        "mixed order, 10 epochs: SalUn's released code; rate, rho and the one anchor: our choice"
+    )
     by_dataset = {}
     presets = {
-        "scissorhands_10": soft(0.1, 0.5, "rerun by Scissorhands' authors, without a hard mask: CIFAR-10, 10 %; rho: our choice"),
-        "matryoshka_10": soft(5e-4, 0.1, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"),
-        "matryoshka_50": soft(0.013, 0.9, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"),
+        "scissorhands_10": soft(
+            0.1,
+            0.5,
+            "rerun by Scissorhands' authors, without a hard mask: CIFAR-10, 10 %; rho: our choice",
+        ),
+        "matryoshka_10": soft(
+            5e-4, 0.1, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"
+        ),
+        "matryoshka_50": soft(
+            0.013, 0.9, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"
+        ),
     }
 
-    order: Literal["sequential", "mixed"] = option("mixed", "forget then retain, or both shuffled together")
-    rho: float = option(0.5, "share of the weights that the first update leaves at the original", Range(0.1, 0.9, log=False))
+    order: Literal["sequential", "mixed"] = option(
+        "mixed", "forget then retain, or both shuffled together"
+    )
+    rho: float = option(
+        0.5,
+        "share of the weights that the first update leaves at the original",
+        Range(0.1, 0.9, log=False),
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:
@@ -59,16 +78,23 @@ class ProximalRandomLabel(RandomLabel):
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         steps = [self.steps(data, e) for e in range(self.unlearn_epochs)]
-        before, total = sum(steps[:epoch]), sum(steps)  # and no counter, which a resumed run would have lost
+        before, total = (
+            sum(steps[:epoch]),
+            sum(steps),
+        )  # and no counter, which a resumed run would have lost
         for t, step in enumerate(super().losses(model, data, epoch), start=before):
             pinned = int(self.rho * (1 - t / total) * self.free)
             yield step._replace(project=functools.partial(self.pull, pinned) if pinned else None)
 
     def pull(self, pinned: int, lr: float) -> None:
-        """The proximal step that returns ``pinned`` weights to the original; its length has nothing to do with ``lr``."""
+        """The proximal step that returns ``pinned`` weights to the original; its length has nothing
+        to do with ``lr``.
+        """
         weights = flatten(self.weights)
         moved = weights - self.original
-        distance = moved.abs().masked_fill_(self.frozen, torch.inf)  # what the gate keeps is never among the nearest
+        distance = moved.abs().masked_fill_(
+            self.frozen, torch.inf
+        )  # what the gate keeps is never among the nearest
         others = len(distance) - pinned + 1
         tau = lowest_chosen(distance, [others])[others]
         weights = torch.where(distance <= tau, self.original, weights - moved.sign() * tau)

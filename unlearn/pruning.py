@@ -19,12 +19,18 @@ from utils import UserError
 
 @dataclasses.dataclass
 class Pruning:
-    """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and after its every update."""
+    """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and
+    after its every update.
+    """
 
     gradual: ClassVar[bool]
     presets: ClassVar[dict[str, Preset]] = {}  # those of fine-tuning and ascent ran without pruning
 
-    rate: float = option(0.95, "share of the convolution weights that are pruned in the end", Range(0.1, 0.99, log=False))
+    rate: float = option(
+        0.95,
+        "share of the convolution weights that are pruned in the end",
+        Range(0.1, 0.99, log=False),
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
@@ -32,27 +38,41 @@ class Pruning:
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
-        named = {f"{name}.weight": layer.weight for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+        named = {
+            f"{name}.weight": layer.weight
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Conv2d)
+        }
         self.weights = list(named.values())
         self.frozen = frozen_flat(named.items(), mask)
         self.free = len(self.frozen) - int(self.frozen.sum())
 
     def share(self, epoch: int) -> float:
         """Share of the convolution weights that may change which are zero during ``epoch``."""
-        return 1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs) if self.gradual else self.rate
+        return (
+            1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs)
+            if self.gradual
+            else self.rate
+        )
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        # The smallest include the zeros of earlier epochs: masks nest, and a resumed run finds its own without a record.
+        # The smallest include the zeros of earlier epochs: masks nest, and a resumed run finds its
+        # own without a record.
         keep = self.prune(round(self.share(epoch) * self.free))
         for step in super().losses(model, data, epoch):
             yield step._replace(project=functools.partial(self.zero, keep))
 
     @torch.no_grad()
     def prune(self, count: int) -> list[Tensor]:
-        """Zero the ``count`` smallest weights that may change, of all layers together; returns 1 for each kept weight, else 0."""
+        """Zero the ``count`` smallest weights that may change, of all layers together; returns 1
+        for each kept weight, else 0.
+        """
         values = flatten(self.weights).masked_fill_(self.frozen, torch.inf)
         kept = L1Unstructured(count).compute_mask(values, torch.ones_like(values))
-        keep = [torch.empty_like(weight).copy_(part) for weight, part in zip(self.weights, split_like(kept, self.weights), strict=True)]
+        keep = [
+            torch.empty_like(weight).copy_(part)
+            for weight, part in zip(self.weights, split_like(kept, self.weights), strict=True)
+        ]
         self.zero(keep)
         return keep
 
@@ -66,11 +86,13 @@ class Pruning:
 
 @dataclasses.dataclass
 class PrunedAscent(Pruning, GradientAscent):
-    """Prune the smallest convolution weights, then climb the loss on the forget set with what is left.
+    """Prune the smallest convolution weights, then climb the loss on the forget set with what is
+    left.
 
-    ``rate`` of the convolution weights that may change, those of least magnitude over all layers, are zero from before
-    the first step on; default 0.95, the reference's and the paper's. The reference prunes after the ascent, which can undo
-    it, at the rate and over the epochs of training.
+    ``rate`` of the convolution weights that may change, those of least magnitude over all layers,
+    are zero from before the first step on; default 0.95, the reference's and the paper's. The
+    reference prunes after the ascent, which can undo it, at the rate and over the epochs of
+    training.
     """
 
     label = "GA-prune"
@@ -81,11 +103,13 @@ class PrunedAscent(Pruning, GradientAscent):
 
 @dataclasses.dataclass
 class GradualAscent(Pruning, GradientAscent):
-    """Climb the loss on the forget set while the smallest convolution weights are pruned, some before each epoch.
+    """Climb the loss on the forget set while the smallest convolution weights are pruned, some
+    before each epoch.
 
-    The kept share during epoch e = 0, ..., E - 1 is (1 - rate)^((e + 1) / E): each epoch takes the same part of what is
-    left, as iterative magnitude pruning does (Frankle & Carbin, ICLR 2019), and ``rate`` holds for the run as a whole.
-    The reference takes ``rate`` of what is left after every epoch: 0.25 % remain after two.
+    The kept share during epoch e = 0, ..., E - 1 is (1 - rate)^((e + 1) / E): each epoch takes the
+    same part of what is left, as iterative magnitude pruning does (Frankle & Carbin, ICLR 2019),
+    and ``rate`` holds for the run as a whole. The reference takes ``rate`` of what is left after
+    every epoch: 0.25 % remain after two.
     """
 
     label = "GA-prune-bi"
@@ -96,11 +120,12 @@ class GradualAscent(Pruning, GradientAscent):
 
 @dataclasses.dataclass
 class GradualFineTune(Pruning, FineTune):
-    """Fine-tune on the retain set while the smallest convolution weights are pruned, some before each epoch.
+    """Fine-tune on the retain set while the smallest convolution weights are pruned, some before
+    each epoch.
 
-    The schedule is GA_prune_bi's, so that each loss of weights has an epoch to be made good. The reference prunes before
-    every second epoch, the larger part that reaches ``rate`` in half as many steps, and cannot run: its loop hands over a
-    mask that the method does not take.
+    The schedule is GA_prune_bi's, so that each loss of weights has an epoch to be made good. The
+    reference prunes before every second epoch, the larger part that reaches ``rate`` in half as
+    many steps, and cannot run: its loop hands over a mask that the method does not take.
     """
 
     label = "FT-prune-bi"

@@ -13,36 +13,64 @@ from utils import generator
 
 
 def published(lr: float, order: str, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it: 10 epochs, batches of 256, labels drawn from all classes, the true one among them."""
-    return Preset({"unlearn_lr": lr, "unlearn_epochs": 10, "batch_size": 256, "order": order, "exclude_true": False}, source)
+    """A run by SalUn's code or a fork of it: 10 epochs, batches of 256, labels drawn from all
+    classes, the true one among them.
+    """
+    return Preset(
+        {
+            "unlearn_lr": lr,
+            "unlearn_epochs": 10,
+            "batch_size": 256,
+            "order": order,
+            "exclude_true": False,
+        },
+        source,
+    )
 
 
 # A mask's density is that of the file that --mask_path names, which no preset chooses.
 PRESETS = {
     "salun_readme": published(
-        0.013, "sequential", "SalUn's README since April 2024: CIFAR-10, 10 %, mask of density 0.5, which no preset sets"
+        0.013,
+        "sequential",
+        "SalUn's README since April 2024: CIFAR-10, 10 %, mask of density 0.5, which no preset"
+        " sets",
     ),
     "salun_scissorhands_10": published(
-        5e-3, "mixed", "rerun by Scissorhands' authors, in the older order: CIFAR-10, 10 %, mask of density 0.5, which no preset sets"
+        5e-3,
+        "mixed",
+        "rerun by Scissorhands' authors, in the older order: CIFAR-10, 10 %, mask of density 0.5,"
+        " which no preset sets",
     ),
     "salun_scissorhands_50": published(
-        5e-2, "mixed", "rerun by Scissorhands' authors, in the older order: CIFAR-10, 50 %, mask of density 0.2, which no preset sets"
+        5e-2,
+        "mixed",
+        "rerun by Scissorhands' authors, in the older order: CIFAR-10, 50 %, mask of density 0.2,"
+        " which no preset sets",
     ),
     "salun_scissorhands_svhn_class": published(
-        5e-2, "sequential", "rerun by Scissorhands' authors: SVHN, class 0, mask of density 0.5, which no preset sets"
+        5e-2,
+        "sequential",
+        "rerun by Scissorhands' authors: SVHN, class 0, mask of density 0.5, which no preset sets",
     ),
     "salun_matryoshka_10": published(
         5e-3,
         "sequential",
-        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %, mask of density 0.5, which no preset sets",
+        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %, mask of density 0.5,"
+        " which no preset sets",
     ),
     "salun_matryoshka_50": published(
         5e-3,
         "sequential",
-        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %, mask of density 0.9, which no preset sets",
+        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %, mask of density 0.9,"
+        " which no preset sets",
     ),
-    "rl_matryoshka_10": published(1e-3, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"),
-    "rl_matryoshka_50": published(1e-2, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"),
+    "rl_matryoshka_10": published(
+        1e-3, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"
+    ),
+    "rl_matryoshka_50": published(
+        1e-2, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"
+    ),
 }
 
 
@@ -50,10 +78,11 @@ PRESETS = {
 class RandomLabel(Iterative):
     """Fit the forget set to random labels and the retain set to its own.
 
-    ``sequential`` is a pass over forget, then a pass over retain: the order of SalUn's code for CIFAR-10, since April 2024, and for
-    SVHN. ``mixed`` shuffles both into one epoch, which is another algorithm: it keeps the wrong labels in the model. It is the
-    order of that code for CIFAR-100 and Tiny-ImageNet, and was for CIFAR-10. The default follows the data set; on others it is
-    sequential.
+    ``sequential`` is a pass over forget, then a pass over retain: the order of SalUn's code for
+    CIFAR-10, since April 2024, and for SVHN. ``mixed`` shuffles both into one epoch, which is
+    another algorithm: it keeps the wrong labels in the model. It is the order of that code for
+    CIFAR-100 and Tiny-ImageNet, and was for CIFAR-10. The default follows the data set; on others
+    it is sequential.
     """
 
     label = "RL"
@@ -61,25 +90,37 @@ class RandomLabel(Iterative):
     touches = "forget + retain"
     cost = "E (n_f + n_r)"
     paper = "Golatkar et al., CVPR 2020; SalUn: Fan et al., ICLR 2024"
-    source = "SalUn's code: order (mixed on CIFAR-100 and Tiny-ImageNet), labels per epoch; its paper: no true label; rate: our choice"
+    source = (
+        "SalUn's code: order (mixed on CIFAR-100 and Tiny-ImageNet), labels per epoch; its paper:"
+        " no true label; rate: our choice"
+    )
     by_dataset = {"cifar100": {"order": "mixed"}, "tiny_imagenet": {"order": "mixed"}}
     presets = PRESETS
     splits = ("forget", "retain")
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(5e-4, 5e-2))
-    order: Literal["sequential", "mixed"] = option("sequential", "forget then retain, or both shuffled together")
-    relabel: Literal["per_epoch", "once"] = option("per_epoch", "draw random labels anew each epoch, or once")
+    order: Literal["sequential", "mixed"] = option(
+        "sequential", "forget then retain, or both shuffled together"
+    )
+    relabel: Literal["per_epoch", "once"] = option(
+        "per_epoch", "draw random labels anew each epoch, or once"
+    )
     exclude_true: bool = option(True, "never draw the true label")
     retain_weight: float = option(1.0, "weight of the retain loss; 0 leaves the retain set out")
 
     def random_labels(self, data: Data) -> Tensor:
-        """(num_forget,) labels, uniform over the other classes (over all of them without ``exclude_true``)."""
+        """(num_forget,) labels, uniform over the other classes (over all of them without
+        ``exclude_true``).
+        """
         true, classes = data.forget.labels, data.num_classes
         epoch = data.epoch if self.relabel == "per_epoch" else "once"
         draw = torch.randint(
-            0, classes - self.exclude_true, true.shape, device=true.device,
+            0,
+            classes - self.exclude_true,
+            true.shape,
+            device=true.device,
             generator=generator(true.device, data.seed, "random labels", epoch),
-        )  # fmt: skip
+        )
         return draw + (draw >= true) if self.exclude_true else draw
 
     def loaders(self, data: Data) -> list[Loader]:
@@ -90,7 +131,11 @@ class RandomLabel(Iterative):
     def steps(self, data: Data, epoch: int) -> int:
         if not self.retain_weight:
             return len(data.forget)
-        return len(data.forget.joined(data.retain)) if self.order == "mixed" else super().steps(data, epoch)
+        return (
+            len(data.forget.joined(data.retain))
+            if self.order == "mixed"
+            else super().steps(data, epoch)
+        )
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget.relabelled(self.random_labels(data))
@@ -103,11 +148,14 @@ class RandomLabel(Iterative):
                 yield Step(weight * F.cross_entropy(logits, labels), logits, labels)
 
     def _mixed(self, model: nn.Module, forget: Loader, data: Data) -> Steps:
-        # A sample's weight rides on the sign of its label (-1 - label marks retain), so that one shuffle serves both.
+        # A sample's weight rides on the sign of its label (-1 - label marks retain), so that one
+        # shuffle serves both.
         marked = data.retain.relabelled(-1 - data.retain.labels)
         for images, labels in forget.joined(marked):
             is_retain = labels < 0
             labels = torch.where(is_retain, -1 - labels, labels)
             logits = model(images)
             each = F.cross_entropy(logits, labels, reduction="none")
-            yield Step(torch.where(is_retain, self.retain_weight * each, each).mean(), logits, labels)
+            yield Step(
+                torch.where(is_retain, self.retain_weight * each, each).mean(), logits, labels
+            )

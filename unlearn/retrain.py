@@ -15,23 +15,29 @@ from utils import stream
 class Retrain(Iterative):
     """Train anew on the retain set alone: what every gap is measured against.
 
-    What is not typed is as the original was trained: epochs, rate, batches, schedule, augmentation and the rest of its recipe.
-    Initialisation and order come from ``--seed``, a stream apart from the original's ``--train_seed``. Under a mask what
-    may change is initialised anew and the rest keeps the original's weights.
+    What is not typed is as the original was trained: epochs, rate, batches, schedule, augmentation
+    and the rest of its recipe. Initialisation and order come from ``--seed``, a stream apart from
+    the original's ``--train_seed``. Under a mask what may change is initialised anew and the rest
+    keeps the original's weights.
     """
 
     label = "Retrain"
     touches = "retain"
     cost = "E n_r"
     paper = "exact unlearning"
-    source = "the original's recipe; without one, the reference's: 182 epochs, SGD 0.1, multistep at 91 and 136"
+    source = (
+        "the original's recipe; without one, the reference's: 182 epochs, SGD 0.1, multistep at 91"
+        " and 136"
+    )
     splits = ("retain",)
     needs_original = False
     inherits = {"unlearn_epochs": "epochs", "unlearn_lr": "lr"}
 
     unlearn_epochs: int = option(182, "epochs of unlearning")
     unlearn_lr: float = option(0.1, "learning rate of unlearning")
-    label_smoothing: float = option(0.0, "share of the target that is spread over all classes, 0 to 1")
+    label_smoothing: float = option(
+        0.0, "share of the target that is spread over all classes, 0 to 1"
+    )
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         redraw(model, stream(data.seed, "init"))

@@ -16,17 +16,19 @@ from utils import UserError, exact_fp32
 
 @dataclasses.dataclass
 class Scrub(Iterative):
-    """Move away from the original's outputs on the forget set, and stay close to them on the retain set.
+    """Move away from the original's outputs on the forget set, and stay close to them on the retain
+    set.
 
-    With D = T^2 KL(original || model) at temperature T, the mean over a batch: each of the first ``msteps`` epochs climbs
-    D in one pass over forget; every epoch then descends gamma CE + alpha D in one pass over retain. The later epochs
-    repair. At msteps 0, alpha 0, gamma 1 this is FT.
+    With D = T^2 KL(original || model) at temperature T, the mean over a batch: each of the first
+    ``msteps`` epochs climbs D in one pass over forget; every epoch then descends gamma CE + alpha D
+    in one pass over retain. The later epochs repair. At msteps 0, alpha 0, gamma 1 this is FT.
 
-    D is unbounded: where the first epochs destroy the model, lower the rate or ``msteps``. It is flat at the original, so
-    that how far a climb gets depends on its number of steps: batches of the forget set are a quarter of the retain set's.
-    For 10 % of fashion_mini at a rate of 0.005 the forget error is 1 % with both of 256 images, 32 % with 32 and 128. The
-    default rate forgets a class; random images ask for a higher one. With frozen BatchNorm, where the model starts exactly
-    at the original, the gradient of the first step is zero.
+    D is unbounded: where the first epochs destroy the model, lower the rate or ``msteps``. It is
+    flat at the original, so that how far a climb gets depends on its number of steps: batches of
+    the forget set are a quarter of the retain set's. For 10 % of fashion_mini at a rate of 0.005
+    the forget error is 1 % with both of 256 images, 32 % with 32 and 128. The default rate forgets
+    a class; random images ask for a higher one. With frozen BatchNorm, where the model starts
+    exactly at the original, the gradient of the first step is zero.
     """
 
     label = "SCRUB"
@@ -40,37 +42,79 @@ class Scrub(Iterative):
     presets = {
         "scrub_large": Preset(
             {
-                "unlearn_lr": 5e-4, "unlearn_epochs": 3, "gamma": 0.99, "alpha": 0.001, "temperature": 4.0, "msteps": 2, "optimizer": "sgd",
-                "weight_decay": 5e-4, "momentum": 0.9, "batch_size": 128, "forget_batch_size": 32, "no_aug": True,
+                "unlearn_lr": 5e-4,
+                "unlearn_epochs": 3,
+                "gamma": 0.99,
+                "alpha": 0.001,
+                "temperature": 4.0,
+                "msteps": 2,
+                "optimizer": "sgd",
+                "weight_decay": 5e-4,
+                "momentum": 0.9,
+                "batch_size": 128,
+                "forget_batch_size": 32,
+                "no_aug": True,
             },
             "the authors' large-scale notebook: the defaults, whatever --batch_size is elsewhere",
         ),
         "scrub_small": Preset(
             {
-                "unlearn_lr": 5e-4, "unlearn_epochs": 10, "gamma": 1.0, "alpha": 0.5, "temperature": 2.0, "msteps": 3, "optimizer": "adam",
-                "weight_decay": 0.1, "schedule": "multistep", "decreasing_lr": (3, 5, 9), "batch_size": 32, "forget_batch_size": 64,
+                "unlearn_lr": 5e-4,
+                "unlearn_epochs": 10,
+                "gamma": 1.0,
+                "alpha": 0.5,
+                "temperature": 2.0,
+                "msteps": 3,
+                "optimizer": "adam",
+                "weight_decay": 0.1,
+                "schedule": "multistep",
+                "decreasing_lr": (3, 5, 9),
+                "batch_size": 32,
+                "forget_batch_size": 64,
                 "no_aug": True,
             },
             "the authors' small-scale notebook (a few hundred images)",
         ),
         "rum": Preset(
             {
-                "unlearn_lr": 5e-3, "unlearn_epochs": 5, "temperature": 4.0, "msteps": 5, "batch_size": 256, "forget_batch_size": 256,
+                "unlearn_lr": 5e-3,
+                "unlearn_epochs": 5,
+                "temperature": 4.0,
+                "msteps": 5,
+                "batch_size": 256,
+                "forget_batch_size": 256,
             },
-            "RUM: Zhao et al., NeurIPS 2024; msteps 4 there, where the loop climbs in msteps + 1 epochs; gamma and alpha are not given",
+            "RUM: Zhao et al., NeurIPS 2024; msteps 4 there, where the loop climbs in msteps + 1"
+            " epochs; gamma and alpha are not given",
         ),
         "sfron_cifar10_10": Preset(
             {
-                "unlearn_lr": 8e-5, "unlearn_epochs": 6, "gamma": 0.99, "alpha": 0.001, "temperature": 4.0, "msteps": 2,
-                "schedule": "cosine", "batch_size": 128, "forget_batch_size": 128, "no_aug": False,
+                "unlearn_lr": 8e-5,
+                "unlearn_epochs": 6,
+                "gamma": 0.99,
+                "alpha": 0.001,
+                "temperature": 4.0,
+                "msteps": 2,
+                "schedule": "cosine",
+                "batch_size": 128,
+                "forget_batch_size": 128,
+                "no_aug": False,
             },
-            "SFRon's comparison: Huang et al., NeurIPS 2024, 10 % of CIFAR-10; their cosine falls once an epoch, ours at every step",
+            "SFRon's comparison: Huang et al., NeurIPS 2024, 10 % of CIFAR-10; their cosine falls"
+            " once an epoch, ours at every step",
         ),
         "regun": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 5, "gamma": 1.0, "alpha": 0.5, "temperature": 4.0},
-            "ReGUn's comparison (arXiv 2603.11210); msteps, batches and augmentation are not known to us: the defaults",
+            {
+                "unlearn_lr": 0.01,
+                "unlearn_epochs": 5,
+                "gamma": 1.0,
+                "alpha": 0.5,
+                "temperature": 4.0,
+            },
+            "ReGUn's comparison (arXiv 2603.11210); msteps, batches and augmentation are not known"
+            " to us: the defaults",
         ),
-    }  # fmt: skip
+    }
 
     unlearn_epochs: int = option(3, "epochs of unlearning")
     unlearn_lr: float = option(5e-4, "learning rate of unlearning", Range(5e-5, 5e-2))
@@ -101,17 +145,22 @@ class Scrub(Iterative):
             yield Step(loss, logits, labels)
 
     def _distance(self, images: Tensor, logits: Tensor) -> Tensor:
-        return self.temperature**2 * divergence(ask(self.teacher, images), logits, self.temperature).mean()
+        return (
+            self.temperature**2
+            * divergence(ask(self.teacher, images), logits, self.temperature).mean()
+        )
 
 
 @dataclasses.dataclass
 class ScrubRewind(Scrub):
-    """SCRUB, then back to the epoch whose forget error is closest to the finished model's on images it never saw.
+    """SCRUB, then back to the epoch whose forget error is closest to the finished model's on images
+    it never saw.
 
-    Those are the validation images of the classes that the forget set holds: of the forgotten class, or of all. Both errors are
-    of un-augmented images. The original is a candidate, as epoch 0; of equally close epochs the first is taken. (The authors'
-    notebook chooses the same and then loads the weights of the epoch after it.) A high forget error gives a member away as a low
-    one does. The weights after each epoch wait on the CPU and in the checkpoint.
+    Those are the validation images of the classes that the forget set holds: of the forgotten
+    class, or of all. Both errors are of un-augmented images. The original is a candidate, as epoch
+    0; of equally close epochs the first is taken. (The authors' notebook chooses the same and then
+    loads the weights of the epoch after it.) A high forget error gives a member away as a low one
+    does. The weights after each epoch wait on the CPU and in the checkpoint.
     """
 
     label = "SCRUB+R"
@@ -137,7 +186,11 @@ class ScrubRewind(Scrub):
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         if not self.snapshots:
             return {}
-        target, errors, candidates = error(model, self.held_out), [], [self.original, *self.snapshots]
+        target, errors, candidates = (
+            error(model, self.held_out),
+            [],
+            [self.original, *self.snapshots],
+        )
         for candidate in candidates:
             model.load_state_dict(candidate)
             errors.append(error(model, data.evaluation["forget"]))
@@ -152,11 +205,16 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def validation_of_forgotten(data: Data) -> Loader:
-    """The validation images of the classes that are in the forget set, un-augmented, a forgotten class included."""
+    """The validation images of the classes that are in the forget set, un-augmented, a forgotten
+    class included.
+    """
     labels, val = data.dataset.y_train, data.split.val
     chosen = val[np.isin(labels[val], labels[data.chosen.forget])]
     if not len(chosen):
-        raise UserError("no validation image is of a class in the forget set, so that no epoch can be chosen; use scrub")
+        raise UserError(
+            "no validation image is of a class in the forget set, so that no epoch can be chosen;"
+            " use scrub"
+        )
     images = data.evaluation["val"].images
     return Loader(images, chosen, labels, data.forget.batch_size, name="held out")
 

@@ -1,4 +1,6 @@
-"""UNSIR: learn noise that the original calls anything but the class, teach it as the class, repair."""
+"""UNSIR: learn noise that the original calls anything but the class, teach it as the class,
+repair.
+"""
 
 import dataclasses
 from typing import Literal
@@ -17,19 +19,24 @@ from utils import UserError, exact_fp32, generator
 
 @dataclasses.dataclass
 class Unsir(Iterative):
-    """Overwrite a class with noise that maximises the original's error for it, then repair on a part of the retain set.
+    """Overwrite a class with noise that maximises the original's error for it, then repair on a
+    part of the retain set.
 
-    Noise N ~ N(0, 1), ``noise_images`` for each forgotten class in units of the data set's normalisation, is learnt on the frozen
-    original: ``noise_steps`` of Adam at ``noise_lr`` on -CE(N, class) + ``noise_decay`` * mean ||N||^2. The first
-    ``impair_epochs`` train on it, labelled as the class and shown ``noise_batches`` times, evenly among the retain part; the other
-    epochs repair on the retain part alone at ``repair_lr``, with an optimizer that begins anew. With several classes in the forget
-    set each has noise of its own; for random images that means little.
+    Noise N ~ N(0, 1), ``noise_images`` for each forgotten class in units of the data set's
+    normalisation, is learnt on the frozen original: ``noise_steps`` of Adam at ``noise_lr`` on
+    -CE(N, class) + ``noise_decay`` * mean ||N||^2. The first ``impair_epochs`` train on it,
+    labelled as the class and shown ``noise_batches`` times, evenly among the retain part; the other
+    epochs repair on the retain part alone at ``repair_lr``, with an optimizer that begins anew.
+    With several classes in the forget set each has noise of its own; for random images that means
+    little.
 
-    Defaults are the authors' notebook's: Adam at 0.02, then a new one at 0.01, one epoch each, without augmentation; 40 steps at
-    0.1 and decay 0.1; 1,000 of each class's 5,000 images. Their later code shows 80 batches of noise, of which both take the first
-    three images alone (they count channels): 240 images, three of them different. Both learn a whole batch of noise in train
-    mode; in eval mode, which we take, no image depends on the others, so that three are enough. The notebook's model
-    was trained by Adam at 0.01: one trained by SGD, or with few images to repair it, needs far lower rates.
+    Defaults are the authors' notebook's: Adam at 0.02, then a new one at 0.01, one epoch each,
+    without augmentation; 40 steps at 0.1 and decay 0.1; 1,000 of each class's 5,000 images. Their
+    later code shows 80 batches of noise, of which both take the first three images alone (they
+    count channels): 240 images, three of them different. Both learn a whole batch of noise in train
+    mode; in eval mode, which we take, no image depends on the others, so that three are enough. The
+    notebook's model was trained by Adam at 0.01: one trained by SGD, or with few images to repair
+    it, needs far lower rates.
     """
 
     label = "UNSIR"
@@ -37,12 +44,16 @@ class Unsir(Iterative):
     touches = "forget labels + retain"
     cost = "0.2 E n_r, and 360 for the noise of a class"
     paper = "Tarun et al., TNNLS 2023"
-    source = "the authors' notebook (CIFAR-10, ResNet-18, batches of 256); 80 batches of noise: their later code"
+    source = (
+        "the authors' notebook (CIFAR-10, ResNet-18, batches of 256); 80 batches of noise: their"
+        " later code"
+    )
     presets = {
         "ssd_cifar20": Preset(
             {"unlearn_lr": 1e-4, "repair_lr": 1e-4, "noise_steps": 25, "batch_size": 32},
-            "the SSD authors' comparison: Adam at 1e-4 in both phases, 25 steps of noise, 500 of a class's 2,500 images; they impair in "
-            "batches of 32 and repair in batches of 128, one size for both is our choice",
+            "the SSD authors' comparison: Adam at 1e-4 in both phases, 25 steps of noise, 500 of a"
+            " class's 2,500 images; they impair in batches of 32 and repair in batches of 128, one"
+            " size for both is our choice",
         )
     }
     splits = ("retain",)
@@ -73,8 +84,18 @@ class Unsir(Iterative):
     def _learn_noise(self, model: nn.Module, data: Data) -> Tensor:
         """Images (n, 3, side, side) in the model's own scale, one for each of ``self.labels``."""
         side, device = data.dataset.image_size, data.device
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (data.dataset.mean, data.dataset.std))
-        draw = torch.randn(len(self.labels), 3, side, side, generator=generator(device, data.seed, "noise"), device=device)
+        mean, std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (data.dataset.mean, data.dataset.std)
+        )
+        draw = torch.randn(
+            len(self.labels),
+            3,
+            side,
+            side,
+            generator=generator(device, data.seed, "noise"),
+            device=device,
+        )
         noise = draw.contiguous(memory_format=torch.channels_last).requires_grad_()
         adam = torch.optim.Adam([noise], lr=self.noise_lr)
         model.eval()
@@ -95,11 +116,17 @@ class Unsir(Iterative):
     def _impairing(self, data: Data) -> Loader:
         """The retain part in as many batches as it and the noise fill together."""
         retain = self._retain(data)
-        batches = -(-(retain.num_samples + self.noise_batches * len(self.labels)) // retain.batch_size)
+        batches = -(
+            -(retain.num_samples + self.noise_batches * len(self.labels)) // retain.batch_size
+        )
         return retain.batches_of(-(-retain.num_samples // batches))
 
     def rate_factor(self, epoch: int) -> float:
-        return self.repair_lr / self.unlearn_lr if self.unlearn_lr and epoch >= self.impair_epochs else 1.0
+        return (
+            self.repair_lr / self.unlearn_lr
+            if self.unlearn_lr and epoch >= self.impair_epochs
+            else 1.0
+        )
 
     def resets(self, epoch: int) -> bool:
         return epoch == self.impair_epochs
@@ -114,6 +141,9 @@ class Unsir(Iterative):
             first, last = shown * number // count, shown * (number + 1) // count
             low, high = parallel.part(last - first)
             chosen = torch.arange(first + low, first + high, device=data.device) % len(self.labels)
-            images, labels = torch.cat([images, self.noise[chosen]]), torch.cat([labels, self.labels[chosen]])
+            images, labels = (
+                torch.cat([images, self.noise[chosen]]),
+                torch.cat([labels, self.labels[chosen]]),
+            )
             logits = model(images)
             yield Step(F.cross_entropy(logits, labels), logits, labels)

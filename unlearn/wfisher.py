@@ -18,8 +18,8 @@ from unlearn.per_sample import Vector, per_sample_gradients
 from unlearn.saliency import mean_gradient
 from utils import UserError, exact_fp32
 
-# A forward-mode pass through a CIFAR ResNet-18 holds about 20 MB per 32x32 sample: batches of this many pixels
-# (64 such samples) keep it under 2 GB, and larger images come in smaller batches.
+# A forward-mode pass through a CIFAR ResNet-18 holds about 20 MB per 32x32 sample: batches of this
+# many pixels (64 such samples) keep it under 2 GB, and larger images come in smaller batches.
 FISHER_PIXELS = 64 * 32 * 32
 
 
@@ -27,11 +27,12 @@ FISHER_PIXELS = 64 * 32 * 32
 class InfluenceUnlearning(OneShot):
     """One damped Newton step away from the forget set.
 
-    theta + alpha F^-1 v with v = (1/n) sum_forget g - n_f/(n n_r) sum_retain g and F = damping I + (1/N) sum g g^T, the
-    empirical Fisher matrix of N seeded retain samples. ``exact`` solves F k = v by conjugate gradients on
-    Jacobian products, O(P) memory. ``one_vector`` is the recursion of the reference, which keeps a single direction and so
-    returns v minus a multiple of the first sample's gradient. There it runs on augmented images and on the first 1,002 of the
-    retain set, here on the seeded samples as they are: a published ``alpha`` does not carry over.
+    theta + alpha F^-1 v with v = (1/n) sum_forget g - n_f/(n n_r) sum_retain g and F = damping I +
+    (1/N) sum g g^T, the empirical Fisher matrix of N seeded retain samples. ``exact`` solves F k =
+    v by conjugate gradients on Jacobian products, O(P) memory. ``one_vector`` is the recursion of
+    the reference, which keeps a single direction and so returns v minus a multiple of the first
+    sample's gradient. There it runs on augmented images and on the first 1,002 of the retain set,
+    here on the seeded samples as they are: a published ``alpha`` does not carry over.
     """
 
     label = "IU"
@@ -41,7 +42,9 @@ class InfluenceUnlearning(OneShot):
     source = "number of samples and damping: the reference's code; the rest: our choice"
 
     solver: Literal["exact", "one_vector"] = option(
-        "exact", "how the inverse Fisher product is computed: by conjugate gradients, or by the reference's recursion, on other images"
+        "exact",
+        "how the inverse Fisher product is computed: by conjugate gradients, or by the reference's"
+        " recursion, on other images",
     )
     alpha: float = option(1.0, "weight of the penalty or of the step", Range(0.1, 20))
     samples: int = option(1000, "retain samples of the Fisher matrix")
@@ -51,7 +54,9 @@ class InfluenceUnlearning(OneShot):
 
     def __post_init__(self) -> None:
         if self.damping <= 0 or self.samples < 1:
-            raise UserError(f"--damping {self.damping} --samples {self.samples}: both must be above 0")
+            raise UserError(
+                f"--damping {self.damping} --samples {self.samples}: both must be above 0"
+            )
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         model.eval()
@@ -61,12 +66,26 @@ class InfluenceUnlearning(OneShot):
         with exact_fp32():
             if self.solver == "exact":
                 fisher = FisherProduct(model, chosen, self.damping)
-                solution, report = conjugate_gradients(fisher, v, self.tolerance, self.max_iterations)
-                print(f"wfisher: {report['iterations']} iterations, relative residual {report['residual']:.1e}")
-                if report["residual"] > 2 * self.tolerance:  # computed afresh, so rounding may lift a converged one a little
-                    report["warning"] = "the influence solver did not converge: raise --max_iterations or --damping"
+                solution, report = conjugate_gradients(
+                    fisher, v, self.tolerance, self.max_iterations
+                )
+                print(
+                    f"wfisher: {report['iterations']} iterations, relative residual"
+                    f" {report['residual']:.1e}"
+                )
+                if (
+                    report["residual"] > 2 * self.tolerance
+                ):  # computed afresh, so rounding may lift a converged one a little
+                    report["warning"] = (
+                        "the influence solver did not converge: raise --max_iterations or --damping"
+                    )
             else:
-                solution, report = one_vector_recursion(per_sample_gradients(model, chosen), v, chosen.num_samples), {}
+                solution, report = (
+                    one_vector_recursion(
+                        per_sample_gradients(model, chosen), v, chosen.num_samples
+                    ),
+                    {},
+                )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.add_(solution[name], alpha=self.alpha)
@@ -74,25 +93,36 @@ class InfluenceUnlearning(OneShot):
 
 
 def influence_vector(model: nn.Module, forget: Loader, retain: Loader) -> Vector:
-    """v = (n_f / n) (mean forget gradient - mean retain gradient): the step from weights 1/n to 1/n_r on retain only."""
+    """v = (n_f / n) (mean forget gradient - mean retain gradient): the step from weights 1/n to
+    1/n_r on retain only.
+    """
     share = forget.num_samples / (forget.num_samples + retain.num_samples)
     mean_forget, mean_retain = mean_gradient(model, forget), mean_gradient(model, retain)
     return {name: share * (mean_forget[name] - mean_retain[name]) for name in mean_forget}
 
 
 class FisherProduct:
-    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one forward-mode and one reverse-mode pass."""
+    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one forward-mode and one
+    reverse-mode pass.
+    """
 
     def __init__(self, model: nn.Module, samples: Loader, damping: float):
         self.model, self.samples, self.damping = model, samples, damping
         self.parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def __call__(self, u: Vector) -> Vector:
-        result = {name: self.damping * value if parallel.rank() == 0 else torch.zeros_like(value) for name, value in u.items()}
+        result = {
+            name: self.damping * value if parallel.rank() == 0 else torch.zeros_like(value)
+            for name, value in u.items()
+        }
         for images, labels in self.samples.shared():
 
-            def losses(parameters: Vector, images: Tensor = images, labels: Tensor = labels) -> Tensor:
-                return F.cross_entropy(functional_call(self.model, parameters, images), labels, reduction="none")
+            def losses(
+                parameters: Vector, images: Tensor = images, labels: Tensor = labels
+            ) -> Tensor:
+                return F.cross_entropy(
+                    functional_call(self.model, parameters, images), labels, reduction="none"
+                )
 
             with warnings.catch_warnings():
                 # torch's own first use of forward mode announces a deprecation inside torch.
@@ -100,7 +130,9 @@ class FisherProduct:
                 _, along_u = jvp(losses, (self.parameters,), (u,))
             _, pull_back = vjp(losses, self.parameters)
             (gradient,) = pull_back(along_u / self.samples.num_samples)
-            torch._foreach_add_([result[name] for name in result], [gradient[name] for name in result])
+            torch._foreach_add_(
+                [result[name] for name in result], [gradient[name] for name in result]
+            )
         parallel.add_up(list(result.values()))
         return result
 
@@ -122,7 +154,8 @@ def conjugate_gradients(
     """Solve ``product(k) = v`` for a positive definite product (Hestenes & Stiefel 1952).
 
     Returns:
-        k, and {"iterations": count, "residual": ||product(k) - v|| / ||v||} with the residual computed afresh.
+        k, and {"iterations": count, "residual": ||product(k) - v|| / ||v||} with the residual
+        computed afresh.
     """
     solution = {name: torch.zeros_like(value) for name, value in v.items()}
     residual, direction = v, v
@@ -134,7 +167,9 @@ def conjugate_gradients(
         step = squared / dot(direction, image)
         solution, residual = axpy(step, direction, solution), axpy(-step, image, residual)
         previous, squared = squared, dot(residual, residual)
-        parallel.copy_first([squared])  # all stop at the same iteration, also on GPUs that round differently
+        parallel.copy_first(
+            [squared]
+        )  # all stop at the same iteration, also on GPUs that round differently
         direction = axpy(squared / previous, direction, residual)
         iterations += 1
         progress.update()
@@ -146,9 +181,13 @@ def conjugate_gradients(
 
 
 def one_vector_recursion(gradients: Iterator[Vector], v: Vector, count: int) -> Vector:
-    """The reference's shortcut: every o_i is a multiple of the first gradient, so the result is v - c g_1."""
+    """The reference's shortcut: every o_i is a multiple of the first gradient, so the result is v -
+    c g_1.
+    """
     o, k = None, v
-    for gradient in tqdm(gradients, total=count, desc="wfisher", unit="sample", disable=None, leave=False):
+    for gradient in tqdm(
+        gradients, total=count, desc="wfisher", unit="sample", disable=None, leave=False
+    ):
         if o is None:
             o = gradient
             continue

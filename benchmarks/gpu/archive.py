@@ -1,8 +1,10 @@
-"""What a long run needs to go on elsewhere, as a few files of limited size: whole files, and torch files made smaller.
+"""What a long run needs to go on elsewhere, as a few files of limited size: whole files, and torch
+files made smaller.
 
-``pack`` writes one zip archive cut into pieces, and ``index.json`` with their hashes; ``unpack`` reads it back. In a torch file that
-is made smaller, fp32 tensors of two or more dimensions travel as fp16 and boolean ones as bits: weights come back rounded,
-vectors (biases, BatchNorm's parameters and statistics) and masks as they were.
+``pack`` writes one zip archive cut into pieces, and ``index.json`` with their hashes; ``unpack``
+reads it back. In a torch file that is made smaller, fp32 tensors of two or more dimensions travel
+as fp16 and boolean ones as bits: weights come back rounded, vectors (biases, BatchNorm's parameters
+and statistics) and masks as they were.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ SMALLER = ".smaller"  # ends the name in the archive of a torch file that is mad
 REMEDY = "copy all of its files again"
 
 
-# ------------------------------------------------------------------------------------------------- smaller torch files
+# ------------------------------------------------------------------------------ smaller torch files
 
 
 def _each_tensor(tree: object, change: Callable[[Tensor], object]) -> object:
@@ -42,7 +44,8 @@ def _is_rounded(tensor: Tensor) -> bool:
 
 
 def rounded(tree: object) -> object:
-    """The nested value with every fp32 tensor of two or more dimensions rounded to what fp16 can hold, still in fp32.
+    """The nested value with every fp32 tensor of two or more dimensions rounded to what fp16 can
+    hold, still in fp32.
 
     Raises:
         ValueError: a value is too large for fp16.
@@ -79,18 +82,27 @@ def _larger(tree: object) -> object:
     return tree.float() if is_half else tree
 
 
-# ----------------------------------------------------------------------------------------------------- the archive
+# -------------------------------------------------------------------------------------- the archive
 
 
 def pack(
-    root: Path, target: Path, groups: Sequence[Sequence[Path]], *, small: Sequence[Path] = (), piece: int = PIECE, most: int = MOST
+    root: Path,
+    target: Path,
+    groups: Sequence[Sequence[Path]],
+    *,
+    small: Sequence[Path] = (),
+    piece: int = PIECE,
+    most: int = MOST,
 ) -> list[Path]:
-    """Write the files below ``root`` into pieces in ``target``; a kill in the middle leaves the earlier archive whole.
+    """Write the files below ``root`` into pieces in ``target``; a kill in the middle leaves the
+    earlier archive whole.
 
-    Pieces are named after their content and the index is replaced last, so that a piece that did not change stays.
+    Pieces are named after their content and the index is replaced last, so that a piece that did
+    not change stays.
 
     Args:
-        groups: files that travel together or not at all, the most wanted first. Torch files (.pt, .tar) are made smaller.
+        groups: files that travel together or not at all, the most wanted first. Torch files (.pt,
+            .tar) are made smaller.
         small: files that always travel, as they are.
         piece, most: bytes of one piece and of all.
 

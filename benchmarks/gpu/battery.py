@@ -1,7 +1,9 @@
-"""What the stages of the GPU battery share: their flags, the file of what is found, how long there is.
+"""What the stages of the GPU battery share: their flags, the file of what is found, how long there
+is.
 
-A stage is a list of named checks. What a check finds is written as soon as it is there, so that a stage that was stopped goes on
-where it stopped, and one check that fails costs no other. ``--twin`` runs the same checks through the same files on the CPU, small.
+A stage is a list of named checks. What a check finds is written as soon as it is there, so that a
+stage that was stopped goes on where it stopped, and one check that fails costs no other. ``--twin``
+runs the same checks through the same files on the CPU, small.
 """
 
 import argparse
@@ -20,18 +22,22 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.hardware import describe, hardware_line  # noqa: E402
-from utils import UserError, load_json, save_json, save_text, synchronize  # noqa: E402
+from benchmarks.hardware import describe, hardware_line
+from utils import UserError, load_json, save_json, save_text, synchronize
 
 FAILED, UNFINISHED = 1, 3  # exit codes: a check failed; some are still to come
 
 
 class LeftOut(Exception):
-    """Raised by a check that this machine cannot run; its message is the reason, and it counts as neither good nor bad."""
+    """Raised by a check that this machine cannot run; its message is the reason, and it counts as
+    neither good nor bad.
+    """
 
 
 class Wrong(Exception):
-    """Raised by a check whose numbers are there and not as they should be: the table shows them all the same."""
+    """Raised by a check whose numbers are there and not as they should be: the table shows them all
+    the same.
+    """
 
     def __init__(self, reason: str, found: Mapping[str, object]):
         super().__init__(reason)
@@ -52,39 +58,65 @@ def judged(found: Mapping[str, object], expected: Mapping[str, bool]) -> Mapping
 def make_parser(stage: str, text: str) -> argparse.ArgumentParser:
     """The flags of every stage."""
     parser = argparse.ArgumentParser(
-        prog=f"benchmarks/gpu/{stage}.py", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"benchmarks/gpu/{stage}.py",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, help="folder of what is found; default: runs/gpu, with --twin runs/gpu_twin")
-    parser.add_argument("--minutes", type=float, default=8.0, help="begin no check after this many; default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of what is found; default: runs/gpu, with --twin runs/gpu_twin",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8.0,
+        help="begin no check after this many; default: %(default)s",
+    )
     parser.add_argument("--only", metavar="NAME,...", help="these checks alone")
     parser.add_argument("--again", action="store_true", help="also the checks that are done")
-    parser.add_argument("--twin", action="store_true", help="the same checks on the CPU, at toy size")
+    parser.add_argument(
+        "--twin", action="store_true", help="the same checks on the CPU, at toy size"
+    )
     return parser
 
 
 class Battery:
-    """One stage's run: ``device``, ``twin``, ``folder``, and the checks in the order in which they are asked for.
+    """One stage's run: ``device``, ``twin``, ``folder``, and the checks in the order in which they
+    are asked for.
 
-    Files: FOLDER/STAGE.json (what is found), STAGE.md (the same as a table), STAGE.log (what the checks printed).
+    Files: FOLDER/STAGE.json (what is found), STAGE.md (the same as a table), STAGE.log (what the
+    checks printed).
 
     ``needs_device`` is False for what only reads files, such as a plan.
 
     Raises:
-        UserError: a device is needed, there is no CUDA and no --twin, or the folder is of the other kind.
+        UserError: a device is needed, there is no CUDA and no --twin, or the folder is of the other
+            kind.
     """
 
     def __init__(self, stage: str, args: argparse.Namespace, *, needs_device: bool = True):
         if needs_device and not (args.twin or torch.cuda.is_available()):
-            raise UserError(f"no CUDA device here; python benchmarks/gpu/{stage}.py --twin runs the same checks on the CPU")
+            raise UserError(
+                f"no CUDA device here; python benchmarks/gpu/{stage}.py --twin runs the same checks"
+                " on the CPU"
+            )
         self.stage, self.twin, self.again = stage, args.twin, args.again
         self.device = torch.device("cpu" if args.twin else "cuda")
         self.folder = args.out or ROOT / "runs" / ("gpu_twin" if args.twin else "gpu")
         self.only = args.only and args.only.split(",")
         self.ends = time.monotonic() + 60 * args.minutes
         self.file = self.folder / f"{stage}.json"
-        earlier = load_json(self.file, "result") if self.file.exists() else {"twin": self.twin, "checks": {}}
+        earlier = (
+            load_json(self.file, "result")
+            if self.file.exists()
+            else {"twin": self.twin, "checks": {}}
+        )
         if earlier["twin"] != self.twin:
-            raise UserError(f"{self.file} is of a run {'with' if earlier['twin'] else 'without'} --twin; give another --out")
+            raise UserError(
+                f"{self.file} is of a run {'with' if earlier['twin'] else 'without'} --twin; give"
+                " another --out"
+            )
         self.checks: dict[str, dict] = earlier["checks"]
         self.left: list[str] = []
         self.asked: list[str] = []
@@ -94,9 +126,11 @@ class Battery:
         return self.ends - time.monotonic()
 
     def check(self, name: str, action: Callable[[], Mapping[str, object] | None]) -> dict | None:
-        """Run ``action`` and keep what it returns (numbers, texts, booleans, lists of them); a finished check is not run again.
+        """Run ``action`` and keep what it returns (numbers, texts, booleans, lists of them); a
+        finished check is not run again.
 
-        An exception is kept as the check's error, its traceback goes to the log. Returns what was found, None where nothing was.
+        An exception is kept as the check's error, its traceback goes to the log. Returns what was
+        found, None where nothing was.
         """
         self.asked.append(name)
         if self.only and name not in self.only:
@@ -121,9 +155,17 @@ class Battery:
             printed.write(traceback.format_exc())
             entry |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
         here = describe()
-        entry |= {"seconds": round(time.monotonic() - started, 2), "git": here["git"], "time": here["time"]}
+        entry |= {
+            "seconds": round(time.monotonic() - started, 2),
+            "git": here["git"],
+            "time": here["time"],
+        }
         self.checks[name] = entry
-        with (self.folder / f"{self.stage}.log").open("a") if self.folder.is_dir() else self._new_log() as log:
+        with (
+            (self.folder / f"{self.stage}.log").open("a")
+            if self.folder.is_dir()
+            else self._new_log()
+        ) as log:
             log.write(f"==== {name} ({here['time']}, {entry['seconds']} s)\n{printed.getvalue()}\n")
         self.save(here)
         print(f"{self.stage} {name}: {_in_words(entry)} ({entry['seconds']:.1f} s)", flush=True)
@@ -139,7 +181,9 @@ class Battery:
         return is_due
 
     def in_turn(self, names: Iterable[str]) -> list[str]:
-        """The checks' names, those behind that failed last time: what breaks or takes too long comes after what never ran."""
+        """The checks' names, those behind that failed last time: what breaks or takes too long
+        comes after what never ran.
+        """
         return sorted(names, key=lambda name: self.checks.get(name, {}).get("ok") is False)
 
     def _begin(self, name: str) -> None:
@@ -150,7 +194,9 @@ class Battery:
         self.save(here)
 
     def _is_lost(self) -> bool:
-        """Whether the device answers no more, as after a kernel that crashed: in this process nothing else can run on it."""
+        """Whether the device answers no more, as after a kernel that crashed: in this process
+        nothing else can run on it.
+        """
         try:
             synchronize(self.device)
         except RuntimeError:
@@ -162,31 +208,49 @@ class Battery:
         return (self.folder / f"{self.stage}.log").open("a")
 
     def found(self, name: str) -> dict | None:
-        """What a check found, in this run or an earlier one; None where it failed or is still to come."""
+        """What a check found, in this run or an earlier one; None where it failed or is still to
+        come.
+        """
         entry = self.checks.get(name)
         return entry["found"] if entry and entry["ok"] else None
 
     def save(self, here: dict | None = None) -> None:
         here = here or describe()
-        save_json({"stage": self.stage, "twin": self.twin, "hardware": here, "checks": self.checks}, self.file)
+        save_json(
+            {"stage": self.stage, "twin": self.twin, "hardware": here, "checks": self.checks},
+            self.file,
+        )
         save_text(self.table(here), self.folder / f"{self.stage}.md")
 
     def table(self, here: dict) -> str:
         """Every check as a line of Markdown."""
         lines = [
-            f"| {name} | {_in_words(entry)} | {_cell(entry)} | {entry['seconds']:.1f} | {entry['git'][:9]} |"
+            f"| {name} | {_in_words(entry)} | {_cell(entry)} | {entry['seconds']:.1f} |"
+            f" {entry['git'][:9]} |"
             for name, entry in self.checks.items()
         ]
-        return "\n".join([hardware_line(here), "", "| check | verdict | found | s | commit |", "|---|---|---|---:|---|", *lines, ""])
+        return "\n".join(
+            [
+                hardware_line(here),
+                "",
+                "| check | verdict | found | s | commit |",
+                "|---|---|---|---:|---|",
+                *lines,
+                "",
+            ]
+        )
 
     def finish(self) -> int:
-        """The last lines, and the exit code: 0, 1 where a check failed, 3 where some are still to come.
+        """The last lines, and the exit code: 0, 1 where a check failed, 3 where some are still to
+        come.
 
         Raises:
             UserError: --only names a check that the stage has not.
         """
         if unknown := sorted({*(self.only or ())} - {*self.asked}):
-            raise UserError(f"--only {','.join(unknown)}: no such check; the stage has {', '.join(self.asked)}")
+            raise UserError(
+                f"--only {','.join(unknown)}: no such check; the stage has {', '.join(self.asked)}"
+            )
         failed = [name for name, entry in self.checks.items() if entry["ok"] is False]
         good = sum(entry["ok"] is True for entry in self.checks.values())
         if self.left:
@@ -195,7 +259,10 @@ class Battery:
             print(f"{reason}: {', '.join(self.left)} still to come; the same command goes on there")
         if failed:
             print(f"failed: {', '.join(failed)}; see {self.folder / self.stage}.log")
-        print(f"RESULT stage={self.stage} good={good} failed={len(failed)} left={len(self.left)} json={self.file}")
+        print(
+            f"RESULT stage={self.stage} good={good} failed={len(failed)} left={len(self.left)}"
+            f" json={self.file}"
+        )
         return FAILED if failed else UNFINISHED if self.left else 0
 
 
@@ -207,7 +274,10 @@ def _in_words(entry: dict) -> str:
 
 def _cell(entry: dict) -> str:
     """What a check found, in one line that a table can hold."""
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else json.dumps(value) for name, value in entry["found"].items()}
+    shown = {
+        name: f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+        for name, value in entry["found"].items()
+    }
     return ", ".join(f"{name} {value}" for name, value in shown.items()).replace("|", r"\|")
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/gpu/cifar.py PACKED.npz FOLDER
 
-A packed file holds for each half (train, test) ``jpeg_HALF`` (bytes of all images one after another, uint8), ``end_HALF`` (n,) where
-each image ends, ``y_HALF`` (n,) labels, and ``classes`` (k,) names.
+A packed file holds for each half (train, test) ``jpeg_HALF`` (bytes of all images one after
+another, uint8), ``end_HALF`` (n,) where each image ends, ``y_HALF`` (n,) labels, and ``classes``
+(k,) names.
 """
 
 import io
@@ -17,14 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from claims import check_npz  # noqa: E402
-from utils import UserError, require_file, save_arrays, script  # noqa: E402
+from claims import check_npz
+from utils import UserError, require_file, save_arrays, script
 
 PACKED = ("jpeg_train", "end_train", "y_train", "jpeg_test", "end_test", "y_test", "classes")
 
 
 def unpacked(path: Path, folder: Path) -> Path:
-    """The npz of plain arrays: ``path`` itself, or ``folder/NAME_unpacked.npz``, which is made once from a packed file.
+    """The npz of plain arrays: ``path`` itself, or ``folder/NAME_unpacked.npz``, which is made once
+    from a packed file.
 
     Raises:
         UserError: ``path`` is no npz file, or one of neither kind.
@@ -34,11 +36,16 @@ def unpacked(path: Path, folder: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"--data {path} is no npz file ({error}); give CIFAR-10 as an npz") from None
+        raise UserError(
+            f"--data {path} is no npz file ({error}); give CIFAR-10 as an npz"
+        ) from None
     if "x_train" in names:
         return path
     if missing := [name for name in PACKED if name not in names]:
-        raise UserError(f"--data {path} lacks {missing[0]}; it needs x_train, y_train, x_test, y_test, or {', '.join(PACKED)}")
+        raise UserError(
+            f"--data {path} lacks {missing[0]}; it needs x_train, y_train, x_test, y_test, or"
+            f" {', '.join(PACKED)}"
+        )
     target = folder / f"{path.stem}_unpacked.npz"
     if not target.is_file():
         save_arrays(decode(path), target)

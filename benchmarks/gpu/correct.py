@@ -1,10 +1,12 @@
-"""Is what the project computes on this GPU right? One check for each way in which a GPU may differ from the CPU.
+"""Is what the project computes on this GPU right? One check for each way in which a GPU may differ
+from the CPU.
 
-    python benchmarks/gpu/correct.py            # on a CUDA device, embedded data, under eight minutes; the same command goes on
-    python benchmarks/gpu/correct.py --twin     # the same checks on the CPU, small
-    python benchmarks/gpu/correct.py --only methods_fp32,methods_bf16 --again
+    python benchmarks/gpu/correct.py            # on a CUDA device, embedded data, under eight
+    minutes; the same command goes on python benchmarks/gpu/correct.py --twin     # the same checks
+    on the CPU, small python benchmarks/gpu/correct.py --only methods_fp32,methods_bf16 --again
 
-Results: correct.json, correct.md and correct.log in --out. A check's numbers are kept whether it is good or not.
+Results: correct.json, correct.md and correct.log in --out. A check's numbers are kept whether it is
+good or not.
 """
 
 import contextlib
@@ -25,46 +27,81 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu.battery import Battery, LeftOut, judged, make_parser, run  # noqa: E402
-from benchmarks.gpu.numerics import cpu_against_device, evaluated_logits, loader, methods  # noqa: E402
-from benchmarks.gpu.runs import FIXED_KERNELS, Bench, compared, fixed_kernels, flat, relative, same, weights  # noqa: E402
-from evaluation.accuracy import accuracy  # noqa: E402
-from utils import load, load_json  # noqa: E402
+from benchmarks.gpu.battery import Battery, LeftOut, judged, make_parser, run
+from benchmarks.gpu.numerics import (
+    cpu_against_device,
+    evaluated_logits,
+    loader,
+    methods,
+)
+from benchmarks.gpu.runs import (
+    FIXED_KERNELS,
+    Bench,
+    compared,
+    fixed_kernels,
+    flat,
+    relative,
+    same,
+    weights,
+)
+from evaluation.accuracy import accuracy
+from utils import load, load_json
 
-# Largest relative difference of a CUDA run from one in another process, which chooses its kernels anew, where two equal runs in one
-# process are equal.
+# Largest relative difference of a CUDA run from one in another process, which chooses its kernels
+# anew, where two equal runs in one process are equal.
 OTHER_KERNELS = 0.05
-# How far, relative to the way from the original, two processes may end from one: a share of rounding that a few epochs amplify.
+# How far, relative to the way from the original, two processes may end from one: a share of
+# rounding that a few epochs amplify.
 TWO_PROCESSES = 0.1
-# The same for a compiled model beside the eager one after one epoch, relative to the eager one's weights.
+# The same for a compiled model beside the eager one after one epoch, relative to the eager one's
+# weights.
 COMPILED = 0.1
-# Images of a split, in a thousand, that two devices may classify differently: near ties of fp32 logits.
+# Images of a split, in a thousand, that two devices may classify differently: near ties of fp32
+# logits.
 DIFFERENT_IMAGES = 2
 
 
-# ---------------------------------------------------------------------------------------- killed and repeated runs
+# ------------------------------------------------------------------------- killed and repeated runs
 
 
 def resume_training(bench: Bench) -> dict:
     """main_train.py, killed inside an epoch and resumed, beside a run that nothing stopped."""
     folder = bench.folder / "killed_training"
-    words = bench.training("--save_every_steps", 10, "--batch_size", bench.scale.batch // 2, epochs=bench.scale.long)
+    words = bench.training(
+        "--save_every_steps", 10, "--batch_size", bench.scale.batch // 2, epochs=bench.scale.long
+    )
     checkpoint = folder / "0checkpoint.pth.tar"
-    return killed_and_resumed(bench, "main_train", words, checkpoint, lambda state: state["epoch"] and state["meter"])
+    return killed_and_resumed(
+        bench, "main_train", words, checkpoint, lambda state: state["epoch"] and state["meter"]
+    )
 
 
 def resume_salun(bench: Bench) -> dict:
-    """RL under a mask by main_forget.py, killed after its first epoch and resumed, beside a run that nothing stopped."""
+    """RL under a mask by main_forget.py, killed after its first epoch and resumed, beside a run
+    that nothing stopped.
+    """
     checkpoint = bench.folder / "killed_salun" / "RLcheckpoint.pth.tar"
-    return killed_and_resumed(bench, "main_forget", bench.salun(epochs=bench.scale.long), checkpoint, lambda state: state["epoch"])
+    return killed_and_resumed(
+        bench,
+        "main_forget",
+        bench.salun(epochs=bench.scale.long),
+        checkpoint,
+        lambda state: state["epoch"],
+    )
 
 
 def killed_and_resumed(
-    bench: Bench, script: str, words: list[object], checkpoint: Path, far_enough: Callable[[dict], object]
-) -> dict:  # fmt: skip
-    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with that of a run which nothing stopped.
+    bench: Bench,
+    script: str,
+    words: list[object],
+    checkpoint: Path,
+    far_enough: Callable[[dict], object],
+) -> dict:
+    """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with
+    that of a run which nothing stopped.
 
-    With cuDNN's kernels fixed: rounding of a step in another process would not stay small for several epochs.
+    With cuDNN's kernels fixed: rounding of a step in another process would not stay small for
+    several epochs.
     """
     folder = checkpoint.parent
     shutil.rmtree(folder, ignore_errors=True)
@@ -77,7 +114,9 @@ def killed_and_resumed(
     process.kill()
     printed, _ = process.communicate()
     if process.returncode != -9 or not state:
-        raise RuntimeError(f"ended with {process.returncode} before it could be killed: {printed[-500:]}")
+        raise RuntimeError(
+            f"ended with {process.returncode} before it could be killed: {printed[-500:]}"
+        )
     state = load(checkpoint, "checkpoint")
     steps = (state.get("meter") or {"steps": 0})["steps"]
 
@@ -88,16 +127,33 @@ def killed_and_resumed(
 
     with fixed_kernels():
         bench.call(script, *words, "--save_dir", folder, "--resume")
-        numbers, fits = compared(weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS)
-    found = {"killed_in_epoch": state["epoch"] + 1, "after_steps": steps, "of_epochs": state["epochs"], **numbers}
-    return judged(found, {"killed before the last epoch": state["epoch"] < state["epochs"], "the resumed run is as the whole one": fits})
+        numbers, fits = compared(
+            weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS
+        )
+    found = {
+        "killed_in_epoch": state["epoch"] + 1,
+        "after_steps": steps,
+        "of_epochs": state["epochs"],
+        **numbers,
+    }
+    return judged(
+        found,
+        {
+            "killed before the last epoch": state["epoch"] < state["epochs"],
+            "the resumed run is as the whole one": fits,
+        },
+    )
 
 
 def determinism(bench: Bench) -> dict:
     """Whether two runs of one command end in the same bits: said, and never a failure."""
     found = {}
     runs = {
-        "training": ("main_train", bench.training(), bench.original.with_name("0checkpoint.pth.tar")),
+        "training": (
+            "main_train",
+            bench.training(),
+            bench.original.with_name("0checkpoint.pth.tar"),
+        ),
         "salun": ("main_forget", bench.salun(), bench.unlearned),
     }
     for name, (script, words, checkpoint) in runs.items():
@@ -108,14 +164,18 @@ def determinism(bench: Bench) -> dict:
             bench.process([f"{script}.py", *words, "--save_dir", folder])
         first, second = weights(checkpoint), weights(folder / checkpoint.name)
         largest = float((flat(first) - flat(second)).abs().max())
-        found |= {f"{name}_equal": same(first, second), f"{name}_largest": largest, f"{name}_apart": relative(second, first)}
+        found |= {
+            f"{name}_equal": same(first, second),
+            f"{name}_largest": largest,
+            f"{name}_apart": relative(second, first),
+        }
     return found
 
 
-# -------------------------------------------------------------------------------------------------- out of memory
+# ------------------------------------------------------------------------------------ out of memory
 
-# Runs a script; there is no memory left "at once" or "after" the first checkpoint. On CUDA the allocator's limit falls to a share of
-# the card, on the CPU a loss raises what CUDA's would.
+# Runs a script; there is no memory left "at once" or "after" the first checkpoint. On CUDA the
+# allocator's limit falls to a share of the card, on the CPU a loss raises what CUDA's would.
 NO_MEMORY = """
 import importlib, sys
 import torch
@@ -145,30 +205,53 @@ sys.exit(importlib.import_module(script).main(words))
 
 
 def out_of_memory(bench: Bench) -> dict:
-    """A batch that does not fit, beside files of an earlier run; and memory that ends after the first epoch.
+    """A batch that does not fit, beside files of an earlier run; and memory that ends after the
+    first epoch.
 
-    Each is one line that names --batch_size and exit code 1. Earlier files stay as they are, and --resume goes on from the epoch.
+    Each is one line that names --batch_size and exit code 1. Earlier files stay as they are, and
+    --resume goes on from the epoch.
     """
     program = ["-c", NO_MEMORY.format(cuda=bench.device.type == "cuda")]
     earlier = bench.original.parent
-    before = {file.name: file.read_bytes() for file in earlier.iterdir() if not file.name.startswith(".")}
-    huge = [*bench.request(), "--unlearn", "FT", "--batch_size", 100_000, "--precision", "fp32", "--save_dir", earlier]
+    before = {
+        file.name: file.read_bytes() for file in earlier.iterdir() if not file.name.startswith(".")
+    }
+    huge = [
+        *bench.request(),
+        "--unlearn",
+        "FT",
+        "--batch_size",
+        100_000,
+        "--precision",
+        "fp32",
+        "--save_dir",
+        earlier,
+    ]
     of_a_batch = bench.process([*program, "at once", "main_forget", *huge], code=1)
-    after = {file.name: file.read_bytes() for file in earlier.iterdir() if not file.name.startswith(".")}
+    after = {
+        file.name: file.read_bytes() for file in earlier.iterdir() if not file.name.startswith(".")
+    }
     folder = bench.folder / "no_memory"
     words = [*bench.training(), "--save_dir", folder]
     of_an_epoch = bench.process([*program, "after", "main_train", *words], code=1)
     kept = load(folder / "0checkpoint.pth.tar", "checkpoint")["epoch"]
     bench.call("main_train", *words, "--resume")
     whole = load(folder / "0checkpoint.pth.tar", "checkpoint")["epoch"]
-    found = {"line_of_a_huge_batch": last_line(of_a_batch), "line_after_an_epoch": last_line(of_an_epoch), "kept_epochs": kept}
-    return judged(found, {
-        "a huge batch: one line names --batch_size": names_batch_size(of_a_batch),
-        "earlier files are as they were": before == after,
-        "after an epoch: one line names --batch_size": names_batch_size(of_an_epoch),
-        "the first epoch is kept": kept == 1,
-        "--resume ends the run": whole == bench.scale.epochs,
-    })  # fmt: skip
+    found = {
+        "line_of_a_huge_batch": last_line(of_a_batch),
+        "line_after_an_epoch": last_line(of_an_epoch),
+        "kept_epochs": kept,
+    }
+    return judged(
+        found,
+        {
+            "a huge batch: one line names --batch_size": names_batch_size(of_a_batch),
+            "earlier files are as they were": before == after,
+            "after an epoch: one line names --batch_size": names_batch_size(of_an_epoch),
+            "the first epoch is kept": kept == 1,
+            "--resume ends the run": whole == bench.scale.epochs,
+        },
+    )
 
 
 def last_line(printed: str) -> str:
@@ -177,29 +260,44 @@ def last_line(printed: str) -> str:
 
 def names_batch_size(printed: str) -> bool:
     """Whether a run ended with one line that says what to do, and no traceback."""
-    return "memory" in last_line(printed) and "--batch_size" in last_line(printed) and "Traceback" not in printed
+    return (
+        "memory" in last_line(printed)
+        and "--batch_size" in last_line(printed)
+        and "Traceback" not in printed
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ compilation
+# -------------------------------------------------------------------------------------- compilation
 
 
 @contextlib.contextmanager
 def compiler(bench: Bench) -> Iterator[str]:
-    """Let --compile use what it uses on the device; on the CPU traced graphs run as they are, since C++ takes a minute to build."""
+    """Let --compile use what it uses on the device; on the CPU traced graphs run as they are, since
+    C++ takes a minute to build.
+    """
     if not bench.twin:
         try:
             torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=bench.device))
         except Exception as error:
-            raise LeftOut(f"no compiler works here ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})") from None
+            raise LeftOut(
+                f"no compiler works here ({type(error).__name__}:"
+                f" {str(error).strip().splitlines()[0][:200]})"
+            ) from None
         yield "inductor"
         return
     compile_model = nn.Module.compile
-    with mock.patch.object(nn.Module, "compile", lambda self, **options: compile_model(self, backend="aot_eager", **options)):
+    with mock.patch.object(
+        nn.Module,
+        "compile",
+        lambda self, **options: compile_model(self, backend="aot_eager", **options),
+    ):
         yield "aot_eager"
 
 
 def compile_training(bench: Bench) -> dict:
-    """One epoch of main_train.py with --compile and without, from one start; the compiled model's evaluation beside an eager model's."""
+    """One epoch of main_train.py with --compile and without, from one start; the compiled model's
+    evaluation beside an eager model's.
+    """
     found = {}
     words = bench.training("--precision", "fp32", "--lr", "0.01", epochs=1)
     bench.call("main_train", *words, "--save_dir", bench.folder / "eager")
@@ -209,30 +307,58 @@ def compile_training(bench: Bench) -> dict:
         found |= {"backend": backend, "seconds": time.monotonic() - started}
         torch._dynamo.reset()
     folder = bench.folder / "compiled"
-    eager, compiled = (weights(bench.folder / name / "0checkpoint.pth.tar") for name in ("eager", "compiled"))
+    eager, compiled = (
+        weights(bench.folder / name / "0checkpoint.pth.tar") for name in ("eager", "compiled")
+    )
     logits, labels = evaluated_logits(bench, folder / "0model_SA_best.pth.tar")
-    reported, evaluated = load_json(folder / "train_result.json", "result")["metrics"]["TA"], accuracy(logits.numpy(), labels.numpy())
-    found |= {"weights_apart": relative(compiled, eager), "TA_of_the_run": reported, "TA_of_an_eager_model": evaluated}
-    return judged(found, {
-        f"weights within {COMPILED} of the eager run's": found["weights_apart"] <= COMPILED,
-        "the same evaluation": abs(reported - evaluated) < 1e-9,
-    })  # fmt: skip
+    reported, evaluated = (
+        load_json(folder / "train_result.json", "result")["metrics"]["TA"],
+        accuracy(logits.numpy(), labels.numpy()),
+    )
+    found |= {
+        "weights_apart": relative(compiled, eager),
+        "TA_of_the_run": reported,
+        "TA_of_an_eager_model": evaluated,
+    }
+    return judged(
+        found,
+        {
+            f"weights within {COMPILED} of the eager run's": found["weights_apart"] <= COMPILED,
+            "the same evaluation": abs(reported - evaluated) < 1e-9,
+        },
+    )
 
 
-# ---------------------------------------------------------------------------------------------- several processes
+# -------------------------------------------------------------------------------- several processes
 
 
-def by_torchrun(bench: Bench, count: int, name: str, script: str, *words: object, **environment: str) -> list[dict]:
-    """Run a script in ``count`` processes, into the folder ``name``; returns what each process says of its end."""
+def by_torchrun(
+    bench: Bench, count: int, name: str, script: str, *words: object, **environment: str
+) -> list[dict]:
+    """Run a script in ``count`` processes, into the folder ``name``; returns what each process says
+    of its end.
+    """
     folder = bench.folder / name
     here = ["--master_addr", "127.0.0.1", "--local_addr", "127.0.0.1", "--master_port", free_port()]
     starter = ["-m", "torch.distributed.run", "--nproc_per_node", count, *here]
     # One machine: no other interface, and no long search for its name where no server knows it.
-    alone = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "RES_OPTIONS": "timeout:1 attempts:1"}
+    alone = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "RES_OPTIONS": "timeout:1 attempts:1",
+    }
     environment = {**alone, **environment}
     if bench.twin:
         environment["OMP_NUM_THREADS"] = "1"
-    command = [*starter, ROOT / "benchmarks" / "gpu" / "ranks.py", folder, script, *words, "--save_dir", folder]
+    command = [
+        *starter,
+        ROOT / "benchmarks" / "gpu" / "ranks.py",
+        folder,
+        script,
+        *words,
+        "--save_dir",
+        folder,
+    ]
     bench.process(command, **environment)
     return [load_json(folder / f"rank{rank}.json", "record") for rank in range(count)]
 
@@ -244,10 +370,11 @@ def free_port() -> int:
 
 
 def torchrun_nccl(bench: Bench) -> dict:
-    """torchrun with one process beside the plain script; then NCCL (gloo on the CPU) in a group of one.
+    """torchrun with one process beside the plain script; then NCCL (gloo on the CPU) in a group of
+    one.
 
-    A script makes no group where there is one process. So the group of one is made by ranks.py, which calls the collectives and
-    SyncBatchNorm's function itself.
+    A script makes no group where there is one process. So the group of one is made by ranks.py,
+    which calls the collectives and SyncBatchNorm's function itself.
     """
     words = bench.training(epochs=1)
 
@@ -261,9 +388,10 @@ def torchrun_nccl(bench: Bench) -> dict:
     numbers, fits = compared(found, plain(), plain, 0.0 if bench.twin else OTHER_KERNELS)
     group = rank["group"]
     expected = {
-        "torchrun's model is the plain run's": fits, "values come back": group["values_come_back"] and group["outcomes_come_back"],
+        "torchrun's model is the plain run's": fits,
+        "values come back": group["values_come_back"] and group["outcomes_come_back"],
         "three updates through the group are as without": group["three_steps_apart"] <= 1e-3,
-    }  # fmt: skip
+    }
     if bench.device.type == "cuda":
         expected["NCCL carries what is on the GPU"] = "cuda:nccl" in group["talks_through"]
         expected["SyncBatchNorm is BatchNorm"] = group["sync_batch_norm"] <= 1e-4
@@ -271,35 +399,63 @@ def torchrun_nccl(bench: Bench) -> dict:
 
 
 def two_processes(bench: Bench) -> dict:
-    """RL under a mask by two processes that share the device (SHARE_GPUS=1: gloo), beside one process.
+    """RL under a mask by two processes that share the device (SHARE_GPUS=1: gloo), beside one
+    process.
 
-    On CUDA BatchNorm is SyncBatchNorm and in training; on the CPU, where each process would normalise its part, it is frozen.
+    On CUDA BatchNorm is SyncBatchNorm and in training; on the CPU, where each process would
+    normalise its part, it is frozen.
     """
     on_gpu = bench.device.type == "cuda"
     words = bench.salun("--precision", "fp32", "--bn", "train" if on_gpu else "freeze", epochs=1)
     ranks = by_torchrun(bench, 2, "two", "main_forget", *words, SHARE_GPUS="1")
     bench.call("main_forget", *words, "--save_dir", bench.folder / "one")
     two, one = (weights(bench.folder / name / "RLcheckpoint.pth.tar") for name in ("two", "one"))
-    found = {"apart": relative(two, one, weights(bench.original)), "ranks_equal": ranks[0]["weights"] == ranks[1]["weights"]}
-    found |= {name: [rank[name] for rank in ranks] for name in ("device", "talks_through", "sync_batch_norms", "batch_norms")}
-    return judged(found, {
-        "both processes end with one model": found["ranks_equal"],
-        f"within {TWO_PROCESSES} of the way of one process": found["apart"] <= TWO_PROCESSES,
-        "SyncBatchNorm on CUDA": (ranks[0]["sync_batch_norms"] == ranks[0]["batch_norms"]) == on_gpu,
-    })  # fmt: skip
+    found = {
+        "apart": relative(two, one, weights(bench.original)),
+        "ranks_equal": ranks[0]["weights"] == ranks[1]["weights"],
+    }
+    found |= {
+        name: [rank[name] for rank in ranks]
+        for name in ("device", "talks_through", "sync_batch_norms", "batch_norms")
+    }
+    return judged(
+        found,
+        {
+            "both processes end with one model": found["ranks_equal"],
+            f"within {TWO_PROCESSES} of the way of one process": found["apart"] <= TWO_PROCESSES,
+            "SyncBatchNorm on CUDA": (
+                (ranks[0]["sync_batch_norms"] == ranks[0]["batch_norms"]) == on_gpu
+            ),
+        },
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 def evaluation(bench: Bench) -> dict:
-    """evaluate.py --suite standard on the device and on the CPU; of copies of the checkpoints, as logits are kept beside them."""
+    """evaluate.py --suite standard on the device and on the CPU; of copies of the checkpoints, as
+    logits are kept beside them.
+    """
     retrained = bench.folder / "retrained"
     bench.call("main_forget", *bench.request(), "--unlearn", "retrain", "--save_dir", retrained)
-    models = {"models": bench.unlearned, "retrain": retrained / "retraincheckpoint.pth.tar", "original": bench.original}
+    models = {
+        "models": bench.unlearned,
+        "retrain": retrained / "retraincheckpoint.pth.tar",
+        "original": bench.original,
+    }
     audits = []
     for name, device in (("audit", "cpu" if bench.twin else "auto"), ("audit_on_the_cpu", "cpu")):
-        words: list[object] = ["--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 1, "--device", device]
+        words: list[object] = [
+            "--suite",
+            "standard",
+            "--relearn_steps",
+            2,
+            "--relearn_seeds",
+            1,
+            "--device",
+            device,
+        ]
         for role, checkpoint in models.items():
             there = bench.folder / name / role
             there.mkdir(parents=True, exist_ok=True)
@@ -310,19 +466,36 @@ def evaluation(bench: Bench) -> dict:
 
 
 def compared_audits(ours: dict, theirs: dict) -> dict:
-    """The largest difference over all models, in images for accuracies and in points for the attack."""
+    """The largest difference over all models, in images for accuracies and in points for the
+    attack.
+    """
     sizes = {"UA": "forget", "RA": "retain", "TA": "test"}
     counts = {name: sizes_of(ours)[split] for name, split in sizes.items()}
     pairs = list(zip(ours["models"], theirs["models"], strict=True))
     apart = {
-        name: max(abs(a["metrics"][name] - b["metrics"][name]) for a, b in pairs) for name in (*sizes, "svc_confidence_tnr", "loss_auc")
-    }  # fmt: skip
+        name: max(abs(a["metrics"][name] - b["metrics"][name]) for a, b in pairs)
+        for name in (*sizes, "svc_confidence_tnr", "loss_auc")
+    }
     images = {name: round(apart[name] * count / 100) for name, count in counts.items()}
-    allowed = {name: max(1, math.ceil(DIFFERENT_IMAGES * count / 1000)) for name, count in counts.items()}
-    found = {f"{name}_images_apart": images[name] for name in sizes} | {f"{name}_images_allowed": allowed[name] for name in sizes}
-    found |= {"MIA_points_apart": apart["svc_confidence_tnr"], "loss_AUC_apart": apart["loss_auc"], "models": len(pairs)}
-    found["RL"] = {name: [a["metrics"][name] for a in (ours["models"][0], theirs["models"][0])] for name in sizes}
-    return judged(found, {f"{name} within {allowed[name]} images": images[name] <= allowed[name] for name in sizes})
+    allowed = {
+        name: max(1, math.ceil(DIFFERENT_IMAGES * count / 1000)) for name, count in counts.items()
+    }
+    found = {f"{name}_images_apart": images[name] for name in sizes} | {
+        f"{name}_images_allowed": allowed[name] for name in sizes
+    }
+    found |= {
+        "MIA_points_apart": apart["svc_confidence_tnr"],
+        "loss_AUC_apart": apart["loss_auc"],
+        "models": len(pairs),
+    }
+    found["RL"] = {
+        name: [a["metrics"][name] for a in (ours["models"][0], theirs["models"][0])]
+        for name in sizes
+    }
+    return judged(
+        found,
+        {f"{name} within {allowed[name]} images": images[name] <= allowed[name] for name in sizes},
+    )
 
 
 def sizes_of(audit: dict) -> dict[str, int]:
@@ -330,7 +503,7 @@ def sizes_of(audit: dict) -> dict[str, int]:
     return audit["data"]["sizes"]
 
 
-# ------------------------------------------------------------------------------------------------------------ stage
+# -------------------------------------------------------------------------------------------- stage
 
 
 CHECKS: dict[str, Callable[[Bench], dict]] = {
@@ -354,7 +527,9 @@ def main(argv: list[str]) -> int:
     battery = Battery("correct", args)
     if battery.twin:
         torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:  # hundreds of MB of checkpoints, which a later call makes again in seconds
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # hundreds of MB of checkpoints, which a later call makes again in seconds
         bench = Bench(Path(folder), battery.device, battery.twin)
         for name in battery.in_turn(CHECKS):
             battery.check(name, lambda action=CHECKS[name]: action(bench))

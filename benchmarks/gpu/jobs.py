@@ -1,4 +1,6 @@
-"""Calls of the project's scripts, in a process of their own or in this one, with a log whose lines carry their time."""
+"""Calls of the project's scripts, in a process of their own or in this one, with a log whose lines
+carry their time.
+"""
 
 import importlib
 import io
@@ -16,13 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a training has to save its last step, and how often a job is looked at.
 SECONDS_TO_STOP = 20.0
 POLL_SECONDS = 0.1
-# How long an ended job's output may stay open: in the hands of a compiler's processes that outlive it.
+# How long an ended job's output may stay open: in the hands of a compiler's processes that outlive
+# it.
 SECONDS_TO_READ = 5.0
 EPOCH = re.compile(r"^ *([\d.]+) epoch (\d+)/\d+ ")
 
 
 class StampedLog(io.TextIOBase):
-    """Text in, the same lines out to the end of a file, each behind the seconds since the log was opened."""
+    """Text in, the same lines out to the end of a file, each behind the seconds since the log was
+    opened.
+    """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,9 @@ class StampedLog(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
-            shown = line.rstrip("\r").rpartition("\r")[2].strip()  # what a progress bar drew over is gone
+            shown = (
+                line.rstrip("\r").rpartition("\r")[2].strip()
+            )  # what a progress bar drew over is gone
             self.file.write(f"{time.monotonic() - self.begun:9.2f} {shown}\n")
         self.file.flush()
         return len(text)
@@ -86,7 +93,9 @@ class Process:
 
 
 class Here:
-    """A script in this process, finished when this returns: the twin's, which cannot wait for a start of torch for each."""
+    """A script in this process, finished when this returns: the twin's, which cannot wait for a
+    start of torch for each.
+    """
 
     def __init__(self, script: str, flags: Sequence[str], log: Path):
         stamped = StampedLog(log)
@@ -111,7 +120,8 @@ def last_line(log: Path) -> str:
 
 
 def epoch_seconds(log: Path) -> float:
-    """The median time from one epoch's line to the next one's, in a log of one training: saving and validation included.
+    """The median time from one epoch's line to the next one's, in a log of one training: saving and
+    validation included.
 
     Raises:
         ValueError: fewer than two epochs.

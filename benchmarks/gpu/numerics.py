@@ -1,4 +1,6 @@
-"""The checks of correct.py that need no script: every method, the CPU against the device, the loader."""
+"""The checks of correct.py that need no script: every method, the CPU against the device, the
+loader.
+"""
 
 import contextlib
 import copy
@@ -24,30 +26,50 @@ from unlearn.saliency import Mask, mean_gradient, top_masks
 from unlearn.wfisher import influence_vector
 from utils import exact_fp32
 
-# Flags with which a method does something here, and soon: SSD's threshold is for well trained models.
+# Flags with which a method does something here, and soon: SSD's threshold is for well trained
+# models.
 OPTIONS = {
-    "ssd": ["--alpha", "0.5"], "lfssd": ["--alpha", "0.5"], "wfisher": ["--samples", "10"], "fisher": ["--fisher_samples", "30"],
-    "fisher_new": ["--fisher_samples", "10"], "unsir": ["--noise_steps", "10", "--noise_batches", "10"],
-}  # fmt: skip
+    "ssd": ["--alpha", "0.5"],
+    "lfssd": ["--alpha", "0.5"],
+    "wfisher": ["--samples", "10"],
+    "fisher": ["--fisher_samples", "30"],
+    "fisher_new": ["--fisher_samples", "10"],
+    "unsir": ["--noise_steps", "10", "--noise_batches", "10"],
+}
 # raw changes nothing, and SCRUB+R may go back to the original.
 MAY_STAY = ("raw", "scrub_r")
-# Largest relative l2 differences from fp64 in fp32. A value next to 0 before a ReLU falls on either side of it, which moves single
-# gradients by more than rounding: ResNet-18's on the CPU (16x16, 50 images) are off by 1e-3, at logits that are off by 4e-7. In train
-# mode BatchNorm's sums over a batch lose digits on the CPU in channels_last.
+# Largest relative l2 differences from fp64 in fp32. A value next to 0 before a ReLU falls on either
+# side of it, which moves single gradients by more than rounding: ResNet-18's on the CPU (16x16, 50
+# images) are off by 1e-3, at logits that are off by 4e-7. In train mode BatchNorm's sums over a
+# batch lose digits on the CPU in channels_last.
 TOLERANCE = {"logits": 1e-4, "gradient": 1e-2, "fisher": 5e-3, "wfisher_v": 1e-2, "step": 5e-2}
-# An unequal bit of a mask is a near tie where its fp64 score is this close to the fp64 threshold, relative to it.
+# An unequal bit of a mask is a near tie where its fp64 score is this close to the fp64 threshold,
+# relative to it.
 NEAR_TIE = 1e-2
 LEAST_EQUAL = 0.999  # share of a mask's bits
-MOST_FAR = 1e-4  # share of a mask's bits that are unequal and no near ties: gradients at a ReLU's corner
+MOST_FAR = (
+    1e-4  # share of a mask's bits that are unequal and no near ties: gradients at a ReLU's corner
+)
 
 
-# -------------------------------------------------------------------------------------------------------- methods
+# ------------------------------------------------------------------------------------------ methods
 
 
 def settings_of(bench: Bench, name: str, precision: str) -> tuple:
     """A method and its parsed flags, for two epochs on a small part of the retain set."""
-    part = ["--retain_fraction", bench.scale.retain_part, "--batch_size", bench.scale.batch, "--precision", precision]
-    iterative = ["--unlearn_epochs", 2, "--unlearn_lr", 0.01] if issubclass(METHODS[name], Iterative) else []
+    part = [
+        "--retain_fraction",
+        bench.scale.retain_part,
+        "--batch_size",
+        bench.scale.batch,
+        "--precision",
+        precision,
+    ]
+    iterative = (
+        ["--unlearn_epochs", 2, "--unlearn_lr", 0.01]
+        if issubclass(METHODS[name], Iterative)
+        else []
+    )
     words = [*bench.request(), "--unlearn", name, *part, *iterative, *OPTIONS.get(name, [])]
     args = parse_args([str(word) for word in words], "")
     adopt(args, bench.record)
@@ -61,7 +83,9 @@ def open_bench(bench: Bench, precision: str) -> Task:
 
 
 def run_once(bench: Bench, task: Task, name: str, mask: Mask | None) -> dict[str, Tensor]:
-    """The weights that a method ends with, by the function that the scripts call, from the original ones."""
+    """The weights that a method ends with, by the function that the scripts call, from the original
+    ones.
+    """
     args, method = settings_of(bench, name, task.recipe.precision)
     task.data.set_epoch(0)
     model, recipe = copy.deepcopy(task.model), recipe_of_method(args, method, task.recipe.precision)
@@ -73,20 +97,34 @@ def run_once(bench: Bench, task: Task, name: str, mask: Mask | None) -> dict[str
 def mask_like(model: nn.Module, density: float) -> Mask:
     """A seeded random mask of this density, on the CPU as mask files are."""
     draw = torch.Generator().manual_seed(0)
-    return {name: torch.rand(p.shape, generator=draw) < density for name, p in model.named_parameters()}
+    return {
+        name: torch.rand(p.shape, generator=draw) < density for name, p in model.named_parameters()
+    }
 
 
 def check_method(bench: Bench, task: Task, name: str) -> tuple[dict, list[str]]:
     """How no mask and an all-true one compare, and what is wrong with the method."""
     before = {key: value.detach().clone() for key, value in task.model.state_dict().items()}
     free = run_once(bench, task, name, None)
-    wrong = ["changes nothing"] if same(free, before) != (name == "raw") and name not in MAY_STAY else []
-    numbers, fits = compared(run_once(bench, task, name, mask_like(task.model, 2.0)), free, lambda: run_once(bench, task, name, None))
+    wrong = (
+        ["changes nothing"]
+        if same(free, before) != (name == "raw") and name not in MAY_STAY
+        else []
+    )
+    numbers, fits = compared(
+        run_once(bench, task, name, mask_like(task.model, 2.0)),
+        free,
+        lambda: run_once(bench, task, name, None),
+    )
     if not fits:
         wrong.append("an all-true mask is not as no mask")
     mask = mask_like(task.model, 0.5)
     half = run_once(bench, task, name, mask)
-    moved = [key for key, may in mask.items() if not torch.equal(half[key].cpu()[~may], before[key].cpu()[~may])]
+    moved = [
+        key
+        for key, may in mask.items()
+        if not torch.equal(half[key].cpu()[~may], before[key].cpu()[~may])
+    ]
     if moved:
         wrong.append(f"{len(moved)} tensors with frozen weights that moved, {moved[0]} first")
     if same(half, before) and name not in MAY_STAY:
@@ -97,11 +135,16 @@ def check_method(bench: Bench, task: Task, name: str) -> tuple[dict, list[str]]:
 def methods_of(precision: str) -> list[str]:
     """The methods that this precision is of, each by one of its names."""
     first = {method: name for name, method in reversed(METHODS.items())}
-    return [name for method, name in first.items() if precision == "fp32" or issubclass(method, Iterative)]
+    return [
+        name
+        for method, name in first.items()
+        if precision == "fp32" or issubclass(method, Iterative)
+    ]
 
 
 def methods(bench: Bench, precision: str) -> dict:
-    """Each registered method, without a mask, with an all-true one and with a random half: frozen bits, equal runs, finite weights.
+    """Each registered method, without a mask, with an all-true one and with a random half: frozen
+    bits, equal runs, finite weights.
 
     In bf16 those that train: a method that edits once does so in fp32 whatever the precision is.
     """
@@ -118,11 +161,17 @@ def methods(bench: Bench, precision: str) -> dict:
             apart[name] = f"{numbers['apart']:.1e}, two equal runs {numbers['repeat_apart']:.1e}"
         if wrong:
             failed[name] = "; ".join(wrong)
-    found = {"methods": len(names), "all_true_mask_equals_none": len(names) - len(apart), "unequal_as_the_device_is": apart}
-    return judged(found | {"failed": failed}, {f"{name} ({reason})": False for name, reason in failed.items()})
+    found = {
+        "methods": len(names),
+        "all_true_mask_equals_none": len(names) - len(apart),
+        "unequal_as_the_device_is": apart,
+    }
+    return judged(
+        found | {"failed": failed}, {f"{name} ({reason})": False for name, reason in failed.items()}
+    )
 
 
-# ------------------------------------------------------------------------------------------ CPU against the device
+# --------------------------------------------------------------------------- CPU against the device
 
 
 @contextlib.contextmanager
@@ -131,7 +180,9 @@ def tf32_seen(model: nn.Module) -> Iterator[set[bool]]:
     seen: set[bool] = set()
 
     def look(*unused: object) -> None:
-        seen.add(torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32)
+        seen.add(
+            torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
+        )
 
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
@@ -152,11 +203,19 @@ class Side:
         data = task.data
         self.model = copy.deepcopy(task.model).to(device, dtype)
         self.data = Data(
-            task.dataset, task.split, task.chosen, device=device, batch_size=data.forget.batch_size, seed=data.seed, augment=False
+            task.dataset,
+            task.split,
+            task.chosen,
+            device=device,
+            batch_size=data.forget.batch_size,
+            seed=data.seed,
+            augment=False,
         )
         self.device, self.dtype = device, dtype
         names = ("forget", "retain", "test")
-        self.forget, self.retain, self.test = (self.data.evaluation[name].subset(few, "few") for name in names)
+        self.forget, self.retain, self.test = (
+            self.data.evaluation[name].subset(few, "few") for name in names
+        )
 
     def logits(self) -> Tensor:
         if self.dtype == torch.float32:
@@ -178,12 +237,18 @@ class Side:
         model = copy.deepcopy(self.model)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         batch = [next(iter(self.forget))]
-        train_epoch(model, cross_entropy_steps(model, batch), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=self.device)
+        train_epoch(
+            model,
+            cross_entropy_steps(model, batch),
+            make_optimizer(model.parameters(), 0.1, 0.9, 5e-4),
+            device=self.device,
+        )
         return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
 
 def near_ties(scores: Tensor, mask: Tensor, wanted: Tensor, count: int) -> tuple[float, float]:
-    """The share of equal bits of two masks of ``count`` weights, and the share that is unequal and no near tie.
+    """The share of equal bits of two masks of ``count`` weights, and the share that is unequal and
+    no near tie.
 
     ``scores`` (n,) are those of ``wanted``; the threshold is the smallest chosen one.
     """
@@ -193,13 +258,22 @@ def near_ties(scores: Tensor, mask: Tensor, wanted: Tensor, count: int) -> tuple
     return 1 - float(unequal.double().mean()), float(far.double().mean())
 
 
-def compare_masks(reference: dict[str, Tensor], gradient: dict[str, Tensor]) -> dict[str, list[float]]:
-    """Per ratio below 1: how a gradient's mask differs from the fp64 gradient's; see :func:`near_ties`."""
-    theirs, ours = (top_masks({name: value.abs() for name, value in one.items()}) for one in (reference, gradient))
+def compare_masks(
+    reference: dict[str, Tensor], gradient: dict[str, Tensor]
+) -> dict[str, list[float]]:
+    """Per ratio below 1: how a gradient's mask differs from the fp64 gradient's; see
+    :func:`near_ties`.
+    """
+    theirs, ours = (
+        top_masks({name: value.abs() for name, value in one.items()})
+        for one in (reference, gradient)
+    )
     scores = torch.cat([value.abs().flatten().cpu() for value in reference.values()])
     found: dict[str, list[float]] = {"equal_bits": [], "far_bits": []}
     for ratio in (ratio for ratio in theirs if ratio < 1):
-        mask, wanted = (torch.cat([part.flatten() for part in one[ratio].values()]) for one in (ours, theirs))
+        mask, wanted = (
+            torch.cat([part.flatten() for part in one[ratio].values()]) for one in (ours, theirs)
+        )
         equal, far = near_ties(scores, mask, wanted, int(wanted.sum()))
         found["equal_bits"].append(equal)
         found["far_bits"].append(far)
@@ -207,7 +281,9 @@ def compare_masks(reference: dict[str, Tensor], gradient: dict[str, Tensor]) -> 
 
 
 def cpu_against_device(bench: Bench) -> dict:
-    """Logits, masks, gradient, one step, Fisher diagonal and wfisher's v in fp32 on both, each beside fp64 on the CPU."""
+    """Logits, masks, gradient, one step, Fisher diagonal and wfisher's v in fp32 on both, each
+    beside fp64 on the CPU.
+    """
     task = open_bench(bench, "fp32")
     cpu = torch.device("cpu")
     exact = Side(task, cpu, torch.float64, bench.scale.few)
@@ -219,28 +295,35 @@ def cpu_against_device(bench: Bench) -> dict:
             values = side.quantities()
         with exact_fp32():
             values["step"] = side.step()
-        as_trained = found[f"{name}_step_as_trained"] = relative(side.step(), step)  # as open_task() set the device up
+        as_trained = found[f"{name}_step_as_trained"] = relative(
+            side.step(), step
+        )  # as open_task() set the device up
         for what, limit in TOLERANCE.items():
-            found[f"{name}_{what}"] = relative(values[what], step if what == "step" else wanted[what])
+            found[f"{name}_{what}"] = relative(
+                values[what], step if what == "step" else wanted[what]
+            )
             expected[f"{name}: {what} within {limit} of fp64"] = found[f"{name}_{what}"] <= limit
         masks = compare_masks(wanted["gradient"], values["gradient"])
         found |= {f"{name}_masks_{what}": numbers for what, numbers in masks.items()}
         found[f"{name}_tf32_where_exact"] = sorted(tf32)
         expected |= {
             f"{name}: no TF32 where fp32 is exact": tf32 == {False},
-            f"{name}: one step as trained within {TOLERANCE['step']}": as_trained <= TOLERANCE["step"],
-            f"{name}: masks equal in {LEAST_EQUAL} of the bits": min(masks["equal_bits"]) >= LEAST_EQUAL,
-            f"{name}: unequal bits are near ties, but for {MOST_FAR} of all": max(masks["far_bits"]) <= MOST_FAR,
+            f"{name}: one step as trained within {TOLERANCE['step']}": as_trained
+            <= TOLERANCE["step"],
+            f"{name}: masks equal in {LEAST_EQUAL} of the bits": min(masks["equal_bits"])
+            >= LEAST_EQUAL,
+            f"{name}: unequal bits are near ties, but for {MOST_FAR} of all": max(masks["far_bits"])
+            <= MOST_FAR,
         }
     return judged(found, expected)
 
 
-# --------------------------------------------------------------------------------------------------------- loader
+# ------------------------------------------------------------------------------------------- loader
 
 
 def passes(
     data: Data, epoch: int, meanwhile: Callable[[], object] = lambda: None, augmented: bool = True
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Pixel values (n, 3, side, side) uint8 and labels (n,) of one training epoch, on the CPU."""
     data.set_epoch(epoch)
     images, labels = [], []
@@ -252,12 +335,16 @@ def passes(
 
 
 def sorted_images(data: Data) -> tuple[Tensor, Tensor]:
-    """The different images of one training epoch without augmentation, and how often each was there."""
+    """The different images of one training epoch without augmentation, and how often each was
+    there.
+    """
     return torch.unique(passes(data, 0, augmented=False)[0].flatten(1), dim=0, return_counts=True)
 
 
 def host_waits(loader: Loader) -> int | None:
-    """How often a pass over the loader makes the host wait for the GPU, as far as torch tells; None on the CPU."""
+    """How often a pass over the loader makes the host wait for the GPU, as far as torch tells; None
+    on the CPU.
+    """
     if loader.images.device.type != "cuda":
         return None
     torch.cuda.set_sync_debug_mode("warn")
@@ -272,9 +359,11 @@ def host_waits(loader: Loader) -> int | None:
 
 
 def loader(bench: Bench) -> dict:
-    """Where images are and draws come from, what they depend on, and whether both devices see the same.
+    """Where images are and draws come from, what they depend on, and whether both devices see the
+    same.
 
-    All images are on the device from the start: no path streams them, so there is nothing to pin and no transfer to overlap.
+    All images are on the device from the start: no path streams them, so there is nothing to pin
+    and no transfer to overlap.
     """
     task = open_bench(bench, "fp32")
     whole = dataclasses.replace(task.dataset, crop=2, flip=True)
@@ -284,25 +373,48 @@ def loader(bench: Bench) -> dict:
         return Data(whole, task.split, None, device=where, batch_size=bench.scale.batch, seed=seed)
 
     here, there = data(cpu), data(device)
-    first, again = passes(there, 0), passes(there, 0, meanwhile=lambda: torch.rand(3, device=device))
+    first, again = (
+        passes(there, 0),
+        passes(there, 0, meanwhile=lambda: torch.rand(3, device=device)),
+    )
     theirs = passes(here, 0)
-    stored = [(a[0], b[0].cpu()) for a, b in zip(here.evaluation["train"], there.evaluation["train"], strict=True)]
-    kinds = {str(draw.device) for draw in [there.train.generator("order"), there.train.generator("crop"), there.generator("labels")]}
+    stored = [
+        (a[0], b[0].cpu())
+        for a, b in zip(here.evaluation["train"], there.evaluation["train"], strict=True)
+    ]
+    kinds = {
+        str(draw.device)
+        for draw in [
+            there.train.generator("order"),
+            there.train.generator("crop"),
+            there.generator("labels"),
+        ]
+    }
     found = {
         "streamed_path": "none: images are on the device from the start, nothing is pinned",
-        "images_on": str(there.train.images.padded.device), "generators_on": sorted(kinds),
-        "largest_difference_of_unaugmented_images": max(float((a - b).abs().max()) for a, b in stored),
+        "images_on": str(there.train.images.padded.device),
+        "generators_on": sorted(kinds),
+        "largest_difference_of_unaugmented_images": max(
+            float((a - b).abs().max()) for a, b in stored
+        ),
         "order_and_augmentation_equal_those_of_the_cpu": all(map(torch.equal, first, theirs)),
         "host_waits_in_a_pass": host_waits(there.train),
-    }  # fmt: skip
+    }
     expected = {
         "images are on the device": there.train.images.padded.device.type == device.type,
-        "generators are on the device": all(torch.device(kind).type == device.type for kind in kinds),
-        "unaugmented images are equal to a rounding": found["largest_difference_of_unaugmented_images"] <= 1e-7,
+        "generators are on the device": all(
+            torch.device(kind).type == device.type for kind in kinds
+        ),
+        "unaugmented images are equal to a rounding": found[
+            "largest_difference_of_unaugmented_images"
+        ]
+        <= 1e-7,
         "an epoch repeats itself, whatever else is drawn": all(map(torch.equal, first, again)),
         "another epoch differs": not torch.equal(first[0], passes(there, 1)[0]),
         "another seed differs": not torch.equal(first[0], passes(data(device, seed=2), 0)[0]),
-        "an epoch has the CPU's images": all(map(torch.equal, sorted_images(there), sorted_images(here))),
+        "an epoch has the CPU's images": all(
+            map(torch.equal, sorted_images(there), sorted_images(here))
+        ),
     }
     return judged(found, expected)
 

@@ -1,6 +1,7 @@
 """Units of work on one card: which may begin, and which of them fit into the time that is left.
 
-A unit's work is its seconds alone on the card. ``slow[k]`` is how many times longer everything takes with k units at once.
+A unit's work is its seconds alone on the card. ``slow[k]`` is how many times longer everything
+takes with k units at once.
 """
 
 import dataclasses
@@ -9,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 # Before anything is measured: the aim of 25,000 images a second, with validation and saving.
 EPOCH_SECONDS = 2.0
-# Of a unit besides its epochs: start-up, evaluation with its attack, and the outputs that are kept of it.
+# Of a unit besides its epochs: start-up, evaluation with its attack, and the outputs that are kept
+# of it.
 BESIDE_EPOCHS = 30.0
-# A training that does not fit is begun all the same where this much is left: it goes on from its last epoch.
+# A training that does not fit is begun all the same where this much is left: it goes on from its
+# last epoch.
 WORTH_BEGINNING = 60.0
 # An epoch slower than this makes the published training too long: fewer epochs, under a cosine.
 SLOWEST_EPOCH, FEWER_EPOCHS = 3.0, 60
@@ -23,8 +26,9 @@ GAIN = 1.2
 class Unit:
     """One call of one of the project's scripts.
 
-    ``epochs`` is its price in passes over the training split, ``kind`` what units of other seeds share, ``stem`` begins the names
-    of its files; ``resumable`` says that a part of it is worth something, ``audited`` that its outputs are kept for the audit.
+    ``epochs`` is its price in passes over the training split, ``kind`` what units of other seeds
+    share, ``stem`` begins the names of its files; ``resumable`` says that a part of it is worth
+    something, ``audited`` that its outputs are kept for the audit.
     """
 
     name: str
@@ -39,7 +43,9 @@ class Unit:
 
 
 def decide(epoch_seconds: float, epochs: int) -> dict[str, object]:
-    """The training's epochs and schedule: the published ones, or fewer where an epoch takes too long."""
+    """The training's epochs and schedule: the published ones, or fewer where an epoch takes too
+    long.
+    """
     if epoch_seconds > SLOWEST_EPOCH:
         return {"epochs": min(epochs, FEWER_EPOCHS), "schedule": "cosine"}
     return {"epochs": epochs, "schedule": "multistep"}
@@ -53,14 +59,17 @@ def at_once(alone: float, together: Mapping[int, float]) -> tuple[int, dict[int,
         together: seconds of an epoch by the number of units.
 
     Returns:
-        The number with the largest gain, 1 where none reaches :data:`GAIN`, and ``slow`` up to the largest number measured.
+        The number with the largest gain, 1 where none reaches :data:`GAIN`, and ``slow`` up to the
+        largest number measured.
     """
     slow = {1: 1.0} | {count: seconds / alone for count, seconds in together.items()}
     best = max(slow, key=lambda count: count / slow[count])
     return (best if best / slow[best] >= GAIN else 1), slow
 
 
-def expected_work(unit: Unit, epoch_seconds: float | None, done: Mapping[str, Sequence[float]]) -> float:
+def expected_work(
+    unit: Unit, epoch_seconds: float | None, done: Mapping[str, Sequence[float]]
+) -> float:
     """Seconds that a unit takes alone.
 
     Args:
@@ -73,11 +82,17 @@ def expected_work(unit: Unit, epoch_seconds: float | None, done: Mapping[str, Se
 
 
 def choose(
-    ready: Sequence[Unit], works: Mapping[str, float], running: Sequence[float], left: float, slow: Mapping[int, float]
+    ready: Sequence[Unit],
+    works: Mapping[str, float],
+    running: Sequence[float],
+    left: float,
+    slow: Mapping[int, float],
 ) -> Unit | None:
-    """The first unit that can begin now without it, or what runs already, being cut off; None where no unit can.
+    """The first unit that can begin now without it, or what runs already, being cut off; None where
+    no unit can.
 
-    Where nothing runs and nothing fits, a resumable unit begins if there is time for a part of it that is worth something.
+    Where nothing runs and nothing fits, a resumable unit begins if there is time for a part of it
+    that is worth something.
 
     Args:
         ready: units whose needs are done, in order.
@@ -97,9 +112,15 @@ def choose(
 
 
 def simulate(
-    units: Sequence[Unit], done: set[str], work_of: Callable[[Unit], float], seconds: float, most: int, slow: Mapping[int, float]
+    units: Sequence[Unit],
+    done: set[str],
+    work_of: Callable[[Unit], float],
+    seconds: float,
+    most: int,
+    slow: Mapping[int, float],
 ) -> dict[str, tuple[float, float]]:
-    """When each unit would begin and end, in seconds from now, by :func:`choose`'s rule; an end after ``seconds`` is a part of it.
+    """When each unit would begin and end, in seconds from now, by :func:`choose`'s rule; an end
+    after ``seconds`` is a part of it.
 
     Units that would not begin are absent.
     """

@@ -1,9 +1,11 @@
-"""What torchrun starts for correct.py: a script of the project in each process, and a record of what each one ended with.
+"""What torchrun starts for correct.py: a script of the project in each process, and a record of
+what each one ended with.
 
     torchrun --nproc_per_node 2 benchmarks/gpu/ranks.py FOLDER main_train --dataset digits ...
 
-FOLDER/rankN.json has the hash of the weights after the last epoch, the device, and what the processes talked through. A run of one
-process makes no group: afterwards it makes one of its own and sends an update through it.
+FOLDER/rankN.json has the hash of the weights after the last epoch, the device, and what the
+processes talked through. A run of one process makes no group: afterwards it makes one of its own
+and sends an update through it.
 """
 
 import copy
@@ -21,14 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import engine  # noqa: E402
-import parallel  # noqa: E402
-from benchmarks.gpu.runs import relative  # noqa: E402
-from engine import BATCH_NORM, train_epoch  # noqa: E402
-from models import build_model  # noqa: E402
-from recipe import make_optimizer  # noqa: E402
-from unlearn.base import cross_entropy_steps  # noqa: E402
-from utils import hash_arrays, save_json  # noqa: E402
+import engine
+import parallel
+from benchmarks.gpu.runs import relative
+from engine import BATCH_NORM, train_epoch
+from models import build_model
+from recipe import make_optimizer
+from unlearn.base import cross_entropy_steps
+from utils import hash_arrays, save_json
 
 
 def run(script: str, argv: list[str]) -> tuple[int, dict]:
@@ -39,11 +41,14 @@ def run(script: str, argv: list[str]) -> tuple[int, dict]:
     def fit_and_look(model: nn.Module, *args: object, **kwargs: object) -> None:
         fit(model, *args, **kwargs)
         found.update(
-            weights=hash_arrays(model.state_dict()), device=str(next(model.parameters()).device),
+            weights=hash_arrays(model.state_dict()),
+            device=str(next(model.parameters()).device),
             talks_through=str(dist.get_backend_config()) if dist.is_initialized() else "no group",
-            sync_batch_norms=sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules()),
+            sync_batch_norms=sum(
+                isinstance(module, nn.SyncBatchNorm) for module in model.modules()
+            ),
             batch_norms=sum(isinstance(module, BATCH_NORM) for module in model.modules()),
-        )  # fmt: skip
+        )
 
     with mock.patch.object(engine, "fit", fit_and_look):
         return importlib.import_module(script).main(argv), found
@@ -53,17 +58,27 @@ def three_steps(model: nn.Module, device: torch.device) -> dict[str, torch.Tenso
     """The weights after three updates by the one loop, on seeded batches."""
     draw = torch.Generator().manual_seed(1)
     batches = [
-        (torch.rand(16, 3, 16, 16, generator=draw).to(device), torch.randint(0, 10, (16,), generator=draw).to(device)) for _ in range(3)
+        (
+            torch.rand(16, 3, 16, 16, generator=draw).to(device),
+            torch.randint(0, 10, (16,), generator=draw).to(device),
+        )
+        for _ in range(3)
     ]
-    train_epoch(model, cross_entropy_steps(model, batches), make_optimizer(model.parameters(), 0.01, 0.9, 5e-4), device=device)
+    train_epoch(
+        model,
+        cross_entropy_steps(model, batches),
+        make_optimizer(model.parameters(), 0.01, 0.9, 5e-4),
+        device=device,
+    )
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def group_of_one(device: torch.device) -> dict:
-    """The collectives that a run of several processes uses, in a group of one: each sum is what was put in.
+    """The collectives that a run of several processes uses, in a group of one: each sum is what was
+    put in.
 
-    ``parallel.count`` says two meanwhile, as parallel.py asks nobody where there is one process. SyncBatchNorm's own function is called
-    by hand for the same reason.
+    ``parallel.count`` says two meanwhile, as parallel.py asks nobody where there is one process.
+    SyncBatchNorm's own function is called by hand for the same reason.
     """
     torch.manual_seed(0)
     plain = build_model("resnet20s", 10, (0.5,) * 3, (0.5,) * 3, image_size=16).to(device)
@@ -82,30 +97,54 @@ def group_of_one(device: torch.device) -> dict:
             stepped = three_steps(grouped, device)
         said = parallel.by_first(lambda: 3), parallel.in_turns(lambda: 4)
         return {
-            "talks_through": str(dist.get_backend_config()), "values_come_back": value.tolist() == [0, 1, 2] and largest == 3,
-            "outcomes_come_back": said == (3, 4), "three_steps_apart": relative(stepped, wanted),
+            "talks_through": str(dist.get_backend_config()),
+            "values_come_back": value.tolist() == [0, 1, 2] and largest == 3,
+            "outcomes_come_back": said == (3, 4),
+            "three_steps_apart": relative(stepped, wanted),
             "sync_batch_norm": sync_batch_norm(device),
-        }  # fmt: skip
+        }
     finally:
         dist.destroy_process_group()
 
 
 def sync_batch_norm(device: torch.device) -> float | str:
-    """How far SyncBatchNorm's output and running statistics are from BatchNorm's; it has no code for the CPU."""
+    """How far SyncBatchNorm's output and running statistics are from BatchNorm's; it has no code
+    for the CPU.
+    """
     if device.type != "cuda":
         return "not on the CPU"
     from torch.nn.modules._functions import SyncBatchNorm
 
     images = torch.rand(8, 6, 5, 5, device=device).to(memory_format=torch.channels_last)
     ours, theirs = nn.BatchNorm2d(6).to(device), nn.BatchNorm2d(6).to(device)
-    args = (ours.weight, ours.bias, ours.running_mean, ours.running_var, ours.eps, ours.momentum, dist.group.WORLD, 1)
+    args = (
+        ours.weight,
+        ours.bias,
+        ours.running_mean,
+        ours.running_var,
+        ours.eps,
+        ours.momentum,
+        dist.group.WORLD,
+        1,
+    )
     output = SyncBatchNorm.apply(images, *args)
-    wanted = F.batch_norm(images, theirs.running_mean, theirs.running_var, theirs.weight, theirs.bias, True, theirs.momentum, theirs.eps)
+    wanted = F.batch_norm(
+        images,
+        theirs.running_mean,
+        theirs.running_var,
+        theirs.weight,
+        theirs.bias,
+        True,
+        theirs.momentum,
+        theirs.eps,
+    )
     output.square().sum().backward()
     wanted.square().sum().backward()
     pairs = {
-        "output": (output, wanted), "variance": (ours.running_var, theirs.running_var), "bias": (ours.bias.grad + 1, theirs.bias.grad + 1),
-    }  # fmt: skip
+        "output": (output, wanted),
+        "variance": (ours.running_var, theirs.running_var),
+        "bias": (ours.bias.grad + 1, theirs.bias.grad + 1),
+    }
     return max(relative({"": a}, {"": b}) for a, b in pairs.values())
 
 
@@ -119,7 +158,9 @@ def main(argv: list[str]) -> int:
 
 
 def write_own(found: dict, file: Path) -> None:
-    """Every process writes its file; the project's savers let the first one alone write, but where the processes have parted."""
+    """Every process writes its file; the project's savers let the first one alone write, but where
+    the processes have parted.
+    """
     with mock.patch.object(parallel, "by_first", lambda action: action()):
         save_json(found, file)
 

@@ -1,4 +1,6 @@
-"""What the checks of correct.py run: scripts as users call them, at the size of the device, and how far two results are apart."""
+"""What the checks of correct.py run: scripts as users call them, at the size of the device, and how
+far two results are apart.
+"""
 
 import contextlib
 import dataclasses
@@ -20,7 +22,8 @@ from experiment import Original, read_original
 from utils import load
 
 State = Mapping[str, Tensor]
-# A run on a device that does not repeat itself may differ from another by this many times what two equal runs do.
+# A run on a device that does not repeat itself may differ from another by this many times what two
+# equal runs do.
 REPEATS = 10
 # How often a run is made again before it counts as one that repeats itself.
 TRIES = 3
@@ -37,7 +40,9 @@ SECONDS_TO_STOP = 40
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of the runs: ``task`` are the flags of the data set and the machine, ``forget`` and ``batch`` count images."""
+    """Sizes of the runs: ``task`` are the flags of the data set and the machine, ``forget`` and
+    ``batch`` count images.
+    """
 
     task: tuple[str, ...]
     arch: str
@@ -49,13 +54,34 @@ class Scale:
     long: int  # epochs of a run that is to be killed
 
 
-# 16x16 images: a GPU computes as for larger ones, and the CPU that it is compared with does not take all of the time.
-DEVICE = Scale(("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"), "resnet18", 3, 256, 450, "0.2", 200, 8)
-TWIN = Scale(("--dataset", "digits", "--device", "cpu", "--threads", "1"), "resnet20s", 2, 64, 61, "0.05", 61, 4)
+# 16x16 images: a GPU computes as for larger ones, and the CPU that it is compared with does not
+# take all of the time.
+DEVICE = Scale(
+    ("--dataset", "fashion_mini", "--input_size", "16", "--device", "auto"),
+    "resnet18",
+    3,
+    256,
+    450,
+    "0.2",
+    200,
+    8,
+)
+TWIN = Scale(
+    ("--dataset", "digits", "--device", "cpu", "--threads", "1"),
+    "resnet20s",
+    2,
+    64,
+    61,
+    "0.05",
+    61,
+    4,
+)
 
 
 class Bench:
-    """A folder with an original model and a mask of it, made when a check first needs them, and the ways to run a script."""
+    """A folder with an original model and a mask of it, made when a check first needs them, and the
+    ways to run a script.
+    """
 
     def __init__(self, folder: Path, device: torch.device, twin: bool):
         self.folder, self.device, self.twin = folder, device, twin
@@ -87,16 +113,38 @@ class Bench:
     def training(self, *more: object, epochs: int | None = None) -> list[object]:
         """main_train's flags, without a folder."""
         scale = self.scale
-        recipe = ["--arch", scale.arch, "--lr", "0.05", "--batch_size", scale.batch, "--epochs", epochs or scale.epochs]
+        recipe = [
+            "--arch",
+            scale.arch,
+            "--lr",
+            "0.05",
+            "--batch_size",
+            scale.batch,
+            "--epochs",
+            epochs or scale.epochs,
+        ]
         return [*scale.task, *recipe, *more]
 
     def request(self) -> list[object]:
         """The flags of every later step: which model forgets what."""
-        return [*self.scale.task, "--model_path", self.original, "--num_indexes_to_replace", self.scale.forget]
+        return [
+            *self.scale.task,
+            "--model_path",
+            self.original,
+            "--num_indexes_to_replace",
+            self.scale.forget,
+        ]
 
     def salun(self, *more: object, epochs: int | None = None) -> list[object]:
         """main_forget's flags for RL under the mask, without a folder."""
-        steps = ["--unlearn_epochs", epochs or self.scale.epochs, "--unlearn_lr", "0.01", "--batch_size", self.scale.batch]
+        steps = [
+            "--unlearn_epochs",
+            epochs or self.scale.epochs,
+            "--unlearn_lr",
+            "0.01",
+            "--batch_size",
+            self.scale.batch,
+        ]
         return [*self.request(), "--unlearn", "RL", "--mask_path", self.mask, *steps, *more]
 
     def call(self, script: str, *words: object) -> None:
@@ -108,24 +156,36 @@ class Bench:
         """Start a Python command in a process of its own, from the repository."""
         words = [sys.executable, *map(str, command)]
         there = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.Popen(words, cwd=ROOT, env=there, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            words, cwd=ROOT, env=there, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
-    def process(self, command: list[object], code: int = 0, seconds: float = 150, **environment: str) -> str:
-        """What a Python command printed; another exit code, or no end within ``seconds``, is an error."""
+    def process(
+        self, command: list[object], code: int = 0, seconds: float = 150, **environment: str
+    ) -> str:
+        """What a Python command printed; another exit code, or no end within ``seconds``, is an
+        error.
+        """
         process = self.start(command, **environment)
         try:
             printed, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"no end after {seconds:.0f} s: {stopped(process)[-2000:]}") from None
+            raise RuntimeError(
+                f"no end after {seconds:.0f} s: {stopped(process)[-2000:]}"
+            ) from None
         print(printed)
         if process.returncode != code:
-            raise RuntimeError(f"exit code {process.returncode} in the place of {code}: {printed[-500:]}")
+            raise RuntimeError(
+                f"exit code {process.returncode} in the place of {code}: {printed[-500:]}"
+            )
         return printed
 
 
 @contextlib.contextmanager
 def fixed_kernels() -> Iterator[None]:
-    """Let scripts called in the block use cuDNN's deterministic kernels without a search, so that another process takes the same."""
+    """Let scripts called in the block use cuDNN's deterministic kernels without a search, so that
+    another process takes the same.
+    """
     cudnn = torch.backends.cudnn
     before, tune = cudnn.deterministic, experiment.tune_cuda
 
@@ -144,8 +204,8 @@ def fixed_kernels() -> Iterator[None]:
 def stopped(process: subprocess.Popen) -> str:
     """End a process that does not end by itself; returns what it printed.
 
-    torchrun ends its own processes where it is asked to, and not where it is killed. What is left of them may hold the output open, so
-    that nobody waits for its end.
+    torchrun ends its own processes where it is asked to, and not where it is killed. What is left
+    of them may hold the output open, so that nobody waits for its end.
     """
     printed = b""
     for end, seconds in ((process.terminate, SECONDS_TO_STOP), (process.kill, 5)):
@@ -169,7 +229,13 @@ def same(a: State, b: State) -> bool:
 
 def flat(values: State) -> Tensor:
     """All floating-point values as one vector (n,) in fp64 on the CPU."""
-    return torch.cat([value.detach().double().cpu().flatten() for value in values.values() if value.is_floating_point()])
+    return torch.cat(
+        [
+            value.detach().double().cpu().flatten()
+            for value in values.values()
+            if value.is_floating_point()
+        ]
+    )
 
 
 def relative(a: State, b: State, start: State | None = None) -> float:
@@ -179,11 +245,14 @@ def relative(a: State, b: State, start: State | None = None) -> float:
     return float((a - b).norm() / norm.clamp_min(1e-30))
 
 
-def compared(found: State, wanted: State, again: Callable[[], State], allowed: float = 0.0) -> tuple[dict, bool]:
+def compared(
+    found: State, wanted: State, again: Callable[[], State], allowed: float = 0.0
+) -> tuple[dict, bool]:
     """How ``found`` differs from ``wanted``, and whether no more than it may.
 
-    Unequal models are excused where the device does not repeat itself: ``again`` makes ``wanted`` anew, and the difference is at
-    most ``REPEATS`` times the one between the two; or where the relative difference is at most ``allowed``.
+    Unequal models are excused where the device does not repeat itself: ``again`` makes ``wanted``
+    anew, and the difference is at most ``REPEATS`` times the one between the two; or where the
+    relative difference is at most ``allowed``.
     """
     if same(found, wanted):
         return {"equal": True}, True
@@ -194,4 +263,8 @@ def compared(found: State, wanted: State, again: Callable[[], State], allowed: f
             break
     repeat_apart = relative(repeated, wanted)
     as_a_repeat = not same(repeated, wanted) and apart <= REPEATS * repeat_apart
-    return {"equal": False, "apart": apart, "repeat_apart": repeat_apart}, as_a_repeat or apart <= allowed
+    return {
+        "equal": False,
+        "apart": apart,
+        "repeat_apart": repeat_apart,
+    }, as_a_repeat or apart <= allowed

@@ -1,21 +1,26 @@
-"""CIFAR-10, ResNet-18, 4,500 random images forgotten by the published protocol: one row a method, in units of one model.
+"""CIFAR-10, ResNet-18, 4,500 random images forgotten by the published protocol: one row a method,
+in units of one model.
 
-    python benchmarks/gpu/table.py --data cifar10.npz --plan 30     # what is done, what is to come, what fits into 30 minutes
-    python benchmarks/gpu/table.py --data cifar10.npz --minutes 8   # the same command goes on where it stopped
-    python benchmarks/gpu/table.py --data cifar10.npz --unpack PIECES --pieces PIECES2   # on another machine
-    python benchmarks/gpu/table.py --data cifar10.npz --only audit  # evaluate.py on what was kept; needs no GPU
+    python benchmarks/gpu/table.py --data cifar10.npz --plan 30     # what is done, what is to come,
+    what fits into 30 minutes python benchmarks/gpu/table.py --data cifar10.npz --minutes 8   # the
+    same command goes on where it stopped python benchmarks/gpu/table.py --data cifar10.npz --unpack
+    PIECES --pieces PIECES2   # on another machine python benchmarks/gpu/table.py --data cifar10.npz
+    --only audit  # evaluate.py on what was kept; needs no GPU
 
-A unit is a call of one of the project's scripts with --resume. A training that was stopped goes on from its last epoch on the
-same machine, and begins anew on another one; what is finished is not run again on any. FOLDER/table_pieces holds what another
-machine needs, in at most five files and 60 MB: the original, one mask, the results, and each model's outputs for the audit.
-Weights of unlearned models stay where they were made. Where data and pieces cannot travel together, unpack the data first:
-``cifar.py PACKED.npz FOLDER`` writes the plain npz that --data takes.
+A unit is a call of one of the project's scripts with --resume. A training that was stopped goes on
+from its last epoch on the same machine, and begins anew on another one; what is finished is not run
+again on any. FOLDER/table_pieces holds what another machine needs, in at most five files and 60 MB:
+the original, one mask, the results, and each model's outputs for the audit. Weights of unlearned
+models stay where they were made. Where data and pieces cannot travel together, unpack the data
+first: ``cifar.py PACKED.npz FOLDER`` writes the plain npz that --data takes.
 
-The original's weights are rounded to fp16 once, right after its training, and every method starts from the rounded ones:
-so they travel in half the size and all rows start from the same weights, on whatever machine they were made.
+The original's weights are rounded to fp16 once, right after its training, and every method starts
+from the rounded ones: so they travel in half the size and all rows start from the same weights, on
+whatever machine they were made.
 
-The data set is read by ``--dataset npz``: training images are cropped at random after zero padding of 4 pixels and flipped, as
-CIFAR-10's are; mean and standard deviation are those of the file's training images.
+The data set is read by ``--dataset npz``: training images are cropped at random after zero padding
+of 4 pixels and flipped, as CIFAR-10's are; mean and standard deviation are those of the file's
+training images.
 """
 
 import argparse
@@ -36,15 +41,30 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from auditing import Request, read_saved  # noqa: E402
-from benchmarks.gpu.archive import pack, unpack  # noqa: E402
-from benchmarks.gpu.battery import Battery, make_parser, run  # noqa: E402
-from benchmarks.gpu.cifar import unpacked  # noqa: E402
-from benchmarks.gpu.jobs import POLL_SECONDS, Here, Process, epoch_seconds, last_line  # noqa: E402
-from benchmarks.gpu.kept import evaluation_defaults, keep_original, keep_outputs, name_true_weights, outputs_of  # noqa: E402
-from benchmarks.gpu.planning import BESIDE_EPOCHS, SLOWEST_EPOCH, Unit, at_once, choose, decide, expected_work, simulate  # noqa: E402
-from benchmarks.gpu.units import FORGET_SEED, TWIN, Recipe, training_flags, units_of  # noqa: E402
-from utils import UserError, load_json, save_arrays, save_bytes, save_text  # noqa: E402
+from auditing import Request, read_saved
+from benchmarks.gpu.archive import pack, unpack
+from benchmarks.gpu.battery import Battery, make_parser, run
+from benchmarks.gpu.cifar import unpacked
+from benchmarks.gpu.jobs import POLL_SECONDS, Here, Process, epoch_seconds, last_line
+from benchmarks.gpu.kept import (
+    evaluation_defaults,
+    keep_original,
+    keep_outputs,
+    name_true_weights,
+    outputs_of,
+)
+from benchmarks.gpu.planning import (
+    BESIDE_EPOCHS,
+    SLOWEST_EPOCH,
+    Unit,
+    at_once,
+    choose,
+    decide,
+    expected_work,
+    simulate,
+)
+from benchmarks.gpu.units import FORGET_SEED, TWIN, Recipe, training_flags, units_of
+from utils import UserError, load_json, save_arrays, save_bytes, save_text
 
 STAGE = "table"
 # Seconds that are kept for the report and the archive, and that the audit takes a model.
@@ -58,7 +78,9 @@ SHOWN = ("UA", "RA", "TA", "MIA", "train", "VA")
 
 @dataclasses.dataclass
 class Running:
-    """A unit that runs: its job, the seconds of work that are left of it and that it has had, counted as if it were alone."""
+    """A unit that runs: its job, the seconds of work that are left of it and that it has had,
+    counted as if it were alone.
+    """
 
     unit: Unit
     job: Process | Here
@@ -68,7 +90,9 @@ class Running:
     had: float = 0.0
 
     def spend(self, slow: float) -> None:
-        """Count the time since the last look, in which everything took ``slow`` times as long as alone."""
+        """Count the time since the last look, in which everything took ``slow`` times as long as
+        alone.
+        """
         now = time.monotonic()
         work, self.since = (now - self.since) / slow, now
         self.had, self.left = self.had + work, max(self.left - work, 0.0)
@@ -77,12 +101,16 @@ class Running:
 class Table(Battery):
     """The table's units, their order in time, and their files.
 
-    FOLDER/table/UNIT holds a unit's files, FOLDER/table_pieces what another machine needs, FOLDER/table_results.zip the results.
+    FOLDER/table/UNIT holds a unit's files, FOLDER/table_pieces what another machine needs,
+    FOLDER/table_results.zip the results.
     """
 
     def __init__(self, args: argparse.Namespace, *, needs_device: bool):
         super().__init__(STAGE, args, needs_device=needs_device)
-        self.deadline, self.ends = self.ends, float("inf")  # what was run is recorded, also after the end
+        self.deadline, self.ends = (
+            self.ends,
+            float("inf"),
+        )  # what was run is recorded, also after the end
         self.args, self.recipe = args, TWIN if self.twin else Recipe()
         self.work, self.pieces = self.folder / STAGE, args.pieces or self.folder / "table_pieces"
         self.data, self.request, self.slow, self.most = "DATA", None, {1: 1.0}, 1
@@ -91,13 +119,21 @@ class Table(Battery):
 
     def read_decisions(self) -> None:
         """Take over what the first two checks found, now or in an earlier call."""
-        measured = self.found("epoch") or decide(0, self.recipe.epochs) | {"compile": self.args.compile}
+        measured = self.found("epoch") or decide(0, self.recipe.epochs) | {
+            "compile": self.args.compile
+        }
         self.decided = {name: measured[name] for name in ("epochs", "schedule", "compile")}
         self.epoch_seconds = measured.get("epoch_seconds")
         if self.args.at_once:
-            self.most, self.slow = self.args.at_once, {count: float(count) for count in range(1, self.args.at_once + 1)}
+            self.most, self.slow = (
+                self.args.at_once,
+                {count: float(count) for count in range(1, self.args.at_once + 1)},
+            )
         elif tried := self.found("at_once"):
-            self.most, self.slow = tried["used"], dict(zip(tried["units"], tried["slower"], strict=True))
+            self.most, self.slow = (
+                tried["used"],
+                dict(zip(tried["units"], tried["slower"], strict=True)),
+            )
         self.units = units_of(self.recipe, self.work, self.data, self.decided)
 
     def drop_lost(self) -> None:
@@ -116,16 +152,20 @@ class Table(Battery):
             raise UserError("--again: name the units that are to be made anew, with --only")
         fixed = sorted({"original", *CHECKS} & set(self.only))
         if fixed and self.done():
-            raise UserError(f"--again --only {fixed[0]}: the finished rows rest on it; give another --out")
+            raise UserError(
+                f"--again --only {fixed[0]}: the finished rows rest on it; give another --out"
+            )
         for name in self.only:
             self.checks.pop(name, None)
             shutil.rmtree(self.work / name, ignore_errors=True)
 
     def finish(self) -> int:
-        self.asked += self.only or []  # parse() knows the names; a unit that is done is no check of this call
+        self.asked += (
+            self.only or []
+        )  # parse() knows the names; a unit that is done is no check of this call
         return super().finish()
 
-    # ------------------------------------------------------------------------------------------ what takes how long
+    # -------------------------------------------------------------------------- what takes how long
 
     def done(self) -> set[str]:
         return {unit.name for unit in self.units if self.found(unit.name)}
@@ -157,21 +197,32 @@ class Table(Battery):
     def plan(self, minutes: float) -> str:
         """Units with what they take, and which fit into ``minutes``."""
         chosen = [unit for unit in self.units if self.is_wanted(unit.name)]
-        before = sum(seconds for name, seconds in CHECKS.items() if not (self.found(name) or self.is_given(name)))
+        before = sum(
+            seconds
+            for name, seconds in CHECKS.items()
+            if not (self.found(name) or self.is_given(name))
+        )
         seconds = 60 * minutes - before - CLOSING
         when = simulate(chosen, self.done(), self.expected, seconds, self.most, self.slow)
         measured = "not measured yet" if self.epoch_seconds is None else "measured"
-        seconds_each = expected_work(Unit("", "", "", (), 1, ""), self.epoch_seconds, {}) - BESIDE_EPOCHS
+        seconds_each = (
+            expected_work(Unit("", "", "", (), 1, ""), self.epoch_seconds, {}) - BESIDE_EPOCHS
+        )
         lines = [
-            f"an epoch takes {seconds_each:.2f} s ({measured}); {self.decided['epochs']} epochs, {self.decided['schedule']}; "
-            f"{self.most} at once; {before:.0f} s for checks before, {CLOSING:.0f} s for report and archive after",
+            (
+                f"an epoch takes {seconds_each:.2f} s ({measured}); {self.decided['epochs']}"
+                f" epochs, {self.decided['schedule']}; {self.most} at once; {before:.0f} s for"
+                f" checks before, {CLOSING:.0f} s for report and archive after"
+            ),
             f"{'unit':16} {'state':12} {'minutes':>7}  in {minutes:g} minutes",
         ]
         counts = {"done": 0, "fits": 0, "later": 0}
         for unit in chosen:
             if self.found(unit.name):
                 counts["done"] += 1
-                lines.append(f"{unit.name:16} {'done':12} {self.found(unit.name).get('minutes', 0):7.1f}")
+                lines.append(
+                    f"{unit.name:16} {'done':12} {self.found(unit.name).get('minutes', 0):7.1f}"
+                )
                 continue
             epochs = self.progress(unit) if unit.resumable else 0
             state = f"epoch {epochs}" if epochs else "to come"
@@ -184,7 +235,7 @@ class Table(Battery):
         words = " ".join(f"{name}={count}" for name, count in counts.items())
         return "\n".join([*lines, f"RESULT stage={STAGE} plan={minutes:g} {words}"])
 
-    # --------------------------------------------------------------------------------------------------- measuring
+    # ------------------------------------------------------------------------------------ measuring
 
     def is_wanted(self, name: str) -> bool:
         return not self.only or name in self.only
@@ -206,7 +257,11 @@ class Table(Battery):
 
     def try_alone(self) -> dict[str, object]:
         seconds = self.trial(1)
-        return {"epoch_seconds": seconds, **decide(seconds, self.recipe.epochs), "compile": self.args.compile}
+        return {
+            "epoch_seconds": seconds,
+            **decide(seconds, self.recipe.epochs),
+            "compile": self.args.compile,
+        }
 
     def try_together(self) -> dict[str, object]:
         alone = self.found("epoch")["epoch_seconds"]
@@ -219,10 +274,18 @@ class Table(Battery):
                 break
         used, slow = at_once(alone, together)
         gains = {f"gain_of_{count}": count / slow[count] for count in together}
-        return {"used": used, "units": list(slow), "slower": list(slow.values()), **gains, **failures}
+        return {
+            "used": used,
+            "units": list(slow),
+            "slower": list(slow.values()),
+            **gains,
+            **failures,
+        }
 
     def trial(self, count: int) -> float:
-        """Seconds of an epoch with ``count`` trainings at once, in the mean; their files are removed."""
+        """Seconds of an epoch with ``count`` trainings at once, in the mean; their files are
+        removed.
+        """
         epochs = 2 if self.twin else 4
         folder = self.work / "trial"
         shutil.rmtree(folder, ignore_errors=True)
@@ -230,7 +293,11 @@ class Table(Battery):
         kind = Here if self.twin and count == 1 else Process
         logs = [folder / f"{number}.log" for number in range(count)]
         jobs = [
-            kind("main_train.py", training_flags(self.recipe, self.data, decided, folder / str(number)), log)
+            kind(
+                "main_train.py",
+                training_flags(self.recipe, self.data, decided, folder / str(number)),
+                log,
+            )
             for number, log in enumerate(logs)
         ]
         try:
@@ -247,10 +314,12 @@ class Table(Battery):
         shutil.rmtree(folder)
         return seconds
 
-    # ----------------------------------------------------------------------------------------------------- running
+    # -------------------------------------------------------------------------------------- running
 
     def run_units(self) -> None:
-        """Run what fits, several at once where that pays; what is unfinished at the end is stopped and goes on next time."""
+        """Run what fits, several at once where that pays; what is unfinished at the end is stopped
+        and goes on next time.
+        """
         running: list[Running] = []
         tried: set[str] = set()
         try:
@@ -269,9 +338,14 @@ class Table(Battery):
         finally:
             for each in running:
                 each.job.stop()
-                print(f"{STAGE} {each.unit.name}: stopped; it goes on where its last epoch ended", flush=True)
+                print(
+                    f"{STAGE} {each.unit.name}: stopped; it goes on where its last epoch ended",
+                    flush=True,
+                )
         wanted = [unit.name for unit in self.units if self.is_wanted(unit.name)]
-        self.left += [name for name in wanted if name not in self.done() and name not in self.failed()]
+        self.left += [
+            name for name in wanted if name not in self.done() and name not in self.failed()
+        ]
 
     def failed(self) -> set[str]:
         return {name for name, entry in self.checks.items() if entry["ok"] is False}
@@ -281,16 +355,26 @@ class Table(Battery):
         kind = Here if self.twin and self.most == 1 else Process
         while len(running) < self.most:
             done = self.done()
-            waiting = [unit for unit in self.units if self.is_wanted(unit.name) and unit.name not in done | tried]
+            waiting = [
+                unit
+                for unit in self.units
+                if self.is_wanted(unit.name) and unit.name not in done | tried
+            ]
             ready = [unit for unit in waiting if done.issuperset(unit.needs)]
             works = {unit.name: self.expected(unit) for unit in ready}
-            unit = choose(ready, works, [each.left for each in running], self.time_left(), self.slow)
+            unit = choose(
+                ready, works, [each.left for each in running], self.time_left(), self.slow
+            )
             if unit is None:
                 return
             tried.add(unit.name)
             whole = not (self.work / unit.name).exists()
             beside = f" beside {', '.join(each.unit.name for each in running)}" if running else ""
-            print(f"{STAGE} {unit.name} begins{beside}, about {works[unit.name] / 60:.1f} minutes of work", flush=True)
+            print(
+                f"{STAGE} {unit.name} begins{beside}, about {works[unit.name] / 60:.1f} minutes of"
+                " work",
+                flush=True,
+            )
             now = time.monotonic()
             job = kind(unit.script, unit.flags, self.log_of(unit))
             running.append(Running(unit, job, works[unit.name], now, whole))
@@ -324,26 +408,41 @@ class Table(Battery):
             role = "retrain" if unit.kind == "retrain" else "models"
             if self.request is None:
                 flags = evaluation_defaults()
-                self.request = Request(read_saved(checkpoint, role), data=self.data, device=self.device, batch_size=flags.batch_size)
-            outputs_of(self.request, read_saved(self.work / "original" / "rounded.pth.tar", "original"))
+                self.request = Request(
+                    read_saved(checkpoint, role),
+                    data=self.data,
+                    device=self.device,
+                    batch_size=flags.batch_size,
+                )
+            outputs_of(
+                self.request, read_saved(self.work / "original" / "rounded.pth.tar", "original")
+            )
             found["outputs"] = keep_outputs(self.request, checkpoint, role, folder / "kept")
         work = each.had + time.monotonic() - started
         return found | {"minutes": work / 60} | ({"work": work} if each.whole else {})
 
-    # ------------------------------------------------------------------------------------------------- what comes out
+    # ------------------------------------------------------------------------------- what comes out
 
     def kept(self, kinds: bool | None = None) -> list[Path]:
-        """The stubs that the audit reads, of Retrains alone (True), of methods alone (False) or all, where no file of outputs is lost."""
+        """The stubs that the audit reads, of Retrains alone (True), of methods alone (False) or
+        all, where no file of outputs is lost.
+        """
         found = []
         for unit in self.units:
             folder = self.work / unit.name / "kept"
             outputs = (self.found(unit.name) or {}).get("outputs")
-            if outputs and (kinds is None or kinds == (unit.kind == "retrain")) and len(list(folder.glob("logits/*.npz"))) >= outputs:
+            if (
+                outputs
+                and (kinds is None or kinds == (unit.kind == "retrain"))
+                and len(list(folder.glob("logits/*.npz"))) >= outputs
+            ):
                 found.append(folder / f"{unit.stem}checkpoint.pth.tar")
         return found
 
     def audit(self) -> None:
-        """evaluate.py --suite standard on the models that are kept; run again where there are others than last time."""
+        """evaluate.py --suite standard on the models that are kept; run again where there are
+        others than last time.
+        """
         retrains, methods = self.kept(True), self.kept(False)
         names = [path.parents[1].name for path in (*retrains, *methods)]
         if not self.is_wanted("audit"):
@@ -358,11 +457,29 @@ class Table(Battery):
             print(f"{STAGE} audit: no time left; --only audit makes it, without a GPU")
             return
         self.checks.pop("audit", None)
-        flags = ["--models", *map(str, methods), "--retrain", *map(str, retrains), "--suite", "standard", "--data", self.data]
-        flags += ["--original", str(self.work / "original" / "rounded.pth.tar"), "--save_dir", str(self.work / "audit"), "--device", "cpu"]
+        flags = [
+            "--models",
+            *map(str, methods),
+            "--retrain",
+            *map(str, retrains),
+            "--suite",
+            "standard",
+            "--data",
+            self.data,
+        ]
+        flags += [
+            "--original",
+            str(self.work / "original" / "rounded.pth.tar"),
+            "--save_dir",
+            str(self.work / "audit"),
+            "--device",
+            "cpu",
+        ]
 
         def action() -> dict[str, object]:
-            job = (Here if self.twin else Process)("evaluate.py", flags, self.work / "audit" / "log.txt")
+            job = (Here if self.twin else Process)(
+                "evaluate.py", flags, self.work / "audit" / "log.txt"
+            )
             while job.poll() is None:
                 time.sleep(POLL_SECONDS)
             if job.poll():
@@ -377,7 +494,9 @@ class Table(Battery):
         import report
 
         text = io.StringIO()
-        if any(self.found(unit.name) for unit in self.units if unit.name not in ("original", "masks")):
+        if any(
+            self.found(unit.name) for unit in self.units if unit.name not in ("original", "masks")
+        ):
             with redirect_stdout(text):
                 code = report.main([str(self.work), "--format", "markdown"])
             if not code:
@@ -387,37 +506,64 @@ class Table(Battery):
     def table(self, here: dict) -> str:
         """The checks, and report.py's table."""
         made = self.work / "report.md"
-        epochs = f"{self.decided['epochs']} epochs, {self.decided['schedule']}, batch 256, learning rate 0.1"
+        epochs = (
+            f"{self.decided['epochs']} epochs, {self.decided['schedule']}, batch 256, learning"
+            " rate 0.1"
+        )
         notes = [
-            f"{self.recipe.arch}, {epochs}; {self.recipe.forget} random images forgotten (forget seed {FORGET_SEED}).",
-            "Images: --dataset npz, random crops after zero padding of an eighth of the side, flips, the training images' own mean and "
-            "standard deviation. The original's weights are rounded to fp16 once, after its training; every row starts from the rounded "
-            "ones, so going on from the archive changes nothing.",
+            (
+                f"{self.recipe.arch}, {epochs}; {self.recipe.forget} random images forgotten"
+                f" (forget seed {FORGET_SEED})."
+            ),
+            (
+                "Images: --dataset npz, random crops after zero padding of an eighth of the side,"
+                " flips, the training images' own mean and standard deviation. The original's"
+                " weights are rounded to fp16 once, after its training; every row starts from the"
+                " rounded ones, so going on from the archive changes nothing."
+            ),
         ]
         if self.decided["epochs"] != self.recipe.epochs:
             notes.append(
-                f"An epoch took more than {SLOWEST_EPOCH:g} s, so these are not the published {self.recipe.epochs} epochs, multistep."
+                f"An epoch took more than {SLOWEST_EPOCH:g} s, so these are not the published"
+                f" {self.recipe.epochs} epochs, multistep."
             )
-        return "\n\n".join([" ".join(notes), super().table(here), made.read_text() if made.is_file() else ""])
+        return "\n\n".join(
+            [" ".join(notes), super().table(here), made.read_text() if made.is_file() else ""]
+        )
 
     def small_files(self) -> list[Path]:
         """Results, curves and logs of what is finished."""
-        names = [unit.name for unit in self.units if self.found(unit.name)] + ["audit"] * bool(self.found("audit"))
-        found = [self.folder / f"{STAGE}{ending}" for ending in (".json", ".md", ".log")] + [self.work / "report.md"]
+        names = [unit.name for unit in self.units if self.found(unit.name)] + ["audit"] * bool(
+            self.found("audit")
+        )
+        found = [self.folder / f"{STAGE}{ending}" for ending in (".json", ".md", ".log")] + [
+            self.work / "report.md"
+        ]
         for name in names:
             folder = self.work / name
-            found += sorted(file for file in folder.glob("*") if file.suffix in (".json", ".jsonl") or file.name == "log.txt")
+            found += sorted(
+                file
+                for file in folder.glob("*")
+                if file.suffix in (".json", ".jsonl") or file.name == "log.txt"
+            )
         return [file for file in found if file.is_file()]
 
     def write_pieces(self) -> None:
         original, mask = self.work / "original", self.work / "masks" / "with_0.5.pt"
-        groups = [[original / "rounded.pth.tar", *sorted(original.glob("logits/*.npz"))]] if self.found("original") else []
+        groups = (
+            [[original / "rounded.pth.tar", *sorted(original.glob("logits/*.npz"))]]
+            if self.found("original")
+            else []
+        )
         groups += [[mask]] if self.found("masks") else []
         groups += [[stub, *sorted(stub.parent.glob("logits/*.npz"))] for stub in self.kept()]
         left_out = pack(self.folder, self.pieces, groups, small=self.small_files())
         if left_out:
             units = sorted({file.relative_to(self.work).parts[0] for file in left_out})
-            print(f"{STAGE}: the pieces are full, without the outputs of {', '.join(units)}", flush=True)
+            print(
+                f"{STAGE}: the pieces are full, without the outputs of {', '.join(units)}",
+                flush=True,
+            )
 
     def write_results(self) -> None:
         """The results alone, to keep."""
@@ -428,7 +574,7 @@ class Table(Battery):
         save_bytes(content.getvalue(), self.folder / "table_results.zip")
 
 
-# ------------------------------------------------------------------------------------------------------------ main
+# --------------------------------------------------------------------------------------------- main
 
 
 def twin_data(folder: Path) -> Path:
@@ -440,7 +586,10 @@ def twin_data(folder: Path) -> Path:
     target = folder / "digits.npz"
     if target.is_file():
         return target
-    arrays, packed = digits(folder, None, 0), {"classes": np.array([str(digit) for digit in range(10)])}
+    arrays, packed = (
+        digits(folder, None, 0),
+        {"classes": np.array([str(digit) for digit in range(10)])},
+    )
     for half in ("train", "test"):
         images = []
         for pixels in arrays[f"x_{half}"]:
@@ -457,19 +606,52 @@ def twin_data(folder: Path) -> Path:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser(STAGE, __doc__)
     add = parser.add_argument
-    add("--data", type=Path, metavar="FILE", help="CIFAR-10: an npz of arrays, or of packed JPEG images (cifar.py); --twin has its own")
-    add("--plan", type=float, nargs="?", const=8.0, metavar="MINUTES", help="print what fits into so many minutes, start nothing")
-    add("--at_once", type=int, metavar="N", help="units on the card at once (default: what a check finds best)")
-    add("--compile", action="store_true", help="compile the models for training; the first call decides")
-    add("--pieces", type=Path, metavar="FOLDER", help="where to write what another machine needs (default: table_pieces in --out)")
-    add("--unpack", type=Path, metavar="FOLDER", help="go on from these pieces, where --out has no table yet")
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="CIFAR-10: an npz of arrays, or of packed JPEG images (cifar.py); --twin has its own",
+    )
+    add(
+        "--plan",
+        type=float,
+        nargs="?",
+        const=8.0,
+        metavar="MINUTES",
+        help="print what fits into so many minutes, start nothing",
+    )
+    add(
+        "--at_once",
+        type=int,
+        metavar="N",
+        help="units on the card at once (default: what a check finds best)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the models for training; the first call decides",
+    )
+    add(
+        "--pieces",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write what another machine needs (default: table_pieces in --out)",
+    )
+    add(
+        "--unpack",
+        type=Path,
+        metavar="FOLDER",
+        help="go on from these pieces, where --out has no table yet",
+    )
     args = parser.parse_args(argv)
     args.out = args.out or ROOT / "runs" / ("gpu_twin" if args.twin else "gpu")
     if args.at_once is not None and args.at_once < 1:
         raise UserError(f"--at_once {args.at_once}: at least 1")
     if args.data is None and not args.twin and args.plan is None:
         raise UserError("--data is missing: CIFAR-10 as an npz of arrays or of packed JPEG images")
-    known = {unit.name for unit in units_of(Recipe(), args.out, "", decide(0, 1) | {"compile": False})} | {*CHECKS, "audit"}
+    known = {
+        unit.name for unit in units_of(Recipe(), args.out, "", decide(0, 1) | {"compile": False})
+    } | {*CHECKS, "audit"}
     if unknown := sorted(set((args.only or "").split(",")) - known - {""}):
         raise UserError(f"--only {unknown[0]}: there are {', '.join(sorted(known))}")
     return args

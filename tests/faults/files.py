@@ -1,4 +1,6 @@
-"""Files that lie: hostile pickles, claims of terabytes, and bytes that were changed at random; each put where a script reads it."""
+"""Files that lie: hostile pickles, claims of terabytes, and bytes that were changed at random; each
+put where a script reads it.
+"""
 
 import contextlib
 import io
@@ -21,7 +23,7 @@ from utils import load
 Place = tuple[str, list[str]]  # a script and its flags
 
 
-# ------------------------------------------------------------------------------------------------- where files are read
+# ----------------------------------------------------------------------------- where files are read
 
 
 def make_files(world: Path) -> Path:
@@ -35,24 +37,49 @@ def make_files(world: Path) -> Path:
     original = folder / "train" / "0model_SA_best.pth.tar"
     torch.save(load(original, "original")["state_dict"], folder / "bare.pt")
     rng = np.random.default_rng(0)
-    arrays = {"x_train": rng.integers(0, 255, (60, 8, 8, 3), np.uint8), "y_train": np.arange(60) % 3,
-              "x_test": rng.integers(0, 255, (20, 8, 8, 3), np.uint8), "y_test": np.arange(20) % 3}  # fmt: skip
+    arrays = {
+        "x_train": rng.integers(0, 255, (60, 8, 8, 3), np.uint8),
+        "y_train": np.arange(60) % 3,
+        "x_test": rng.integers(0, 255, (20, 8, 8, 3), np.uint8),
+        "y_test": np.arange(20) % 3,
+    }
     np.savez(folder / "data.npz", **arrays)
     np.savez_compressed(folder / "packed.npz", **arrays)
     np.save(folder / "list.npy", np.arange(0, 90, 3))
     (folder / "list.json").write_text(json.dumps(list(range(0, 90, 3))))
     (folder / "list.txt").write_text("\n".join(map(str, range(0, 90, 3))))
-    settings = {"unlearn": "FT", "unlearn_epochs": 2, "unlearn_lr": 0.01, "num_indexes_to_replace": 130, "bn": "freeze"}
+    settings = {
+        "unlearn": "FT",
+        "unlearn_epochs": 2,
+        "unlearn_lr": 0.01,
+        "num_indexes_to_replace": 130,
+        "bn": "freeze",
+    }
     (folder / "run.json").write_text(json.dumps(settings))
-    (folder / "run.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+    (folder / "run.toml").write_text(
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    )
     for half, count in (("train", 4), ("test", 2)):
         for name in "ab":
             (folder / "images" / half / name).mkdir(parents=True)
             for number in range(count):
                 from PIL import Image
 
-                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "images" / half / name / f"{number}.png")
-    words = [*SETUP, *FEW, "--model_path", str(original), "--unlearn", "GA", "--unlearn_epochs", "2", "--save_dir", str(folder / "run")]
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(
+                    folder / "images" / half / name / f"{number}.png"
+                )
+    words = [
+        *SETUP,
+        *FEW,
+        "--model_path",
+        str(original),
+        "--unlearn",
+        "GA",
+        "--unlearn_epochs",
+        "2",
+        "--save_dir",
+        str(folder / "run"),
+    ]
     child = Child("main_forget", words, world / "files.log")
     assert child.wait() == 0, child.output()
     (folder / "ready").touch()
@@ -61,21 +88,68 @@ def make_files(world: Path) -> Path:
 
 def places(folder: Path) -> dict[str, tuple[str, Place]]:
     """{name: (file inside ``folder``, the command that reads it)}."""
-    original, few = ["--model_path", str(folder / "train" / "0model_SA_best.pth.tar")], [*SETUP, *FEW]
+    original, few = (
+        ["--model_path", str(folder / "train" / "0model_SA_best.pth.tar")],
+        [*SETUP, *FEW],
+    )
     out, dry = ["--save_dir", str(folder / "out")], ["--dry_run"]
     ft = ["--unlearn", "FT"]
-    of_run = [*few, *original, "--unlearn", "GA", "--unlearn_epochs", "2", "--save_dir", str(folder / "run"), "--resume"]
-    of_train = [*SETUP, "--epochs", "3", "--lr", "0.1", "--save_dir", str(folder / "train"), "--resume"]
+    of_run = [
+        *few,
+        *original,
+        "--unlearn",
+        "GA",
+        "--unlearn_epochs",
+        "2",
+        "--save_dir",
+        str(folder / "run"),
+        "--resume",
+    ]
+    of_train = [
+        *SETUP,
+        "--epochs",
+        "3",
+        "--lr",
+        "0.1",
+        "--save_dir",
+        str(folder / "train"),
+        "--resume",
+    ]
     masked = [*few, *original, *ft, *out, *dry, "--mask_path", str(folder / "mask" / "with_0.5.pt")]
     listed = [*SETUP, *original, *ft, *out, *dry, "--indexes_to_replace"]
-    npz = ["--arch", "resnet20s", "--device", "cpu", *out, *dry, "--epochs", "1", "--dataset", "npz", "--data"]
+    npz = [
+        "--arch",
+        "resnet20s",
+        "--device",
+        "cpu",
+        *out,
+        *dry,
+        "--epochs",
+        "1",
+        "--dataset",
+        "npz",
+        "--data",
+    ]
     images = [*npz[:-3], "--dataset", "folder", "--workers", "0", "--data", str(folder / "images")]
     configured = [*SETUP, *original, *out, *dry, "--config"]
-    compare = ["--compare", str(folder / "mask" / "with_0.5.pt"), str(folder / "mask" / "with_0.3.pt")]
+    compare = [
+        "--compare",
+        str(folder / "mask" / "with_0.5.pt"),
+        str(folder / "mask" / "with_0.3.pt"),
+    ]
     return {
-        "checkpoint": ("train/0model_SA_best.pth.tar", ("main_forget", [*few, *original, *ft, *out, *dry])),
-        "checkpoint for masks": ("train/0model_SA_best.pth.tar", ("generate_mask", [*few, *original, *out, *dry])),
-        "bare weights": ("bare.pt", ("main_forget", [*few, "--model_path", str(folder / "bare.pt"), *ft, *out, *dry])),
+        "checkpoint": (
+            "train/0model_SA_best.pth.tar",
+            ("main_forget", [*few, *original, *ft, *out, *dry]),
+        ),
+        "checkpoint for masks": (
+            "train/0model_SA_best.pth.tar",
+            ("generate_mask", [*few, *original, *out, *dry]),
+        ),
+        "bare weights": (
+            "bare.pt",
+            ("main_forget", [*few, "--model_path", str(folder / "bare.pt"), *ft, *out, *dry]),
+        ),
         "mask": ("mask/with_0.5.pt", ("main_random", masked)),
         "mask record": ("mask/mask_result.json", ("main_forget", masked)),
         "compared mask": ("mask/with_0.3.pt", ("generate_mask", compare)),
@@ -96,7 +170,9 @@ def places(folder: Path) -> dict[str, tuple[str, Place]]:
 
 
 def run_here(place: Place) -> tuple[int | str, str, str]:
-    """A command in this process: its exit code (or the exception that escaped), standard output and standard error."""
+    """A command in this process: its exit code (or the exception that escaped), standard output and
+    standard error.
+    """
     out, err = io.StringIO(), io.StringIO()
     script, words = place
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -110,14 +186,16 @@ def run_here(place: Place) -> tuple[int | str, str, str]:
 
 
 def complaints_about(code: int | str, err: str, allowed: tuple[int, ...]) -> list[str]:
-    """What is wrong with how a command ended: another code, a traceback, or not exactly one line of error."""
+    """What is wrong with how a command ended: another code, a traceback, or not exactly one line of
+    error.
+    """
     errors = [line for line in err.splitlines() if ": error: " in line or ": failed: " in line]
     if code not in allowed or "Traceback" in err or len(errors) != (code != 0):
         return [f"{code}: {err[-600:]}"]
     return []
 
 
-# ------------------------------------------------------------------------------------------------------ changed bytes
+# ------------------------------------------------------------------------------------ changed bytes
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -130,7 +208,9 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     elif kind == 3:
         changed = changed[:at]
     elif kind == 4:
-        changed[at : at + rng.choice([1, 16, 512])] = bytes(rng.randrange(256) for _ in range(rng.choice([1, 16, 512])))
+        changed[at : at + rng.choice([1, 16, 512])] = bytes(
+            rng.randrange(256) for _ in range(rng.choice([1, 16, 512]))
+        )
     elif kind == 5:
         changed[at : at + 64] = bytes(min(64, len(content) - at))
     elif kind == 6:
@@ -141,7 +221,9 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 
 
 def corruption_trial(folder: Path, name: str, seed: int) -> dict:
-    """Damage one file and read it. ``accepted``: it was read as whole; a torch file must then still hold the very same values."""
+    """Damage one file and read it. ``accepted``: it was read as whole; a torch file must then still
+    hold the very same values.
+    """
     rng = random.Random(f"{name}/{seed}")
     inside, place = places(folder)[name]
     file = folder / inside
@@ -152,12 +234,24 @@ def corruption_trial(folder: Path, name: str, seed: int) -> dict:
     try:
         code, _, err = run_here(place)
         complaints = complaints_about(code, err, (0, 2))
-        if code == 0 and bad != good and file.suffix in (".pt", ".tar") and not same_values(bad, good):
+        if (
+            code == 0
+            and bad != good
+            and file.suffix in (".pt", ".tar")
+            and not same_values(bad, good)
+        ):
             complaints.append("other values were accepted")
     finally:
         for path, content in saved.items():
             path.write_bytes(content)
-    return {"case": name, "seed": seed, "code": code, "accepted": code == 0, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": name,
+        "seed": seed,
+        "code": code,
+        "accepted": code == 0,
+        "complaints": complaints,
+        "ok": not complaints,
+    }
 
 
 def same_values(bad: bytes, good: bytes) -> bool:
@@ -172,14 +266,18 @@ def same_values(bad: bytes, good: bytes) -> bool:
             elif isinstance(item, list | tuple):
                 left += item
             else:
-                parts.append(item.numpy().tobytes() if isinstance(item, torch.Tensor) else repr(item))
+                parts.append(
+                    item.numpy().tobytes() if isinstance(item, torch.Tensor) else repr(item)
+                )
         return parts
 
     return flat(bad) == flat(good)
 
 
 def shrinking_trial(folder: Path, name: str, seed: int, log: Path) -> dict:
-    """Cut a file off while a command reads it, at a moment of its second of reading and checking."""
+    """Cut a file off while a command reads it, at a moment of its second of reading
+    and checking.
+    """
     rng = random.Random(f"shrink/{name}/{seed}")
     inside, (script, words) = places(folder)[name]
     file = folder / inside
@@ -193,10 +291,16 @@ def shrinking_trial(folder: Path, name: str, seed: int, log: Path) -> dict:
     finally:
         for path, content in saved.items():
             path.write_bytes(content)
-    return {"case": name, "seed": seed, "code": code, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": name,
+        "seed": seed,
+        "code": code,
+        "complaints": complaints,
+        "ok": not complaints,
+    }
 
 
-# ------------------------------------------------------------------------------------------------------ hostile files
+# ------------------------------------------------------------------------------------ hostile files
 
 
 class Call:
@@ -215,31 +319,50 @@ def payloads(trap: Path) -> dict[str, object]:
     import subprocess
 
     return {
-        "os.system": Call(os.system, f"touch {trap}"), "subprocess": Call(subprocess.call, ["touch", str(trap)]),
-        "exec": Call(exec, f"open({str(trap)!r}, 'w')"), "eval": Call(eval, f"open({str(trap)!r}, 'w')"),
-        "open": Call(open, str(trap), "w"), "Path.touch": Call(Path.touch, trap),
+        "os.system": Call(os.system, f"touch {trap}"),
+        "subprocess": Call(subprocess.call, ["touch", str(trap)]),
+        "exec": Call(exec, f"open({str(trap)!r}, 'w')"),
+        "eval": Call(eval, f"open({str(trap)!r}, 'w')"),
+        "open": Call(open, str(trap), "w"),
+        "Path.touch": Call(Path.touch, trap),
         "partial": Call(functools.partial(os.system, f"touch {trap}")),
-        "numpy": Call(np.save, str(trap), 1), "in a list": [1, {"x": Call(os.system, f"touch {trap}")}],
-        "torch.load": Call(torch.load, str(trap)), "torch.save": Call(torch.save, 1, str(trap)),
-    }  # fmt: skip
+        "numpy": Call(np.save, str(trap), 1),
+        "in a list": [1, {"x": Call(os.system, f"touch {trap}")}],
+        "torch.load": Call(torch.load, str(trap)),
+        "torch.save": Call(torch.save, 1, str(trap)),
+    }
 
 
 def hostile_files(trap: Path) -> dict[str, Callable[[Path], None]]:
-    """{name: writes the file}: every payload as a torch file of both formats and as a plain pickle, and inside numpy's formats."""
+    """{name: writes the file}: every payload as a torch file of both formats and as a plain pickle,
+    and inside numpy's formats.
+    """
     found = {}
     for name, payload in payloads(trap).items():
-        found[f"torch {name}"] = lambda file, payload=payload: torch.save({"state_dict": payload}, file)
+        found[f"torch {name}"] = lambda file, payload=payload: torch.save(
+            {"state_dict": payload}, file
+        )
         found[f"old torch {name}"] = lambda file, payload=payload: torch.save(
             {"state_dict": payload}, file, _use_new_zipfile_serialization=False
         )
-        found[f"pickle {name}"] = lambda file, payload=payload: file.write_bytes(pickle.dumps(payload))
+        found[f"pickle {name}"] = lambda file, payload=payload: file.write_bytes(
+            pickle.dumps(payload)
+        )
     boxed = np.array([Call(os.system, f"touch {trap}")], dtype=object)
-    found["npy of objects"] = lambda file: _write_through(file, lambda handle: np.save(handle, boxed, allow_pickle=True))
+    found["npy of objects"] = lambda file: _write_through(
+        file, lambda handle: np.save(handle, boxed, allow_pickle=True)
+    )
     arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), boxed)
-    found["npz of objects"] = lambda file: _write_through(file, lambda handle: np.savez(handle, **arrays))
+    found["npz of objects"] = lambda file: _write_through(
+        file, lambda handle: np.savez(handle, **arrays)
+    )
     found["script"] = lambda file: file.write_text(f"import os\nos.system('touch {trap}')\n")
-    found["shell in json"] = lambda file: file.write_text(json.dumps({"save_dir": f"$(touch {trap})", "arch": f"`touch {trap}`"}))
-    found["shell in toml"] = lambda file: file.write_text(f'data = "; touch {trap}"\nmodel_path = "| touch {trap}"\n')
+    found["shell in json"] = lambda file: file.write_text(
+        json.dumps({"save_dir": f"$(touch {trap})", "arch": f"`touch {trap}`"})
+    )
+    found["shell in toml"] = lambda file: file.write_text(
+        f'data = "; touch {trap}"\nmodel_path = "| touch {trap}"\n'
+    )
     return found
 
 
@@ -258,12 +381,18 @@ def greedy_files() -> dict[str, Callable[[Path], None]]:
     for _ in range(40):
         encoded = Call(
             __import__("_codecs").encode,
-            encoded if isinstance(encoded, Call) else Call(__import__("_codecs").encode, "ab", "latin1"),
+            (
+                encoded
+                if isinstance(encoded, Call)
+                else Call(__import__("_codecs").encode, "ab", "latin1")
+            ),
             "hex",
         )
     return {
         "stride 0": lambda file: torch.save({"fc.weight": torch.zeros(1).expand(many)}, file),
-        "shared list": lambda file: torch.save({"state_dict": {"fc.weight": torch.zeros(1)}, "arguments": laughs}, file),
+        "shared list": lambda file: torch.save(
+            {"state_dict": {"fc.weight": torch.zeros(1)}, "arguments": laughs}, file
+        ),
         "bytearray": lambda file: torch.save({"x": Call(bytearray, 60 * 2**30)}, file),
         "codecs": lambda file: torch.save({"x": encoded}, file),
         "typed tensor": lambda file: torch.save({"x": Call(torch.FloatTensor, 10**10)}, file),
@@ -274,11 +403,13 @@ def greedy_files() -> dict[str, Callable[[Path], None]]:
         "npz, packed": lambda file: _npz(file, 2 * 10**9, zipfile.ZIP_DEFLATED),
         "deep json": lambda file: file.write_text("[" * 200_000),
         "long number": lambda file: file.write_text("9" * 100_000),
-            }  # fmt: skip
+    }
 
 
 def _header(handle: io.IOBase, count: int) -> None:
-    np.lib.format.write_array_header_1_0(handle, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
+    np.lib.format.write_array_header_1_0(
+        handle, {"descr": "<i8", "fortran_order": False, "shape": (count,)}
+    )
     handle.write(bytes(800))
 
 
@@ -294,9 +425,14 @@ def _packed(file: Path) -> None:
     """A torch file whose tensor is 60 MB of zeros, deflated."""
     whole = io.BytesIO()
     torch.save({"fc.weight": torch.zeros(10)}, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(whole) as source,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
-            target.writestr(name, bytes(60 * 2**20) if name.endswith("data/0") else source.read(name))
+            target.writestr(
+                name, bytes(60 * 2**20) if name.endswith("data/0") else source.read(name)
+            )
 
 
 def _patched(file: Path, content: dict, old: bool) -> None:
@@ -305,8 +441,12 @@ def _patched(file: Path, content: dict, old: bool) -> None:
     file.write_bytes(file.read_bytes().replace(b"M\xe8\x03", b"J\xff\xff\xff\x7f"))
 
 
-def hostile_trial(folder: Path, name: str, kind: str, write: Callable[[Path], None], trap: Path, log: Path) -> dict:
-    """Put a hostile file in the place of a good one, in a child whose memory is measured: refused, nothing executed."""
+def hostile_trial(
+    folder: Path, name: str, kind: str, write: Callable[[Path], None], trap: Path, log: Path
+) -> dict:
+    """Put a hostile file in the place of a good one, in a child whose memory is measured: refused,
+    nothing executed.
+    """
     inside, (script, words) = places(folder)[name]
     file = folder / inside
     saved = {path: path.read_bytes() for path in file.parent.iterdir() if path.is_file()}
@@ -324,4 +464,12 @@ def hostile_trial(folder: Path, name: str, kind: str, write: Callable[[Path], No
     if trap.exists():
         complaints.append("it was executed")
     megabytes = child.usage.ru_maxrss // 1024
-    return {"case": name, "kind": kind, "seed": 0, "code": code, "megabytes": megabytes, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": name,
+        "kind": kind,
+        "seed": 0,
+        "code": code,
+        "megabytes": megabytes,
+        "complaints": complaints,
+        "ok": not complaints,
+    }

@@ -1,10 +1,12 @@
-"""The long fault trials, resumable: each one appends a line to runs/faults/KIND.jsonl, and what has its line is not repeated.
+"""The long fault trials, resumable: each one appends a line to runs/faults/KIND.jsonl, and what has
+its line is not repeated.
 
     python tests/faults/harness.py KIND[=COUNT[:WORD]]... [--seed 1]
     python tests/faults/harness.py table      # the numbers of README.md
 
-Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile, moved, changed, every_write, pools, beside, json,
-environments. The lines of a seed are one run of hypothesis, which is not resumed but repeated. WORD keeps the cases whose names have it.
+Kinds: kills, processes, disk, crowd, lines, real_lines, corruption, shrink, hostile, moved,
+changed, every_write, pools, beside, json, environments. The lines of a seed are one run of
+hypothesis, which is not resumed but repeated. WORD keeps the cases whose names have it.
 """
 
 import argparse
@@ -33,10 +35,17 @@ def read(kind: str) -> list[dict]:
 def note(kind: str, found: dict) -> None:
     with open(RUNS / f"{kind}.jsonl", "a") as file:
         file.write(json.dumps(found) + "\n")
-    print("ok  " if found["ok"] else "BAD ", kind, {name: value for name, value in found.items() if name != "ok"}, flush=True)
+    print(
+        "ok  " if found["ok"] else "BAD ",
+        kind,
+        {name: value for name, value in found.items() if name != "ok"},
+        flush=True,
+    )
 
 
-def undisturbed(world: Path, case: str, of: Callable[[Path, str], tuple] = kills.undisturbed) -> tuple[dict, float]:
+def undisturbed(
+    world: Path, case: str, of: Callable[[Path, str], tuple] = kills.undisturbed
+) -> tuple[dict, float]:
     """:func:`kills.undisturbed`, or another one, remembered on disk."""
     file = RUNS / f"{of.__name__} {case}.json".replace(" ", "_")
     if not file.exists():
@@ -45,7 +54,9 @@ def undisturbed(world: Path, case: str, of: Callable[[Path, str], tuple] = kills
 
 
 def rounds(kind: str, seed: int, count: int, cases: list[str]) -> Iterator[tuple[str, int]]:
-    """Cases in turn, each with a seed of its own, until ``count`` trials of this kind and seed have their line."""
+    """Cases in turn, each with a seed of its own, until ``count`` trials of this kind and seed have
+    their line.
+    """
     cases = [case for case in cases if ONLY in case]
     done = {(found["case"] if len(cases) > 1 else cases[0], found["seed"]) for found in read(kind)}
     for number in range(count):
@@ -78,7 +89,9 @@ def run_disk(world: Path, seed: int, count: int) -> None:
 
 
 def run_crowd(world: Path, seed: int, count: int) -> None:
-    for case, number in rounds("crowd", seed, count, ["main_train", "generate_mask", "main_random RL", "main_forget GA"]):
+    for case, number in rounds(
+        "crowd", seed, count, ["main_train", "generate_mask", "main_random RL", "main_forget GA"]
+    ):
         note("crowd", kills.crowd_trial(world, case, number, *undisturbed(world, case)))
 
 
@@ -87,7 +100,9 @@ def run_lines(world: Path, seed: int, count: int) -> None:
 
 
 def run_real_lines(world: Path, seed: int, count: int) -> None:
-    lines.line_trials(files.make_files(world), seed, count, lambda found: note("real_lines", found), real=True)
+    lines.line_trials(
+        files.make_files(world), seed, count, lambda found: note("real_lines", found), real=True
+    )
 
 
 def run_corruption(world: Path, seed: int, count: int) -> None:
@@ -98,37 +113,55 @@ def run_corruption(world: Path, seed: int, count: int) -> None:
 
 def run_shrink(world: Path, seed: int, count: int) -> None:
     folder = files.make_files(world)
-    cases = [name for name, (_, (_, words)) in files.places(folder).items() if "--resume" not in words]
+    cases = [
+        name for name, (_, (_, words)) in files.places(folder).items() if "--resume" not in words
+    ]
     for case, number in rounds("shrink", seed, count, cases):
         note("shrink", files.shrinking_trial(folder, case, number, world / "shrink.log"))
 
 
 def run_hostile(world: Path, seed: int, count: int) -> None:
-    """Every hostile and greedy file in every place; the first ``count`` of them in an order drawn by the seed."""
+    """Every hostile and greedy file in every place; the first ``count`` of them in an order drawn
+    by the seed.
+    """
     folder, trap = files.make_files(world), world / "executed"
-    kinds = files.hostile_files(trap) | {f"greedy: {name}": write for name, write in files.greedy_files().items()}
+    kinds = files.hostile_files(trap) | {
+        f"greedy: {name}": write for name, write in files.greedy_files().items()
+    }
     every = [(case, kind) for case in files.places(folder) for kind in kinds]
     random.Random(seed).shuffle(every)
     done = {(found["case"], found["kind"]) for found in read("hostile")}
     for case, kind in every[:count]:
         if (case, kind) not in done:
-            note("hostile", files.hostile_trial(folder, case, kind, kinds[kind], trap, world / "hostile.log"))
+            note(
+                "hostile",
+                files.hostile_trial(folder, case, kind, kinds[kind], trap, world / "hostile.log"),
+            )
 
 
 def run_every_write(world: Path, seed: int, count: int) -> None:
-    """Every stop of every command; or as many as ``count`` of them in an order drawn by the seed."""
-    wholes = {name: undisturbed(world, name, stops.whole_of) for name in stops.WRITERS if ONLY in name}
+    """Every stop of every command; or as many as ``count`` of them in an order drawn
+    by the seed.
+    """
+    wholes = {
+        name: undisturbed(world, name, stops.whole_of) for name in stops.WRITERS if ONLY in name
+    }
     every = list(stops.every_stop({name: writes for name, (_, writes) in wholes.items()}))
     random.Random(seed).shuffle(every)
     done = {(found["case"], found["when"], found["kill"]) for found in read("every_write")}
     for name, number, before, kill in every[:count]:
         if (name, f"{'before' if before else 'after'} write {number}", kill) not in done:
-            note("every_write", stops.stop_trial(world, name, number, before, kill, wholes[name][0]))
+            note(
+                "every_write", stops.stop_trial(world, name, number, before, kill, wholes[name][0])
+            )
 
 
 def run_pools(world: Path, seed: int, count: int) -> None:
     for case, number in rounds("pools", seed, count, ["pool", "sweep"]):
-        note("pools", stops.pool_trial(world, case, number, *undisturbed(world, case, stops.whole_pool)))
+        note(
+            "pools",
+            stops.pool_trial(world, case, number, *undisturbed(world, case, stops.whole_pool)),
+        )
 
 
 def run_moved(world: Path, seed: int, count: int) -> None:
@@ -169,19 +202,42 @@ def usual_surroundings(world: Path, case: str) -> tuple[dict, float]:
 
 
 KINDS = {
-    "kills": (run_kills, 96), "processes": (run_processes, 12), "disk": (run_disk, 24), "crowd": (run_crowd, 12),
-    "lines": (run_lines, 2000), "real_lines": (run_real_lines, 150), "corruption": (run_corruption, 1007), "shrink": (run_shrink, 70),
-    "hostile": (run_hostile, 1000), "every_write": (run_every_write, 10_000), "pools": (run_pools, 50),
-    "environments": (run_environments, 55), "json": (run_json, 500), "beside": (run_beside, 10_000),
-    "moved": (run_moved, 50), "changed": (run_changed, 52),
-}  # fmt: skip
+    "kills": (run_kills, 96),
+    "processes": (run_processes, 12),
+    "disk": (run_disk, 24),
+    "crowd": (run_crowd, 12),
+    "lines": (run_lines, 2000),
+    "real_lines": (run_real_lines, 150),
+    "corruption": (run_corruption, 1007),
+    "shrink": (run_shrink, 70),
+    "hostile": (run_hostile, 1000),
+    "every_write": (run_every_write, 10_000),
+    "pools": (run_pools, 50),
+    "environments": (run_environments, 55),
+    "json": (run_json, 500),
+    "beside": (run_beside, 10_000),
+    "moved": (run_moved, 50),
+    "changed": (run_changed, 52),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="+", metavar="KIND[=COUNT[:WORD]]", help="with WORD in the case's name; or: table")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "kinds",
+        nargs="+",
+        metavar="KIND[=COUNT[:WORD]]",
+        help="with WORD in the case's name; or: table",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "faults", help="where trials are noted (default: %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=ROOT / "runs" / "faults",
+        help="where trials are noted (default: %(default)s)",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     global RUNS, ONLY
@@ -204,9 +260,14 @@ def table() -> str:
         found = read(kind)
         if not found:
             continue
-        seeds = sorted({line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found})
+        seeds = sorted(
+            {line["seed"] // 1000 if line["seed"] >= 1000 else line["seed"] for line in found}
+        )
         shown = ", ".join(map(str, seeds)) if kind not in ("hostile", "every_write") else "all"
-        trials, good = (sum(line.get("reads", 1) for line in found if line["ok"] or not of_good) for of_good in (False, True))
+        trials, good = (
+            sum(line.get("reads", 1) for line in found if line["ok"] or not of_good)
+            for of_good in (False, True)
+        )
         lines.append(f"| {words} | {shown} | {trials} | {good} | {DETAILS[kind](found)} |")
     return "\n".join(lines)
 
@@ -224,14 +285,20 @@ def total(found: list[dict], name: str) -> int:
 def of_kills(found: list[dict]) -> str:
     cases = len({line["case"] for line in found})
     counts = {name: total(found, name) for name in ("killed", "stopped", "resumed")}
-    ends = f"kill -9: {counts['killed']}, stopped by SIGTERM, SIGINT, SIGUSR1: {counts['stopped']}, resumed: {counts['resumed']}"
+    ends = (
+        f"kill -9: {counts['killed']}, stopped by SIGTERM, SIGINT, SIGUSR1: {counts['stopped']},"
+        f" resumed: {counts['resumed']}"
+    )
     return f"{cases} commands; {ends}"
 
 
 WORDS = {
-    "kills": "runs ended up to four times each, forked from one warm process", "processes": "the same, processes of their own",
-    "disk": "no file may grow past a random size, then `--resume`", "crowd": "three runs of one command in one folder",
-    "lines": "command lines under `--dry_run`", "real_lines": "command lines that train",
+    "kills": "runs ended up to four times each, forked from one warm process",
+    "processes": "the same, processes of their own",
+    "disk": "no file may grow past a random size, then `--resume`",
+    "crowd": "three runs of one command in one folder",
+    "lines": "command lines under `--dry_run`",
+    "real_lines": "command lines that train",
     "corruption": "files with bytes changed, lost, added",
     "shrink": "files cut off while they are read",
     "hostile": "hostile and greedy files, in every place where a file is read",
@@ -240,20 +307,39 @@ WORDS = {
     "json": "hostile JSON in results, audits and curves, each in six formats",
     "beside": "reads of report.py beside a process that writes, overwrites and deletes",
     "environments": "odd surroundings: closed files, variables, paths, limits",
-    "every_write": "a stop right before or right after a finished file gets its name, every one of eight commands",
+    "every_write": (
+        "a stop right before or right after a finished file gets its name, every one of eight"
+        " commands"
+    ),
     "pools": "shadow pools and sweeps killed up to three times, and started again",
-}  # fmt: skip
+}
 DETAILS = {
-    "kills": of_kills, "processes": of_kills, "disk": lambda found: f"the limit was hit in {total(found, 'full')}",
-    "crowd": lambda found: "one finished, two were refused, in each", "lines": ends, "real_lines": ends, "shrink": ends,
-    "corruption": lambda found: f"{ends(found)}; a torch file that was read held the very same values",
+    "kills": of_kills,
+    "processes": of_kills,
+    "disk": lambda found: f"the limit was hit in {total(found, 'full')}",
+    "crowd": lambda found: "one finished, two were refused, in each",
+    "lines": ends,
+    "real_lines": ends,
+    "shrink": ends,
+    "corruption": lambda found: (
+        f"{ends(found)}; a torch file that was read held the very same values"
+    ),
     "moved": lambda found: f"{len({line['case'] for line in found})} kinds of going on",
-    "changed": lambda found: f"{len({line['case'] for line in found})} kinds of change, each named or honestly used",
-    "environments": ends, "json": ends, "beside": lambda found: f"{total(found, 'tables')} tables, the others one line",
-    "every_write": lambda found: f"kill -9: {total(found, 'kill')}, Ctrl-C: {len(found) - total(found, 'kill')}",
+    "changed": lambda found: (
+        f"{len({line['case'] for line in found})} kinds of change, each named or honestly used"
+    ),
+    "environments": ends,
+    "json": ends,
+    "beside": lambda found: f"{total(found, 'tables')} tables, the others one line",
+    "every_write": lambda found: (
+        f"kill -9: {total(found, 'kill')}, Ctrl-C: {len(found) - total(found, 'kill')}"
+    ),
     "pools": lambda found: f"kill -9: {total(found, 'killed')}; no finished run was made again",
-    "hostile": lambda found: f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it the libraries",
-}  # fmt: skip
+    "hostile": lambda found: (
+        f"{ends(found)}; largest memory {max(line['megabytes'] for line in found)} MB, 440 of it"
+        " the libraries"
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Inputs that moved, and inputs that changed at the same path: a result is of the inputs that it names, or the mismatch is named."""
+"""Inputs that moved, and inputs that changed at the same path: a result is of the inputs that it
+names, or the mismatch is named.
+"""
 
 import json
 import os
@@ -27,22 +29,36 @@ from utils import hash_arrays, load, load_json
 
 KINDS = ("digits relative", "npz relative", "digits absolute", "npz absolute")
 
-# ---------------------------------------------------------------------------------------------------------- moved
+# -------------------------------------------------------------------------------------------- moved
 
 ACTIONS = (
-    "evaluate basic", "report", "resume main_train", "evaluate standard", "resume RL", "forget anew", "finished", "evaluate few",
-    "no data", "evaluate full",
-)  # fmt: skip
+    "evaluate basic",
+    "report",
+    "resume main_train",
+    "evaluate standard",
+    "resume RL",
+    "forget anew",
+    "finished",
+    "evaluate few",
+    "no data",
+    "evaluate full",
+)
 
 
 def moved_trial(world: Path, action: str, seed: int) -> dict:
-    """Move or copy a whole study, then go on with it from some working folder: everything ends as in its first place."""
+    """Move or copy a whole study, then go on with it from some working folder: everything ends as
+    in its first place.
+    """
     rng = random.Random(f"moved/{action}/{seed}")
     kind, how = rng.choice(KINDS), rng.choice(["copied", "moved", "linked"])
     kind = "npz " + kind.split()[1] if action == "no data" else kind
-    suite = {"evaluate few": "basic", "report": "basic", "no data": "basic"}.get(action, action.split()[1] if "evaluate" in action else "")
+    suite = {"evaluate few": "basic", "report": "basic", "no data": "basic"}.get(
+        action, action.split()[1] if "evaluate" in action else ""
+    )
     # What has absolute paths is renamed below, so that none of them is there any more.
-    study = make_study(world if "relative" in kind else world / "origin", kind, *filter(None, [suite]))
+    study = make_study(
+        world if "relative" in kind else world / "origin", kind, *filter(None, [suite])
+    )
     place = world / "moved"
     shutil.rmtree(place, ignore_errors=True)
     first, second = place / "first", place / "second" / "deep"
@@ -57,13 +73,24 @@ def moved_trial(world: Path, action: str, seed: int) -> dict:
         (shutil.move if how == "moved" else shutil.copytree)(first, second)
     here = rng.choice(["inside", "outside", "below"])
     working = {"inside": second, "outside": place, "below": second / "runs" / "FT"}[here]
-    at = Path(os.path.relpath(second.absolute(), working.resolve() if how == "linked" else working)) if rng.random() < 0.5 else second
+    at = (
+        Path(os.path.relpath(second.absolute(), working.resolve() if how == "linked" else working))
+        if rng.random() < 0.5
+        else second
+    )
     away = study.rename(study.with_name(f"{study.name} away")) if "absolute" in kind else study
     try:
         complaints = act(action, away, kind, second, at, world / "moved.log", working)
     finally:
         away.rename(study)
-    found = {"case": action, "seed": seed, "kind": kind, "how": how, "working_folder": here, "relative": not at.is_absolute()}
+    found = {
+        "case": action,
+        "seed": seed,
+        "kind": kind,
+        "how": how,
+        "working_folder": here,
+        "relative": not at.is_absolute(),
+    }
     return {**found, "complaints": complaints, "ok": not complaints}
 
 
@@ -75,8 +102,12 @@ def rewind(folder: Path, kind: str, name: str, rng: random.Random, log: Path) ->
     half_done(script, words, log, rng.choice([2, 3] if name == "original" else [2, 4, 5]), folder)
 
 
-def act(action: str, study: Path, kind: str, folder: Path, at: Path, log: Path, working: Path) -> list[str]:
-    """Do one thing with a moved study, which is at ``at`` as seen from the working folder; complaints."""
+def act(
+    action: str, study: Path, kind: str, folder: Path, at: Path, log: Path, working: Path
+) -> list[str]:
+    """Do one thing with a moved study, which is at ``at`` as seen from the working folder;
+    complaints.
+    """
     given = ["--data", str(at / "data" / "images.npz")] if kind.startswith("npz") else []
 
     def called(script: str, words: list[str], *more: str) -> str:
@@ -98,12 +129,18 @@ def act(action: str, study: Path, kind: str, folder: Path, at: Path, log: Path, 
     elif action == "report":
         before = run("report", [str(study / "runs"), "--format", "json"], log)
         after = run("report", [str(at / "runs"), "--format", "json"], log, in_folder(working))
-        complaints += [] if before[0] == 0 and before == after else [f"another table: {after[1][-500:]}"]
+        complaints += (
+            [] if before[0] == 0 and before == after else [f"another table: {after[1][-500:]}"]
+        )
     elif action == "no data":
         shutil.rmtree(folder / "data")
-        complaints += complaints_about(*run("evaluate", audit_words(at, "basic"), log, in_folder(working)), (2,))
+        complaints += complaints_about(
+            *run("evaluate", audit_words(at, "basic"), log, in_folder(working)), (2,)
+        )
     else:
-        names = {"forget anew": ["RL", "FT"], "finished": ["original", "mask", "RL"]}.get(action) or [action.split()[1]]
+        names = {"forget anew": ["RL", "FT"], "finished": ["original", "mask", "RL"]}.get(
+            action
+        ) or [action.split()[1]]
         for name in ["original" if name == "main_train" else name for name in names]:
             script, words = steps(kind, at)[name]
             fresh = action == "forget anew"
@@ -113,13 +150,19 @@ def act(action: str, study: Path, kind: str, folder: Path, at: Path, log: Path, 
                 complaints.append(f"{name} was made again: {said[-300:]}")
             if not complaints:
                 mine = folder / "runs" / ("anew" if fresh else "") / name
-                complaints += [] if same(script, words, study / "runs" / name, mine) else [f"{name}: another outcome"]
+                complaints += (
+                    []
+                    if same(script, words, study / "runs" / name, mine)
+                    else [f"{name}: another outcome"]
+                )
     return complaints
 
 
 def same(script: str, words: list[str], one: Path, other: Path) -> bool:
     """Whether two run folders hold the same weights and results."""
-    results = [[numbers_of(file) for file in folder.glob("*result.json")] for folder in (one, other)]
+    results = [
+        [numbers_of(file) for file in folder.glob("*result.json")] for folder in (one, other)
+    ]
     return results[0] == results[1] and outcome(script, words, one) == outcome(script, words, other)
 
 
@@ -129,17 +172,23 @@ def other_audit(study: Path, folder: Path, suite: str) -> list[str]:
     mine = audit_numbers(folder / "runs" / f"audit_{suite}" / "audit.json")
     if suite == "few":
         wanted = {model["label"]: model["metrics"] for model in whole["models"]}
-        return [f"another {each['label']}" for each in mine["models"] if each["metrics"] != wanted[each["label"]]]
+        return [
+            f"another {each['label']}"
+            for each in mine["models"]
+            if each["metrics"] != wanted[each["label"]]
+        ]
     return [f"another {name} in the audit" for name in whole if whole[name] != mine.get(name)]
 
 
-# -------------------------------------------------------------------------------------------------------- changed
+# ------------------------------------------------------------------------------------------ changed
 
 LISTED = "list.txt"
 
 
 def change_images(folder: Path, half: str, rng: random.Random) -> None:
-    """Other images of the same number in data/images.npz: a pixel, a label, or the order of two images."""
+    """Other images of the same number in data/images.npz: a pixel, a label, or the order of two
+    images.
+    """
     file = folder / "data" / "images.npz"
     with np.load(file) as content:
         arrays = {name: content[name].copy() for name in content.files}
@@ -171,14 +220,18 @@ def images_of(folder: Path) -> dict[str, str]:
 
 
 class Changed:
-    """One trial of changed inputs: a study of its own to spoil, commands in it, and what is wrong so far."""
+    """One trial of changed inputs: a study of its own to spoil, commands in it, and what is wrong
+    so far.
+    """
 
     kind = "npz relative"
 
     def __init__(self, world: Path, rng: random.Random, suites: tuple[str, ...]):
         self.rng, self.log, self.complaints = rng, world / "changed.log", []
         study = make_study(world, self.kind, *suites)
-        self.folder = copy_study(study, world / "changed" / "study", pool="full" in suites, caches=True)
+        self.folder = copy_study(
+            study, world / "changed" / "study", pool="full" in suites, caches=True
+        )
 
     def step(self, name: str, *more: str, fresh: bool = False) -> tuple[str, list[str]]:
         """A command of the study, in a folder of its own where it is to be fresh."""
@@ -204,7 +257,14 @@ class Changed:
         (file,) = (self.folder / "runs" / where).glob("*result.json")
         return load_json(file, "result")
 
-    def honest(self, script: str, words: list[str], where: str, recorded: Callable[[dict], object], today: object) -> None:
+    def honest(
+        self,
+        script: str,
+        words: list[str],
+        where: str,
+        recorded: Callable[[dict], object],
+        today: object,
+    ) -> None:
         """Refused in one line, or the result is of what there is today by what it records."""
         code, said = self.run(script, words)
         if code == 2:
@@ -212,7 +272,9 @@ class Changed:
             return
         self.wrong(code, f"{script} gave {code}: {said[-500:]}")
         if not code:
-            self.wrong(recorded(self.result(where)) != today, "the result is not of what there is today")
+            self.wrong(
+                recorded(self.result(where)) != today, "the result is not of what there is today"
+            )
 
     def rewind(self, name: str, stop: int) -> None:
         shutil.rmtree(self.folder / "runs" / name)
@@ -228,7 +290,11 @@ class Changed:
         self.good(script, [*before, "--train_seed", "5", "--overwrite"])
 
     def original_sha256(self) -> str:
-        return hash_arrays(load(self.folder / "runs" / "original" / "0model_SA_best.pth.tar", "original")["state_dict"])
+        return hash_arrays(
+            load(self.folder / "runs" / "original" / "0model_SA_best.pth.tar", "original")[
+                "state_dict"
+            ]
+        )
 
 
 def next_step(trial: Changed) -> None:
@@ -245,7 +311,9 @@ def resumed(trial: Changed) -> None:
 
 def finished(trial: Changed) -> None:
     change_images(trial.folder, "train", trial.rng)
-    trial.refused(*trial.step(trial.rng.choice(["original", "mask", "RL", "FT", "retrain2"]), "--resume"))
+    trial.refused(
+        *trial.step(trial.rng.choice(["original", "mask", "RL", "FT", "retrain2"]), "--resume")
+    )
 
 
 def audited(trial: Changed) -> None:
@@ -256,9 +324,25 @@ def audited(trial: Changed) -> None:
 def alone(trial: Changed) -> None:
     """Retrain without an original takes what there is; a training begun anew as well."""
     change_images(trial.folder, "train", trial.rng)
-    words = [*data_words(trial.kind, Path()), *LEAN, *few(trial.kind), "--unlearn", "retrain", "--unlearn_epochs", "1"]
-    trial.honest("main_forget", [*words, "--save_dir", "runs/alone"], "alone", images_in, images_of(trial.folder))
-    trial.honest(*trial.step("original", "--overwrite"), "original", images_in, images_of(trial.folder))
+    words = [
+        *data_words(trial.kind, Path()),
+        *LEAN,
+        *few(trial.kind),
+        "--unlearn",
+        "retrain",
+        "--unlearn_epochs",
+        "1",
+    ]
+    trial.honest(
+        "main_forget",
+        [*words, "--save_dir", "runs/alone"],
+        "alone",
+        images_in,
+        images_of(trial.folder),
+    )
+    trial.honest(
+        *trial.step("original", "--overwrite"), "original", images_in, images_of(trial.folder)
+    )
 
 
 def images_in(result: dict) -> dict:
@@ -266,7 +350,9 @@ def images_in(result: dict) -> dict:
 
 
 def pool_of_others(trial: Changed) -> None:
-    """All runs anew on other images, beside the pool of the first ones: the audit is as if there had been no pool."""
+    """All runs anew on other images, beside the pool of the first ones: the audit is as if there
+    had been no pool.
+    """
     change_images(trial.folder, "train", trial.rng)
     for name in steps(trial.kind, Path()):
         trial.good(*trial.step(name, "--overwrite"))
@@ -280,7 +366,9 @@ def same_without_memory(trial: Changed, suite: str) -> None:
     for kept in [*trial.folder.rglob("logits"), *trial.folder.rglob("shadows")]:
         shutil.rmtree(kept, ignore_errors=True)
     trial.good("evaluate", audit_words(Path(), suite))
-    trial.wrong(audit_of(trial.folder, suite) != with_memory, f"the {suite} audit is of what was kept")
+    trial.wrong(
+        audit_of(trial.folder, suite) != with_memory, f"the {suite} audit is of what was kept"
+    )
 
 
 def test_images_audited(trial: Changed) -> None:
@@ -303,7 +391,10 @@ def test_images_reported(trial: Changed) -> None:
     change_images(trial.folder, "test", trial.rng)
     trial.good(*trial.step("FT", "--overwrite"))
     code, said = trial.run("report", ["runs"])
-    trial.wrong(code == 0 and "test images" not in said, "a table of two sets of test images does not say so")
+    trial.wrong(
+        code == 0 and "test images" not in said,
+        "a table of two sets of test images does not say so",
+    )
 
 
 def mask_of_other_density(trial: Changed) -> None:
@@ -322,7 +413,11 @@ def mask_of_other_score(trial: Changed) -> None:
     trial.refused(*trial.step("RL", "--resume"))
     trial.good(*trial.step("RL", fresh=True))
     made, used = trial.result("mask")["masks"]["with_0.5.pt"]["sha256"], trial.result("fresh/RL")
-    honest = used["provenance"]["mask_sha256"] == made and used["mask"]["score"] == "random" and used["label"] != "SalUn"
+    honest = (
+        used["provenance"]["mask_sha256"] == made
+        and used["mask"]["score"] == "random"
+        and used["label"] != "SalUn"
+    )
     trial.wrong(not honest, "the result says another mask than it used")
 
 
@@ -346,7 +441,9 @@ def mask_changed_before_audit(trial: Changed) -> None:
 
 def original_of_masks(trial: Changed) -> None:
     trial.other_original()
-    trial.refused(*trial.rng.choice([trial.step("RL", "--overwrite"), trial.step("mask", "--resume")]))
+    trial.refused(
+        *trial.rng.choice([trial.step("RL", "--overwrite"), trial.step("mask", "--resume")])
+    )
 
 
 def original_resumed(trial: Changed) -> None:
@@ -364,7 +461,10 @@ def original_anew(trial: Changed) -> None:
     trial.other_original()
     name = "FT"
     trial.honest(
-        *trial.step(name, fresh=True), f"fresh/{name}", lambda result: result["provenance"]["original_sha256"], trial.original_sha256()
+        *trial.step(name, fresh=True),
+        f"fresh/{name}",
+        lambda result: result["provenance"]["original_sha256"],
+        trial.original_sha256(),
     )
 
 
@@ -374,9 +474,15 @@ def original_audited(trial: Changed) -> None:
     if code:
         trial.complaints += complaints_about(code, said, (2,))
         return
-    (original,) = (model for model in audit_of(trial.folder, "basic")["models"] if model["role"] == "original")
-    trial.wrong(original["weights_sha256"] != trial.original_sha256(), "the audit is of another original")
-    trial.wrong("from another original than --original" not in said, "the other original is not named")
+    (original,) = (
+        model for model in audit_of(trial.folder, "basic")["models"] if model["role"] == "original"
+    )
+    trial.wrong(
+        original["weights_sha256"] != trial.original_sha256(), "the audit is of another original"
+    )
+    trial.wrong(
+        "from another original than --original" not in said, "the other original is not named"
+    )
 
 
 def write_list(trial: Changed, first: int) -> list[str]:
@@ -407,7 +513,13 @@ def list_anew(trial: Changed) -> None:
     before = trial.result("FT")["data"]["forget"]["sha256"]
     write_list(trial, 7)
     trial.good(*listed(trial, "FT", fresh=True))
-    train = load(trial.folder / "runs" / "original" / "0model_SA_best.pth.tar", "original")["split"]["train"].sort().values
+    train = (
+        load(trial.folder / "runs" / "original" / "0model_SA_best.pth.tar", "original")["split"][
+            "train"
+        ]
+        .sort()
+        .values
+    )
     wanted = hash_arrays({"forget": train[7:47]})
     found = trial.result("fresh/FT")["data"]["forget"]["sha256"]
     trial.wrong(found != wanted or found == before, "the result is of another list")
@@ -444,11 +556,18 @@ def sweep_of_another_original(trial: Changed) -> None:
 
 def write_sweep(trial: Changed, **changes: object) -> None:
     """A plan of two unlearned models of the study's original, and its first start."""
-    base = {"dataset": "npz", "data": "data/images.npz", **{word[2:]: value for word, value in zip(LEAN[::2], LEAN[1::2], strict=True)}}
+    base = {
+        "dataset": "npz",
+        "data": "data/images.npz",
+        **{word[2:]: value for word, value in zip(LEAN[::2], LEAN[1::2], strict=True)},
+    }
     base["batch_size"] = 128
     of_set = changes or {"num_indexes_to_replace": 40}
     flags = {"unlearn_epochs": 1, "model_path": "runs/original/0model_SA_best.pth.tar", **of_set}
-    stages = {name: {"script": "main_forget", "flags": {"unlearn": name, **flags}} for name in ("FT", "GA")}
+    stages = {
+        name: {"script": "main_forget", "flags": {"unlearn": name, **flags}}
+        for name in ("FT", "GA")
+    }
     plan = {"folder": "runs/plan", "base": base, "stages": stages}
     (trial.folder / "plan.json").write_text(json.dumps(plan))
     trial.good("sweep", ["plan.json"])
@@ -457,16 +576,42 @@ def write_sweep(trial: Changed, **changes: object) -> None:
 CHANGES = {
     function.__name__: function
     for function in (
-        test_images_finished, sweep_of_another_list, test_images_audited, next_step, original_audited, resumed, finished, alone,
-        test_images_reported, mask_of_other_density, mask_of_other_set, mask_of_other_score, mask_record_of_others, original_of_masks,
-        original_resumed, original_finished, original_anew, list_changed, list_anew, left_out_changed, sweep_of_others,
-        sweep_of_another_original, audited, mask_changed_before_audit, test_images_of_pool, pool_of_others,
+        test_images_finished,
+        sweep_of_another_list,
+        test_images_audited,
+        next_step,
+        original_audited,
+        resumed,
+        finished,
+        alone,
+        test_images_reported,
+        mask_of_other_density,
+        mask_of_other_set,
+        mask_of_other_score,
+        mask_record_of_others,
+        original_of_masks,
+        original_resumed,
+        original_finished,
+        original_anew,
+        list_changed,
+        list_anew,
+        left_out_changed,
+        sweep_of_others,
+        sweep_of_another_original,
+        audited,
+        mask_changed_before_audit,
+        test_images_of_pool,
+        pool_of_others,
     )
-}  # fmt: skip
+}
 SUITES = {
-    "audited": ("basic", "standard", "full"), "test_images_audited": ("basic",), "original_audited": ("basic",),
-    "mask_changed_before_audit": ("full",), "test_images_of_pool": ("full",), "pool_of_others": ("full",),
-}  # fmt: skip
+    "audited": ("basic", "standard", "full"),
+    "test_images_audited": ("basic",),
+    "original_audited": ("basic",),
+    "mask_changed_before_audit": ("full",),
+    "test_images_of_pool": ("full",),
+    "pool_of_others": ("full",),
+}
 
 
 def changed_trial(world: Path, case: str, seed: int) -> dict:

@@ -1,4 +1,6 @@
-"""Kill a run at random moments, go on each time, and compare what it leaves with a run that nothing disturbed."""
+"""Kill a run at random moments, go on each time, and compare what it leaves with a run that nothing
+disturbed.
+"""
 
 import contextlib
 import random
@@ -37,8 +39,18 @@ def progress(script: str, words: list[str], folder: Path) -> tuple[int, int]:
     return -1, 0
 
 
-def trial(world: Path, case: str, seed: int, whole: dict, seconds: float, kills: int = 4, signals: list[int] = SIGNALS) -> dict:
-    """End a run up to ``kills`` times, then let it finish. Returns what happened; ``ok`` is whether nothing was lost or torn."""
+def trial(
+    world: Path,
+    case: str,
+    seed: int,
+    whole: dict,
+    seconds: float,
+    kills: int = 4,
+    signals: list[int] = SIGNALS,
+) -> dict:
+    """End a run up to ``kills`` times, then let it finish. Returns what happened; ``ok`` is whether
+    nothing was lost or torn.
+    """
     rng = random.Random(f"{case}/{seed}")
     script, words = commands(world)[case]
     folder = world / "killed"
@@ -48,14 +60,20 @@ def trial(world: Path, case: str, seed: int, whole: dict, seconds: float, kills:
     before = (-1, 0)
 
     def go() -> Child:
-        on = folder.is_dir() and any((folder / name).exists() for name in (checkpoint_of(script, words), "with_0.1.pt"))
+        on = folder.is_dir() and any(
+            (folder / name).exists() for name in (checkpoint_of(script, words), "with_0.1.pt")
+        )
         found["resumed"] += on
-        return Child(script, [*words, "--save_dir", str(folder), *(["--resume"] if on else [])], log)
+        return Child(
+            script, [*words, "--save_dir", str(folder), *(["--resume"] if on else [])], log
+        )
 
     for _ in range(kills):
         number = rng.choice(signals)
         child = go()
-        code = child.end(number, rng.uniform(0.05, seconds * (1 if before < (0, 1) else 0.5)))  # less is left to kill after a resume
+        code = child.end(
+            number, rng.uniform(0.05, seconds * (1 if before < (0, 1) else 0.5))
+        )  # less is left to kill after a resume
         if number == signal.SIGKILL:
             found["killed"] += code == -number
             expected = (-number, 0)
@@ -89,22 +107,40 @@ def process_trial(world: Path, case: str, seed: int, whole: dict, seconds: float
     folder = world / "killed" / "process"
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, str(ROOT / f"{script}.py"), *words, "--save_dir", str(folder)]
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
     time.sleep(5 + rng.uniform(0, seconds))
     started.kill()
     code = started.wait()
     if folder.is_dir():
         whole_files(folder)
-    resume = ["--resume"] if (folder / checkpoint_of(script, words)).exists() or (folder / "with_0.1.pt").exists() else []
-    again = subprocess.run([*command, *resume], capture_output=True, text=True, cwd=ROOT, check=False)
+    resume = (
+        ["--resume"]
+        if (folder / checkpoint_of(script, words)).exists() or (folder / "with_0.1.pt").exists()
+        else []
+    )
+    again = subprocess.run(
+        [*command, *resume], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     ok = again.returncode == 0 and outcome(script, words, folder) == whole
     complaints = [] if ok else [again.stderr[-500:] or "another outcome"]
     killed = int(code == -signal.SIGKILL)
-    return {"case": case, "seed": seed, "killed": killed, "stopped": 0, "resumed": len(resume), "complaints": complaints, "ok": ok}
+    return {
+        "case": case,
+        "seed": seed,
+        "killed": killed,
+        "stopped": 0,
+        "resumed": len(resume),
+        "complaints": complaints,
+        "ok": ok,
+    }
 
 
 def full_disk_trial(world: Path, case: str, seed: int, whole: dict) -> dict:
-    """No file may grow past a random size: what fitted stays, one line says what did not, and a later --resume ends as ever."""
+    """No file may grow past a random size: what fitted stays, one line says what did not, and a
+    later --resume ends as ever.
+    """
     rng = random.Random(f"disk/{case}/{seed}")
     script, words = commands(world)[case]
     folder = world / "disk"
@@ -117,24 +153,51 @@ def full_disk_trial(world: Path, case: str, seed: int, whole: dict) -> dict:
     if code not in (0, 1) or "Traceback" in said or (code == 1 and "cannot write" not in said):
         complaints.append(f"limit {limit} gave {code}: {said[-500:]}")
     whole_files(folder)
-    on = ["--resume"] if any((folder / name).exists() for name in (checkpoint_of(script, words), "with_0.1.pt")) else []
+    on = (
+        ["--resume"]
+        if any((folder / name).exists() for name in (checkpoint_of(script, words), "with_0.1.pt"))
+        else []
+    )
     child = Child(script, [*words_there, *on], world / "disk.log")
     if child.wait() or outcome(script, words, folder) != whole:
         complaints.append(f"limit {limit}, then: {child.output()[-500:]}")
-    return {"case": case, "seed": seed, "limit": limit, "full": code == 1, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": case,
+        "seed": seed,
+        "limit": limit,
+        "full": code == 1,
+        "complaints": complaints,
+        "ok": not complaints,
+    }
 
 
-def crowd_trial(world: Path, case: str, seed: int, whole: dict, seconds: float, runs: int = 3) -> dict:
-    """Several runs of one command in one folder, begun at random moments: one writes, the others are refused in one line."""
+def crowd_trial(
+    world: Path, case: str, seed: int, whole: dict, seconds: float, runs: int = 3
+) -> dict:
+    """Several runs of one command in one folder, begun at random moments: one writes, the others
+    are refused in one line.
+    """
     rng = random.Random(f"crowd/{case}/{seed}")
     script, words = commands(world)[case]
     folder = world / "crowd"
     shutil.rmtree(folder, ignore_errors=True)
     children = []
     for number in range(runs):
-        children.append(Child(script, [*words, "--save_dir", str(folder)], world / f"crowd{number}.log"))
+        children.append(
+            Child(script, [*words, "--save_dir", str(folder)], world / f"crowd{number}.log")
+        )
         time.sleep(rng.uniform(0, seconds / 2))
     codes = [child.wait() for child in children]
     said = "".join(child.output() for child in children)
-    ok = sorted(codes) == [0] + [2] * (runs - 1) and "Traceback" not in said and outcome(script, words, folder) == whole
-    return {"case": case, "seed": seed, "codes": codes, "complaints": [] if ok else [said[-1500:]], "ok": ok}
+    ok = (
+        sorted(codes) == [0] + [2] * (runs - 1)
+        and "Traceback" not in said
+        and outcome(script, words, folder) == whole
+    )
+    return {
+        "case": case,
+        "seed": seed,
+        "codes": codes,
+        "complaints": [] if ok else [said[-1500:]],
+        "ok": ok,
+    }

@@ -1,4 +1,6 @@
-"""A stop between any two writes of a command, and pools of shadow models and sweeps killed at random moments."""
+"""A stop between any two writes of a command, and pools of shadow models and sweeps killed at
+random moments.
+"""
 
 import json
 import random
@@ -13,9 +15,15 @@ from faults.study import LEAN, audit_words, copy_study, count_writes, make_study
 # A command as trials start it: the script, its flags, and the folder of its outcome.
 Command = tuple[str, list[str], Path]
 WRITERS = (
-    "main_train", "generate_mask", "main_forget RL masked", "main_random RL", "main_forget wfisher", "evaluate basic", "evaluate standard",
+    "main_train",
+    "generate_mask",
+    "main_forget RL masked",
+    "main_random RL",
+    "main_forget wfisher",
+    "evaluate basic",
+    "evaluate standard",
     "sweep",
-)  # fmt: skip
+)
 
 
 # Of a sweep itself, while they are written.
@@ -31,7 +39,11 @@ def fresh(world: Path, name: str) -> Command:
     if name.startswith("evaluate"):
         study, suite = make_study(world, "npz absolute"), name.split()[1]
         copy_study(study, folder / "study", pool=False, caches=False)
-        return "evaluate", audit_words(folder / "study", suite), folder / "study" / "runs" / f"audit_{suite}"
+        return (
+            "evaluate",
+            audit_words(folder / "study", suite),
+            folder / "study" / "runs" / f"audit_{suite}",
+        )
     if name == "sweep":
         return "sweep", [str(write_plan(folder, world))], folder / "plan"
     rest = [*SETUP, *FEW, "--model_path", str(original)]
@@ -41,28 +53,46 @@ def fresh(world: Path, name: str) -> Command:
         "generate_mask": ("generate_mask", rest),
         "main_forget RL masked": ("main_forget", [*rest, *masked]),
         "main_random RL": ("main_random", [*rest, *masked]),
-        "main_forget wfisher": ("main_forget", [*rest, "--unlearn", "wfisher", "--samples", "40", "--max_iterations", "4"]),
-    }  # fmt: skip
+        "main_forget wfisher": (
+            "main_forget",
+            [*rest, "--unlearn", "wfisher", "--samples", "40", "--max_iterations", "4"],
+        ),
+    }
     script, words = found[name]
     return script, [*words, "--save_dir", str(folder / "run")], folder / "run"
 
 
 def write_plan(folder: Path, world: Path) -> Path:
-    """A plan of an original and one unlearned model, in ``folder``/plan.json; its runs go to ``folder``/plan."""
-    base = {"dataset": "digits", "arch": "resnet20s", "device": "cpu", "precision": "fp32", "batch_size": 64}
-    unlearned = {"unlearn": "FT", "unlearn_epochs": 2, "num_indexes_to_replace": 130, "retain_fraction": 0.25}
+    """A plan of an original and one unlearned model, in ``folder``/plan.json; its runs go to
+    ``folder``/plan.
+    """
+    base = {
+        "dataset": "digits",
+        "arch": "resnet20s",
+        "device": "cpu",
+        "precision": "fp32",
+        "batch_size": 64,
+    }
+    unlearned = {
+        "unlearn": "FT",
+        "unlearn_epochs": 2,
+        "num_indexes_to_replace": 130,
+        "retain_fraction": 0.25,
+    }
     unlearned["model_path"] = str(world / "original" / "0model_SA_best.pth.tar")
     stages = {
         "original": {"script": "main_train", "flags": {"epochs": 1, "lr": 0.1}},
         "FT": {"script": "main_forget", "flags": unlearned},
-    }  # fmt: skip
+    }
     file = folder / "plan.json"
     file.write_text(json.dumps({"folder": str(folder / "plan"), "base": base, "stages": stages}))
     return file
 
 
 def until_done(command: Command, log: Path) -> list[str]:
-    """Start the command as its user would who read its last line: anew, or with --resume where the refusal offers it; complaints."""
+    """Start the command as its user would who read its last line: anew, or with --resume where the
+    refusal offers it; complaints.
+    """
     script, words, _ = command
     code, said = run(script, words, log)
     if code == 2 and "--resume goes on from it" in said:
@@ -81,7 +111,9 @@ def whole_of(world: Path, name: str) -> tuple[dict, int]:
 
 
 def every_stop(writes: dict[str, int]) -> Iterator[tuple[str, int, bool, bool]]:
-    """(command, write, before it or after it, kill -9 or Ctrl-C), for each of the writes of each command."""
+    """(command, write, before it or after it, kill -9 or Ctrl-C), for each of the writes of each
+    command.
+    """
     for name, count in writes.items():
         for number in range(1, count + 1):
             for before in (True, False):
@@ -104,7 +136,14 @@ def stop_trial(world: Path, name: str, number: int, before: bool, kill: bool, wh
         complaints.append("another outcome than without a stop")
     complaints += left_behind(folder)
     when = f"{'before' if before else 'after'} write {number}"
-    return {"case": name, "seed": 0, "when": when, "kill": kill, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": name,
+        "seed": 0,
+        "when": when,
+        "kill": kill,
+        "complaints": complaints,
+        "ok": not complaints,
+    }
 
 
 def plain_json(found: dict) -> dict:
@@ -115,39 +154,64 @@ def plain_json(found: dict) -> dict:
 def left_behind(folder: Path) -> list[str]:
     """What is named as if it were still being written, below a folder.
 
-    But for kept logits, which have no lock and several writers, and for a sweep's own notes, which a finished run is not asked for again.
+    But for kept logits, which have no lock and several writers, and for a sweep's own notes, which
+    a finished run is not asked for again.
     """
     left = [file for file in sorted(folder.rglob(".*.tmp")) if file.parent.name != "logits"]
     return [f"left behind: {file}" for file in left if not file.name.startswith(NOTES)]
 
 
-# ------------------------------------------------------------------------------------------------- pools and sweeps
+# --------------------------------------------------------------------------------- pools and sweeps
 
 
 def pool_command(world: Path, name: str) -> Command:
-    """An audit of --suite full without its shadow models, or a sweep of eight runs, from the beginning."""
+    """An audit of --suite full without its shadow models, or a sweep of eight runs, from the
+    beginning.
+    """
     folder = world / "pool"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if name == "pool":
-        study = copy_study(make_study(world, "digits absolute"), folder / "study", pool=False, caches=False)
+        study = copy_study(
+            make_study(world, "digits absolute"), folder / "study", pool=False, caches=False
+        )
         shutil.rmtree(study / "runs" / "audit_full", ignore_errors=True)
         return "evaluate", audit_words(study, "full"), study / "runs" / "audit_full"
-    base = {"dataset": "digits", **dict(zip([word[2:] for word in LEAN[::2]], LEAN[1::2], strict=True)), "batch_size": 128}
-    of_run = {"num_indexes_to_replace": 130, "unlearn_epochs": 2, "model_path": "{original}/0model_SA_best.pth.tar"}
+    base = {
+        "dataset": "digits",
+        **dict(zip([word[2:] for word in LEAN[::2]], LEAN[1::2], strict=True)),
+        "batch_size": 128,
+    }
+    of_run = {
+        "num_indexes_to_replace": 130,
+        "unlearn_epochs": 2,
+        "model_path": "{original}/0model_SA_best.pth.tar",
+    }
     stages = {
         "original": {"script": "main_train", "flags": {"epochs": 1, "lr": 0.1}},
-        "mask": {"script": "generate_mask", "flags": {name: value for name, value in of_run.items() if name != "unlearn_epochs"}},
-        "RL": {"script": "main_random", "flags": {"unlearn": "RL", "mask_path": "{mask}/with_0.5.pt", **of_run}},
+        "mask": {
+            "script": "generate_mask",
+            "flags": {name: value for name, value in of_run.items() if name != "unlearn_epochs"},
+        },
+        "RL": {
+            "script": "main_random",
+            "flags": {"unlearn": "RL", "mask_path": "{mask}/with_0.5.pt", **of_run},
+        },
         "FT": {"script": "main_forget", "flags": {"unlearn": "FT", **of_run}},
-    }  # fmt: skip
+    }
     file = folder / "plan.json"
-    file.write_text(json.dumps({"folder": str(folder / "plan"), "seeds": [2, 3], "base": base, "stages": stages}))
+    file.write_text(
+        json.dumps(
+            {"folder": str(folder / "plan"), "seeds": [2, 3], "base": base, "stages": stages}
+        )
+    )
     return "sweep", [str(file)], folder / "plan"
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
-    """{result file: (inode, time of its last change)} of all runs that are finished below a folder."""
+    """{result file: (inode, time of its last change)} of all runs that are finished below a
+    folder.
+    """
     stats = {str(file.relative_to(folder)): file.stat() for file in folder.rglob("*result.json")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
 
@@ -160,8 +224,12 @@ def whole_pool(world: Path, name: str) -> tuple[dict, float]:
     return outcome(script, words, folder), child.seconds
 
 
-def pool_trial(world: Path, name: str, seed: int, whole: dict, seconds: float, kills: int = 3) -> dict:
-    """Kill an audit with a pool, or a sweep, up to ``kills`` times; then the same command: equal results, nothing finished made twice."""
+def pool_trial(
+    world: Path, name: str, seed: int, whole: dict, seconds: float, kills: int = 3
+) -> dict:
+    """Kill an audit with a pool, or a sweep, up to ``kills`` times; then the same command: equal
+    results, nothing finished made twice.
+    """
     rng = random.Random(f"pools/{name}/{seed}")
     script, words, folder = pool_command(world, name)
     log, found = world / "pool.log", {"case": name, "seed": seed, "killed": 0, "complaints": []}

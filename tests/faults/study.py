@@ -1,4 +1,6 @@
-"""A small study to move, change, kill and audit: an original, masks, unlearned models, Retrains, a pool of shadow models."""
+"""A small study to move, change, kill and audit: an original, masks, unlearned models, Retrains, a
+pool of shadow models.
+"""
 
 import contextlib
 import os
@@ -24,9 +26,11 @@ def in_folder(folder: Path) -> Callable[[], None]:
 
 
 def make_study(world: Path, kind: str, *suites: str) -> Path:
-    """A folder with runs/ and, for npz, data/images.npz, made from inside the folder with relative paths, or with absolute ones.
+    """A folder with runs/ and, for npz, data/images.npz, made from inside the folder with relative
+    paths, or with absolute ones.
 
-    ``kind`` is "digits relative", "digits absolute", "npz relative" or "npz absolute"; it also holds audits of ``suites``.
+    ``kind`` is "digits relative", "digits absolute", "npz relative" or "npz absolute"; it also
+    holds audits of ``suites``.
     """
     folder = world / "study" / kind.replace(" ", "_")
     at = folder if kind.endswith("absolute") else Path()
@@ -34,7 +38,9 @@ def make_study(world: Path, kind: str, *suites: str) -> Path:
         _make_runs(world, kind, folder, at)
     for suite in suites:
         if not (folder / "runs" / f"audit_{suite}" / "audit.json").exists():
-            code, said = run("evaluate", audit_words(at, suite), world / "study.log", in_folder(folder))
+            code, said = run(
+                "evaluate", audit_words(at, suite), world / "study.log", in_folder(folder)
+            )
             assert code == 0, said
     return folder
 
@@ -53,7 +59,11 @@ def _make_runs(world: Path, kind: str, folder: Path, at: Path) -> None:
 
 def data_words(kind: str, at: Path) -> list[str]:
     """The flags of the data set."""
-    return ["--dataset", "npz", "--data", str(at / "data" / "images.npz")] if kind.startswith("npz") else ["--dataset", "digits"]
+    return (
+        ["--dataset", "npz", "--data", str(at / "data" / "images.npz")]
+        if kind.startswith("npz")
+        else ["--dataset", "digits"]
+    )
 
 
 def few(kind: str) -> list[str]:
@@ -63,31 +73,60 @@ def few(kind: str) -> list[str]:
 
 def steps(kind: str, at: Path) -> dict[str, tuple[str, list[str]]]:
     """{name: command} of a study below ``at``, in order."""
-    original, mask = at / "runs" / "original" / "0model_SA_best.pth.tar", at / "runs" / "mask" / "with_0.5.pt"
+    original, mask = (
+        at / "runs" / "original" / "0model_SA_best.pth.tar",
+        at / "runs" / "mask" / "with_0.5.pt",
+    )
     model = [*LEAN, *few(kind), "--model_path", str(original)]
     unlearned = {
-        "RL": ("main_random", ["--unlearn", "RL", "--unlearn_epochs", "2", "--mask_path", str(mask)]),
+        "RL": (
+            "main_random",
+            ["--unlearn", "RL", "--unlearn_epochs", "2", "--mask_path", str(mask)],
+        ),
         "FT": ("main_forget", ["--unlearn", "FT", "--unlearn_epochs", "2"]),
     }
     found = {
         "original": ("main_train", [*data_words(kind, at), *LEAN, "--epochs", "2", "--lr", "0.1"]),
         "mask": ("generate_mask", model),
-    }  # fmt: skip
+    }
     found |= {name: (script, [*model, *words]) for name, (script, words) in unlearned.items()}
     for seed in (2, 3):
-        found[f"retrain{seed}"] = ("main_forget", [*model, "--unlearn", "retrain", "--seed", str(seed), "--forget_seed", "2"])
-    return {name: (script, [*words, "--save_dir", str(at / "runs" / name)]) for name, (script, words) in found.items()}
+        found[f"retrain{seed}"] = (
+            "main_forget",
+            [*model, "--unlearn", "retrain", "--seed", str(seed), "--forget_seed", "2"],
+        )
+    return {
+        name: (script, [*words, "--save_dir", str(at / "runs" / name)])
+        for name, (script, words) in found.items()
+    }
 
 
 def audit_words(at: Path, suite: str) -> list[str]:
-    """evaluate.py's flags for a study below ``at``; each suite has its own folder, where the models of its pool are."""
+    """evaluate.py's flags for a study below ``at``; each suite has its own folder, where the models
+    of its pool are.
+    """
     runs = at / "runs"
     models = [str(runs / name / f"{name}checkpoint.pth.tar") for name in METHODS]
-    beside = [] if suite == "basic" else ["--retrain", str(runs / "retrain*" / "retraincheckpoint.pth.tar")]
+    beside = (
+        []
+        if suite == "basic"
+        else ["--retrain", str(runs / "retrain*" / "retraincheckpoint.pth.tar")]
+    )
     original = ["--original", str(runs / "original" / "0model_SA_best.pth.tar")]
     pool = ["--shadows", str(SHADOWS)] if suite == "full" else []
     lean = ["--device", "cpu", "--relearn_steps", "2", "--relearn_seeds", "2"]
-    return ["--models", *models, *beside, *original, *pool, *lean, "--suite", suite, "--save_dir", str(runs / f"audit_{suite}")]
+    return [
+        "--models",
+        *models,
+        *beside,
+        *original,
+        *pool,
+        *lean,
+        "--suite",
+        suite,
+        "--save_dir",
+        str(runs / f"audit_{suite}"),
+    ]
 
 
 def audit_of(folder: Path, suite: str) -> dict:
@@ -96,20 +135,31 @@ def audit_of(folder: Path, suite: str) -> dict:
 
 
 def copy_study(study: Path, target: Path, *, pool: bool, caches: bool) -> Path:
-    """A copy of a study; without its pool of shadow models or its kept logits where they are not wanted."""
+    """A copy of a study; without its pool of shadow models or its kept logits where they are not
+    wanted.
+    """
     left_out = [*([] if pool else ["shadows"]), *([] if caches else ["logits"])]
     shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(study, target, symlinks=True, ignore=shutil.ignore_patterns(*left_out)))
+    return Path(
+        shutil.copytree(study, target, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
+    )
 
 
 def half_done(script: str, words: list[str], log: Path, stop: int, folder: Path) -> None:
     """Run a command up to its ``stop``-th finished file, and end it there as kill -9 does."""
-    child = Child(script, words, log, prepare=lambda: (os.chdir(folder), stop_at(stop, before=False, kill=True)))
+    child = Child(
+        script,
+        words,
+        log,
+        prepare=lambda: (os.chdir(folder), stop_at(stop, before=False, kill=True)),
+    )
     assert child.wait() == 9, child.output()
 
 
 def stop_at(number: int, *, before: bool, kill: bool) -> None:
-    """End this process right before or right after its ``number``-th rename of a finished file: as kill -9 does, or by Ctrl-C."""
+    """End this process right before or right after its ``number``-th rename of a finished file: as
+    kill -9 does, or by Ctrl-C.
+    """
     real, count = os.replace, 0
 
     def end() -> None:

@@ -1,4 +1,6 @@
-"""Odd surroundings of a process: closed files, variables, folders, limits. A run ends as ever, or in one line."""
+"""Odd surroundings of a process: closed files, variables, folders, limits. A run ends as ever, or
+in one line.
+"""
 
 import contextlib
 import ctypes
@@ -21,7 +23,9 @@ LAUNCHED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
 
 
 class Around(NamedTuple):
-    """What is odd: variables (None takes one away), what the child does before it begins, where results go, how it may end."""
+    """What is odd: variables (None takes one away), what the child does before it begins, where
+    results go, how it may end.
+    """
 
     variables: dict[str, str | None] = {}
     prepare: Callable[[Path], None] = lambda folder: None
@@ -81,42 +85,74 @@ def without_rights_on_new_files(folder: Path) -> None:
 
 
 SURROUNDINGS = {
-    "no stdin": Around(prepare=closed(0)), "no stdout": Around(prepare=closed(1)),
-    "no stderr": Around(prepare=closed(2), quiet=True), "no standard files": Around(prepare=closed(0, 1, 2), quiet=True),
-    "stdout full": Around(prepare=full(1), codes=(0, 1)), "stderr full": Around(prepare=full(2), quiet=True),
+    "no stdin": Around(prepare=closed(0)),
+    "no stdout": Around(prepare=closed(1)),
+    "no stderr": Around(prepare=closed(2), quiet=True),
+    "no standard files": Around(prepare=closed(0, 1, 2), quiet=True),
+    "stdout full": Around(prepare=full(1), codes=(0, 1)),
+    "stderr full": Around(prepare=full(2), quiet=True),
     "RANK empty": Around({"RANK": "", "WORLD_SIZE": "1", **LAUNCHED}, codes=(2,)),
     "WORLD_SIZE a word": Around({"RANK": "0", "WORLD_SIZE": "x", **LAUNCHED}, codes=(2,)),
     "WORLD_SIZE empty": Around({"RANK": "0", "WORLD_SIZE": "", **LAUNCHED}, codes=(2,)),
     "WORLD_SIZE 0": Around({"RANK": "0", "WORLD_SIZE": "0", **LAUNCHED}, codes=(2,)),
     "RANK above": Around({"RANK": "1", "WORLD_SIZE": "1", **LAUNCHED}, codes=(2,)),
     "RANK negative": Around({"RANK": "-1", "WORLD_SIZE": "2", **LAUNCHED}, codes=(2,)),
-    "LOCAL_RANK a word": Around({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "x", **LAUNCHED}, codes=(2,)),
-    "RANK alone": Around({"RANK": "3"}), "WORLD_SIZE alone": Around({"WORLD_SIZE": "x"}),
+    "LOCAL_RANK a word": Around(
+        {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "x", **LAUNCHED}, codes=(2,)
+    ),
+    "RANK alone": Around({"RANK": "3"}),
+    "WORLD_SIZE alone": Around({"WORLD_SIZE": "x"}),
     "one launched process": Around({"RANK": "0", "WORLD_SIZE": "1", **LAUNCHED}),
-    "TMPDIR missing": Around({"TMPDIR": "/nonexistent"}), "TMPDIR a file": Around({"TMPDIR": "/etc/passwd"}),
-    "HOME missing": Around({"HOME": "/nonexistent"}), "no HOME": Around({"HOME": None}), "HOME read-only": Around({"HOME": "/proc"}),
-    "no variables": Around({"HOME": None, "PATH": None, "LANG": None, "USER": None, "SHELL": None, "PWD": None, "TMPDIR": None}),
+    "TMPDIR missing": Around({"TMPDIR": "/nonexistent"}),
+    "TMPDIR a file": Around({"TMPDIR": "/etc/passwd"}),
+    "HOME missing": Around({"HOME": "/nonexistent"}),
+    "no HOME": Around({"HOME": None}),
+    "HOME read-only": Around({"HOME": "/proc"}),
+    "no variables": Around(
+        {
+            "HOME": None,
+            "PATH": None,
+            "LANG": None,
+            "USER": None,
+            "SHELL": None,
+            "PWD": None,
+            "TMPDIR": None,
+        }
+    ),
     "LANG C": Around({"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "LC_ALL unknown": Around({"LC_ALL": "xx_YY.UTF-99"}),
     "ascii output": Around({"PYTHONIOENCODING": "ascii"}),
     "ascii output, strict": Around({"PYTHONIOENCODING": "ascii:strict"}, save_dir="ä😀"),
-    "OMP_NUM_THREADS a word": Around({"OMP_NUM_THREADS": "garbage"}), "OMP_NUM_THREADS negative": Around({"OMP_NUM_THREADS": "-3"}),
-    "OMP_NUM_THREADS huge": Around({"OMP_NUM_THREADS": "99999999999999999999"}), "MKL_NUM_THREADS": Around({"MKL_NUM_THREADS": "x"}),
-    "CUDA_VISIBLE_DEVICES a word": Around({"CUDA_VISIBLE_DEVICES": "garbage"}), "no CUDA": Around({"CUDA_VISIBLE_DEVICES": ""}),
-    "TERM dumb": Around({"TERM": "dumb"}), "COLUMNS 1": Around({"COLUMNS": "1", "LINES": "1"}), "COLUMNS a word": Around({"COLUMNS": "x"}),
-    "GIT_DIR elsewhere": Around({"GIT_DIR": "/nonexistent", "GIT_WORK_TREE": "/"}), "no PATH": Around({"PATH": ""}),
-    "PYTHONOPTIMIZE": Around({"PYTHONOPTIMIZE": "1"}), "PYTHONUNBUFFERED": Around({"PYTHONUNBUFFERED": "1"}),
-    "SHARE_GPUS": Around({"SHARE_GPUS": "1"}), "warnings are errors": Around({"PYTHONWARNINGS": "error"}),
-    "save_dir read-only": Around(prepare=read_only, codes=(2,)), "save_dir a file": Around(prepare=in_file, codes=(2,)),
+    "OMP_NUM_THREADS a word": Around({"OMP_NUM_THREADS": "garbage"}),
+    "OMP_NUM_THREADS negative": Around({"OMP_NUM_THREADS": "-3"}),
+    "OMP_NUM_THREADS huge": Around({"OMP_NUM_THREADS": "99999999999999999999"}),
+    "MKL_NUM_THREADS": Around({"MKL_NUM_THREADS": "x"}),
+    "CUDA_VISIBLE_DEVICES a word": Around({"CUDA_VISIBLE_DEVICES": "garbage"}),
+    "no CUDA": Around({"CUDA_VISIBLE_DEVICES": ""}),
+    "TERM dumb": Around({"TERM": "dumb"}),
+    "COLUMNS 1": Around({"COLUMNS": "1", "LINES": "1"}),
+    "COLUMNS a word": Around({"COLUMNS": "x"}),
+    "GIT_DIR elsewhere": Around({"GIT_DIR": "/nonexistent", "GIT_WORK_TREE": "/"}),
+    "no PATH": Around({"PATH": ""}),
+    "PYTHONOPTIMIZE": Around({"PYTHONOPTIMIZE": "1"}),
+    "PYTHONUNBUFFERED": Around({"PYTHONUNBUFFERED": "1"}),
+    "SHARE_GPUS": Around({"SHARE_GPUS": "1"}),
+    "warnings are errors": Around({"PYTHONWARNINGS": "error"}),
+    "save_dir read-only": Around(prepare=read_only, codes=(2,)),
+    "save_dir a file": Around(prepare=in_file, codes=(2,)),
     "save_dir a dangling link": Around(prepare=dangling, codes=(0, 1, 2)),
     "working folder deleted": Around(prepare=in_deleted_folder, codes=(2,)),
-    "path too long": Around(save_dir="/".join(["d" * 200] * 30), codes=(2,)), "name too long": Around(save_dir="n" * 300, codes=(2,)),
-    "long path": Around(save_dir="/".join(["d" * 200] * 10)), "path with a newline": Around(save_dir="a\nb\r\tc"),
+    "path too long": Around(save_dir="/".join(["d" * 200] * 30), codes=(2,)),
+    "name too long": Around(save_dir="n" * 300, codes=(2,)),
+    "long path": Around(save_dir="/".join(["d" * 200] * 10)),
+    "path with a newline": Around(save_dir="a\nb\r\tc"),
     "path of odd bytes": Around(save_dir=os.fsdecode(b"\xff\xfe o\x80")),
     "path with markup": Around(save_dir="$(id) `id` ; 'q\" {x} %s *?["),
-    "path with a dash": Around(save_dir="-x"), "umask 777": Around(prepare=without_rights_on_new_files, codes=(0, 1, 2)),
-    "few open files": Around(prepare=few_files, codes=(0, 1, 2)), "small stack": Around(prepare=small_stack),
-}  # fmt: skip
+    "path with a dash": Around(save_dir="-x"),
+    "umask 777": Around(prepare=without_rights_on_new_files, codes=(0, 1, 2)),
+    "few open files": Around(prepare=few_files, codes=(0, 1, 2)),
+    "small stack": Around(prepare=small_stack),
+}
 
 
 def commands_around(world: Path) -> dict[str, tuple[str, list[str]]]:
@@ -124,10 +160,13 @@ def commands_around(world: Path) -> dict[str, tuple[str, list[str]]]:
     original = ["--model_path", str(world / "original" / "0model_SA_best.pth.tar")]
     plain = [*SETUP, "--threads", "1"]
     return {
-        "main_forget": ("main_forget", [*plain, *FEW, *original, "--unlearn", "GA", "--unlearn_epochs", "1"]),
+        "main_forget": (
+            "main_forget",
+            [*plain, *FEW, *original, "--unlearn", "GA", "--unlearn_epochs", "1"],
+        ),
         "main_train": ("main_train", [*plain, "--epochs", "1", "--lr", "0.1"]),
         "generate_mask": ("generate_mask", [*plain, *FEW, *original]),
-    }  # fmt: skip
+    }
 
 
 def process(folder: Path, around: Around, script: str, words: list[str]) -> tuple[int, str, Path]:
@@ -135,23 +174,44 @@ def process(folder: Path, around: Around, script: str, words: list[str]) -> tupl
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    variables = {name: value for name, value in {**os.environ, **around.variables}.items() if value is not None}
+    variables = {
+        name: value
+        for name, value in {**os.environ, **around.variables}.items()
+        if value is not None
+    }
     out = folder / around.save_dir
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         done = subprocess.run(
-            [sys.executable, str(ROOT / f"{script}.py"), *words, f"--save_dir={around.save_dir if around.save_dir[0] == '-' else out}"],
-            cwd=folder, env=variables, stdout=stdout, stderr=stderr, stdin=None, preexec_fn=lambda: around.prepare(folder), timeout=300,
+            [
+                sys.executable,
+                str(ROOT / f"{script}.py"),
+                *words,
+                f"--save_dir={around.save_dir if around.save_dir[0] == '-' else out}",
+            ],
+            cwd=folder,
+            env=variables,
+            stdout=stdout,
+            stderr=stderr,
+            stdin=None,
+            preexec_fn=lambda: around.prepare(folder),
+            timeout=300,
             check=False,
-        )  # fmt: skip
+        )
     return done.returncode, (folder / "stderr").read_text(errors="replace"), out
 
 
 def around_trial(world: Path, name: str, seed: int, whole: Callable[[str], dict]) -> dict:
-    """One command in odd surroundings: its usual outcome, or one line and the right exit code. ``whole`` gives a script's outcome."""
+    """One command in odd surroundings: its usual outcome, or one line and the right exit code.
+    ``whole`` gives a script's outcome.
+    """
     rng, around = random.Random(f"around/{name}/{seed}"), SURROUNDINGS[name]
     case, (script, words) = rng.choice(list(commands_around(world).items()))
     code, said, out = process(world / "around", around, script, words)
-    complaints = complaints_about(code, said, around.codes) if not around.quiet else ([] if code in around.codes else [f"{code}"])
+    complaints = (
+        complaints_about(code, said, around.codes)
+        if not around.quiet
+        else ([] if code in around.codes else [f"{code}"])
+    )
     if code == 0 and not complaints:
         if name == "umask 777":
             for file in out.rglob("*"):
@@ -159,4 +219,11 @@ def around_trial(world: Path, name: str, seed: int, whole: Callable[[str], dict]
                     file.chmod(0o777)
         found = outcome(script, words, out)
         complaints += [] if found == whole(case) else ["another outcome than in usual surroundings"]
-    return {"case": name, "seed": seed, "script": script, "code": code, "complaints": complaints, "ok": not complaints}
+    return {
+        "case": name,
+        "seed": seed,
+        "script": script,
+        "code": code,
+        "complaints": complaints,
+        "ok": not complaints,
+    }

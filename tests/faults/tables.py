@@ -1,4 +1,6 @@
-"""report.py on hostile records in six formats, and beside runs that write, overwrite and delete theirs."""
+"""report.py on hostile records in six formats, and beside runs that write, overwrite and delete
+theirs.
+"""
 
 import contextlib
 import csv
@@ -26,28 +28,134 @@ from utils import save_json, save_text, script
 SECONDS = 10  # of processor time that a format may take
 SIX = (*FORMATS, "page")
 TEXTS = (
-    "=1+1", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "a\n=1,2", '"=1"', ";=1",
-    "\x1b[2J\x1b]0;title\x07", "a\rb", "a\x00b", "\x08\x08\x08", "\u202egpj.exe", "\u2066x\u2069", "\ufeff", "\u200b",
-    "\u2028line", "\x85next", "\x9b31m", "\ud800", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>",
-    "</script><script>1</script>", "</svg><iframe>", "<!--", "]]>", "&lt;b&gt;", "javascript:alert(1)",
-    "[x](javascript:1)", "![x](http://a/b)", "`code`", "**bold**", "|", "a|b|c", "\\|", "# title", "<http://a.b>",
-    "\\input{/etc/passwd}", "\\write18{id}", "\\end{table}", "%", "$x$", "$\\frac{", "^^M\\input", "\x0c\\input{x}",
-    "{", "}}}", "\\", "~", "Retrain", "", " ", "x" * 100_000, "é" * 300, "ﷺ" * 50, "../../etc/passwd", "%s%n{0}",
-    "{row}", "a\u0301" * 200, "👩‍👩‍👧", "nan", "inf", "-", "None",
-)  # fmt: skip
+    "=1+1",
+    "+1+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "a\n=1,2",
+    '"=1"',
+    ";=1",
+    "\x1b[2J\x1b]0;title\x07",
+    "a\rb",
+    "a\x00b",
+    "\x08\x08\x08",
+    "\u202egpj.exe",
+    "\u2066x\u2069",
+    "\ufeff",
+    "\u200b",
+    "\u2028line",
+    "\x85next",
+    "\x9b31m",
+    "\ud800",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</script><script>1</script>",
+    "</svg><iframe>",
+    "<!--",
+    "]]>",
+    "&lt;b&gt;",
+    "javascript:alert(1)",
+    "[x](javascript:1)",
+    "![x](http://a/b)",
+    "`code`",
+    "**bold**",
+    "|",
+    "a|b|c",
+    "\\|",
+    "# title",
+    "<http://a.b>",
+    "\\input{/etc/passwd}",
+    "\\write18{id}",
+    "\\end{table}",
+    "%",
+    "$x$",
+    "$\\frac{",
+    "^^M\\input",
+    "\x0c\\input{x}",
+    "{",
+    "}}}",
+    "\\",
+    "~",
+    "Retrain",
+    "",
+    " ",
+    "x" * 100_000,
+    "é" * 300,
+    "ﷺ" * 50,
+    "../../etc/passwd",
+    "%s%n{0}",
+    "{row}",
+    "a\u0301" * 200,
+    "👩‍👩‍👧",
+    "nan",
+    "inf",
+    "-",
+    "None",
+)
 COMMANDS = (
-    "begin", "end", "centering", "caption", "toprule", "midrule", "bottomrule", "textbf", "textsuperscript", "sim", "pm", "textbackslash",
-    "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar",
-)  # fmt: skip
-DEEP, DEEP_TABLE, LONG = "[" * 100_000 + "]" * 100_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "9" * 6000
-RAW = {f"\ue000{number}": text for number, text in enumerate((DEEP, DEEP_TABLE, LONG, "1e999", "-0", "NaN", "-Infinity", "1e-400"))}
+    "begin",
+    "end",
+    "centering",
+    "caption",
+    "toprule",
+    "midrule",
+    "bottomrule",
+    "textbf",
+    "textsuperscript",
+    "sim",
+    "pm",
+    "textbackslash",
+    "textasciitilde",
+    "textasciicircum",
+    "textless",
+    "textgreater",
+    "textbar",
+)
+DEEP, DEEP_TABLE, LONG = (
+    "[" * 100_000 + "]" * 100_000,
+    '{"a":' * 50_000 + "1" + "}" * 50_000,
+    "9" * 6000,
+)
+RAW = {
+    f"\ue000{number}": text
+    for number, text in enumerate(
+        (DEEP, DEEP_TABLE, LONG, "1e999", "-0", "NaN", "-Infinity", "1e-400")
+    )
+}
 VALUES = (
-    1e308, -1e308, 1e200, 1e101, 1e99, -1e99, 10**400, -(10**400), 2**63, float("nan"), float("inf"), True, False, None,
-    [], {}, [[]], [1, 2], {"a": 1}, "", "x", -1, 0, 5e-324, [None], *RAW,
-)  # fmt: skip
+    1e308,
+    -1e308,
+    1e200,
+    1e101,
+    1e99,
+    -1e99,
+    10**400,
+    -(10**400),
+    2**63,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    None,
+    [],
+    {},
+    [[]],
+    [1, 2],
+    {"a": 1},
+    "",
+    "x",
+    -1,
+    0,
+    5e-324,
+    [None],
+    *RAW,
+)
 
 
-# -------------------------------------------------------------------------------------------------- hostile records
+# ---------------------------------------------------------------------------------- hostile records
 
 
 def parts_of(content: object) -> list[tuple[dict | list, object]]:
@@ -55,7 +163,13 @@ def parts_of(content: object) -> list[tuple[dict | list, object]]:
     found, left = [], [content]
     while left:
         item = left.pop()
-        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else ()
+        keys = (
+            list(item)
+            if isinstance(item, dict)
+            else range(len(item))
+            if isinstance(item, list)
+            else ()
+        )
         found += [(item, key) for key in keys]
         left += [item[key] for key in keys]
     return found
@@ -72,23 +186,48 @@ def spoil(content: dict, how: str, rng: random.Random) -> None:
         elif how == "names" and isinstance(box, dict):
             box[rng.choice(TEXTS)] = box.pop(key)
         elif how == "structure":
-            box[key] = rng.choice([[box[key]], {"a": box[key]}, [box[key]] * 3, list(box), str(box[key])])
+            box[key] = rng.choice(
+                [[box[key]], {"a": box[key]}, [box[key]] * 3, list(box), str(box[key])]
+            )
         else:
             box[key] = rng.choice(VALUES)
 
 
 def hostile_world(folder: Path, rng: random.Random) -> str:
     """Results, an audit and a curve in ``folder``, some of them spoilt; returns how."""
-    how = rng.choice(["labels", "labels", "texts", "texts", "names", "values", "values", "values", "structure", "bytes", "many"])
+    how = rng.choice(
+        [
+            "labels",
+            "labels",
+            "texts",
+            "texts",
+            "names",
+            "values",
+            "values",
+            "values",
+            "structure",
+            "bytes",
+            "many",
+        ]
+    )
     drawn = lambda: rng.choice(TEXTS) if how == "labels" else "FT"  # noqa: E731
-    results = [records.result("retrain", "Retrain", (5.0 + seed, 99.0, 93.0 - seed, 12.0), seed=seed) for seed in (1, 2, 3)]
-    results += [records.result(name, drawn() or "x", lr=0.01 * number, mask=0.5, warnings=[drawn()]) for number, name in enumerate("ab", 1)]
+    results = [
+        records.result("retrain", "Retrain", (5.0 + seed, 99.0, 93.0 - seed, 12.0), seed=seed)
+        for seed in (1, 2, 3)
+    ]
+    results += [
+        records.result(name, drawn() or "x", lr=0.01 * number, mask=0.5, warnings=[drawn()])
+        for number, name in enumerate("ab", 1)
+    ]
     if how == "labels":
         results[3]["hyperparameters"] |= {drawn(): 1, "unlearn_lr": drawn()}
         results[3]["provenance"] |= {"command": [drawn(), drawn()], "device": drawn()}
         results[4]["data"]["dataset"] = drawn() if rng.random() < 0.3 else "cifar10"
     if how == "many":
-        results += [records.result("FT", "FT", (rng.random(), 99.0, 93.0, 12.0), seed=seed) for seed in range(rng.choice([10, 200]))]
+        results += [
+            records.result("FT", "FT", (rng.random(), 99.0, 93.0, 12.0), seed=seed)
+            for seed in range(rng.choice([10, 200]))
+        ]
     audit = records.with_shadows(records.audit(*results))
     if how == "labels":
         audit["warnings"], audit["rows"][0]["label"] = [drawn()], drawn()
@@ -112,19 +251,32 @@ def hostile_world(folder: Path, rng: random.Random) -> str:
             text = text.replace(json.dumps(name), raw)
         if how == "bytes" and content is spoilt:
             text = rng.choice(
-                ["", "[]", "null", "\ufeff{}", text[: rng.randrange(len(text))], text + text, DEEP, f'{{"metrics": {DEEP_TABLE}}}']
+                [
+                    "",
+                    "[]",
+                    "null",
+                    "\ufeff{}",
+                    text[: rng.randrange(len(text))],
+                    text + text,
+                    DEEP,
+                    f'{{"metrics": {DEEP_TABLE}}}',
+                ]
             )
         (own / ("audit.json" if content is audit else "FTresult.json")).write_text(text)
     records.write_curve(folder / "run0", "FT")
     if how == "bytes" and rng.random() < 0.5:
-        (folder / "run0" / "FTcurve.jsonl").write_text(rng.choice(["{", "[1]\n", '{"epoch": "x"}\n', '{"epoch": 1e400}\n', DEEP]))
+        (folder / "run0" / "FTcurve.jsonl").write_text(
+            rng.choice(["{", "[1]\n", '{"epoch": "x"}\n', '{"epoch": 1e400}\n', DEEP])
+        )
     return how
 
 
-# ------------------------------------------------------------------------------------------------------- six formats
+# -------------------------------------------------------------------------------------- six formats
 
 
-def printed(argv: list[str], main: Callable[[list[str]], int] = report.main) -> tuple[int | str, str, str]:
+def printed(
+    argv: list[str], main: Callable[[list[str]], int] = report.main
+) -> tuple[int | str, str, str]:
     """report.py in this process: its exit code, or what escaped, and what it printed."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -136,7 +288,9 @@ def printed(argv: list[str], main: Callable[[list[str]], int] = report.main) -> 
 
 
 def json_trial(world: Path, seed: int) -> dict:
-    """Hostile records through all six formats, in a child that may not take longer than it should."""
+    """Hostile records through all six formats, in a child that may not take longer
+    than it should.
+    """
     rng, folder = random.Random(f"json/{seed}"), world / "hostile_json"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "in").mkdir(parents=True)
@@ -147,20 +301,39 @@ def json_trial(world: Path, seed: int) -> dict:
         with contextlib.suppress(BaseException):
             for name in SIX:
                 began = time.process_time()
-                words = ["--html", str(folder / "page.html")] if name == "page" else ["--format", name]
+                words = (
+                    ["--html", str(folder / "page.html")] if name == "page" else ["--format", name]
+                )
                 code, out, err = printed([str(folder / "in"), *words])
                 text = (folder / "page.html").read_text() if name == "page" and code == 0 else out
                 took = time.process_time() - began
                 slow = [f"{name}: {took:.0f} s"] if took > SECONDS else []
-                found.append([code, [*slow, *(f"{name}: {words}" for words in wrong_with(name, code, text, err))]])
+                found.append(
+                    [
+                        code,
+                        [
+                            *slow,
+                            *(f"{name}: {words}" for words in wrong_with(name, code, text, err)),
+                        ],
+                    ]
+                )
             (folder / "found.json").write_text(json.dumps(found))
         os._exit(0)
     os.waitpid(child, 0)
     complaints, codes = ["it did not come to an end"], []
     if (folder / "found.json").exists():
         found = json.loads((folder / "found.json").read_text())
-        codes, complaints = [code for code, _ in found], [line for _, lines in found for line in lines]
-    return {"case": how, "seed": seed, "code": max(map(str, codes), default="-")[:20], "complaints": complaints, "ok": not complaints}
+        codes, complaints = (
+            [code for code, _ in found],
+            [line for _, lines in found for line in lines],
+        )
+    return {
+        "case": how,
+        "seed": seed,
+        "code": max(map(str, codes), default="-")[:20],
+        "complaints": complaints,
+        "ok": not complaints,
+    }
 
 
 def wrong_with(name: str, code: int | str, text: str, err: str) -> list[str]:
@@ -171,14 +344,28 @@ def wrong_with(name: str, code: int | str, text: str, err: str) -> list[str]:
         return found
     if name in ("text", "markdown", "latex", "csv") and odd(text):
         found.append(f"it holds {odd(text)}")
-    return found + {"csv": wrong_cells, "markdown": wrong_markdown, "latex": wrong_latex, "json": wrong_json, "page": wrong_page}.get(
-        name, lambda text: []
-    )(text)
+    return found + {
+        "csv": wrong_cells,
+        "markdown": wrong_markdown,
+        "latex": wrong_latex,
+        "json": wrong_json,
+        "page": wrong_page,
+    }.get(name, lambda text: [])(text)
 
 
 def odd(text: str) -> str:
     """The characters of a text that no terminal should get."""
-    return ascii("".join(sorted({character for character in text if not character.isprintable() and character != "\n"})))[1:-1]
+    return ascii(
+        "".join(
+            sorted(
+                {
+                    character
+                    for character in text
+                    if not character.isprintable() and character != "\n"
+                }
+            )
+        )
+    )[1:-1]
 
 
 def wrong_cells(text: str) -> list[str]:
@@ -192,22 +379,35 @@ def wrong_cells(text: str) -> list[str]:
 
     csv.field_size_limit(10**9)
     cells = [cell for line in csv.reader(io.StringIO(text)) for cell in line]
-    return [f"the cell {cell[:40]!r}" for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(cell)]
+    return [
+        f"the cell {cell[:40]!r}"
+        for cell in cells
+        if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(cell)
+    ]
 
 
 def wrong_markdown(text: str) -> list[str]:
     """Tags, links and pictures: a table has none of its own."""
-    found = re.findall(r"<[A-Za-z/!?][^\n]{0,30}", text) + re.findall(r"(?<!\\)\]\([^\n]{0,30}", text)
+    found = re.findall(r"<[A-Za-z/!?][^\n]{0,30}", text) + re.findall(
+        r"(?<!\\)\]\([^\n]{0,30}", text
+    )
     return [f"the tag or link {words!r}" for words in found]
 
 
 def wrong_latex(text: str) -> list[str]:
     """Commands that a table has not, and braces that do not pair, outside of comments."""
     lines = [line for line in text.splitlines() if not line.startswith("%")]
-    found = [f"the command {word!r}" for line in lines for word in re.findall(r"\\([A-Za-z]+)", line) if word not in COMMANDS]
+    found = [
+        f"the command {word!r}"
+        for line in lines
+        for word in re.findall(r"\\([A-Za-z]+)", line)
+        if word not in COMMANDS
+    ]
     bare = re.sub(r"\\[\\{}%&#_$]", "", "\n".join(lines))
     return (
-        found + (["its braces do not pair"] if bare.count("{") != bare.count("}") else []) + (["a comment inside"] if "%" in bare else [])
+        found
+        + (["its braces do not pair"] if bare.count("{") != bare.count("}") else [])
+        + (["a comment inside"] if "%" in bare else [])
     )
 
 
@@ -233,7 +433,20 @@ class _Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += [""] if tag == "script" else []
-        if tag in ("iframe", "object", "embed", "link", "base", "img", "form", "audio", "video", "foreignobject", "animate", "set"):
+        if tag in (
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "base",
+            "img",
+            "form",
+            "audio",
+            "video",
+            "foreignobject",
+            "animate",
+            "set",
+        ):
             self.found.append(f"the tag {tag}")
         for name, value in attrs:
             if (
@@ -255,11 +468,16 @@ def wrong_page(text: str) -> list[str]:
     own = (Path(report.__file__).parent / "reporting" / "page.js").read_text().strip()
     scripts = [script.strip() for script in tags.scripts]
     inside = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
-    is_ours = len(scripts) == 1 and inside is not None and inside[1].strip() == own and "default-src 'none'" in html.unescape(text)
+    is_ours = (
+        len(scripts) == 1
+        and inside is not None
+        and inside[1].strip() == own
+        and "default-src 'none'" in html.unescape(text)
+    )
     return tags.found + ([] if is_ours else [f"{len(scripts)} scripts, or not the page's own"])
 
 
-# ---------------------------------------------------------------------------------------------- beside running runs
+# ------------------------------------------------------------------------------ beside running runs
 
 
 @script
@@ -277,7 +495,9 @@ def writer(folder: Path, seed: int) -> None:
         own = folder / f"run{rng.randrange(6)}"
         retrain = own.name in ("run0", "run1", "run2")
         content = (
-            records.result("retrain", "Retrain", seed=number) if retrain else records.result("FT", "FT", (rng.random(), 99.0, 93.0, 12.0))
+            records.result("retrain", "Retrain", seed=number)
+            if retrain
+            else records.result("FT", "FT", (rng.random(), 99.0, 93.0, 12.0))
         )
         draw = rng.random()
         with contextlib.suppress(OSError):
@@ -293,8 +513,12 @@ def writer(folder: Path, seed: int) -> None:
                 shutil.rmtree(own)
 
 
-def beside_trial(world: Path, seed: int, reads: int, write: Callable[[Path, int], None] = writer) -> dict:
-    """Read a folder ``reads`` times beside a process that writes there: a table or one line, each time."""
+def beside_trial(
+    world: Path, seed: int, reads: int, write: Callable[[Path, int], None] = writer
+) -> dict:
+    """Read a folder ``reads`` times beside a process that writes there: a table or one line, each
+    time.
+    """
     rng, folder = random.Random(f"beside/{seed}"), world / "beside"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "runs").mkdir(parents=True)
@@ -307,7 +531,9 @@ def beside_trial(world: Path, seed: int, reads: int, write: Callable[[Path, int]
     try:
         for _ in range(reads):
             main = rng.choice([report.main, read_all])
-            code, _, err = printed([str(folder / "runs"), "--format", rng.choice(list(FORMATS))], main)
+            code, _, err = printed(
+                [str(folder / "runs"), "--format", rng.choice(list(FORMATS))], main
+            )
             complaints += complaints_about(code, err, (0, 2)) + (
                 [f"a torn file: {err}"] if "damaged" in err or "not readable" in err else []
             )
@@ -315,5 +541,11 @@ def beside_trial(world: Path, seed: int, reads: int, write: Callable[[Path, int]
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    found = {"case": "beside", "seed": seed, "reads": reads, "tables": codes[0], "complaints": complaints[:5]}
+    found = {
+        "case": "beside",
+        "seed": seed,
+        "reads": reads,
+        "tables": codes[0],
+        "complaints": complaints[:5],
+    }
     return found | {"ok": not complaints}
