@@ -12,9 +12,11 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-import here  # noqa: F401 (before torch)
+import runtime  # noqa: F401 (before torch)
 from datasets import DATASETS
+from masks.scores import SCORES
 from models import MODELS
+from runtime.files import load_json, require_file
 from unlearn import (
     METHODS,
     flag_of,
@@ -25,8 +27,7 @@ from unlearn import (
     preset_table,
     presets_of,
 )
-from unlearn.scores import SCORES
-from utils import UserError, load_json, require_file, warn
+from utils import UserError, warn
 
 # Flags of the reference that nothing here reads: accepted, and named in one warning line when
 # typed.

@@ -10,22 +10,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import parallel
 from datasets.loaders import Data, Loader
 from evaluation.accuracy import accuracy
+from masks.gate import SaliencyGate
+from masks.masks import Mask
 from recipe import Recipe, make_optimizer, make_scheduler
+from runtime import distributed
+from runtime.clock import Stopwatch
+from runtime.devices import device_rng, exact_fp32, set_device_rng
 from unlearn.base import Iterative, Method, Step, Steps
-from unlearn.saliency import Mask, SaliencyGate
-from utils import (
-    RunFailed,
-    Stopwatch,
-    UserError,
-    device_rng,
-    exact_fp32,
-    set_device_rng,
-    stream,
-    warn,
-)
+from utils import RunFailed, UserError, stream, warn
 
 NEVER = torch.iinfo(torch.int64).max
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -78,7 +72,7 @@ class Meter:
 
     def check(self, title: str = "") -> None:
         """Raise :class:`RunFailed` if a loss was not finite. Waits for the device."""
-        parallel.smallest(self.first_bad)
+        distributed.all_reduce_min(self.first_bad)
         if int(self.first_bad) != NEVER:
             raise RunFailed(
                 f"the loss was not finite at step {int(self.first_bad) + 1} of"
@@ -93,7 +87,7 @@ class Meter:
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave."""
         self.steps = state["steps"]
-        if parallel.rank() == 0:
+        if distributed.rank() == 0:
             self.loss.copy_(state["loss"])
             self.correct.copy_(state["correct"])
             self.samples = state["samples"]
@@ -101,9 +95,9 @@ class Meter:
     def _totals(self) -> tuple[Tensor, Tensor, int]:
         """Loss, correct and samples of all processes."""
         loss, correct = self.loss.clone(), self.correct.clone()
-        parallel.add_up([loss])
+        distributed.all_reduce([loss])
         samples = torch.tensor(self.samples, device=correct.device)
-        parallel.add_up([correct, samples])
+        distributed.all_reduce([correct, samples])
         return loss, correct, int(samples)
 
     def read(self, lr: float, title: str = "") -> EpochStats:
@@ -134,7 +128,7 @@ def compile_model(model: nn.Module, device: torch.device, accumulate: int = 1) -
     if device.type != "cuda":
         model.compile()
         return False
-    graphs = accumulate == 1 and parallel.count() == 1
+    graphs = accumulate == 1 and distributed.world_size() == 1
     model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
     return graphs
 
@@ -200,7 +194,7 @@ def train_epoch(
         else contextlib.nullcontext()
     )
     meter, updated, waiting, unsaved = Meter(device), None, 0, 0
-    by_labels = accumulate > 1 or parallel.count() > 1
+    by_labels = accumulate > 1 or distributed.world_size() > 1
 
     def update(step: Step) -> None:
         if by_labels:
@@ -280,7 +274,7 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
     the processes' means. SyncBatchNorm has them right already.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if parallel.count() == 1:
+    if distributed.world_size() == 1:
         torch._foreach_div_(gradients, labels)
         return
     number = torch.full(
@@ -300,7 +294,7 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
     if statistics:
         torch._foreach_mul_(statistics, number)
     sums = [*gradients, *statistics]
-    parallel.add_up([*sums, number])
+    distributed.all_reduce([*sums, number])
     torch._foreach_div_(sums, number)
 
 
@@ -334,12 +328,12 @@ def fit(
         RunFailed: a loss or a weight was not finite; what was saved before is the last good state.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    parallel.copy_first([*trained, *model.buffers()])
+    distributed.broadcast([*trained, *model.buffers()])
     for epoch in range(start_epoch, epochs):
         data.set_epoch(epoch, first_batch=begun["steps"] if begun else 0)
         if not begun:
             # Dropout and the like draw from the global generator, each process for its own images.
-            others = [parallel.rank()] if parallel.rank() else []
+            others = [distributed.rank()] if distributed.rank() else []
             torch.manual_seed(stream(data.seed, "layers", epoch, *others))
             if method.resets(epoch):
                 optimizer.state.clear()
@@ -451,8 +445,8 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "seconds": self.clock.seconds,
             "stopped": self.clock.stopped,
-            "rng": parallel.gather(torch.get_rng_state()),
-            "device_rng": parallel.gather(device_rng(self.clock.device)),
+            "rng": distributed.all_gather(torch.get_rng_state()),
+            "device_rng": distributed.all_gather(device_rng(self.clock.device)),
             "method": self.method.state(),
             "meter": meter,
         }
@@ -470,8 +464,8 @@ class Trainer:
                 raise ValueError("the optimizer's state does not fit the weights")
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state(state["method"])
-        torch.set_rng_state(parallel.own(state["rng"]))
-        set_device_rng(self.clock.device, parallel.own(state.get("device_rng")))
+        torch.set_rng_state(distributed.take_own(state["rng"]))
+        set_device_rng(self.clock.device, distributed.take_own(state.get("device_rng")))
         self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
         self.start_epoch, self.begun = state["epoch"], state.get("meter")
         if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
@@ -569,7 +563,7 @@ def run(
         if gate:
             gate.restore()
         # An edit is made by each process for itself, and a near tie may fall two ways.
-        parallel.copy_first([*model.parameters(), *model.buffers()])
+        distributed.broadcast([*model.parameters(), *model.buffers()])
     check_finite(model)
     return chosen | extra, final
 
@@ -620,7 +614,7 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
     ):
         return False
     parts = (
-        parallel.count() if data.device.type == "cpu" else 1
+        distributed.world_size() if data.device.type == "cpu" else 1
     )  # elsewhere it normalises over all processes
     smallest = {}
     for loader in loaders:
@@ -711,7 +705,7 @@ def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
         logits = [model.forward(images).float() for images, _ in batches.shared()]
     if not batches.num_samples:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-    whole = torch.cat(logits) if parallel.count() == 1 else _of_all(logits, batches)
+    whole = torch.cat(logits) if distributed.world_size() == 1 else _of_all(logits, batches)
     return whole.cpu(), batches.labels.cpu()
 
 
@@ -719,9 +713,9 @@ def _of_all(logits: list[Tensor], batches: Loader) -> Tensor:
     """All batches' logits from those of this process's batches: each writes its rows into zeros,
     which are then summed.
     """
-    classes = parallel.largest(logits[0].shape[1] if logits else 0)
+    classes = distributed.all_reduce_max(logits[0].shape[1] if logits else 0)
     whole = torch.zeros(batches.num_samples, classes, device=batches.labels.device)
     for (start, end), part in zip(batches.bounds()[batches.shared().own], logits, strict=True):
         whole[start:end] = part
-    parallel.add_up([whole])
+    distributed.all_reduce([whole])
     return whole

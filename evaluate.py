@@ -23,10 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import here  # noqa: F401 (before torch)
-import parallel
 from arg_parser import evaluation_parser
-from auditing import Request, Saved, expand, read_saved, with_reference
 from evaluation.definitions import define, describe
 from evaluation.membership import draw_rule, draws_line
 from evaluation.relearn import relearn_ratio, steps_to_reach
@@ -43,21 +40,14 @@ from evaluation.suites import (
 )
 from evaluation.verdicts import relative_change
 from reporting.audits import ulira_cells
-from shadows import Pool
-from utils import (
-    UserError,
-    lock,
-    pick_device,
-    provenance,
-    save_arrays,
-    save_json,
-    script,
-    stream,
-    tune_cuda,
-    use_threads,
-    warn,
-    with_threads,
-)
+from runtime import distributed
+from runtime.cli import script
+from runtime.devices import pick_device, tune_cuda, use_threads, with_threads
+from runtime.files import lock, save_arrays, save_json
+from runtime.provenance import provenance
+from stages.outputs import Request, Saved, expand, read_saved, with_reference
+from stages.shadows import Pool
+from utils import UserError, stream, warn
 
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
@@ -91,7 +81,7 @@ def audit(args: argparse.Namespace) -> None:
     use_threads(args.threads, device)
     tune_cuda(device)
     print(f"fp32 on {with_threads(device)}")
-    parallel.start(device)
+    distributed.initialize(device)
     request = Request(saved[0], data=args.data, device=device, batch_size=args.batch_size)
     for each in saved:
         request.check(each)
@@ -153,7 +143,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
             basic(splits, rule, draws) for splits, draws in zip(outputs, by_draw, strict=True)
         ], by_draw
 
-    found, by_draw = parallel.by_first(attacked)
+    found, by_draw = distributed.on_main(attacked)
     extra: list[dict] = [{} for _ in saved]
     if args.suite != "basic":
         found, extra = beside_retrain(args, request, saved, outputs, found)

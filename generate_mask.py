@@ -11,8 +11,8 @@ agree:
 import sys
 
 from arg_parser import parse_args
-from experiment import make_masks
-from utils import script
+from runtime.cli import script
+from stages.mask import make_masks
 
 
 @script

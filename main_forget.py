@@ -7,8 +7,8 @@ DIR
 import sys
 
 from arg_parser import parse_args
-from experiment import unlearn
-from utils import script
+from runtime.cli import script
+from stages.unlearn import unlearn
 
 
 @script

@@ -9,8 +9,8 @@ Without --mask_path the method runs unmasked.
 import sys
 
 from arg_parser import parse_args
-from experiment import unlearn
-from utils import script
+from runtime.cli import script
+from stages.unlearn import unlearn
 
 
 @script

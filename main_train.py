@@ -6,8 +6,8 @@ python main_train.py --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 182
 import sys
 
 from arg_parser import parse_args
-from experiment import train
-from utils import script
+from runtime.cli import script
+from stages.train import train
 
 
 @script

@@ -21,7 +21,9 @@ from arg_parser import Parser
 from reporting.audits import read_audits, with_curves
 from reporting.formats import FORMATS
 from reporting.tables import Scenario, collect, scenarios
-from utils import UserError, save_bytes, save_text, script
+from runtime.cli import script
+from runtime.files import save_bytes, save_text
+from utils import UserError
 
 
 @script

@@ -32,6 +32,7 @@ from evaluate import SUITES
 from report import make_parser as report_parser
 from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
+from runtime.cli import script
 from sweeping.inputs import check_inputs
 from sweeping.launchers import LAUNCHERS, supervise, visible_gpus, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
@@ -48,7 +49,7 @@ from sweeping.search import (
     search_of,
     trial_files,
 )
-from utils import RunFailed, UserError, script, warn
+from utils import RunFailed, UserError, warn
 
 WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
 

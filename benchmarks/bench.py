@@ -37,9 +37,11 @@ from benchmarks.stages import (
     prepare,
 )
 from engine import train_epoch
+from masks.gate import SaliencyGate
+from runtime.clock import Stopwatch
+from runtime.devices import pick_precision
+from runtime.files import load_json, save_json
 from unlearn.base import cross_entropy_steps
-from unlearn.saliency import SaliencyGate
-from utils import Stopwatch, load_json, pick_precision, save_json
 
 # Billions of multiply-adds of one 32x32 image's forward pass; a training step costs three times as
 # many.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils import git_revision
+from runtime.provenance import git_revision
 
 
 def describe() -> dict:

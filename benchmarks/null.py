@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from evaluation.distances import DISTANCES, tow
 from evaluation.gaps import AVERAGED, inside_average, inside_noise
 from evaluation.rows import inside
-from utils import save_text
+from runtime.files import save_text
 
 RETRAINS, RUNS = (3, 5, 10), (1, 3, 5)
 CELLS = [(retrains, runs) for retrains in RETRAINS for runs in RUNS]

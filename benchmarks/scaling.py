@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.hardware import describe, hardware_line
 from evaluation.accuracy import accuracies
 from evaluation.suites import basic, curves, folded, standard
-from utils import save_text
+from runtime.files import save_text
 
 SHARES = {"retain": 40_500, "forget": 4_500, "val": 5_000, "test": 10_000}
 REACH = {"retain": 9.0, "forget": 6.0, "val": 5.0, "test": 5.0}

@@ -25,10 +25,11 @@ sys.path.insert(0, str(ROOT))
 import sweep
 from benchmarks.hardware import describe, hardware_line
 from evaluation.gaps import AVERAGED
+from runtime.files import load_json
 from sweeping.plan import Plan, Run, expand, read_plan
 from sweeping.runs import read_record, work
 from sweeping.search import OBJECTIVES, oracle_gap_score, run_search, val_proxy_score
-from utils import RunFailed, load_json
+from utils import RunFailed
 
 PLAN = ROOT / "recipes" / "search.toml"
 TRIALS = 12

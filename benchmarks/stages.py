@@ -27,15 +27,17 @@ from datasets.splits import choose_forget, make_split
 from engine import predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
-from experiment import to_numpy
+from masks.gate import SaliencyGate
+from masks.masks import top_masks
 from models import build_model
 from recipe import make_optimizer
+from runtime.devices import keep_freed_memory, pick_precision
+from runtime.files import save
+from stages.results import to_numpy
 from unlearn.base import cross_entropy_steps
-from unlearn.per_sample import fisher_diagonal
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import SaliencyGate, top_masks
+from unlearn.tools.per_sample import fisher_diagonal
 from unlearn.wfisher import influence_vector
-from utils import keep_freed_memory, pick_precision, save
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 256

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets import sources
-from utils import UserError, hash_arrays
+from runtime.files import hash_arrays
+from utils import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import parallel
 from datasets import ImageSet
 from datasets.splits import ForgetSplit, Split
+from runtime import distributed
 from utils import UserError, generator, stream
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -109,7 +109,7 @@ class Loader:
         if self.tail == "drop" and self.train:
             n = n // size * size or n
         starts = list(range(0, n, size))
-        if self.train and len(starts) > 1 and n - starts[-1] < max(2, parallel.count()):
+        if self.train and len(starts) > 1 and n - starts[-1] < max(2, distributed.world_size()):
             starts.pop()
         return list(itertools.pairwise([*starts, n]))
 
@@ -124,7 +124,7 @@ class Loader:
         batches = -(-n // (size * group)) * group
         if 2 * n < size * batches:
             batches = -(-n // size)
-        return min(batches, max(1, n // parallel.count())) if self.train else batches
+        return min(batches, max(1, n // distributed.world_size())) if self.train else batches
 
     def __len__(self) -> int:
         return len(self.bounds()[self.own])
@@ -168,15 +168,15 @@ class Loader:
 
     def _part(self, start: int, end: int) -> tuple[int, int]:
         """This process's part of a training batch; all of any other batch."""
-        if not self.train or parallel.count() == 1:
+        if not self.train or distributed.world_size() == 1:
             return start, end
         size = end - start
-        if size < parallel.count():
+        if size < distributed.world_size():
             raise UserError(
-                f"a batch of {size} {self.name} images is too small for {parallel.count()}"
+                f"a batch of {size} {self.name} images is too small for {distributed.world_size()}"
                 " processes; start fewer or raise --batch_size"
             )
-        low, high = parallel.part(size)
+        low, high = distributed.rank_bounds(size)
         self.share = (high - low) / size
         return start + low, start + high
 
@@ -216,7 +216,7 @@ class Loader:
         batches, so that each is as it was.
         """
         assert not self.train, "training batches are shared out as they are"
-        return self._with(own=slice(parallel.rank(), None, parallel.count()))
+        return self._with(own=slice(distributed.rank(), None, distributed.world_size()))
 
     def unaugmented(self) -> "Loader":
         """The same images, shuffled the same way, neither cropped nor flipped."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from claims import check_npz, memory
-from utils import UserError, require_file
+from runtime.file_checks import check_npz, memory
+from runtime.files import require_file
+from utils import UserError
 
 Arrays = dict[str, np.ndarray]
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
@@ -172,13 +173,13 @@ class _Resize:
     def __init__(self, side: int):
         self.side = side
 
-    def __call__(self, image) -> np.ndarray:  # noqa: ANN001 (a Pillow image)
+    def __call__(self, image) -> np.ndarray:  # noqa: ANN001
         from PIL import ImageOps
 
         return np.asarray(ImageOps.fit(image.convert("RGB"), (self.side, self.side)))
 
 
-def _decode(images, workers: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001 (an ImageFolder)
+def _decode(images, workers: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001
     from torch.utils.data import DataLoader
 
     batches = DataLoader(images, batch_size=256, num_workers=workers, collate_fn=_collate)

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from utils import UserError, hash_arrays, stream
+from runtime.files import hash_arrays
+from utils import UserError, stream
 
 VALIDATION_SHARE = 0.1
 # What methods are designed to forget, in words.

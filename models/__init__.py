@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
-import parallel
 from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
 from models.vgg import vgg16_bn, vgg16_bn_lth
+from runtime import distributed
 from utils import UserError
 
 MODELS = {
@@ -104,7 +104,7 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on ``device`` in channels_last; its BatchNorm normalises over all processes of a
     run where the device can (CUDA).
     """
-    if parallel.count() > 1 and device.type == "cuda":
+    if distributed.world_size() > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last)
 

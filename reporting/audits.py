@@ -12,7 +12,8 @@ from typing import Any
 
 from evaluation.gaps import FEWEST
 from reporting.tables import AUDIT, LARGEST, Scenario, find, scenario_of, told_apart, unless_gone
-from utils import UserError, load_json, reading
+from runtime.files import load_json, reading
+from utils import UserError
 
 REMEDY = "run evaluate.py again, or move the file away"
 # U-LiRA's numbers in the order and the words in which they are printed.

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from evaluation.definitions import markdown_line
 from reporting.audits import ULIRA, attack_numbers, named_rows, rmia_cells, ulira_cells
 from reporting.tables import AVERAGES, METRICS, Scenario
-from utils import finite, printable
+from runtime.files import finite
+from utils import printable
 
 HEADER = ["method", *METRICS, "Avg. Gap", "Gap (entropy)", "RTE (s)", "runs"]
 AGAIN = "Retrain again"  # the row of the noise floor

@@ -44,9 +44,10 @@ from evaluation.verdicts import (
     remedies,
     verdict_of,
 )
-from settings import completed, differences
+from runtime.files import load_json
+from stages.records import completed, differences
 from unlearn import label_today
-from utils import UserError, load_json
+from utils import UserError
 
 METRICS = AVERAGED
 AVERAGES = {

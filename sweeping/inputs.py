@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from datasets import load_dataset
+from runtime.files import hash_arrays, load, load_json, save_json
 from sweeping.plan import Run
 from sweeping.runs import DONE, state_of
-from utils import UserError, hash_arrays, load, load_json, save_json
+from utils import UserError
 
 RECORD = "inputs.json"
 EMBEDDED = ("digits", "fashion_mini")  # part of scikit-learn and of this project

@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from utils import UserError, load_json, require_file
+from runtime.files import load_json, require_file
+from utils import UserError
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")

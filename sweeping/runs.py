@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
+from runtime.files import lock, save_json, save_text
 from sweeping.plan import Run
-from utils import UserError, lock, save_json, save_text
+from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, LOG, COMMAND, LOCK = "run.json", "log.txt", "cmd.txt", "run"

@@ -19,19 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from auditing import Request, Saved, read_saved
 from engine import predict
 from evaluation.accuracy import accuracy
 from evaluation.attacks import auc, class_weights, effective_size
 from evaluation.gaps import AVERAGED, AVERAGED_ENTROPY, ENTROPY, gap_of_means
 from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
+from runtime.devices import pick_device
+from runtime.files import load_json, lock, save_json, save_text
+from stages.outputs import Request, Saved, read_saved
 from sweeping.launchers import need
 from sweeping.plan import Check, Plan, Run, Stage, expand
 from sweeping.runs import DONE, FAILED, RUNNING, attempt
 from unlearn import METHODS, method_key
 from unlearn.base import Range
-from utils import RunFailed, UserError, load_json, lock, pick_device, save_json, save_text
+from utils import RunFailed, UserError
 
 LEVELS = 5  # rows of a hyper-parameter in the sensitivity table
 OBJECTIVES = ("val_proxy", "oracle_gap")

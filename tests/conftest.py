@@ -1,20 +1,15 @@
 """Small things to test on: a data set of 8x8 images, a ten-line network, both on the CPU."""
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers import SETUP, call, make_data, make_image_set, make_model
 
-from datasets import ImageSet
-from datasets.loaders import Data
-from datasets.splits import choose_forget, make_split
-from models.normalize import Normalize
+import generate_mask
+import main_train
 
-CPU = torch.device("cpu")
 # Two workers share two cores; on networks this small one thread each beats two that wait for each
 # other.
 torch.set_num_threads(1)
-CLASSES = 4
 # Where nine tenths of the suite's time goes.
 SLOW = (
     "test_scripts",
@@ -33,69 +28,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
 
 
-class TinyNet(nn.Module):
-    """One convolution, BatchNorm, a linear layer; (n, 3, 8, 8) in [0, 1] to (n, 4)."""
-
-    def __init__(self):
-        super().__init__()
-        self.normalize = Normalize()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.bn = nn.BatchNorm2d(6)
-        self.fc = nn.Linear(6 * 4, CLASSES)
-
-    def forward(self, images):
-        x = torch.relu(self.bn(self.conv(self.normalize(images))))
-        return self.fc(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
-
-
-def make_image_set(train=160, test=60, side=8, seed=0, crop=1, flip=True):
-    """Random uint8 images whose mean brightness tells their class."""
-    rng = np.random.default_rng(seed)
-
-    def half(count):
-        labels = np.arange(count) % CLASSES
-        images = rng.integers(0, 120, (count, side, side, 3)) + 40 * labels[:, None, None, None]
-        return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
-
-    (x_train, y_train), (x_test, y_test) = half(train), half(test)
-    names = tuple("abcd")
-    return ImageSet(
-        "tiny", x_train, y_train, x_test, y_test, names, (0.4,) * 3, (0.2,) * 3, crop, flip
-    )
-
-
-def make_data(
-    image_set=None, count=16, batch_size=32, seed=3, class_to_forget=-1, augment=True, **batches
-):
-    """A Data with ``count`` forgotten images; ``batches`` are further arguments of Data."""
-    image_set = image_set or make_image_set()
-    split = make_split(image_set.y_train, 1)
-    chosen = choose_forget(
-        split, image_set.y_train, count=count, class_to_forget=class_to_forget, forget_seed=1
-    )
-    return Data(
-        image_set,
-        split,
-        chosen,
-        device=CPU,
-        batch_size=batch_size,
-        seed=seed,
-        augment=augment,
-        **batches,
-    )
-
-
-def make_model(seed=0):
-    """A TinyNet with seeded weights and BatchNorm statistics that are not the initial ones."""
-    torch.manual_seed(seed)
-    model = TinyNet()
-    model.construct = TinyNet
-    model.train()
-    with torch.no_grad():
-        model(torch.rand(64, 3, 8, 8))
-    return model.to(memory_format=torch.channels_last)
-
-
 @pytest.fixture
 def image_set():
     return make_image_set()
@@ -109,3 +41,28 @@ def data():
 @pytest.fixture
 def model():
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """A trained original on digits, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("original")
+    assert call(main_train.main, *SETUP, "--epochs", 3, "--lr", 0.1, "--save_dir", folder) == 0
+    return folder / "0model_SA_best.pth.tar"
+
+
+@pytest.fixture(scope="session")
+def masks(original):
+    folder = original.parent / "mask"
+    command = [
+        "--save_dir",
+        folder,
+        "--model_path",
+        original,
+        "--num_indexes_to_replace",
+        130,
+        "--unlearn_epochs",
+        1,
+    ]
+    assert call(generate_mask.main, *SETUP, *command) == 0
+    return folder

@@ -208,3 +208,36 @@ def write_curve(folder, name, epochs=3):
         json.dumps({"epoch": epoch, "loss": 1 / epoch, **same}) for epoch in range(1, epochs + 1)
     ]
     (folder / f"{name}curve.jsonl").write_text("\n".join(lines) + "\n")
+
+
+HOSTILE = "</script><script>alert(1)</script> $x$ & \"'\x07"
+
+
+def everything(folder, label="GA"):
+    """Results of three methods with their audit, a mask with layers and curves below ``folder``;
+    returns the results.
+    """
+    results = [
+        *runs("retrain", "Retrain", RETRAIN),
+        *runs("RL", "SalUn", NEAR, mask=0.5),
+        result(
+            "GA" if label == "GA" else "own", label, (60.0, 80.0, 70.0, 2.0), warnings=["it fell"]
+        ),
+    ]
+    for record in results:
+        if record["mask"]:
+            record["mask"]["layers"] = LAYERS
+    write(folder, *results)
+    (folder / "audit.json").write_text(json.dumps(audit(*results)))
+    for file in folder.rglob("*result.json"):
+        write_curve(file.parent, file.name.removesuffix("result.json"))
+    return results
+
+
+RETRAIN = [(5.0, 100.0, 94.0, 13.0), (6.0, 99.9, 94.5, 12.0), (4.0, 100.0, 93.5, 15.0)]
+
+
+NEAR = [(5.5, 99.9, 94.1, 13.5), (5.2, 99.9, 94.3, 12.5)]
+
+
+LAYERS = {"conv1.weight": 0.75, "fc.weight": 0.25, "fc.bias": 0.5}

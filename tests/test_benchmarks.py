@@ -5,15 +5,15 @@ same.
 import numpy as np
 import pytest
 import torch
-from conftest import make_data, make_model
+from helpers import make_data, make_model
 
 from benchmarks import plain
 from benchmarks.bench import compare
 from engine import predict
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
-from unlearn.per_sample import fisher_diagonal
-from unlearn.saliency import top_masks
+from masks.masks import top_masks
+from unlearn.tools.per_sample import fisher_diagonal
 from unlearn.wfisher import influence_vector
 
 

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, make_data, make_model
-from test_methods import run, same
-from test_proximal import check_resume, run_part, watch
-from test_saliency import random_mask
+from helpers import (
+    CLASSES,
+    check_resume,
+    make_data,
+    make_model,
+    random_mask,
+    run,
+    run_part,
+    same,
+    watch,
+)
 from torch import nn
 from torch.func import functional_call, grad, vmap
 

@@ -11,17 +11,16 @@ import shutil
 
 import pytest
 import torch
-from conftest import CPU, make_data, make_image_set, make_model
-from test_no_host_reads import ITERATIVE, small
-from test_saliency import random_mask
+from helpers import CPU, ITERATIVE, make_data, make_image_set, make_model, random_mask, small
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import engine
 from engine import compile_model, fit
+from masks.gate import SaliencyGate
 from recipe import make_optimizer
-from unlearn.saliency import SaliencyGate
-from utils import RunFailed, Stopwatch
+from runtime.clock import Stopwatch
+from utils import RunFailed
 
 CUDA = torch.device("cuda")
 compile_module = nn.Module.compile
@@ -48,7 +47,7 @@ def asked(monkeypatch):
 def test_graphs_are_for_one_backward_pass_an_update_and_one_process(
     device, accumulate, processes, options, marked, asked, monkeypatch
 ):
-    monkeypatch.setattr(engine.parallel, "count", lambda: processes)
+    monkeypatch.setattr(engine.distributed, "world_size", lambda: processes)
     assert compile_model(make_model(), device, accumulate) is marked
     assert asked == [options]
 

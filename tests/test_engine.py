@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU, make_data, make_model
+from helpers import CPU, make_data, make_model
 from torch.torch_version import TorchVersion
 
 from engine import Meter, check_batch_norm, check_finite, predict, train_epoch
+from masks.gate import SaliencyGate
 from models import MODELS
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
 from unlearn.base import Step, cross_entropy_steps
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import SaliencyGate
 from utils import RunFailed, UserError
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-import auditing
 import evaluate
 import main_forget
 import main_random
 import main_train
 import report
-from auditing import mask_made_by
 from evaluation.definitions import define
 from evaluation.verdicts import verdict_of
-from shadows import Pool, draw_pool, positions_of
+from stages import outputs
+from stages.outputs import mask_made_by
+from stages.shadows import Pool, draw_pool, positions_of
 from utils import UserError
 
 SMALL = [
@@ -283,7 +283,7 @@ def test_the_original_needs_no_steps_to_know_again_what_it_knows(standard):
 def test_a_second_audit_asks_no_model(runs, standard, tmp_path, monkeypatch):
     """Everything comes from the cache, and to the same numbers."""
     for name in ("predict", "train_epoch", "build_model"):
-        monkeypatch.setattr(auditing, name, lambda *args, **kwargs: pytest.fail("a model was run"))
+        monkeypatch.setattr(outputs, name, lambda *args, **kwargs: pytest.fail("a model was run"))
     again = audit(runs, tmp_path, "--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 2)
     assert again["models"] == standard["models"]
     assert again["rows"] == standard["rows"]
@@ -448,9 +448,9 @@ def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsy
 
 def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
     """By records made up from one of a run."""
-    saved = auditing.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
+    saved = outputs.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
     masked = dataclasses.replace(saved, mask=["with_0.5.pt", None], label="Retrain+mask")
-    found = auditing.with_reference([saved, masked, saved], None)
+    found = outputs.with_reference([saved, masked, saved], None)
     assert [(each.role, each.label) for each in found] == [
         ("retrain", "Retrain"),
         ("unlike", "Retrain+mask"),
@@ -458,9 +458,9 @@ def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
     ]
     assert found[0].key == found[2].key != found[1].key
     assert "gaps are to Retrain; a row of its own: Retrain+mask" in capsys.readouterr().out
-    assert auditing.with_reference([masked], None)[0].role == "unlike"
+    assert outputs.with_reference([masked], None)[0].role == "unlike"
     with pytest.raises(UserError, match="does not name one kind"):
-        auditing.with_reference([masked], "Retrain")
+        outputs.with_reference([masked], "Retrain")
 
 
 def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
@@ -625,8 +625,8 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path, ca
 
 
 def test_a_pool_holds_the_forget_set_and_as_many_others_of_its_classes(runs):
-    saved = auditing.read_saved(runs / "seed2/FTcheckpoint.pth.tar", "models")
-    request = auditing.Request(saved, data=None, device=torch.device("cpu"), batch_size=128)
+    saved = outputs.read_saved(runs / "seed2/FTcheckpoint.pth.tar", "models")
+    request = outputs.Request(saved, data=None, device=torch.device("cpu"), batch_size=128)
     indices, member = draw_pool(request, 8, seed=1)
     labels = request.dataset.y_train
     assert np.isin(saved.forget, indices).all()

@@ -16,41 +16,37 @@ import numpy as np
 import pytest
 import torch
 from faults import files, stops, tables
+from helpers import SETUP, call, cut_short, forget, patch_stages, refused, result, spoilt, weights
 from PIL import Image
-from test_scripts import (
-    SETUP,
-    call,
-    cut_short,
-    forget,
-    refused,
-    result,
-    spoilt,
-    weights,
-)
 from torch import nn
 
-import claims
-import experiment
+import engine
 import generate_mask
 import main_forget
 import main_train
 import models
-import utils
-from claims import FalseClaim, check_content, check_npy, check_npz, check_torch
 from datasets import sources
-from utils import RunFailed, UserError, hash_arrays, load, load_json, lock, save, save_json, script
+from masks.scores import SCORES
+from runtime import cli, file_checks
+from runtime import files as runtime_files
+from runtime.cli import script
+from runtime.file_checks import FalseClaim, check_content, check_npy, check_npz, check_torch
+from runtime.files import hash_arrays, load, load_json, lock, save, save_json
+from stages import task
+from stages.task import open_task
+from utils import RunFailed, UserError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = [*SETUP, "--epochs", "2", "--lr", "0.1"]
 
 
-def forbid(monkeypatch, module, name):
-    """Make the test fail if ``module.name`` is called."""
+def forbidden(name):
+    """What makes a test fail if it is called."""
 
     def called(*unused, **also_unused):
         raise AssertionError(f"{name} was called")
 
-    monkeypatch.setattr(module, name, called)
+    return called
 
 
 # -------------------------------------------------------------------------------------- the harness
@@ -263,12 +259,12 @@ def test_resuming_what_is_finished_returns_its_result_at_once(
         file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))
     }
     for name in ("predict", "run", "svc_draws", "save", "save_json"):
-        forbid(monkeypatch, experiment, name)
-    forbid(monkeypatch, experiment.Trainer, "fit")
-    monkeypatch.setattr(experiment, "SCORES", dict.fromkeys(experiment.SCORES))
+        patch_stages(monkeypatch, name, forbidden(name))
+    monkeypatch.setattr(engine.Trainer, "fit", forbidden("fit"))
+    patch_stages(monkeypatch, "SCORES", dict.fromkeys(SCORES))
     assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-1] == trained
-    monkeypatch.setattr(experiment, "Monitor", lambda *unused: None)
+    patch_stages(monkeypatch, "Monitor", lambda *unused: None)
     assert forget(original, tmp_path, *rl, "--resume") == 0
     assert capsys.readouterr().out.splitlines()[-1] == unlearned
     made = [
@@ -502,7 +498,7 @@ def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp
 def test_signals_stop_with_130_and_say_how_to_go_on(
     name, original, tmp_path, monkeypatch, capsys, request
 ):
-    number, real = getattr(signal, name), experiment.save
+    number, real = getattr(signal, name), save
     # A job that a shell started in the background ignores SIGINT, and so would this test.
     outside = signal.signal(
         number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
@@ -515,7 +511,7 @@ def test_signals_stop_with_130_and_say_how_to_go_on(
         os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "save", save_then_stop)
+        patch_stages(patch, "save", save_then_stop)
         assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 2) == 130
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "stopped" in line]
     assert name in line
@@ -541,8 +537,8 @@ def test_a_full_disk_is_told_as_it_is_and_the_old_file_stays(tmp_path, monkeypat
     """torch would make a RuntimeError of its own of it, or abort the process."""
     file = tmp_path / "kept.pt"
     save({"a": 1}, file)
-    before, real = file.read_bytes(), utils._Steady
-    monkeypatch.setattr(utils, "_Steady", lambda file: real(Full()))
+    before, real = file.read_bytes(), runtime_files._Steady
+    monkeypatch.setattr(runtime_files, "_Steady", lambda file: real(Full()))
     with pytest.raises(RunFailed, match="No space left on device; earlier files are untouched"):
         save({"x": torch.zeros(1000)}, file)
     assert file.read_bytes() == before
@@ -591,14 +587,14 @@ def test_a_run_that_another_one_overtook_does_not_write_over_its_result(
     original, tmp_path, monkeypatch, capsys
 ):
     """Both began in an empty folder; the other one has finished when this one gets the lock."""
-    real = experiment.open_task
+    real = open_task
 
     def overtaken(*arguments):
         task = real(*arguments)
         tmp_path.joinpath("GAresult.json").write_text("theirs")
         return task
 
-    monkeypatch.setattr(experiment, "open_task", overtaken)
+    patch_stages(monkeypatch, "open_task", overtaken)
     refused(
         capsys,
         forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1),
@@ -684,7 +680,7 @@ def test_a_checkpoint_of_shared_parts_is_weighed_in_full():
 def test_arrays_that_claim_too_much_are_refused_unread(kind, tmp_path, monkeypatch):
     file = tmp_path / "x.npz"
     files.greedy_files()[kind](file)
-    forbid(monkeypatch, np, "load")
+    monkeypatch.setattr(np, "load", forbidden("load"))
     with pytest.raises(UserError, match="claims"):
         sources.npz(file, None, 0)
 
@@ -692,9 +688,9 @@ def test_arrays_that_claim_too_much_are_refused_unread(kind, tmp_path, monkeypat
 def test_an_index_file_that_claims_too_much_is_refused_unread(tmp_path, monkeypatch):
     file = tmp_path / "x.npy"
     files.greedy_files()["npy"](file)
-    forbid(monkeypatch, np, "load")
+    monkeypatch.setattr(np, "load", forbidden("load"))
     with pytest.raises(UserError, match="claims 8000000000000 bytes"):
-        experiment.read_positions(f"@{file}")
+        task.read_positions(f"@{file}")
 
 
 def test_honest_arrays_pass_and_objects_do_not(tmp_path):
@@ -715,7 +711,7 @@ def test_honest_arrays_pass_and_objects_do_not(tmp_path):
 
 def test_data_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 1000)))
-    monkeypatch.setattr(claims, "memory", lambda: 10**6)
+    monkeypatch.setattr(file_checks, "memory", lambda: 10**6)
     with pytest.raises(FalseClaim, match="this machine has 1000000"):
         check_npz(tmp_path / "a.npz", ("x",))
     monkeypatch.setattr(sources, "memory", lambda: 10**6)
@@ -815,7 +811,7 @@ def test_errors_of_the_machine_end_in_one_line(error, code, said, capsys):
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_forget_output", lambda: None)
+        patch.setattr(cli, "_forget_output", lambda: None)
         assert main([]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line

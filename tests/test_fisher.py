@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import CLASSES, CPU, TinyNet, make_data, make_image_set, make_model
-from test_saliency import whole
+from helpers import CLASSES, CPU, TinyNet, make_data, make_image_set, make_model, whole
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
@@ -21,8 +20,8 @@ from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from unlearn.fisher import FisherForgetting, classifier_parameters
 from unlearn.fisher_new import FisherScrubbing
-from unlearn.per_sample import true_fisher_diagonal
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening, dampen
+from unlearn.tools.per_sample import true_fisher_diagonal
 from utils import UserError
 
 DAMPENINGS = [SelectiveSynapticDampening, LabelFreeDampening]

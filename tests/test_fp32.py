@@ -6,15 +6,13 @@ import warnings
 
 import pytest
 import torch
-from conftest import make_data, make_model
-from test_no_host_reads import small
-from test_saliency import random_mask
+from helpers import make_data, make_model, random_mask, small
 
 from engine import predict
+from masks.scores import SCORES
+from runtime.devices import exact_fp32, tune_cuda
 from unlearn import METHODS
 from unlearn.base import Iterative
-from unlearn.scores import SCORES
-from utils import exact_fp32, tune_cuda
 
 EXACT, LOOSE = ("highest", False), ("high", True)
 

@@ -9,17 +9,17 @@ import time
 
 import pytest
 import torch
-from conftest import make_data, make_model
+from helpers import make_data, make_model
 
-import experiment
 from benchmarks.gpu import correct, numerics, runs
 from benchmarks.gpu.battery import Wrong
 from benchmarks.gpu.correct import CHECKS, compared_audits, names_batch_size
 from benchmarks.gpu.numerics import compare_masks, near_ties, passes, tf32_seen
 from benchmarks.gpu.runs import Bench, compared, relative
+from masks.gate import SaliencyGate
+from runtime.devices import exact_fp32
+from stages import task
 from unlearn.base import Iterative
-from unlearn.saliency import SaliencyGate
-from utils import exact_fp32
 
 pytestmark = pytest.mark.slow
 
@@ -265,10 +265,10 @@ def test_what_a_killed_process_leaves_behind_holds_nothing_up(tmp_path, monkeypa
 def test_fixed_kernels_are_those_of_scripts_in_the_block_alone(monkeypatch):
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
-    monkeypatch.setattr(experiment, "tune_cuda", lambda device: setattr(cudnn, "benchmark", True))
+    monkeypatch.setattr(task, "tune_cuda", lambda device: setattr(cudnn, "benchmark", True))
     with runs.fixed_kernels():
-        experiment.tune_cuda(torch.device("cuda"))
+        task.tune_cuda(torch.device("cuda"))
         assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
-    experiment.tune_cuda(torch.device("cuda"))
+    task.tune_cuda(torch.device("cuda"))
     assert (cudnn.benchmark, cudnn.deterministic) == (True, before[1])
     cudnn.benchmark = before[0]

@@ -12,7 +12,8 @@ from PIL import Image
 from arg_parser import parse_args
 from benchmarks.gpu import archive, cifar, jobs, planning, table, units
 from benchmarks.gpu.planning import Unit
-from utils import UserError, hash_arrays, load, save
+from runtime.files import hash_arrays, load, save
+from utils import UserError
 
 DECIDED = {"epochs": 182, "schedule": "multistep", "compile": False}
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu import table
 from benchmarks.gpu.units import TWIN, units_of
-from utils import hash_arrays, load, load_json
+from runtime.files import hash_arrays, load, load_json
 
 pytestmark = pytest.mark.slow
 FIRST = "epoch,original,retrain_2,masks,FT_2,raw_2"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU, make_data, make_model
+from helpers import CPU, make_data, make_model
 from torch import nn
 from torch.autograd import DeviceType
 

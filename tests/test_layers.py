@@ -8,19 +8,26 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, CPU, make_data, make_image_set, make_model
-from test_methods import run, same
-from test_proximal import run_part
-from test_saliency import random_mask
+from helpers import (
+    CLASSES,
+    CPU,
+    make_data,
+    make_image_set,
+    make_model,
+    random_mask,
+    run,
+    run_part,
+    same,
+)
 from torch import nn
 
 from datasets.loaders import Data
-from experiment import mask_rows, print_shares
+from masks.masks import top_masks
 from models import MODELS, blocks, build_model, redraw
+from stages.mask import mask_rows, print_shares
 from unlearn.finetune import FineTune
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.retrain import Retrain
-from unlearn.saliency import top_masks
 from unlearn.unsir import Unsir
 from utils import UserError, stream
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, make_data, make_image_set
+from helpers import CPU, make_data, make_image_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

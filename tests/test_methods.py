@@ -11,14 +11,20 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from conftest import make_data, make_image_set, make_model
-from test_saliency import random_mask
+from helpers import (
+    first_batch,
+    first_step,
+    make_data,
+    make_image_set,
+    make_model,
+    random_mask,
+    run,
+    same,
+)
 
-import engine
 import unlearn
 from datasets.splits import SCENARIOS
 from models import initialise
-from recipe import Recipe
 from unlearn import METHODS, method_key, method_table, needs_mask
 from unlearn.base import Iterative
 from unlearn.finetune import FineTune
@@ -105,16 +111,6 @@ def test_the_table_shows_a_method_s_labels_beside_its_flag():
 REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget": 1}}
 
 
-def run(method, model, data, mask=None, *, momentum=0.9, schedule="constant", **loop):
-    """A method from start to end, with its own optimizer, weight decay and BatchNorm mode."""
-    epochs = getattr(method, "unlearn_epochs", 0)
-    recipe = Recipe(
-        momentum=momentum, schedule=schedule, milestones=(epochs / 2, epochs * 136 / 182)
-    )
-    engine.run(model, method, data, recipe, mask, **loop)
-    return model
-
-
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a
 # class.
 SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
@@ -131,13 +127,6 @@ def small(name, **fields):
         {"unlearn_epochs": 2, "unlearn_lr": 0.01, "samples": 30} | SMALL.get(name, {}) | fields
     )
     return METHODS[name](**{key: value for key, value in options.items() if key in known})
-
-
-def same(a, b):
-    return all(
-        torch.equal(x, y)
-        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
 
 
 # ----------------------------------------------------------------------------------------- registry
@@ -225,14 +214,6 @@ def test_random_label_counts_its_steps_in_every_form(fields):
 
 
 # ------------------------------------------------------------------------------------------- losses
-
-
-def first_batch(loader):
-    return next(iter(copy.copy(loader)))
-
-
-def first_step(method, data, model):
-    return next(method.losses(model, data, 0))
 
 
 def test_first_losses_equal_their_formulas():

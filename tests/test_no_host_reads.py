@@ -8,7 +8,6 @@ What CUDA's own kernels wait for shows only in a profile on a GPU.
 """
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
 from unittest import mock
@@ -16,8 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, make_data, make_image_set, make_model
-from test_saliency import random_mask
+from helpers import CPU, ITERATIVE, make_data, make_image_set, make_model, random_mask, small
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,12 +24,12 @@ import engine
 import unlearn.proximal
 from datasets import loaders
 from engine import fit, train_epoch
+from masks.gate import SaliencyGate
+from masks.scores import mean_gradient
 from recipe import make_optimizer, make_scheduler
-from unlearn import METHODS
-from unlearn.base import Iterative, Step, cross_entropy_steps
-from unlearn.per_sample import fisher_diagonal
-from unlearn.saliency import SaliencyGate, mean_gradient
-from utils import Stopwatch
+from runtime.clock import Stopwatch
+from unlearn.base import Step, cross_entropy_steps
+from unlearn.tools.per_sample import fisher_diagonal
 
 TORCH = str(Path(torch.__file__).parent)
 # Operations that hand a number to the host, or need one for the size of their result.
@@ -227,13 +225,6 @@ def test_the_guard_lets_pass_what_does_not_wait():
 # ------------------------------------------------------------------------------------------ methods
 
 
-def small(name):
-    """A method for two epochs; SSD's default threshold chooses nothing here."""
-    known = {field.name for field in dataclasses.fields(METHODS[name])}
-    options = {"unlearn_epochs": 2, "unlearn_lr": 0.01, "pull": 0.1, "noise_batches": 4}
-    return METHODS[name](**{key: value for key, value in options.items() if key in known})
-
-
 def watched(name, guard, mask, **loop):
     """Both epochs of a method under the guard; what it does before its first and after its last
     epoch is not of the loop.
@@ -264,9 +255,6 @@ def watched(name, guard, mask, **loop):
             **loop,
         )
     assert guard.seen > 50 * sum(steps)
-
-
-ITERATIVE = [name for name, method in METHODS.items() if issubclass(method, Iterative)]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])

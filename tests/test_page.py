@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, DRIVER, browser
-from records import audit, result, with_shadows, write
-from test_plots import HOSTILE, everything
+from records import HOSTILE, audit, everything, result, with_shadows, write
 
 import report
 from reporting.audits import read_audits

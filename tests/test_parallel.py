@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_data, make_image_set, make_model
+from helpers import make_data, make_image_set, make_model
 
 import main_forget
-import parallel
 from datasets.loaders import DeviceImages, Loader
 from engine import check_batch_norm, predict
+from runtime import distributed
+from runtime.devices import pick_device
 from unlearn import METHODS
 from unlearn.base import Iterative
-from utils import UserError, pick_device
+from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,14 +105,14 @@ def test_fewer_images_than_processes_are_refused_before_any_work(as_process):
 
 def test_before_they_meet_each_process_acts_for_itself(as_process):
     as_process(1, 2)
-    assert parallel.by_first(lambda: 3) == 3
-    assert parallel.in_turns(lambda: 4) == 4
+    assert distributed.on_main(lambda: 3) == 3
+    assert distributed.one_at_a_time(lambda: 4) == 4
 
 
 def test_only_the_first_process_speaks(as_process, capsys):
     for rank in (0, 1):
         as_process(rank, 2)
-        with parallel.one_voice():
+        with distributed.only_main_prints():
             print(f"out {rank}")
             print(f"err {rank}", file=sys.stderr)
         assert main_forget.main(["--unlearn", "FT", "--num_indexes_to_replace", "3"]) == 2
@@ -132,11 +133,11 @@ def test_processes_share_gpus_only_where_they_are_told_to(as_process, monkeypatc
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     cuda = torch.device("cuda")
     as_process(0, 3)
-    assert parallel.backend(cuda) == "cpu:gloo,cuda:nccl"
+    assert distributed.backend(cuda) == "cpu:gloo,cuda:nccl"
     with pytest.raises(UserError, match=f"--gpu {gpu + 2}: this machine has GPUs 0 to {gpus - 1}"):
         pick_device("cuda", gpu)
     monkeypatch.setenv("SHARE_GPUS", "1")
-    assert parallel.backend(cuda) == parallel.backend(torch.device("cpu")) == "gloo"
+    assert distributed.backend(cuda) == distributed.backend(torch.device("cpu")) == "gloo"
     for rank, index in enumerate(used):
         as_process(rank, 3)
         assert pick_device("cuda", gpu) == torch.device("cuda", index)
@@ -146,9 +147,9 @@ def test_processes_share_gpus_only_where_they_are_told_to(as_process, monkeypatc
 
 def test_generators_of_other_processes_are_kept():
     states = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
-    assert torch.equal(parallel.own(states), states[0])
-    assert torch.equal(parallel.own(states[1]), states[1])
-    assert parallel.own(None) is None
+    assert torch.equal(distributed.take_own(states), states[0])
+    assert torch.equal(distributed.take_own(states[1]), states[1])
+    assert distributed.take_own(None) is None
 
 
 # ------------------------------------------------------------------------------------ two processes
@@ -234,16 +235,16 @@ def apart(a, b):
 IN_DOUBLE = """
 import importlib, json, sys
 import torch
-import parallel
+from runtime import distributed
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 torch.Tensor.float = torch.Tensor.double
-parallel.start(torch.device("cpu"))
+distributed.initialize(torch.device("cpu"))
 for script, argv in json.loads(sys.argv[1]):
     assert importlib.import_module(script).main(argv) == 0, argv
-parallel.stop()
-parallel.leave(0)
+distributed.destroy()
+distributed.exit_process(0)
 """
 OPTIONS = {
     "wfisher": ["--samples", "50"],
@@ -360,21 +361,21 @@ def method_agrees(both_ways, method, original):
 # A script whose processes of the given numbers are sent a signal right after the n-th checkpoint.
 STOPPED = """
 import importlib, os, signal, sys
-import experiment
-import parallel
+from runtime import distributed
+from stages import train, unlearn
 
 script, count, name, ranks = sys.argv[1:5]
-saved, left = experiment.save, int(count)
+saved, left = train.save, int(count)
 
 def save(content, path):
     global left
     saved(content, path)
     left -= path.name.endswith("checkpoint.pth.tar")
-    if left == 0 and str(parallel.rank()) in ranks:
+    if left == 0 and str(distributed.rank()) in ranks:
         os.kill(os.getpid(), getattr(signal, name))
 
-experiment.save = save
-parallel.leave(importlib.import_module(script).main(sys.argv[5:]))
+train.save = unlearn.save = save
+distributed.exit_process(importlib.import_module(script).main(sys.argv[5:]))
 """
 
 
@@ -475,12 +476,12 @@ def test_saving_inside_an_epoch_goes_on_in_both_processes(tmp_path):
 # A script whose second process does not see checkpoints, as where a network file system is late.
 BLIND = """
 import importlib, os, sys
-import parallel
+from runtime import distributed
 
-if parallel.rank():
+if distributed.rank():
     exists = os.path.exists
     os.path.exists = lambda path: not str(path).endswith("checkpoint.pth.tar") and exists(path)
-parallel.leave(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+distributed.exit_process(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
 """
 
 
@@ -546,19 +547,19 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both():
 
 ONE_BAD_LOSS = """
 import torch
-import parallel
-from conftest import CPU, make_data, make_model
+from runtime import distributed
+from helpers import CPU, make_data, make_model
 from engine import train_epoch
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from utils import RunFailed
 
-parallel.start(CPU)
+distributed.initialize(CPU)
 model, data = make_model(), make_data()
 
 def steps():
     for number, step in enumerate(cross_entropy_steps(model, data.retain)):
-        bad = number == parallel.rank() == 1
+        bad = number == distributed.rank() == 1
         yield step._replace(loss=step.loss * (float("nan") if bad else 1))
 
 try:
@@ -566,8 +567,8 @@ try:
     train_epoch(model, steps(), optimizer, device=CPU, print_freq=3)
 except RunFailed as error:
     print("RunFailed", error)
-parallel.stop()
-parallel.leave(0)
+distributed.destroy()
+distributed.exit_process(0)
 """
 
 
@@ -581,19 +582,19 @@ def test_predictions_are_gathered_in_order(tmp_path):
 PREDICTIONS = """
 import sys
 import torch
-import parallel
-from conftest import CPU, make_data, make_model
+from runtime import distributed
+from helpers import CPU, make_data, make_model
 from engine import check_batch_norm, predict
 
-parallel.start(CPU)
+distributed.initialize(CPU)
 model, data = make_model(), make_data(batch_size=7)
 wanted = torch.load(sys.argv[1], weights_only=True)
 for name, loader in data.evaluation.items():
     assert torch.equal(predict(model, loader)[0], wanted[name]), name
 few = data.evaluation["val"].batches_of(1000)  # one batch for three processes
 torch.testing.assert_close(predict(model, few)[0], wanted["val"])
-parallel.stop()
-parallel.leave(0)
+distributed.destroy()
+distributed.exit_process(0)
 """
 
 

@@ -4,16 +4,15 @@ sample.
 
 import pytest
 import torch
-from conftest import CPU, TinyNet, make_data, make_image_set
-from test_saliency import per_sample_gradients as dense_gradients
-from test_saliency import whole
+from helpers import CPU, TinyNet, make_data, make_image_set, whole
+from helpers import per_sample_gradients as dense_gradients
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from models import MODELS, build_model
 from models.vgg import VGG
-from unlearn import per_sample
-from unlearn.per_sample import (
+from unlearn.tools import per_sample
+from unlearn.tools.per_sample import (
     fisher_diagonal,
     mean_gradient_sizes,
     per_sample_gradients,

@@ -12,14 +12,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet, make_data, make_image_set
-from test_methods import run
+from helpers import TinyNet, make_data, make_image_set, run
 
+from masks.masks import top_masks
+from masks.scores import saliency_scores
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Sparse
 from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import saliency_scores, top_masks
 from unlearn.scrub import Scrub
 from unlearn.ssd import SelectiveSynapticDampening
 

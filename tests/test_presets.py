@@ -6,12 +6,11 @@ import dataclasses
 import json
 
 import pytest
-from test_scripts import SETUP, call, forget, original, refused, result  # noqa: F401 (a fixture)
+from helpers import SETUP, call, forget, refused, result
 
 import main_forget
 from arg_parser import parse_args, recorded_flags
-from experiment import recipe_of_method
-from settings import LOOP, settle
+from stages.settings import LOOP, recipe_of_method, settle
 from unlearn import METHODS, method_table, presets_of, values_of
 from unlearn.base import Iterative, Preset
 
@@ -292,7 +291,7 @@ def test_an_unknown_preset_is_refused_with_the_names(tmp_path, capsys):
     refused(capsys, code, "--preset long_budget", *presets_of(METHODS["GA"]))
 
 
-def test_a_run_records_its_preset_and_the_values_in_force(original, tmp_path):  # noqa: F811
+def test_a_run_records_its_preset_and_the_values_in_force(original, tmp_path):
     assert (
         forget(
             original, tmp_path, "--unlearn", "FT", "--preset", "long_budget", "--unlearn_epochs", 1
@@ -309,7 +308,7 @@ def test_a_run_records_its_preset_and_the_values_in_force(original, tmp_path):  
     assert 1e-4 < json.loads(line)["lr"] < 1e-3  # the cosine's end
 
 
-def test_a_run_of_scrub_says_and_records_its_two_batch_sizes(original, tmp_path, capsys):  # noqa: F811
+def test_a_run_of_scrub_says_and_records_its_two_batch_sizes(original, tmp_path, capsys):
     few = [
         "--num_indexes_to_replace",
         "130",

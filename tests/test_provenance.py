@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import utils
-from utils import git_revision
+from runtime import provenance
+from runtime.provenance import git_revision
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,8 +24,9 @@ def code(tmp_path, monkeypatch):
     """A checkout that holds only what git_revision looks at."""
     folder = tmp_path / "outer" / "code"
     folder.mkdir(parents=True)
+    (folder / "runtime").mkdir()
     shutil.copy(ROOT / "utils.py", folder)
-    monkeypatch.setattr(utils, "__file__", str(folder / "utils.py"))
+    monkeypatch.setattr(provenance, "__file__", str(folder / "runtime" / "provenance.py"))
     return folder
 
 

@@ -1,77 +1,35 @@
 """What acts on the weights beside the gradient: pulls to the original, soft thresholds, pruning."""
 
 import copy
-import io
 import itertools
 
 import pytest
 import scipy.optimize
 import torch
 import torch.nn.functional as F
-from conftest import CPU, make_data, make_model
-from test_methods import run, same
-from test_saliency import random_mask
+from helpers import (
+    check_resume,
+    make_data,
+    make_model,
+    random_mask,
+    run,
+    run_part,
+    same,
+    watch,
+)
 from torch import nn
 from torch.nn.utils import prune
 
 from arg_parser import parse_args
-from engine import Trainer
-from experiment import make_method
 from models.normalize import Normalize
-from recipe import Recipe
+from stages.settings import make_method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import NEAR_ZERO, L1Ascent, L1Sparse, soft_threshold
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import SaliencyGate
-from utils import Stopwatch, UserError
-
-
-def run_part(method, model, data, mask=None, state=None, until=None):
-    """The epochs up to ``until`` from the start or from ``state``; returns the state as it comes
-    back from a file.
-    """
-    gate = SaliencyGate(model, mask) if mask else None
-    method.prepare(model, data, mask)
-    if gate:
-        gate.restore()
-    trainer = Trainer(model, method, data, Recipe(schedule="cosine"), Stopwatch(CPU), gate)
-    if state:
-        trainer.restore(state)
-    trainer.fit(lambda epoch, stats: None, until=until)
-    file = io.BytesIO()
-    torch.save(trainer.state(method.unlearn_epochs if until is None else until), file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def check_resume(make, mask=None, **data):
-    """A run that stops after its first epoch and goes on in new objects ends bit for bit where an
-    uninterrupted one does.
-    """
-    straight, resumed = make_model(), make_model()
-    run_part(make(), straight, make_data(**data), mask)
-    state = run_part(make(), make_model(), make_data(**data), mask, until=1)
-    assert not same(straight, make_model())
-    run_part(make(), resumed, make_data(**data), mask, state)
-    assert same(straight, resumed)
-
-
-def watch(method, look):
-    """``method`` with ``look(epoch)`` called after each of its updates, projection and gate
-    included.
-    """
-    losses = method.losses
-
-    def watched(model, data, epoch):
-        for step in losses(model, data, epoch):
-            yield step
-            look(epoch)
-
-    method.losses = watched
-    return method
+from utils import UserError
 
 
 def flat(named):

@@ -10,19 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, make_data, make_model
+from helpers import CLASSES, make_data, make_model
 
 import main_forget
 import main_train
 from arg_parser import parse_args
-from auditing import read_saved
 from engine import fit
-from experiment import make_method
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
-from settings import LOOP
+from runtime.clock import Stopwatch
+from stages.outputs import read_saved
+from stages.settings import LOOP, make_method
 from unlearn import METHODS, label_of, label_today
 from unlearn.random_label import RandomLabel
-from utils import Stopwatch
 
 
 def settled(*words):

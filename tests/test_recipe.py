@@ -15,8 +15,10 @@ import report
 from arg_parser import parse_args
 from evaluation.gaps import noise_band, trained_unlike
 from evaluation.rows import Judged, audit_alarms
-from settings import differences, settle
-from utils import UserError, save
+from runtime.files import save
+from stages.records import differences
+from stages.settings import settle
+from utils import UserError
 
 DIGITS = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32"]
 # Not one value of these is a default.

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import make_data
+from helpers import make_data
 from torch import nn
 
 import models

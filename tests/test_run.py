@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import make_data, make_image_set, make_model
+from helpers import make_data, make_image_set, make_model
 
 import engine
 from arg_parser import parse_args
 from engine import run
-from experiment import recipe_of, recipe_of_method, recorded_recipe
 from recipe import Recipe
-from settings import settle
+from stages.records import recorded_recipe
+from stages.settings import recipe_of, recipe_of_method, settle
 from unlearn.base import Iterative, OneShot, cross_entropy_steps
 from unlearn.finetune import FineTune
 from unlearn.random_label import RandomLabel

@@ -9,44 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU, make_data, make_model
+from helpers import CPU, flatten, make_data, make_model, per_sample_gradients, random_mask, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.func import functional_call, grad, vmap
 
 from engine import train_epoch
+from masks.gate import SaliencyGate
+from masks.masks import RATIOS, check_mask, top_masks
+from masks.scores import mean_gradient, saliency_scores
 from recipe import make_optimizer
 from unlearn.base import Step
-from unlearn.saliency import (
-    RATIOS,
-    SaliencyGate,
-    check_mask,
-    mean_gradient,
-    saliency_scores,
-    top_masks,
-)
 from utils import UserError
-
-
-def per_sample_gradients(model, images, labels):
-    """(n, P) gradients of each sample's loss in eval mode, by torch.func, parameters in order."""
-    model.eval()
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(parameters, image, label):
-        return F.cross_entropy(functional_call(model, parameters, image[None]), label[None])
-
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
-    return torch.cat([gradients[name].flatten(1) for name in parameters], 1)
-
-
-def whole(loader):
-    images, labels = zip(*loader, strict=True)
-    return torch.cat(images), torch.cat(labels)
-
-
-def flatten(named):
-    return np.concatenate([value.reshape(-1).numpy() for value in named.values()])
 
 
 def test_mask_equals_numpy_argsort_of_summed_per_sample_gradients(model, data):
@@ -134,13 +107,6 @@ def test_check_mask_converts_the_reference_integers_and_refuses_the_rest(model):
 
 
 # --------------------------------------------------------------------------------------------- gate
-
-
-def random_mask(model, density=0.5, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.rand(p.shape, generator=g) < density for name, p in model.named_parameters()
-    }
 
 
 def descend(model, optimizer, gate, steps=6, **options):

@@ -11,17 +11,33 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import CPU, make_data, make_image_set, make_model
+from helpers import (
+    CPU,
+    flatten,
+    make_data,
+    make_image_set,
+    make_model,
+    per_sample_gradients,
+    run,
+    whole,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
-from test_methods import run
-from test_saliency import flatten, per_sample_gradients, whole
 
 from datasets.loaders import Data
+from masks.masks import (
+    RATIOS,
+    belongs,
+    check_layers,
+    layers_mask,
+    listed_first,
+    overlap,
+    read_mask,
+    top_masks,
+)
+from masks.scores import SCORES, importance
 from unlearn.finetune import FineTune
-from unlearn.saliency import RATIOS, overlap, read_mask, top_masks
-from unlearn.scores import SCORES, belongs, check_layers, importance, layers_mask, listed_first
 from utils import UserError
 
 NAMES = ["conv.weight", "conv.bias", "bn.weight", "bn.bias", "fc.weight", "fc.bias"]
@@ -187,7 +203,7 @@ def test_the_ratios_mask_hardly_knows_the_order_of_the_images(batch_size):
 
 
 def test_importance_of_batches_of_one_is_the_fisher_diagonal(model, data):
-    from unlearn.per_sample import fisher_diagonal
+    from unlearn.tools.per_sample import fisher_diagonal
 
     one = importance(model, data.forget.eval_view().batches_of(1))
     other = fisher_diagonal(model, data.forget.eval_view())

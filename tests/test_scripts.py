@@ -4,6 +4,7 @@ codes.
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,86 +15,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    EPOCHS,
+    SETUP,
+    call,
+    cut_short,
+    forget,
+    patch_stages,
+    refused,
+    result,
+    spoilt,
+    weights,
+)
 
-import experiment
 import generate_mask
 import main_forget
 import main_random
 import main_train
 import report
-import utils
 from engine import predict
 from evaluation.verdicts import verdict_of
+from masks.scores import SCORES
+from runtime import cli, devices, provenance
+from runtime.files import hash_arrays, save
+from stages import run_folder
 from unlearn import METHODS
-from unlearn.scores import SCORES
-from utils import hash_arrays
-
-SETUP = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", "64"]
-EPOCHS = ["--unlearn_epochs", "2"]
-
-
-def call(main, *words):
-    """Run a script's main in this process; every word becomes text."""
-    return main([str(word) for word in words])
-
-
-@pytest.fixture(scope="session")
-def original(tmp_path_factory):
-    """A trained original on digits, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("original")
-    assert call(main_train.main, *SETUP, "--epochs", 3, "--lr", 0.1, "--save_dir", folder) == 0
-    return folder / "0model_SA_best.pth.tar"
-
-
-@pytest.fixture(scope="session")
-def masks(original):
-    folder = original.parent / "mask"
-    command = [
-        "--save_dir",
-        folder,
-        "--model_path",
-        original,
-        "--num_indexes_to_replace",
-        130,
-        "--unlearn_epochs",
-        1,
-    ]
-    assert call(generate_mask.main, *SETUP, *command) == 0
-    return folder
-
-
-def forget(original, folder, *words, main=main_forget.main, setup=SETUP):
-    return call(
-        main,
-        *setup,
-        "--model_path",
-        original,
-        "--save_dir",
-        folder,
-        "--num_indexes_to_replace",
-        130,
-        *words,
-    )
-
-
-def weights(file):
-    return torch.load(file, weights_only=True)["state_dict"]
-
-
-def result(folder, name):
-    return json.loads((folder / f"{name}result.json").read_text())
-
-
-def refused(capsys, code, *said):
-    """Exit code 2 and exactly one line on standard error that says all of ``said``."""
-    lines = [
-        line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")
-    ]
-    assert code == 2
-    assert len(lines) == 1, lines
-    for words in said:
-        assert str(words) in lines[0]
-
 
 # -------------------------------------------------------------------------- the contract's commands
 
@@ -355,7 +301,7 @@ def test_a_run_records_the_words_it_was_given_also_inside_another_script(
     monkeypatch.setattr(sys, "argv", ["/somewhere/pytest", "-x"])
     outer = []
 
-    @utils.script
+    @cli.script
     def main(argv):
         outer.append(commanded())
         assert forget(original, tmp_path, "--unlearn", "raw") == 0
@@ -364,7 +310,7 @@ def test_a_run_records_the_words_it_was_given_also_inside_another_script(
         outer.append(commanded())
 
     def commanded():
-        return utils.provenance(torch.device("cpu"), "fp32", {})["command"]
+        return provenance.provenance(torch.device("cpu"), "fp32", {})["command"]
 
     assert main(["--outer", "1"]) == 0
     assert outer == [["test_scripts.py", "--outer", "1"]] * 3
@@ -382,7 +328,7 @@ def test_a_run_records_the_words_it_was_given_also_inside_another_script(
     assert result(tmp_path, "raw")["provenance"]["command"] == ["main_forget.py", *map(str, words)]
     assert commanded() == ["pytest", "-x"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/main.py", "--typed"])
-    assert utils.script(lambda argv: outer.append(commanded()))() == 0
+    assert cli.script(lambda argv: outer.append(commanded()))() == 0
     assert outer[-1] == ["test_scripts.py", "--typed"]
 
 
@@ -457,21 +403,6 @@ def test_forget_seed_defaults_to_seed(original, tmp_path):
         assert forget(original, tmp_path / folder, "--unlearn", "raw", *words) == 0
     a, b, c = (result(tmp_path / folder, "raw")["data"]["forget"]["sha256"] for folder in "abc")
     assert a == b != c
-
-
-def cut_short(monkeypatch, epochs):
-    """Make the run end as if killed after so many saved epochs."""
-    import experiment
-
-    real, saved = experiment.save, []
-
-    def save(state, path):
-        real(state, path)
-        saved.append(path)
-        if "checkpoint" in path.name and sum("checkpoint" in p.name for p in saved) == epochs:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "save", save)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "FT_l1"])
@@ -622,14 +553,13 @@ def stop_before(monkeypatch, name):
     """Make the run end as if stopped right before it would have written its first file of that
     name.
     """
-    real = experiment.save
 
-    def save(state, path):
+    def save_unless(state, path):
         if path.name == name:
             raise KeyboardInterrupt
-        real(state, path)
+        save(state, path)
 
-    monkeypatch.setattr(experiment, "save", save)
+    patch_stages(monkeypatch, "save", save_unless)
 
 
 @pytest.mark.parametrize("more", [[], ["--resume"]], ids=str)
@@ -775,13 +705,6 @@ def test_flags_that_were_not_typed_come_from_the_original(original, tmp_path, ca
 
 
 # ----------------------------------------------------------------------------------------- refusals
-
-
-def spoilt(original, path, change):
-    content = torch.load(original, weights_only=True)
-    change(content)
-    torch.save(content, path)
-    return path
 
 
 def test_wrong_originals_are_refused(original, tmp_path, capsys):
@@ -991,7 +914,7 @@ def test_a_second_run_in_one_folder_is_named_and_never_costs_the_first(
     ]
     assert forget(original, folder, *rl) == 0
     first = {file: file.read_bytes() for file in folder.glob("RL*")}
-    assert {file.name for file in first} == {f"RL{part}" for part in experiment.PARTS}
+    assert {file.name for file in first} == {f"RL{part}" for part in run_folder.PARTS}
     (tmp_path / "runs_2").mkdir()
     capsys.readouterr()
     seed = dict([second]).get("--seed", 2)
@@ -1004,7 +927,7 @@ def test_a_second_run_in_one_folder_is_named_and_never_costs_the_first(
     )
     assert forget(original, folder, *rl, *second, "--run", f"s{seed}") == 0
     assert {file.name for file in folder.glob("s*")} == {
-        f"s{seed}.RL{part}" for part in experiment.PARTS
+        f"s{seed}.RL{part}" for part in run_folder.PARTS
     }
     refused(
         capsys,
@@ -1069,18 +992,18 @@ def test_a_folder_that_is_named_instead_is_free_and_can_be_written(name, tmp_pat
     monkeypatch.chdir(here)
     (here / "runs").mkdir()
     (here / "run_2").touch()
-    found = experiment.free_folder(Path(name))
+    found = run_folder.free_folder(Path(name))
     assert not found.exists()
     assert found.parent.is_dir()
     assert str(found) == {".": "run_3", "..": "../run_2", "/": "/run_2"}.get(name, "runs_2")
-    monkeypatch.setattr(experiment.os, "access", lambda path, mode: Path(path) != Path("."))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path("."))
     assert (
-        str(experiment.free_folder(Path("runs"))) == "runs/run_2"
+        str(run_folder.free_folder(Path("runs"))) == "runs/run_2"
     )  # beside it nothing may be written
 
 
 def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys):
-    from utils import lock
+    from runtime.files import lock
 
     with lock(tmp_path, "FT"):
         refused(
@@ -1098,7 +1021,7 @@ def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
 
 
 def load_of(monkeypatch, load):
-    monkeypatch.setattr(utils.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
 
 
 def test_threads_are_set_said_recorded_and_given_back(original, tmp_path, monkeypatch, capsys):
@@ -1130,7 +1053,7 @@ def test_a_busy_machine_is_told_once_where_threads_would_fight(
         assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", *words) == 0
         return [line for line in capsys.readouterr().err.splitlines() if "--threads 1" in line]
 
-    cores = utils.usable_cores()
+    cores = devices.usable_cores()
     load_of(monkeypatch, cores + 0.1)
     (line,) = warnings("--threads", 2)
     assert f"load is {cores + 0.1:.1f}" in line
@@ -1139,18 +1062,18 @@ def test_a_busy_machine_is_told_once_where_threads_would_fight(
     assert not warnings()  # one thread in this suite
     load_of(monkeypatch, cores)
     assert not warnings("--threads", 2)
-    monkeypatch.delattr(utils.os, "getloadavg")  # as on Windows
+    monkeypatch.delattr(os, "getloadavg")  # as on Windows
     assert not warnings("--threads", 2)
 
 
 def test_the_load_is_that_of_before_the_run_and_gpus_do_not_care(monkeypatch, capsys):
     """What a run, or a script inside it, adds to the load itself is no reason for a warning."""
 
-    @utils.script
+    @cli.script
     def inner(argv):
-        utils.use_threads(2, torch.device(argv[0]))
+        devices.use_threads(2, torch.device(argv[0]))
 
-    @utils.script
+    @cli.script
     def outer(argv):
         load_of(monkeypatch, 1e6)
         inner(argv)
@@ -1353,8 +1276,8 @@ def test_a_verdict_costs_no_pass_over_the_retain_set_that_it_does_not_need(
     is seen.
     """
     seen = []
-    monkeypatch.setattr(
-        experiment,
+    patch_stages(
+        monkeypatch,
         "predict",
         lambda model, loader: seen.append(loader.name) or predict(model, loader),
     )
@@ -1731,9 +1654,9 @@ def test_compare_prints_each_layer_the_total_and_a_line_to_grep(masks, tmp_path,
     out = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in out if line.split()[0] in a}
     assert list(rows) == list(a)
-    for name, (weights, in_a, in_b, jaccard, expected) in rows.items():
+    for name, (count, in_a, in_b, jaccard, expected) in rows.items():
         p, q = (float(mask[name].float().mean()) for mask in (a, b))
-        assert (weights, in_a, in_b) == (str(a[name].numel()), f"{100 * p:.1f}", f"{100 * q:.1f}")
+        assert (count, in_a, in_b) == (str(a[name].numel()), f"{100 * p:.1f}", f"{100 * q:.1f}")
         assert float(jaccard) == pytest.approx(
             jaccard_score(a[name].reshape(-1), b[name].reshape(-1)), abs=5.1e-4
         )

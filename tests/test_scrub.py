@@ -10,27 +10,35 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from conftest import CPU, TinyNet, make_data, make_model
-from test_methods import first_batch, first_step, run, same
-from test_saliency import random_mask
+from helpers import (
+    CPU,
+    TinyNet,
+    first_batch,
+    first_step,
+    make_data,
+    make_model,
+    random_mask,
+    run,
+    same,
+)
 
 from arg_parser import parse_args
 from datasets.splits import choose_forget
 from engine import fit, predict
-from experiment import recipe_of
+from masks.gate import SaliencyGate
 from models import initialise
 from recipe import make_optimizer
-from settings import settle
+from runtime.clock import Stopwatch
+from stages.settings import recipe_of, settle
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.neggrad_plus import NegGradPlus, cycled
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import SaliencyGate
 from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
-from unlearn.teachers import divergence, frozen_copy
-from utils import RunFailed, Stopwatch, UserError, stream
+from unlearn.tools.teachers import divergence, frozen_copy
+from utils import RunFailed, UserError, stream
 
 PLAIN = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "weight_decay": 0.0, "bn": "freeze"}
 

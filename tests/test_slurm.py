@@ -15,11 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_sweep import ROOT, finished, starts, tiny
+from helpers import finished, starts, tiny
 
 from sweeping import launchers
 from sweeping.plan import read_plan
 from sweeping.runs import read_record
+
+ROOT = Path(__file__).parent.parent
 
 PREFIX = Path(os.environ.get("SLURM_PREFIX", "/"))
 DAEMONS = [PREFIX / "usr/sbin" / name for name in ("slurmctld", "slurmd", "slurmstepd")]

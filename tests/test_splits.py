@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import make_image_set
+from helpers import make_image_set
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

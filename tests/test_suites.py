@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import make_data, make_image_set, make_model
+from helpers import make_data, make_image_set, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -16,13 +16,13 @@ from engine import predict
 from evaluation import rows, suites
 from evaluation.accuracy import accuracies
 from evaluation.attacks import class_weights
-from evaluation.cache import cached
 from evaluation.definitions import DEFINITIONS, define, definition_table
 from evaluation.membership import DrawRule, means, svc_attack, svc_draws
 from evaluation.references import ulira_by_memorisation, ulira_summary
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.scores import margin
 from evaluation.suites import basic, class_accuracies, curves, folded, held_out, left_out, standard
+from stages.cache import cached
 
 SIZES = {"forget": 120, "retain": 400, "val": 120, "test": 300}
 CLASSES = 4

@@ -17,9 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import ORIGINAL, SMALL, content, finished, starts, tiny
 
 import sweep
 from datasets import load_dataset
+from runtime.files import lock
 from sweeping import inputs, launchers, runs
 from sweeping.inputs import check_inputs
 from sweeping.plan import expand, make_plan, read_plan
@@ -36,46 +38,9 @@ from sweeping.runs import (
     state_of,
     work,
 )
-from utils import UserError, lock
+from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
-SMALL = {
-    "dataset": "digits",
-    "arch": "resnet20s",
-    "device": "cpu",
-    "num_indexes_to_replace": 130,
-    "forget_seed": 2,
-}
-
-
-def content(tmp_path, **changes):
-    """A plan with every kind of stage."""
-    methods = [{"unlearn": "FT", "unlearn_lr": 0.1}, {"unlearn": "GA"}]
-    stages = {
-        "original": {"script": "main_train", "flags": {"epochs": 1}},
-        "masks": {"script": "generate_mask", "flags": ORIGINAL},
-        "retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}},
-        "methods": {"script": "main_forget", "flags": ORIGINAL, "list": methods},
-        "salun": {
-            "script": "main_random",
-            "flags": {**ORIGINAL, "unlearn": "RL", "mask_path": "{masks}/with_0.5.pt"},
-        },
-        "evaluation": {
-            "script": "evaluate",
-            "flags": {
-                "models": ["{methods}/*checkpoint.pth.tar"],
-                "retrain": "{retrain}/retraincheckpoint.pth.tar",
-            },
-        },
-        "report": {"script": "report", "flags": {"dirs": ["{retrain}", "{methods}", "{salun}"]}},
-    }
-    return {
-        "folder": str(tmp_path / "runs"),
-        "seeds": [2, 3, 4],
-        "base": SMALL,
-        "stages": stages,
-    } | changes
 
 
 def runs_of(plan):
@@ -759,31 +724,6 @@ def test_per_gpu_without_a_gpu_or_beside_another_number_is_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
     assert not (tmp_path / "runs").exists()
-
-
-def tiny(tmp_path, **changes):
-    """A plan of two Retrain runs of an epoch and a report, on disk."""
-    stages = {"retrain": {"script": "main_forget", "flags": {"unlearn": "retrain", "epochs": 1}}}
-    stages["report"] = {"script": "report", "flags": {"dirs": "{retrain}"}}
-    (tmp_path / "plan.json").write_text(
-        json.dumps(content(tmp_path, seeds=[2, 3], stages=stages) | changes)
-    )
-    return tmp_path / "plan.json"
-
-
-def starts(plan):
-    return {
-        run.name: len(read_record(read_plan(plan).folder / run.name).starts)
-        for run in expand(read_plan(plan), sweep.check)
-    }
-
-
-def finished(plan, capsys, *words):
-    assert sweep.main([str(plan), *words]) == 0, capsys.readouterr().err
-    out = capsys.readouterr().out
-    assert "RESULT sweep=" in out.splitlines()[-1]
-    assert {*starts(plan).values()} == {1}
-    return out
 
 
 def test_a_local_sweep_survives_the_death_of_its_worker(tmp_path, capsys):

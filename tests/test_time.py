@@ -1,6 +1,5 @@
 """What counts as time: finished work, but not that in which a process stood still."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +8,9 @@ import time
 import pytest
 import torch
 
-import utils
-from utils import Stopwatch
+from runtime import clock
+from runtime.clock import Stopwatch
+from sweeping.runs import ROOT
 
 CPU = torch.device("cpu")
 
@@ -21,9 +21,9 @@ def clocks(monkeypatch):
     told.
     """
     now = {"wall": 0.0, "busy": 0.0}
-    monkeypatch.setattr(utils.time, "perf_counter", lambda: now["wall"])
-    monkeypatch.setattr(utils.time, "process_time", lambda: now["busy"])
-    monkeypatch.setattr(utils._Standstill, "_watch", lambda self: None)
+    monkeypatch.setattr(time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(time, "process_time", lambda: now["busy"])
+    monkeypatch.setattr(clock._Standstill, "_watch", lambda self: None)
     return now
 
 
@@ -55,8 +55,9 @@ def test_many_short_looks_are_no_standstill(clocks):
 
 
 STOPS_ITSELF = """
-import sys, time, torch, utils
-clock = utils.Stopwatch(torch.device("cpu"))
+import sys, time, torch
+from runtime.clock import Stopwatch
+clock = Stopwatch(torch.device("cpu"))
 with clock:
     print("ready", flush=True)
     end = time.process_time() + 0.5
@@ -71,7 +72,7 @@ def test_rte_leaves_out_what_a_process_was_stopped_for():
         [sys.executable, "-c", STOPS_ITSELF],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=os.path.dirname(utils.__file__),
+        cwd=ROOT,
     )
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)

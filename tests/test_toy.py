@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CPU
-from test_methods import run
+from helpers import CPU, run
 from torch import nn
 
 from datasets import ImageSet

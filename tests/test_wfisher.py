@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TinyNet, make_data, make_model
-from test_saliency import per_sample_gradients, whole
+from helpers import TinyNet, make_data, make_model, per_sample_gradients, whole
 
-from unlearn.per_sample import per_sample_gradients as gradient_stream
+from unlearn.tools.per_sample import per_sample_gradients as gradient_stream
 from unlearn.wfisher import (
     FisherProduct,
     InfluenceUnlearning,

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from datasets.loaders import Data, Loader
+from masks.masks import Mask
 from models import redraw
 from unlearn.base import Iterative, Preset, Range, Step, Steps, option
-from unlearn.saliency import Mask
-from unlearn.teachers import ask, divergence, frozen_copy
+from unlearn.tools.teachers import ask, divergence, frozen_copy
 from utils import UserError, stream
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.saliency import Mask
+from masks.masks import Mask
 
 
 class Step(NamedTuple):

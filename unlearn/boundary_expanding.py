@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from unlearn.base import Iterative, Range, Step, Steps, option
-from unlearn.saliency import Mask
 from utils import generator
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
+from masks.masks import Mask
+from runtime.devices import exact_fp32
 from unlearn.base import Iterative, Range, Steps, cross_entropy_steps, option
-from unlearn.saliency import Mask
-from utils import UserError, exact_fp32
+from utils import UserError
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ from torch import nn
 
 from datasets.loaders import Data, Loader
 from unlearn.base import OneShot, Range, option
-from unlearn.per_sample import Vector, fisher_diagonal, samples_at_once
+from unlearn.tools.per_sample import Vector, fisher_diagonal, samples_at_once
 from utils import UserError
 
 CLASSIFIER_NOISE = 10  # the reference's factor on the classifier's noise

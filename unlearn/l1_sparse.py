@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from unlearn.base import LONG_BUDGET, Preset, Range, Steps, option
 from unlearn.finetune import FineTune
-from unlearn.flat import flatten, frozen_flat, percent
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.saliency import Mask
+from unlearn.tools.flat import flatten, frozen_flat, percent
 from utils import UserError
 
 # A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with

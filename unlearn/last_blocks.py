@@ -7,9 +7,9 @@ from typing import Literal
 from torch import nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from models import blocks, redraw
 from unlearn.base import Iterative, Preset, Steps, cross_entropy_steps, option
-from unlearn.saliency import Mask
 from utils import UserError, stream
 
 

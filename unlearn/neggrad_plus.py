@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Batch, Data, Loader
+from masks.masks import Mask
 from unlearn.base import (
     LONG_BUDGET,
     Iterative,
@@ -19,7 +20,6 @@ from unlearn.base import (
     cross_entropy_steps,
     option,
 )
-from unlearn.saliency import Mask
 from utils import UserError
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from datasets.loaders import Data
+from masks.masks import Mask, lowest_chosen
 from unlearn.base import Preset, Range, Steps, option
-from unlearn.flat import flatten, frozen_flat, split_like
 from unlearn.random_label import RandomLabel, published
-from unlearn.saliency import Mask, lowest_chosen
+from unlearn.tools.flat import flatten, frozen_flat, split_like
 from utils import UserError
 
 

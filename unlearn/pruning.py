@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import L1Unstructured
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from unlearn.base import Preset, Range, Steps, option
 from unlearn.finetune import FineTune
-from unlearn.flat import flatten, frozen_flat, percent, split_like
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.saliency import Mask
+from unlearn.tools.flat import flatten, frozen_flat, percent, split_like
 from utils import UserError
 
 

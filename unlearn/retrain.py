@@ -5,9 +5,9 @@ import dataclasses
 from torch import nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from models import redraw
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
-from unlearn.saliency import Mask
 from utils import stream
 
 

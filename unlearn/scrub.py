@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
+from masks.masks import Mask
+from runtime.devices import exact_fp32
 from unlearn.base import Iterative, Preset, Range, Step, Steps, option
-from unlearn.saliency import Mask
-from unlearn.teachers import ask, divergence, frozen_copy
-from utils import UserError, exact_fp32
+from unlearn.tools.teachers import ask, divergence, frozen_copy
+from utils import UserError
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
 from unlearn.base import OneShot, Range, option
-from unlearn.per_sample import Vector, mean_batch_gradient_sizes, own_label
+from unlearn.tools.per_sample import Vector, mean_batch_gradient_sizes, own_label
 from utils import UserError
 
 

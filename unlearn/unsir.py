@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import parallel
 from datasets.loaders import Data, Loader
+from masks.masks import Mask
+from runtime import distributed
+from runtime.devices import exact_fp32
 from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
-from unlearn.saliency import Mask
-from utils import UserError, exact_fp32, generator
+from utils import UserError, generator
 
 
 @dataclasses.dataclass
@@ -139,7 +140,7 @@ class Unsir(Iterative):
         count, shown = len(batches), self.noise_batches * len(self.labels)
         for number, (images, labels) in enumerate(batches):
             first, last = shown * number // count, shown * (number + 1) // count
-            low, high = parallel.part(last - first)
+            low, high = distributed.rank_bounds(last - first)
             chosen = torch.arange(first + low, first + high, device=data.device) % len(self.labels)
             images, labels = (
                 torch.cat([images, self.noise[chosen]]),

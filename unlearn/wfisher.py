@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 from tqdm import tqdm
 
-import parallel
 from datasets.loaders import Data, Loader
+from masks.scores import mean_gradient
+from runtime import distributed
+from runtime.devices import exact_fp32
 from unlearn.base import OneShot, Range, option
-from unlearn.per_sample import Vector, per_sample_gradients
-from unlearn.saliency import mean_gradient
-from utils import UserError, exact_fp32
+from unlearn.tools.per_sample import Vector, per_sample_gradients
+from utils import UserError
 
 # A forward-mode pass through a CIFAR ResNet-18 holds about 20 MB per 32x32 sample: batches of this
 # many pixels (64 such samples) keep it under 2 GB, and larger images come in smaller batches.
@@ -112,7 +113,7 @@ class FisherProduct:
 
     def __call__(self, u: Vector) -> Vector:
         result = {
-            name: self.damping * value if parallel.rank() == 0 else torch.zeros_like(value)
+            name: self.damping * value if distributed.rank() == 0 else torch.zeros_like(value)
             for name, value in u.items()
         }
         for images, labels in self.samples.shared():
@@ -133,7 +134,7 @@ class FisherProduct:
             torch._foreach_add_(
                 [result[name] for name in result], [gradient[name] for name in result]
             )
-        parallel.add_up(list(result.values()))
+        distributed.all_reduce(list(result.values()))
         return result
 
 
@@ -167,7 +168,7 @@ def conjugate_gradients(
         step = squared / dot(direction, image)
         solution, residual = axpy(step, direction, solution), axpy(-step, image, residual)
         previous, squared = squared, dot(residual, residual)
-        parallel.copy_first(
+        distributed.broadcast(
             [squared]
         )  # all stop at the same iteration, also on GPUs that round differently
         direction = axpy(squared / previous, direction, residual)

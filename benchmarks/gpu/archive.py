@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import UserError, load, load_json, reading, save, save_bytes, save_json
+from runtime.files import load, load_json, reading, save, save_bytes, save_json
+from utils import UserError
 
 PIECE = 15_000_000  # bytes of a piece
 MOST = 60_000_000  # bytes of all pieces together

@@ -23,7 +23,9 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.hardware import describe, hardware_line
-from utils import UserError, load_json, save_json, save_text, synchronize
+from runtime.clock import synchronize
+from runtime.files import load_json, save_json, save_text
+from utils import UserError
 
 FAILED, UNFINISHED = 1, 3  # exit codes: a check failed; some are still to come
 

@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from claims import check_npz
-from utils import UserError, require_file, save_arrays, script
+from runtime.cli import script
+from runtime.file_checks import check_npz
+from runtime.files import require_file, save_arrays
+from utils import UserError
 
 PACKED = ("jpeg_train", "end_train", "y_train", "jpeg_test", "end_test", "y_test", "classes")
 

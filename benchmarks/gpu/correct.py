@@ -45,7 +45,7 @@ from benchmarks.gpu.runs import (
     weights,
 )
 from evaluation.accuracy import accuracy
-from utils import load, load_json
+from runtime.files import load, load_json
 
 # Largest relative difference of a CUDA run from one in another process, which chooses its kernels
 # anew, where two equal runs in one process are equal.
@@ -179,7 +179,8 @@ def determinism(bench: Bench) -> dict:
 NO_MEMORY = """
 import importlib, sys
 import torch
-import experiment, unlearn.base
+import unlearn.base
+from stages import train, unlearn as unlearning
 
 def shrink(share):
     if {cuda}:
@@ -190,14 +191,14 @@ def shrink(share):
         raise torch.OutOfMemoryError("CUDA out of memory")
     unlearn.base.F.cross_entropy = refuse
 
-def save_then_shrink(state, path, save=experiment.save):
+def save_then_shrink(state, path, save=train.save):
     save(state, path)
     if path.name.endswith("checkpoint.pth.tar"):
         shrink(1e-6)
 
 when, script, *words = sys.argv[1:]
 if when == "after":
-    experiment.save = save_then_shrink
+    train.save = unlearning.save = save_then_shrink
 else:
     shrink(0.02)
 sys.exit(importlib.import_module(script).main(words))

@@ -64,15 +64,19 @@ from datasets.splits import choose_forget, make_split
 from engine import predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
-from experiment import set_up, to_numpy
+from masks.gate import SaliencyGate
+from masks.masks import top_masks
+from masks.scores import saliency_scores
 from models import IMAGENET_STEMS, MODELS, build_model, place
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
+from runtime.devices import exact_fp32
+from runtime.files import require_file, save, save_arrays, save_text
+from stages.results import to_numpy
+from stages.task import set_up
 from unlearn.base import Steps, cross_entropy_steps
-from unlearn.per_sample import fisher_diagonal
 from unlearn.random_label import RandomLabel
-from unlearn.saliency import SaliencyGate, saliency_scores, top_masks
+from unlearn.tools.per_sample import fisher_diagonal
 from unlearn.wfisher import FISHER_PIXELS, FisherProduct
-from utils import exact_fp32, require_file, save, save_arrays, save_text
 
 # Compiles a model in place; returns more keyword arguments of engine.train_epoch.
 Compiler = Callable[[nn.Module, torch.device], dict[str, object]]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from arg_parser import evaluation_parser
-from auditing import Request, Saved, read_saved
 from benchmarks.gpu.archive import rounded
-from utils import hash_arrays, load, load_json, save, save_json
+from runtime.files import hash_arrays, load, load_json, save, save_json
+from stages.outputs import Request, Saved, read_saved
 
 # Of a checkpoint, what later steps read.
 OF_CHECKPOINT = (

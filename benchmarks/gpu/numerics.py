@@ -17,14 +17,17 @@ from benchmarks.gpu.battery import judged
 from benchmarks.gpu.runs import Bench, compared, relative, same, weights
 from datasets.loaders import Data, Loader
 from engine import check_batch_norm, predict, run, train_epoch
-from experiment import Task, adopt, make_method, open_task, recipe_of_method
+from masks.masks import Mask, top_masks
+from masks.scores import mean_gradient
 from recipe import make_optimizer
+from runtime.devices import exact_fp32
+from stages.checkpoints import adopt
+from stages.settings import make_method, recipe_of_method
+from stages.task import Task, open_task
 from unlearn import METHODS
 from unlearn.base import Iterative, cross_entropy_steps
-from unlearn.per_sample import fisher_diagonal
-from unlearn.saliency import Mask, mean_gradient, top_masks
+from unlearn.tools.per_sample import fisher_diagonal
 from unlearn.wfisher import influence_vector
-from utils import exact_fp32
 
 # Flags with which a method does something here, and soon: SSD's threshold is for well trained
 # models.

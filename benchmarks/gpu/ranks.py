@@ -24,13 +24,13 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import engine
-import parallel
 from benchmarks.gpu.runs import relative
 from engine import BATCH_NORM, train_epoch
 from models import build_model
 from recipe import make_optimizer
+from runtime import distributed
+from runtime.files import hash_arrays, save_json
 from unlearn.base import cross_entropy_steps
-from utils import hash_arrays, save_json
 
 
 def run(script: str, argv: list[str]) -> tuple[int, dict]:
@@ -77,7 +77,7 @@ def group_of_one(device: torch.device) -> dict:
     """The collectives that a run of several processes uses, in a group of one: each sum is what was
     put in.
 
-    ``parallel.count`` says two meanwhile, as parallel.py asks nobody where there is one process.
+    ``distributed.world_size`` says two meanwhile, since a run of one process asks nobody.
     SyncBatchNorm's own function is called by hand for the same reason.
     """
     torch.manual_seed(0)
@@ -86,16 +86,16 @@ def group_of_one(device: torch.device) -> dict:
     wanted = three_steps(plain, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(parallel.backend(device))
+    dist.init_process_group(distributed.backend(device))
     try:
-        with mock.patch.object(parallel, "count", return_value=2):
+        with mock.patch.object(distributed, "world_size", return_value=2):
             value = torch.arange(3.0, device=device)
-            parallel.add_up([value])
-            parallel.copy_first([value])
-            parallel.smallest(value)
-            largest = parallel.largest(3)
+            distributed.all_reduce([value])
+            distributed.broadcast([value])
+            distributed.all_reduce_min(value)
+            largest = distributed.all_reduce_max(3)
             stepped = three_steps(grouped, device)
-        said = parallel.by_first(lambda: 3), parallel.in_turns(lambda: 4)
+        said = distributed.on_main(lambda: 3), distributed.one_at_a_time(lambda: 4)
         return {
             "talks_through": str(dist.get_backend_config()),
             "values_come_back": value.tolist() == [0, 1, 2] and largest == 3,
@@ -151,17 +151,17 @@ def sync_batch_norm(device: torch.device) -> float | str:
 def main(argv: list[str]) -> int:
     folder, script, *words = argv
     code, found = run(script, words)
-    if not code and parallel.count() == 1 and found:
+    if not code and distributed.world_size() == 1 and found:
         found["group"] = group_of_one(torch.device(found["device"]))
-    write_own(found, Path(folder) / f"rank{parallel.rank()}.json")
-    parallel.leave(code)
+    write_own(found, Path(folder) / f"rank{distributed.rank()}.json")
+    distributed.exit_process(code)
 
 
 def write_own(found: dict, file: Path) -> None:
     """Every process writes its file; the project's savers let the first one alone write, but where
     the processes have parted.
     """
-    with mock.patch.object(parallel, "by_first", lambda action: action()):
+    with mock.patch.object(distributed, "on_main", lambda action: action()):
         save_json(found, file)
 
 

@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-import experiment
 from benchmarks.gpu.battery import ROOT
-from experiment import Original, read_original
-from utils import load
+from runtime.files import load
+from stages import task
+from stages.checkpoints import Original, read_original
 
 State = Mapping[str, Tensor]
 # A run on a device that does not repeat itself may differ from another by this many times what two
@@ -187,7 +187,7 @@ def fixed_kernels() -> Iterator[None]:
     another process takes the same.
     """
     cudnn = torch.backends.cudnn
-    before, tune = cudnn.deterministic, experiment.tune_cuda
+    before, tune = cudnn.deterministic, task.tune_cuda
 
     def tune_and_fix(device: torch.device) -> None:
         tune(device)
@@ -195,7 +195,7 @@ def fixed_kernels() -> Iterator[None]:
             cudnn.benchmark, cudnn.deterministic = False, True
 
     try:
-        with mock.patch.object(experiment, "tune_cuda", tune_and_fix):
+        with mock.patch.object(task, "tune_cuda", tune_and_fix):
             yield
     finally:
         cudnn.deterministic = before  # the search is the next script's to switch on again

@@ -41,7 +41,6 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from auditing import Request, read_saved
 from benchmarks.gpu.archive import pack, unpack
 from benchmarks.gpu.battery import Battery, make_parser, run
 from benchmarks.gpu.cifar import unpacked
@@ -64,7 +63,9 @@ from benchmarks.gpu.planning import (
     simulate,
 )
 from benchmarks.gpu.units import FORGET_SEED, TWIN, Recipe, training_flags, units_of
-from utils import UserError, load_json, save_arrays, save_bytes, save_text
+from runtime.files import load_json, save_arrays, save_bytes, save_text
+from stages.outputs import Request, read_saved
+from utils import UserError
 
 STAGE = "table"
 # Seconds that are kept for the report and the archive, and that the audit takes a model.

@@ -22,8 +22,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from runtime.clock import Stopwatch, synchronize
 from unlearn.base import Steps
-from utils import Stopwatch, synchronize
 
 WINDOW = "profiled steps"
 SYNCHRONIZE = (

@@ -24,9 +24,9 @@ import main_random
 import main_train
 import report
 import sweep
+from runtime.files import hash_arrays, load, load_json
 from sweeping import launchers
 from unlearn import METHODS
-from utils import hash_arrays, load, load_json
 
 SCRIPTS = {
     "main_train": main_train,

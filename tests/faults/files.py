@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from faults.cases import FEW, SCRIPTS, SETUP, Child
 
-from utils import load
+from runtime.files import load
 
 Place = tuple[str, list[str]]  # a script and its flags
 

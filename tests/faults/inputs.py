@@ -25,7 +25,7 @@ from faults.study import (
     steps,
 )
 
-from utils import hash_arrays, load, load_json
+from runtime.files import hash_arrays, load, load_json
 
 KINDS = ("digits relative", "npz relative", "digits absolute", "npz absolute")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from faults.cases import Child, checkpoint_of, commands, outcome, whole_files
 
-from utils import UserError, load
+from runtime.files import load
+from utils import UserError
 
 ROOT = Path(__file__).parents[2]
 # Two thirds of the ends are kill -9, which no run can prepare for.

@@ -13,8 +13,8 @@ from hypothesis import seed as seeded
 
 from arg_parser import make_parser
 from datasets import sources
+from masks.scores import SCORES
 from unlearn import METHODS
-from unlearn.scores import SCORES
 from utils import UserError
 
 # Flags whose values name files; --save_dir is given apart, so that every line writes into the

@@ -17,8 +17,8 @@ import torch
 from faults import inputs, stops, surroundings, tables
 from faults.cases import make_world
 
-import experiment
 import reporting.formats
+from stages import run_folder, task
 
 
 @contextlib.contextmanager
@@ -48,20 +48,20 @@ def torn(folder: Path, seed: int) -> None:
 
 def trials(world: Path) -> Iterator[tuple[str, dict]]:
     """(what was planted, the trial's finding)."""
-    real = experiment.stream
-    with planted(experiment, "stream", lambda seed, *names: real(seed, os.getcwd(), *names)):
+    real = task.stream
+    with planted(task, "stream", lambda seed, *names: real(seed, os.getcwd(), *names)):
         yield (
             "a run that depends on its working folder",
             inputs.moved_trial(world, "forget anew", 7),
         )
-    with planted(experiment, "check_lineage", lambda *unused: None):
+    with planted(task, "check_lineage", lambda *unused: None):
         yield "other images that nobody compares", inputs.changed_trial(world, "next_step", 1)
     yield (
         "another outcome after a stop",
         stops.stop_trial(world, "main_forget wfisher", 1, True, True, {}),
     )
     whole = stops.plain_json(stops.whole_of(world, "main_forget wfisher")[0])
-    with planted(experiment, "is_resumable", lambda there: False):
+    with planted(run_folder, "is_resumable", lambda there: False):
         yield (
             "a folder that nothing accepts",
             stops.stop_trial(world, "main_forget wfisher", 1, False, True, whole),

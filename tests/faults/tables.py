@@ -23,7 +23,8 @@ import report
 from reporting.audits import read_audits, with_curves
 from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
-from utils import save_json, save_text, script
+from runtime.cli import script
+from runtime.files import save_json, save_text
 
 SECONDS = 10  # of processor time that a format may take
 SIX = (*FORMATS, "page")

@@ -1,5 +1,7 @@
-"""Imported before torch: without a working folder MKL ends the process as torch is imported, with a
-line about its own library.
+"""What every stage needs and no method knows.
+
+The working folder is looked for before torch is imported: without one MKL ends the process then,
+with a line about its own library.
 """
 
 import os
@@ -7,7 +9,6 @@ import sys
 from pathlib import Path
 
 GONE = "the working folder is gone; change to one that exists"
-
 try:
     os.getcwd()
 except OSError:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-import parallel
-from claims import check_npz
-from utils import hash_arrays, save_arrays, warn
+from runtime import distributed
+from runtime.file_checks import check_npz
+from runtime.files import hash_arrays, save_arrays
+from utils import warn
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,7 +33,7 @@ def cached(
     file = (
         folder / f"{name}-{hash_arrays({'key': np.frombuffer(text.encode(), np.uint8)})[:24]}.npz"
     )
-    kept = parallel.by_first(
+    kept = distributed.on_main(
         lambda: _read(file, shapes) if file.is_file() else None
     )  # all processes compute, or none
     if kept is None:

@@ -1,11 +1,4 @@
-"""One run by several processes: torchrun starts them, each has a device, a part of every batch, and
-the same weights.
-
-Gradients are summed by one flattened all-reduce inside the engine's update, and not by
-DistributedDataParallel: methods call the model as often as they like, keep teachers and trained
-extras beside it, and take gradients by hand, which the wrapper's reducer would not see. What is not
-shared out is computed by every process alike. Only the first process writes and prints.
-"""
+"""Several processes: who they are, and what they tell each other."""
 
 import contextlib
 import io
@@ -24,7 +17,7 @@ def rank() -> int:
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes make this run."""
     return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
@@ -34,7 +27,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if is_launched() else 0
 
 
-def local_count() -> int:
+def local_world_size() -> int:
     """How many of the run's processes are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_launched() else 1
 
@@ -44,7 +37,7 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def misnumbered() -> str | None:
+def environment_fault() -> str | None:
     """In words, what of torchrun's variables is no number of a process; None where they are in
     order, or were not set.
     """
@@ -56,7 +49,7 @@ def misnumbered() -> str | None:
         if name in os.environ
     }
     try:
-        in_order = 0 <= rank() < count() and local_rank() >= 0 and local_count() > 0
+        in_order = 0 <= rank() < world_size() and local_rank() >= 0 and local_world_size() > 0
     except ValueError:
         in_order = False
     if in_order:
@@ -81,27 +74,27 @@ def backend(device: torch.device) -> str:
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" and not shares_gpus() else "gloo"
 
 
-def start(device: torch.device) -> None:
+def initialize(device: torch.device) -> None:
     """Meet the other processes, once; does nothing in a run of one process."""
-    if count() == 1 or dist.is_initialized():
+    if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(backend(device))
 
 
-def has_met() -> bool:
+def is_initialized() -> bool:
     """Whether this process is in touch with the others."""
     return dist.is_initialized()
 
 
-def stop() -> None:
+def destroy() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process at once: gloo's threads, now and then, abort an interpreter that is taken
     down around them.
     """
@@ -114,7 +107,7 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def only_main_prints() -> Iterator[None]:
     """Let only the first process print; tracebacks of the others still show."""
     if rank() == 0:
         yield
@@ -130,21 +123,18 @@ class _Silence(io.TextIOBase):
         return len(text)
 
 
-def part(total: int) -> tuple[int, int]:
+def rank_bounds(total: int) -> tuple[int, int]:
     """Where this process's part of ``total`` items begins and ends; parts differ by one item at
     most.
     """
-    return total * rank() // count(), total * (rank() + 1) // count()
+    return total * rank() // world_size(), total * (rank() + 1) // world_size()
 
 
-# ---------------------------------------------------------------------------------- sums of tensors
-
-
-def add_up(tensors: Sequence[Tensor]) -> None:
+def all_reduce(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor, all of one dtype and device, by its sum over the processes: one
     flattened all-reduce.
     """
-    if count() == 1 or not tensors:
+    if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
@@ -154,15 +144,15 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     )
 
 
-def smallest(value: Tensor) -> None:
+def all_reduce_min(value: Tensor) -> None:
     """Replace ``value`` by the least of all processes'."""
-    if count() > 1:
+    if world_size() > 1:
         dist.all_reduce(value, dist.ReduceOp.MIN)
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The greatest of all processes' values."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     found = torch.tensor(value)
     dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -170,26 +160,26 @@ def largest(value: int) -> int:
 
 
 @torch.no_grad()
-def copy_first(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Replace every process's tensors, weights among them, by the first one's."""
-    if count() > 1:
+    if world_size() > 1:
         for tensor in tensors:
             whole = tensor.contiguous()
             dist.broadcast(whole, 0)
             tensor.copy_(whole)
 
 
-def gather(value: Tensor | None) -> Tensor | None:
+def all_gather(value: Tensor | None) -> Tensor | None:
     """(processes, n) from each process's CPU tensor (n,); as it is in a run of one process."""
-    if count() == 1 or value is None:
+    if world_size() == 1 or value is None:
         return value
-    found = [torch.empty_like(value) for _ in range(count())]
+    found = [torch.empty_like(value) for _ in range(world_size())]
     dist.all_gather(found, value)
     return torch.stack(found)
 
 
-def own(gathered: Tensor | None) -> Tensor | None:
-    """This process's tensor of what :func:`gather` gave, also where there were other processes
+def take_own(gathered: Tensor | None) -> Tensor | None:
+    """This process's tensor of what :func:`all_gather` gave, also where there were other processes
     then.
 
     In memory of its own: torch reads a generator's state from where the memory begins, whichever
@@ -201,10 +191,7 @@ def own(gathered: Tensor | None) -> Tensor | None:
     return mine.clone()
 
 
-# -------------------------------------------------------------------------------- actions and files
-
-
-def by_first(action: Callable[[], Any]) -> Any:
+def on_main(action: Callable[[], Any]) -> Any:
     """What ``action`` returns, or raises, in the first process; the others do not call it.
 
     All processes call this; the result is plain values. Whatever the first one wrote is on disk
@@ -219,7 +206,7 @@ def by_first(action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def in_turns(action: Callable[[], Any]) -> Any:
+def one_at_a_time(action: Callable[[], Any]) -> Any:
     """What ``action`` returns here: first the first process calls it, then the first one of every
     machine, then the others.
 
@@ -231,7 +218,7 @@ def in_turns(action: Callable[[], Any]) -> Any:
     result = None
     for turn in range(3):
         result, error = _outcome(action) if turn == mine else (result, None)
-        errors: list[Exception | None] = [None] * count()
+        errors: list[Exception | None] = [None] * world_size()
         dist.all_gather_object(errors, error)
         if error := next(filter(None, errors), None):
             raise error
@@ -246,18 +233,18 @@ def _outcome(action: Callable[[], Any]) -> list:
         return [None, error]
 
 
-def is_lost(error: Exception) -> bool:
+def is_peer_lost(error: Exception) -> bool:
     """Whether an error says that another process of the run is gone: in the words of gloo's
     sockets, or of NCCL.
     """
     signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
     return (
-        count() > 1
+        world_size() > 1
         and isinstance(error, RuntimeError)
         and any(sign in str(error).lower() for sign in signs)
     )
 
 
-def who() -> str:
+def rank_prefix() -> str:
     """``process 3: `` in a run of several, else nothing."""
-    return f"process {rank()}: " if count() > 1 else ""
+    return f"process {rank()}: " if world_size() > 1 else ""

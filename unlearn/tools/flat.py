@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from unlearn.saliency import Mask
+from masks.masks import Mask
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:

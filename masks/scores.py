@@ -1,17 +1,56 @@
-"""SCORES: every ``--score`` of generate_mask.py, the order in which weights may change. SalUn's is
-saliency, the rest its ablation.
-"""
+"""Scores by which weights enter a mask."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import parallel
 from datasets.loaders import Data, Loader
-from unlearn.saliency import Mask, check_finite_gradient, saliency_scores
-from utils import UserError, exact_fp32, generator
+from runtime import distributed
+from runtime.devices import exact_fp32
+from utils import RunFailed, generator
+
+
+def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy over all samples of ``batches``, per parameter, in
+    fp32 eval mode.
+
+    Each batch counts by its size, so the result does not depend on how the samples fall into
+    batches.
+    """
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    with exact_fp32():
+        for images, labels in batches.shared():
+            F.cross_entropy(model(images), labels, reduction="sum").backward()
+    # A process without a batch has no gradient yet.
+    sums = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in model.named_parameters()
+    }
+    distributed.all_reduce(list(sums.values()))
+    gradient = {name: value / batches.num_samples for name, value in sums.items()}
+    model.zero_grad(set_to_none=True)
+    check_finite_gradient(list(gradient.values()))
+    return gradient
+
+
+def check_finite_gradient(values: list[Tensor]) -> None:
+    """Raise :class:`RunFailed` if one of ``values`` is not finite. Waits for the device once."""
+    if not torch.isfinite(torch.stack(torch._foreach_norm(values))).all():
+        raise RunFailed(
+            "the gradient is not finite; the model's weights are damaged or it was trained to"
+            " overflow"
+        )
+
+
+def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
+    """|mean gradient of the forget loss| of every named parameter (Fan et al., ICLR
+    2024, eq. 4).
+    """
+    return {name: gradient.abs() for name, gradient in mean_gradient(model, forget).items()}
+
 
 Scores = dict[str, Tensor]
 TINY = 1e-15  # what SFRon adds to an importance
@@ -80,7 +119,7 @@ def importance(model: nn.Module, batches: Loader) -> Scores:
                 F.cross_entropy(model(images), labels), list(parameters.values())
             )
             torch._foreach_addcmul_(squares, gradient, gradient)
-    parallel.add_up(squares)
+    distributed.all_reduce(squares)
     torch._foreach_div_(squares, len(batches))
     check_finite_gradient(squares)
     return dict(zip(parameters, squares, strict=True))
@@ -98,44 +137,3 @@ SCORES: dict[str, Callable[[nn.Module, Data], Scores]] = {
 }
 # Those whose masks depend on what part of the retain set --retain_fraction leaves.
 READ_RETAIN = ("retain_gradient", "ratio")
-
-
-# ------------------------------------------------------------------------------------------- layers
-
-
-def belongs(name: str, layers: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` is one of ``layers`` or inside one: layer1 holds
-    layer1.0.bn1.bias, not layer10.weight.
-    """
-    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
-
-
-def check_layers(layers: Sequence[str], names: Iterable[str]) -> None:
-    """Refuse a layer that holds none of the parameters ``names``."""
-    names = list(names)
-    for layer in layers:
-        if not any(belongs(name, [layer]) for name in names):
-            top = dict.fromkeys(name.split(".")[0] for name in names)
-            raise UserError(
-                f"--layers: no weight is in {layer!r}; the model has {', '.join(top)} and what is"
-                " inside them (layer.part)"
-            )
-
-
-def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
-    """Integer scores that rank every weight of ``layers`` before all others and keep the order of
-    ``scores`` (fp32) in each group.
-    """
-    # Floats >= 0 have the order of their bits: 31 of them, so that the next one can stand for the
-    # group and nothing is rounded.
-    return {
-        name: score.view(torch.int32).long() + (belongs(name, layers) << 31)
-        for name, score in scores.items()
-    }
-
-
-def layers_mask(model: nn.Module, layers: Sequence[str]) -> Mask:
-    """The mask under which exactly the weights of ``layers`` may change."""
-    return {
-        name: torch.full(p.shape, belongs(name, layers)) for name, p in model.named_parameters()
-    }

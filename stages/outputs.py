@@ -13,21 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import parallel
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import ForgetSplit, Split
 from engine import predict, train_epoch
-from evaluation.cache import cached
 from evaluation.suites import Splits
-from experiment import recorded_score
 from models import build_model, place
 from recipe import make_optimizer
 from reporting.tables import grouped, is_whole, pick_reference
-from settings import completed
+from runtime import distributed
+from runtime.files import hash_arrays, load, load_json, reading
+from stages.cache import cached
+from stages.mask import recorded_score
+from stages.records import completed
 from unlearn import label_today
 from unlearn.base import cross_entropy_steps
-from utils import UserError, hash_arrays, load, load_json, printable, reading, stream
+from utils import UserError, printable, stream
 
 REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
 # Not part of what makes two runs one configuration: seeds, and the hashes of what differs with
@@ -198,7 +199,7 @@ class Request:
         with reading(first.path, "checkpoint", REMEDY):
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data = flags["dataset"], data or flags["data"]
-        self.dataset = parallel.in_turns(
+        self.dataset = distributed.one_at_a_time(
             lambda: load_dataset(name, data, input_size=size, workers=0)
         )
         self.data_sha256, self.test_sha256 = self.dataset.sha256(), self.dataset.test_sha256()
@@ -348,7 +349,7 @@ class Request:
         }
         flags["tail"] = self.data.forget.tail
         flags |= (
-            {"processes": parallel.count()} if parallel.count() > 1 else {}
+            {"processes": distributed.world_size()} if distributed.world_size() > 1 else {}
         )  # on the CPU BatchNorm sees a process's part alone
         made_from = {
             **flags,
@@ -460,7 +461,7 @@ def relearn_curve(
     return marks, accuracy
 
 
-def endless(loader: Loader):  # noqa: ANN201 (batches)
+def endless(loader: Loader):  # noqa: ANN201
     """The loader's batches, epoch after epoch."""
     epoch = 0
     while True:

@@ -17,9 +17,7 @@ import numpy as np
 import generate_mask
 import main_forget
 import main_train
-import parallel
 from arg_parser import flags_of
-from auditing import Request, Saved, read_saved
 from datasets.splits import make_split
 from evaluation.references import (
     memorisation_scores,
@@ -29,7 +27,10 @@ from evaluation.references import (
     ulira_summary,
 )
 from evaluation.scores import margin
-from utils import RunFailed, load_json, stream
+from runtime import distributed
+from runtime.files import load_json
+from stages.outputs import Request, Saved, read_saved
+from utils import RunFailed, stream
 
 # Flags that a pool chooses itself, and those that have no part in what a model becomes.
 OWN = {
@@ -248,9 +249,9 @@ class Pool:
         """
         settings = [*step.settings, "--split_seed", str(self.request.split.split_seed)]
         folder = self.folder / f"{step.where}-{self._digest(settings, step.files)}"
-        if parallel.by_first((folder / step.result).is_file):
+        if distributed.on_main((folder / step.result).is_file):
             return folder
-        resume = step.checkpoint is not None and parallel.by_first(
+        resume = step.checkpoint is not None and distributed.on_main(
             (folder / step.checkpoint).is_file
         )
         print(title + (", going on" if resume else ""), flush=True)
@@ -300,7 +301,7 @@ class Pool:
             / f"{which}{shadow:02d}-{hashlib.sha256(positions.tobytes()).hexdigest()[:8]}.npy"
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        parallel.by_first(lambda: np.save(file, positions))
+        distributed.on_main(lambda: np.save(file, positions))
         return file
 
     def _outputs(self, file: Path) -> tuple[np.ndarray, np.ndarray]:

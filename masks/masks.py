@@ -1,62 +1,18 @@
-"""From the forget set's gradient to scores, from scores to nested masks, from a mask to the gate
-that keeps it.
-"""
+"""Masks: {parameter name: bool, True = may change}, made of scores, read and compared."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import parallel
-from datasets.loaders import Loader
-from utils import RunFailed, UserError, exact_fp32
+from masks.scores import Scores
+from utils import UserError
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 Mask = dict[str, Tensor]
-
-
-def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy over all samples of ``batches``, per parameter, in
-    fp32 eval mode.
-
-    Each batch counts by its size, so the result does not depend on how the samples fall into
-    batches.
-    """
-    model.eval()
-    model.zero_grad(set_to_none=True)
-    with exact_fp32():
-        for images, labels in batches.shared():
-            F.cross_entropy(model(images), labels, reduction="sum").backward()
-    # A process without a batch has no gradient yet.
-    sums = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in model.named_parameters()
-    }
-    parallel.add_up(list(sums.values()))
-    gradient = {name: value / batches.num_samples for name, value in sums.items()}
-    model.zero_grad(set_to_none=True)
-    check_finite_gradient(list(gradient.values()))
-    return gradient
-
-
-def check_finite_gradient(values: list[Tensor]) -> None:
-    """Raise :class:`RunFailed` if one of ``values`` is not finite. Waits for the device once."""
-    if not torch.isfinite(torch.stack(torch._foreach_norm(values))).all():
-        raise RunFailed(
-            "the gradient is not finite; the model's weights are damaged or it was trained to"
-            " overflow"
-        )
-
-
-def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
-    """|mean gradient of the forget loss| of every named parameter (Fan et al., ICLR
-    2024, eq. 4).
-    """
-    return {name: gradient.abs() for name, gradient in mean_gradient(model, forget).items()}
 
 
 def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) -> dict[float, Mask]:
@@ -171,49 +127,46 @@ def overlap(a: Iterable[Tensor], b: Iterable[Tensor]) -> Overlap:
     return Overlap(weights, p, q, in_both / (in_a + in_b - in_both), p * q / (p + q - p * q))
 
 
-class SaliencyGate:
-    """Keeps every frozen weight at its original value, bit for bit, whatever the optimizer did.
+def density(mask: Mask) -> float:
+    """The share of the weights that may change."""
+    return sum(int(value.sum()) for value in mask.values()) / sum(
+        value.numel() for value in mask.values()
+    )
 
-    The parameters are moved into one flat buffer that they view, so that :meth:`restore` is one
-    ``where`` over contiguous memory and needs neither a loop over tensors nor a word from the
-    device. Elementwise optimizers treat the weights that may change exactly as without a gate, so
-    an all-True mask changes nothing. BatchNorm statistics are buffers, not weights: see ``--bn``.
+
+def belongs(name: str, layers: Sequence[str]) -> bool:
+    """Whether the parameter ``name`` is one of ``layers`` or inside one: layer1 holds
+    layer1.0.bn1.bias, not layer10.weight.
     """
+    return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
-    def __init__(self, model: nn.Module, mask: Mask):
-        """Take the weights that ``model`` holds now as the original ones; ``mask`` comes from
-        :func:`check_mask`.
-        """
-        named = dict(model.named_parameters())
-        sizes = [parameter.numel() for parameter in named.values()]
-        first = next(iter(named.values()))
-        self.flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
-        self.mask = torch.empty_like(self.flat, dtype=torch.bool)
-        self.original = torch.empty_like(self.flat)
-        self.frozen_grads = []
-        offset = 0
-        for (name, parameter), size in zip(named.items(), sizes, strict=True):
-            # Strides are kept: a channels_last weight stays channels_last inside the buffer.
-            def view(buffer: Tensor, like: Tensor = parameter, offset: int = offset) -> Tensor:
-                return buffer.as_strided(like.shape, like.stride(), offset)
 
-            view(self.mask).copy_(mask[name])
-            view(self.original).copy_(parameter.detach())
-            view(self.flat).copy_(parameter.detach())
-            parameter.data = view(self.flat)
-            self.frozen_grads.append((parameter, ~view(self.mask)))
-            offset += size
+def check_layers(layers: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse a layer that holds none of the parameters ``names``."""
+    names = list(names)
+    for layer in layers:
+        if not any(belongs(name, [layer]) for name in names):
+            top = dict.fromkeys(name.split(".")[0] for name in names)
+            raise UserError(
+                f"--layers: no weight is in {layer!r}; the model has {', '.join(top)} and what is"
+                " inside them (layer.part)"
+            )
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the frozen weights back; call after every update."""
-        torch.where(self.mask, self.flat, self.original, out=self.flat)
 
-    @torch.no_grad()
-    def mask_gradients(self) -> None:
-        """Zero the frozen weights' gradients: needed before a clip by global norm, which would
-        otherwise mix them in.
-        """
-        for parameter, frozen in self.frozen_grads:
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(frozen, 0)
+def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
+    """Integer scores that rank every weight of ``layers`` before all others and keep the order of
+    ``scores`` (fp32) in each group.
+    """
+    # Floats >= 0 have the order of their bits: 31 of them, so that the next one can stand for the
+    # group and nothing is rounded.
+    return {
+        name: score.view(torch.int32).long() + (belongs(name, layers) << 31)
+        for name, score in scores.items()
+    }
+
+
+def layers_mask(model: nn.Module, layers: Sequence[str]) -> Mask:
+    """The mask under which exactly the weights of ``layers`` may change."""
+    return {
+        name: torch.full(p.shape, belongs(name, layers)) for name, p in model.named_parameters()
+    }

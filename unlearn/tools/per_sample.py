@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 from tqdm import tqdm
 
-import parallel
 from datasets.loaders import Loader
-from utils import RunFailed, exact_fp32
+from runtime import distributed
+from runtime.devices import exact_fp32
+from utils import RunFailed
 
 Vector = dict[str, Tensor]
 # Logits (b, k) and labels (b,) to scalars, each a sum over the samples.
@@ -20,7 +21,6 @@ Losses = Callable[[Tensor, Tensor], Sequence[Tensor]]
 # torch.square or torch.abs: of a product it is the product of the factors' sizes, which a linear
 # layer makes use of.
 Size = Callable[[Tensor], Tensor]
-
 # On the CPU, a weight gradient at this many output positions or fewer is faster as one thin matrix
 # product.
 FEW_POSITIONS = 16
@@ -133,7 +133,7 @@ def samples_at_once(samples: Loader) -> int:
 
 def _mean(sums: Vector, count: int) -> Vector:
     """The sums of all processes by ``count``."""
-    parallel.add_up(list(sums.values()))
+    distributed.all_reduce(list(sums.values()))
     torch._foreach_div_(list(sums.values()), count)
     if not bool(torch.isfinite(torch.stack([value.max() for value in sums.values()])).all()):
         raise RunFailed(

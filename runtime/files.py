@@ -1,0 +1,269 @@
+"""Files that are written whole, read safely, locked and hashed."""
+
+import codecs
+import contextlib
+import glob
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from runtime import distributed
+from runtime.file_checks import FalseClaim, check_content, check_torch
+from runtime.signals import _signals_held
+from utils import RunFailed, UserError, warn
+
+
+def _allow_numpy_numbers() -> None:
+    """Let torch read what the reference's checkpoints hold besides tensors: numbers of numpy 1 or
+    2. They run no code.
+    """
+    build = np.float64().__reduce__()[0]
+    for core in ("core", "_core"):
+
+        def scalar(dtype: np.dtype, data: bytes) -> np.generic:
+            if dtype.kind not in "biuf":
+                raise ValueError(f"a number of dtype {dtype}")
+            return build(dtype, data)
+
+        scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
+        torch.serialization.add_safe_globals([scalar])
+    # A numpy number's bytes travel as encoded text; later versions of torch allow that function by
+    # themselves.
+    torch.serialization.add_safe_globals(
+        [codecs.encode, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+    )
+
+
+_allow_numpy_numbers()
+
+
+class _Steady:
+    """A file for torch's writer that keeps its first error until the end, for the same reason."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.error = file, None
+
+    def write(self, content: memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(content)
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        """Left to :func:`_write`."""
+
+
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole
+    new one.
+
+    In a run of several processes the first one writes, and all of them call this.
+    """
+    distributed.on_main(lambda: _write_here(path, write))
+
+
+def _write_here(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFailed(
+            f"cannot write {path}: {reason}; earlier files are untouched, make room and use"
+            " --resume"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put a rename on disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save(obj: object, path: Path) -> None:
+    """``torch.save``, atomically; a signal waits until the file is there."""
+
+    def write(file: BinaryIO) -> None:
+        steady = _Steady(file)
+        torch.save(obj, steady)
+        if steady.error is not None:
+            raise steady.error
+
+    with _signals_held():
+        _write(Path(path), write)
+
+
+def save_json(obj: object, path: Path) -> None:
+    """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other
+    word for it.
+    """
+    save_text(json.dumps(finite(obj), indent=1, allow_nan=False) + "\n", path)
+
+
+def finite(obj: object) -> object:
+    """The same nested value with None for every number that is not finite: JSON has no word for
+    them.
+    """
+    if isinstance(obj, dict):
+        return {name: finite(value) for name, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [finite(value) for value in obj]
+    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
+
+
+def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """``numpy.savez``, atomically."""
+    _write(Path(path), lambda file: np.savez(file, **arrays))
+
+
+def save_text(text: str, path: Path) -> None:
+    """``text`` as UTF-8, atomically; ends of lines stay as they are."""
+    save_bytes(text.encode(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """A file of exactly these bytes, atomically."""
+    _write(Path(path), lambda file: file.write(content))
+
+
+def load(path: Path, what: str) -> object:
+    """Read a torch file on the CPU with ``weights_only=True``, after its checksums and the sizes
+    that it claims.
+
+    Raises:
+        UserError: the file is missing, is not a torch file, is damaged, or holds anything but
+            tensors, numbers and plain containers.
+    """
+    require_file(path, what)
+    try:
+        check_torch(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(content, os.path.getsize(path))
+    except FalseClaim as error:
+        reason = str(error)
+    # zipfile, pickletools and torch raise two dozen types here, all of one meaning to the user.
+    except Exception as error:
+        reason = f"damaged, or another kind of file ({type(error).__name__})"
+    else:
+        return content
+    raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason}")
+
+
+def load_json(path: Path, what: str) -> dict:
+    """Read one JSON object; anything else is a :class:`UserError`."""
+    require_file(path, what)
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} holds no JSON object")
+    return content
+
+
+def require_file(path: Path, what: str) -> None:
+    """Refuse a path that is not a file, by its role."""
+    if os.path.isdir(path):
+        raise UserError(f"{what} {path}: a folder, a file is wanted")
+    if not os.path.isfile(
+        path
+    ):  # unlike Path.is_file, also for a folder that may not be entered, or a name too long
+        raise UserError(f"{what} {path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{what} {path}: may not be read")
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn what a record with missing or odd entries raises in the block into a
+    :class:`UserError`.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{what} {path} is damaged ({reason[:100]}); {remedy}") from None
+
+
+@contextlib.contextmanager
+def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
+    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at
+    once.
+
+    What a killed run had begun to write of ``files`` is removed. Of a run of several processes the
+    first one holds it, and none goes on before it does.
+    """
+    with contextlib.ExitStack() as held:
+        distributed.on_main(lambda: held.enter_context(_lock_here(folder, name, files)))
+        yield
+
+
+@contextlib.contextmanager
+def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: atomic renames still keep every file whole there
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run is writing {name} files in {folder}; wait for it or use another"
+                " --save_dir"
+            ) from None
+        except OSError as error:
+            warn(
+                f"{folder} has no locks ({error.strerror}): nothing keeps a second run of {name}"
+                " out of it"
+            )
+        else:
+            for file in files:
+                for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
+                    left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
+    """SHA-256 over sorted names, dtypes, shapes and bytes: a hash of the content, whatever file
+    holds it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        array = named[name]
+        dtype, shape = str(array.dtype).removeprefix("torch."), tuple(array.shape)
+        if isinstance(array, torch.Tensor):  # as bytes: numpy has no bfloat16
+            array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(f"{name}|{dtype}|{shape}|".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
