@@ -24,8 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from arg_parser import evaluation_parser
-from evaluation.definitions import define, describe
 from evaluation.membership import draw_rule, draws_line
+from evaluation.metrics import define, describe
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.suites import (

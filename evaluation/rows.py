@@ -18,7 +18,6 @@ from evaluation.audit import (
     klom,
     simulated_floor,
 )
-from evaluation.definitions import define
 from evaluation.distances import is_agreement, is_distance
 from evaluation.gaps import (
     FEWEST,
@@ -35,6 +34,7 @@ from evaluation.gaps import (
 )
 from evaluation.intervals import mean_interval
 from evaluation.membership import draw_noise
+from evaluation.metrics import define
 from evaluation.scores import margin
 from evaluation.suites import Splits, held_out
 from evaluation.verdicts import (

@@ -92,7 +92,7 @@ def basic(
     splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, float]:
     """Accuracies, losses and the attacks that need no other model; names are those of
-    :mod:`evaluation.definitions`.
+    :mod:`evaluation.metrics`.
 
     NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it;
     see :func:`folded`. ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it.

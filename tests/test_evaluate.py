@@ -15,7 +15,7 @@ import main_forget
 import main_random
 import main_train
 import report
-from evaluation.definitions import define
+from evaluation.metrics import define
 from evaluation.verdicts import verdict_of
 from stages import outputs
 from stages.outputs import mask_made_by

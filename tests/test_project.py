@@ -18,7 +18,7 @@ import torch
 from arg_parser import UNREAD, evaluation_parser, make_parser, parse_args
 from datasets import DATASETS
 from evaluate import SUITES
-from evaluation.definitions import definition_table, markdown_line
+from evaluation.metrics import definition_table, markdown_line
 from masks.scores import SCORES
 from models import MODELS
 from report import make_parser as make_report_parser

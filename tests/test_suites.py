@@ -16,8 +16,8 @@ from engine import predict
 from evaluation import rows, suites
 from evaluation.accuracy import accuracies
 from evaluation.attacks import class_weights
-from evaluation.definitions import DEFINITIONS, define, definition_table
 from evaluation.membership import DrawRule, means, svc_attack, svc_draws
+from evaluation.metrics import DEFINITIONS, define, definition_table
 from evaluation.references import ulira_by_memorisation, ulira_summary
 from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
 from evaluation.scores import margin
