@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from runtime import GONE, distributed
-from runtime.provenance import _Call, _call, machine_load
-from runtime.signals import _stopped_by_signals
+from runtime.provenance import Call, current_call, machine_load
+from runtime.signals import stop_on_signals
 from utils import RunFailed, UserError, printable
 
 # What is said of memory in a plain RuntimeError: of the CPU's by torch, of a GPU's by CUDA and its
@@ -49,7 +49,7 @@ def script(main: Callable) -> Callable[..., int]:
 
     def ended(name: str, argv: list[str]) -> int:
         try:
-            with _stopped_by_signals():
+            with stop_on_signals():
                 with contextlib.suppress(AttributeError, ValueError):
                     sys.stdout.reconfigure(
                         errors="backslashreplace"
@@ -104,12 +104,12 @@ def _environment_fault() -> str | None:
 @contextlib.contextmanager
 def _called(name: str, argv: list[str]) -> Iterator[None]:
     """Know the script's command for the block; --threads holds for it, too."""
-    outer, threads = _call.get(), torch.get_num_threads()
-    token = _call.set(_Call([name, *argv], outer.load if outer else machine_load()))
+    outer, threads = current_call.get(), torch.get_num_threads()
+    token = current_call.set(Call([name, *argv], outer.load if outer else machine_load()))
     try:
         yield
     finally:
-        _call.reset(token)
+        current_call.reset(token)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

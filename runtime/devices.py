@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from runtime import distributed
-from runtime.provenance import _call
+from runtime.provenance import current_call
 from utils import UserError, warn
 
 
@@ -97,7 +97,7 @@ def use_threads(wanted: int | None, device: torch.device) -> None:
     """
     if wanted is not None:
         torch.set_num_threads(wanted)
-    call, cores = _call.get(), usable_cores()
+    call, cores = current_call.get(), usable_cores()
     if (
         device.type == "cpu"
         and torch.get_num_threads() > 1

@@ -206,7 +206,7 @@ def on_main(action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def one_at_a_time(action: Callable[[], Any]) -> Any:
+def main_first(action: Callable[[], Any]) -> Any:
     """What ``action`` returns here: first the first process calls it, then the first one of every
     machine, then the others.
 

@@ -16,7 +16,7 @@ import torch
 
 from runtime import distributed
 from runtime.file_checks import FalseClaim, check_content, check_torch
-from runtime.signals import _signals_held
+from runtime.signals import hold_signals
 from utils import RunFailed, UserError, warn
 
 
@@ -111,7 +111,7 @@ def save(obj: object, path: Path) -> None:
         if steady.error is not None:
             raise steady.error
 
-    with _signals_held():
+    with hold_signals():
         _write(Path(path), write)
 
 

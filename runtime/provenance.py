@@ -15,7 +15,7 @@ import torch
 from runtime import distributed
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """A script that runs: its file's name and its words, and the machine's load before it, or the
     script that called it, began.
     """
@@ -24,7 +24,7 @@ class _Call(NamedTuple):
     load: float | None
 
 
-_call: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("call", default=None)
+current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
 
 
 def machine_load() -> float | None:
@@ -71,7 +71,7 @@ def git_revision() -> str:
 
 def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> dict:
     """Where a result comes from: command, code, machine, versions, seeds."""
-    call = _call.get()
+    call = current_call.get()
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Let signals raise ``KeyboardInterrupt`` with their name, unless whoever started the script
     ignores them.
     """
@@ -43,7 +43,7 @@ _signals = {"held": False, "waiting": None}
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
+def hold_signals() -> Iterator[None]:
     """Let a signal wait for the end of the block: torch's writer aborts the process where an
     exception unwinds it.
     """

@@ -199,7 +199,7 @@ class Request:
         with reading(first.path, "checkpoint", REMEDY):
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data = flags["dataset"], data or flags["data"]
-        self.dataset = distributed.one_at_a_time(
+        self.dataset = distributed.main_first(
             lambda: load_dataset(name, data, input_size=size, workers=0)
         )
         self.data_sha256, self.test_sha256 = self.dataset.sha256(), self.dataset.test_sha256()

@@ -46,7 +46,7 @@ def load_data(args: argparse.Namespace) -> ImageSet:
     spec = DATASETS[args.dataset]
     size = args.input_size if "input_size" in args.typed else None
     check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
-    dataset = distributed.one_at_a_time(
+    dataset = distributed.main_first(
         lambda: load_dataset(args.dataset, args.data, input_size=size, workers=args.workers)
     )
     if args.num_classes and args.num_classes != dataset.num_classes:

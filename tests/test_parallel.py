@@ -106,7 +106,7 @@ def test_fewer_images_than_processes_are_refused_before_any_work(as_process):
 def test_before_they_meet_each_process_acts_for_itself(as_process):
     as_process(1, 2)
     assert distributed.on_main(lambda: 3) == 3
-    assert distributed.one_at_a_time(lambda: 4) == 4
+    assert distributed.main_first(lambda: 4) == 4
 
 
 def test_only_the_first_process_speaks(as_process, capsys):

@@ -95,7 +95,7 @@ def group_of_one(device: torch.device) -> dict:
             distributed.all_reduce_min(value)
             largest = distributed.all_reduce_max(3)
             stepped = three_steps(grouped, device)
-        said = distributed.on_main(lambda: 3), distributed.one_at_a_time(lambda: 4)
+        said = distributed.on_main(lambda: 3), distributed.main_first(lambda: 4)
         return {
             "talks_through": str(dist.get_backend_config()),
             "values_come_back": value.tolist() == [0, 1, 2] and largest == 3,
