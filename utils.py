@@ -1,4 +1,4 @@
-"""Errors, warnings and random seeds: what every room needs."""
+"""Errors, warnings and random seeds."""
 
 import hashlib
 import sys
@@ -7,20 +7,16 @@ import torch
 
 
 class UserError(Exception):
-    """Something impossible was asked for: one line (what was given, what is allowed, what to do),
-    exit code 2.
-    """
+    """An impossible request: exit code 2 and one line, of what was given and what is allowed."""
 
 
 class RunFailed(Exception):
-    """A run went wrong in a way that we recognise, such as a non-finite loss: one line, exit code
-    1.
-    """
+    """A run failed for a known reason, such as a non-finite loss: exit code 1 and one line."""
 
 
 def printable(text: str) -> str:
-    """``text`` with a replacement character for what moves a terminal's cursor or turns its
-    direction; line breaks stay.
+    """``text`` with U+FFFD for each unprintable character except line breaks: control characters
+    move a terminal's cursor or turn its writing direction.
     """
     return "".join(
         character if character.isprintable() or character == "\n" else "\ufffd"
@@ -34,11 +30,10 @@ def warn(message: str) -> None:
 
 
 def stream(seed: int, *names: object) -> int:
-    """The seed in [0, 2^63) of the random stream that belongs to one purpose.
+    """The seed in [0, 2^63) of the random stream for one purpose.
 
     Every purpose (a split's order, its crops, an initialisation, random labels, ...) at every epoch
-    has a stream of its own. No draw can shift another, and a resumed run needs no saved generator
-    state: the epoch says it all.
+    has its own stream. So no draw shifts another, and a resumed run needs no saved generator state.
     """
     key = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""A script's manners: exit codes, one line for each mistake, standard output, signals."""
+"""What each script does around its work: exit codes, one line for a mistake, output, signals."""
 
 import contextlib
 import functools
@@ -14,8 +14,7 @@ from runtime.provenance import Call, current_call, machine_load
 from runtime.signals import stop_on_signals
 from utils import RunFailed, UserError, printable
 
-# What is said of memory in a plain RuntimeError: of the CPU's by torch, of a GPU's by CUDA and its
-# libraries.
+# Words for exhausted memory in a plain RuntimeError of torch (CPU), CUDA or its libraries.
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "CUDA error: out of memory",
@@ -25,12 +24,12 @@ OUT_OF_MEMORY = (
 
 
 def script(main: Callable) -> Callable[..., int]:
-    """Turn ``main(argv)`` into a well-mannered script: an exit code and one line instead of a
-    traceback for what users and machines cause.
+    """Turn ``main(argv)`` into a function that returns an exit code; what users and machines cause
+    is one line on standard error instead of a traceback.
 
-    SIGTERM and SIGUSR1 (what a scheduler sends before the end) stop it as SIGINT does. In a run of
-    several processes only the first one speaks, but for what may have happened to one of them
-    alone.
+    0 done, 1 failed, 2 impossible request, 130 stopped by SIGINT, SIGTERM or SIGUSR1 (which
+    schedulers send before a job's end). Under torchrun only rank 0 prints, except errors that may
+    be one rank's alone.
     """
 
     @functools.wraps(main)
@@ -42,47 +41,44 @@ def script(main: Callable) -> Callable[..., int]:
             print(f"{name}: error: {fault}", file=sys.stderr)
             return 2
         with _called(name, argv):
-            code = ended(name, argv)
+            code = _exit_code(main, name, argv)
         if distributed.world_size() > 1 and main.__module__ == "__main__":
             distributed.exit_process(code)
         return code
 
-    def ended(name: str, argv: list[str]) -> int:
-        try:
-            with stop_on_signals():
-                with contextlib.suppress(AttributeError, ValueError):
-                    sys.stdout.reconfigure(
-                        errors="backslashreplace"
-                    )  # a path of odd bytes must not end a run
-                with _among_others():
-                    _run(main, argv)
-        except UserError as error:
-            return _end(name, f"error: {error}", 2, alone=False)
-        except RunFailed as error:
-            return _end(name, f"failed: {error}", 1, alone=False)
-        except KeyboardInterrupt as stop:
-            by = str(stop) or "SIGINT"
-            on = (
-                "what was finished is on disk: the same command, with --resume where it has that"
-                " flag, goes on from there"
-            )
-            return _end(name, f"stopped by {by}; {on}", 130, alone=False)
-        except BrokenPipeError:
-            _forget_output()
-            return _end(name, "failed: nothing reads the output any more", 1)
-        except (MemoryError, OSError, RuntimeError) as error:
-            if (reason := _of_the_machine(error)) is None:
-                raise
-            return _end(name, f"failed: {reason}", 1)
-        return 0
-
     return wrapped
 
 
+def _exit_code(main: Callable, name: str, argv: list[str]) -> int:
+    try:
+        with stop_on_signals():
+            with contextlib.suppress(AttributeError, ValueError):
+                # A path with undecodable bytes must not end a run.
+                sys.stdout.reconfigure(errors="backslashreplace")
+            with _process_group():
+                _run(main, argv)
+    except UserError as error:
+        return _end(name, f"error: {error}", 2, every_rank=True)
+    except RunFailed as error:
+        return _end(name, f"failed: {error}", 1, every_rank=True)
+    except KeyboardInterrupt as stop:
+        message = (
+            f"stopped by {str(stop) or 'SIGINT'}; what was finished is on disk: the same command,"
+            " with --resume where it has that flag, goes on from there"
+        )
+        return _end(name, message, 130, every_rank=True)
+    except BrokenPipeError:
+        _discard_output()
+        return _end(name, "failed: nothing reads the output any more", 1)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (reason := _machine_fault(error)) is None:
+            raise
+        return _end(name, f"failed: {reason}", 1)
+    return 0
+
+
 def _open_standard_files() -> None:
-    """Open what was closed of standard input, output and error to nowhere: the next file that is
-    opened would take its place.
-    """
+    """Open closed standard streams to nowhere: the next opened file would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -93,7 +89,7 @@ def _open_standard_files() -> None:
 
 
 def _environment_fault() -> str | None:
-    """What around the process makes any run impossible, in words; None where all is in order."""
+    """What in the process's environment makes any run impossible, in words, or None."""
     try:
         os.getcwd()
     except OSError:
@@ -103,7 +99,7 @@ def _environment_fault() -> str | None:
 
 @contextlib.contextmanager
 def _called(name: str, argv: list[str]) -> Iterator[None]:
-    """Know the script's command for the block; --threads holds for it, too."""
+    """Set ``current_call`` for the block, and restore torch's number of threads after it."""
     outer, threads = current_call.get(), torch.get_num_threads()
     token = current_call.set(Call([name, *argv], outer.load if outer else machine_load()))
     try:
@@ -115,9 +111,7 @@ def _called(name: str, argv: list[str]) -> Iterator[None]:
 
 
 def _run(main: Callable, argv: list[str]) -> None:
-    """``main(argv)``, with its last words written out: a closed pipe is then found here and not at
-    the interpreter's end.
-    """
+    """``main(argv)``, then a flush, so that a closed pipe raises here and not at Python's exit."""
     try:
         main(argv)
     except SystemExit:  # --help
@@ -127,51 +121,40 @@ def _run(main: Callable, argv: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _among_others() -> Iterator[None]:
-    """The place of a script in a run of several processes: one speaks, and whoever met the others
-    also leaves them.
-    """
-    met_before = distributed.is_initialized()
+def _process_group() -> Iterator[None]:
+    """Only rank 0 prints in the block; a process group that was initialised in it is destroyed."""
+    had_group = distributed.is_initialized()
     with distributed.only_main_prints():
         yield
-    # Not after an error, which may be one process's alone: leaving can wait for the others for
-    # ever.
-    if not met_before:
+    # Not after an error, which may be one rank's alone: destroying can wait for the others forever.
+    if not had_group:
         distributed.destroy()
 
 
-def _end(name: str, message: str, code: int, *, alone: bool = True) -> int:
-    """Say how it ended; what all processes of a run end with (not ``alone``) is said by the first
-    one on each machine.
-    """
-    if alone or distributed.local_rank() == 0:
-        who = distributed.rank_prefix() if alone or distributed.rank() else ""
-        # Where standard error is on a full disk too, the exit code alone says it.
-        with contextlib.suppress(OSError):
+def _end(name: str, message: str, code: int, *, every_rank: bool = False) -> int:
+    """Print how the script ended; an end that ``every_rank`` has is printed once a machine."""
+    if not every_rank or distributed.local_rank() == 0:
+        who = "" if every_rank and distributed.rank() == 0 else distributed.rank_prefix()
+        with contextlib.suppress(OSError):  # standard error may be on a full disk, too
             print(f"{name}: {who}{printable(message)}", file=sys.stderr)
     return code
 
 
-def _forget_output() -> None:
-    """Send what is still buffered nowhere: at exit Python would complain about the closed pipe once
-    more.
-    """
+def _discard_output() -> None:
+    """Send buffered output nowhere: at exit Python would report the closed pipe once more."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _of_the_machine(error: Exception) -> str | None:
-    """In words, an error of memory or files that is no mistake of this code; None for
-    all others.
-    """
+def _machine_fault(error: Exception) -> str | None:
+    """An error of memory, files or a lost rank in words; None for all others."""
     remedy = "try a smaller --batch_size, --precision bf16, or another --gpu"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         sign in str(error) for sign in OUT_OF_MEMORY
     ):
         return f"out of memory; {remedy}"
-    if "unable to find an engine to execute" in str(
-        error
-    ):  # torch's words where no convolution of cuDNN's gets its workspace
+    # torch's words where no convolution of cuDNN gets its workspace
+    if "unable to find an engine to execute" in str(error):
         return f"cuDNN has no memory, or no program, for a convolution; {remedy}"
     if isinstance(error, OSError):
         return f"{error.filename or 'a file or a device'}: {error.strerror or error}"

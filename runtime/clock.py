@@ -1,4 +1,4 @@
-"""The time of a run, without what the process stood still for."""
+"""Run time, without the time in which the process was stopped or suspended."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ from utils import warn
 
 
 def warn_of_standstill(seconds: float) -> None:
-    """Say what RTE leaves out, if anything."""
+    """Warn that RTE leaves ``seconds`` of standstill out, if there were any."""
     if seconds:
         warn(
             f"the process stood still for {seconds:.1f} s (stopped, suspended or not scheduled);"
@@ -28,8 +28,8 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds of finished device work, summed over ``with`` blocks, without those in which the
-    process stood still (``stopped``).
+    """``seconds`` of finished device work, summed over ``with`` blocks; standstills are summed in
+    ``stopped`` instead.
     """
 
     def __init__(self, device: torch.device, seconds: float = 0.0, stopped: float = 0.0):
@@ -49,7 +49,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside a ``with`` block of this watch, do not count this one."""
+        """Leave this block, inside a ``with`` block of the watch, out of the sums."""
         self.__exit__()
         try:
             yield
@@ -58,14 +58,15 @@ class Stopwatch:
 
 
 class _Standstill:
-    """A thread that looks at the clock every fifth of a second: what lies between two looks beyond
-    that is a standstill.
+    """A thread that reads the clock every 0.2 s; a gap of 2 s or more beyond that is a standstill,
+    as by SIGSTOP, a suspended job or gang scheduling.
 
-    SIGSTOP, a suspended job and gang scheduling are such. Two seconds or more count, and only those
-    in which the process took no processor time: one long call into C holds the thread up, too.
+    A gap in which the process used the processor does not count: one long call into C delays the
+    thread, too.
     """
 
-    EVERY, LEAST, IDLE = 0.2, 2.0, 0.1
+    EVERY, LEAST = 0.2, 2.0  # seconds
+    IDLE = 0.1  # the most processor time per second of a standstill
 
     def __init__(self) -> None:
         self.total, self.over = 0.0, threading.Event()
@@ -85,7 +86,7 @@ class _Standstill:
         self.last = wall, busy
 
     def end(self) -> float:
-        """Stop looking; the seconds of all standstills."""
+        """Stop the thread; returns the seconds of all standstills."""
         self.over.set()
         self.thread.join()
         self._look()

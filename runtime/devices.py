@@ -15,18 +15,14 @@ from utils import UserError, warn
 
 
 def device_rng(device: torch.device) -> torch.Tensor | None:
-    """The state of an accelerator's own generator, which dropout there draws from; None for the
-    CPU.
-    """
+    """The state of an accelerator's own generator, which dropout draws from; None for the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.mps.get_rng_state() if device.type == "mps" else None
 
 
 def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
-    """Continue from what :func:`device_rng` gave; without a state (saved on the CPU) the generator
-    is left alone.
-    """
+    """Restore what :func:`device_rng` returned; None (saved on the CPU) changes nothing."""
     if state is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     if state is not None and device.type == "mps":
@@ -36,8 +32,10 @@ def set_device_rng(device: torch.device, state: torch.Tensor | None) -> None:
 def pick_device(name: str, gpu: int) -> torch.device:
     """The device that ``--device`` names; ``auto`` takes CUDA, then MPS, then the CPU.
 
-    Of several processes on a machine each has a GPU of its own, counted from ``gpu``; with
-    SHARE_GPUS=1 they go round the GPUs from there.
+    Local rank i has GPU ``gpu`` + i; with SHARE_GPUS=1 the ranks go round the GPUs from ``gpu``.
+
+    Raises:
+        UserError: no such device, or too few GPUs for the ranks of this machine.
     """
     available = {
         "cuda": torch.cuda.is_available,
@@ -52,20 +50,18 @@ def pick_device(name: str, gpu: int) -> torch.device:
         raise UserError("--device mps: one process at a time; torchrun needs --device cuda or cpu")
     if name != "cuda":
         return torch.device(name)
-    there = torch.cuda.device_count()
-    if distributed.shares_gpus() and 0 <= gpu < there:
-        return torch.device("cuda", gpu + distributed.local_rank() % (there - gpu))
-    last = (
-        gpu + distributed.local_world_size() - 1
-    )  # every process refuses what one of them could not have
-    if not 0 <= gpu <= last < there:
-        raise UserError(f"--gpu {last}: this machine has GPUs 0 to {there - 1}")
+    count = torch.cuda.device_count()
+    if distributed.shares_gpus() and 0 <= gpu < count:
+        return torch.device("cuda", gpu + distributed.local_rank() % (count - gpu))
+    last = gpu + distributed.local_world_size() - 1  # checked on every rank: all refuse alike
+    if not 0 <= gpu <= last < count:
+        raise UserError(f"--gpu {last}: this machine has GPUs 0 to {count - 1}")
     return torch.device("cuda", gpu + distributed.local_rank())
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic has units of its own; emulated bf16 is ten times slower than fp32 on
-    an AVX2 CPU.
+    """Whether the hardware has bf16 units; emulated on an AVX2 CPU it is ten times slower than
+    fp32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
@@ -76,35 +72,27 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16`` for training; ``auto`` takes bf16 where the hardware has
-    native units.
-    """
+    """``fp32`` or ``bf16`` for training; ``auto`` takes bf16 where the hardware has its units."""
     if name == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
     return name
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_threads(wanted: int | None, device: torch.device) -> None:
-    """Compute on the CPU with ``wanted`` threads, or as many as torch has; warn where the cores are
-    busy with other work already.
-
-    A thread that waits for its turn lets the others of an operation wait for it.
+    """Set torch's number of CPU threads, unless ``wanted`` is None; warn where several threads
+    would compute on cores that were busy before the script began.
     """
     if wanted is not None:
         torch.set_num_threads(wanted)
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        return
     call, cores = current_call.get(), usable_cores()
-    if (
-        device.type == "cpu"
-        and torch.get_num_threads() > 1
-        and call
-        and call.load is not None
-        and call.load > cores
-    ):
+    if call and call.load is not None and call.load > cores:
         slow = "two torch processes on two busy cores are 15 to 60 times slower"
         warn(
             f"the machine's load is {call.load:.1f} on {cores} usable cores: {slow}; take"
@@ -113,17 +101,16 @@ def use_threads(wanted: int | None, device: torch.device) -> None:
 
 
 def with_threads(device: torch.device) -> str:
-    """A device and how many CPU threads compute, such as ``cpu, 2 threads``."""
+    """A device and torch's number of CPU threads, such as ``cpu, 2 threads``."""
     count = torch.get_num_threads()
     return f"{device}, {count} thread{'s' if count > 1 else ''}"
 
 
 def keep_freed_memory() -> None:
-    """Let glibc hand a freed block to the next tensor instead of giving it back to the kernel.
+    """Let glibc reuse a freed block for the next tensor instead of returning it to the kernel.
 
-    Each large tensor on the CPU is otherwise mapped, zeroed page by page and unmapped again: a
-    sixth of an fp32 step of ResNet-18 at batch 256. Freed memory stays with the process. Other C
-    libraries are left alone.
+    Each large CPU tensor is otherwise mapped, zeroed page by page and unmapped again: a sixth of
+    an fp32 step of ResNet-18 at batch 256. Other C libraries are left alone.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -134,11 +121,10 @@ def keep_freed_memory() -> None:
 
 
 def tune_cuda(device: torch.device) -> None:
-    """How CUDA computes in a script: fp32 is never TF32, in training neither, and cuDNN takes the
-    fastest of its convolutions.
+    """Turn TF32 off, in training too, and let cuDNN time its convolutions for each shape and take
+    the fastest.
 
-    cuDNN tries them once for each shape: batches have few. Another try may find another one, and
-    with it other roundings.
+    The fastest may differ from run to run, and with it the rounding.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -147,11 +133,9 @@ def tune_cuda(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Full fp32 for what is measured (masks, influence, evaluation): no TF32, whatever the caller
-    has set.
+    """No TF32 in the block, whatever the caller has set: for masks, influence and evaluation.
 
-    An autocast region stays what it is: not for ``losses``, whose forward passes the loop runs
-    under autocast.
+    Autocast is left as it is, so this is not for ``losses``, which runs under autocast.
     """
     before = _set_tf32("highest", False)
     try:
@@ -162,15 +146,14 @@ def exact_fp32() -> Iterator[None]:
 
 def _set_tf32(matmul: str, convolutions: bool) -> tuple[str, bool]:
     """Set the precision of fp32 matrix products ("highest" is no TF32) and whether convolutions use
-    TF32; returns what was set.
+    TF32; returns the previous pair.
 
-    By the older of torch's two interfaces: the newer one, ``fp32_precision``, came with 2.9, one
-    must not be read where the other one was written, and torch.compile reads the older one.
+    Uses the older of torch's two interfaces: ``fp32_precision`` came with 2.9, torch refuses to
+    read one after the other was written, and torch.compile reads the older one.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*TF32"
-        )  # 2.9 and some later versions advise the newer one
+        # 2.9 and some later versions recommend the newer interface.
+        warnings.filterwarnings("ignore", message=".*TF32")
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolutions

@@ -1,4 +1,7 @@
-"""Several processes: who they are, and what they tell each other."""
+"""Rank, world size and collectives of a run under torchrun; without it they do nothing.
+
+Every rank must call a collective. The main process is rank 0.
+"""
 
 import contextlib
 import io
@@ -13,17 +16,17 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """This process's number in the run, from 0."""
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def world_size() -> int:
-    """How many processes make this run."""
+    """How many processes make up the run."""
     return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def local_rank() -> int:
-    """This process's number on its machine: which GPU is its own."""
+    """This process's number on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0")) if is_launched() else 0
 
 
@@ -38,9 +41,7 @@ def is_launched() -> bool:
 
 
 def environment_fault() -> str | None:
-    """In words, what of torchrun's variables is no number of a process; None where they are in
-    order, or were not set.
-    """
+    """What is wrong with torchrun's variables, in words; None where they are valid or not set."""
     if not is_launched():
         return None
     shown = {
@@ -48,12 +49,9 @@ def environment_fault() -> str | None:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if name in os.environ
     }
-    try:
-        in_order = 0 <= rank() < world_size() and local_rank() >= 0 and local_world_size() > 0
-    except ValueError:
-        in_order = False
-    if in_order:
-        return None
+    with contextlib.suppress(ValueError):
+        if 0 <= rank() < world_size() and local_rank() >= 0 and local_world_size() > 0:
+            return None
     words = " ".join(f"{name}={value}" for name, value in shown.items())
     return (
         f"{words}: 0 <= RANK < WORLD_SIZE is wanted; torchrun sets them, unset them for a run of"
@@ -62,20 +60,20 @@ def environment_fault() -> str | None:
 
 
 def shares_gpus() -> bool:
-    """Whether ``SHARE_GPUS=1`` lets several processes use one GPU. They talk through gloo: NCCL
-    wants a GPU for each process.
+    """Whether ``SHARE_GPUS=1`` lets several ranks use one GPU; they use gloo, since NCCL needs a
+    GPU for each rank.
     """
     return os.environ.get("SHARE_GPUS") == "1"
 
 
 def backend(device: torch.device) -> str:
-    """What the processes of a run on ``device`` talk through."""
-    # gloo beside NCCL carries what is not on a GPU: outcomes, and the states of generators.
+    """The process group's backend for a run on ``device``."""
+    # Beside NCCL, gloo carries what is on the CPU: pickled objects and generator states.
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" and not shares_gpus() else "gloo"
 
 
 def initialize(device: torch.device) -> None:
-    """Meet the other processes, once; does nothing in a run of one process."""
+    """Initialise the process group, unless there is one already."""
     if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
@@ -84,23 +82,19 @@ def initialize(device: torch.device) -> None:
 
 
 def is_initialized() -> bool:
-    """Whether this process is in touch with the others."""
+    """Whether the process group is initialised."""
     return dist.is_initialized()
 
 
 def destroy() -> None:
-    """Leave the other processes."""
+    """Destroy the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process at once: gloo's threads, now and then, abort an interpreter that is taken
-    down around them.
-    """
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # nobody may be left to read it; the code says how it ended
+    """End this process without Python's shutdown, in which gloo's threads sometimes abort."""
+    with contextlib.suppress(OSError, ValueError):  # a closed pipe must not change the exit code
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -108,7 +102,7 @@ def exit_process(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def only_main_prints() -> Iterator[None]:
-    """Let only the first process print; tracebacks of the others still show."""
+    """Let only the main process print in the block; tracebacks of other ranks still show."""
     if rank() == 0:
         yield
         return
@@ -124,15 +118,14 @@ class _Silence(io.TextIOBase):
 
 
 def rank_bounds(total: int) -> tuple[int, int]:
-    """Where this process's part of ``total`` items begins and ends; parts differ by one item at
-    most.
-    """
+    """(begin, end) of this rank's share of ``total`` items; shares differ by one item at most."""
     return total * rank() // world_size(), total * (rank() + 1) // world_size()
 
 
 def all_reduce(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, all of one dtype and device, by its sum over the processes: one
-    flattened all-reduce.
+    """Replace each tensor by its sum over all ranks, in one flattened all_reduce.
+
+    Every rank must call it. The tensors have one dtype and one device.
     """
     if world_size() == 1 or not tensors:
         return
@@ -145,79 +138,84 @@ def all_reduce(tensors: Sequence[Tensor]) -> None:
 
 
 def all_reduce_min(value: Tensor) -> None:
-    """Replace ``value`` by the least of all processes'."""
+    """Replace ``value`` by its minimum over all ranks; every rank must call it."""
     if world_size() > 1:
         dist.all_reduce(value, dist.ReduceOp.MIN)
 
 
 def all_reduce_max(value: int) -> int:
-    """The greatest of all processes' values."""
+    """The maximum of ``value`` over all ranks; every rank must call it."""
     if world_size() == 1:
         return value
-    found = torch.tensor(value)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor(value)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 @torch.no_grad()
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Replace every process's tensors, weights among them, by the first one's."""
+    """Replace the tensors of every rank by those of rank 0; every rank must call it."""
     if world_size() > 1:
         for tensor in tensors:
-            whole = tensor.contiguous()
-            dist.broadcast(whole, 0)
-            tensor.copy_(whole)
+            contiguous = tensor.contiguous()
+            dist.broadcast(contiguous, 0)
+            tensor.copy_(contiguous)
 
 
 def all_gather(value: Tensor | None) -> Tensor | None:
-    """(processes, n) from each process's CPU tensor (n,); as it is in a run of one process."""
+    """Stack each rank's CPU tensor (n,) to (world_size, n); every rank must call it.
+
+    A run of one process returns ``value`` itself.
+    """
     if world_size() == 1 or value is None:
         return value
-    found = [torch.empty_like(value) for _ in range(world_size())]
-    dist.all_gather(found, value)
-    return torch.stack(found)
+    gathered = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(gathered, value)
+    return torch.stack(gathered)
 
 
 def take_own(gathered: Tensor | None) -> Tensor | None:
-    """This process's tensor of what :func:`all_gather` gave, also where there were other processes
-    then.
+    """This rank's row of what :func:`all_gather` returned, possibly under another world size.
 
-    In memory of its own: torch reads a generator's state from where the memory begins, whichever
-    part of it a view shows.
+    A clone: torch reads a generator's state from the start of the storage, whatever a view shows.
     """
     if gathered is None:
         return None
-    mine = gathered if gathered.dim() == 1 else gathered[rank() % len(gathered)]
-    return mine.clone()
+    own = gathered if gathered.dim() == 1 else gathered[rank() % len(gathered)]
+    return own.clone()
 
 
 def on_main(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns, or raises, in the first process; the others do not call it.
+    """Call ``action`` on rank 0 only and return its result on every rank; every rank must call it.
 
-    All processes call this; the result is plain values. Whatever the first one wrote is on disk
-    when the others go on. Before they have met, each does it for itself.
+    An exception is raised on every rank. The result is broadcast, so it must be picklable, and
+    files that rank 0 wrote are on disk when any rank goes on. Without a process group each process
+    calls ``action`` for itself.
     """
     if not dist.is_initialized():
         return action()
     outcome = _outcome(action) if rank() == 0 else [None, None]
     dist.broadcast_object_list(outcome, 0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
 
 
 def main_first(action: Callable[[], Any]) -> Any:
-    """What ``action`` returns here: first the first process calls it, then the first one of every
-    machine, then the others.
+    """Call ``action`` on rank 0, then on local rank 0 of the other machines, then on all other
+    ranks, so that what the first call downloads is there for the next; every rank must call it.
 
-    So that what a first call downloads is there for the next. An error ends all.
+    Returns this rank's own result. An exception on any rank is raised on every rank.
     """
     if not dist.is_initialized():
         return action()
-    mine = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
+    own_turn = 0 if rank() == 0 else 1 if local_rank() == 0 else 2
     result = None
     for turn in range(3):
-        result, error = _outcome(action) if turn == mine else (result, None)
+        error = None
+        if turn == own_turn:
+            result, error = _outcome(action)
         errors: list[Exception | None] = [None] * world_size()
         dist.all_gather_object(errors, error)
         if error := next(filter(None, errors), None):
@@ -226,7 +224,7 @@ def main_first(action: Callable[[], Any]) -> Any:
 
 
 def _outcome(action: Callable[[], Any]) -> list:
-    """[what it returned, None] or [None, what it raised]."""
+    """[result, None], or [None, exception]."""
     try:
         return [action(), None]
     except Exception as error:
@@ -234,9 +232,7 @@ def _outcome(action: Callable[[], Any]) -> list:
 
 
 def is_peer_lost(error: Exception) -> bool:
-    """Whether an error says that another process of the run is gone: in the words of gloo's
-    sockets, or of NCCL.
-    """
+    """Whether gloo or NCCL raised ``error`` because another rank is gone."""
     signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited")
     return (
         world_size() > 1
@@ -246,5 +242,5 @@ def is_peer_lost(error: Exception) -> bool:
 
 
 def rank_prefix() -> str:
-    """``process 3: `` in a run of several, else nothing."""
+    """``process 3: `` for rank 3; empty in a run of one process."""
     return f"process {rank()}: " if world_size() > 1 else ""

@@ -1,5 +1,5 @@
-"""What a file claims to hold, checked against its real size before memory is taken for it; no file
-is executed here.
+"""Check a torch, npz or npy file before it is read: what it claims to hold against its size, and
+what it would construct. No code of the file runs.
 """
 
 import math
@@ -14,45 +14,27 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-# What a checkpoint of tensors, numbers and plain containers is made of. ``weights_only`` allows
-# more, such as buffers of any size.
+# What a checkpoint of tensors, numbers and plain containers constructs ("module name" of pickle's
+# GLOBAL). ``weights_only`` allows more, such as buffers of any size.
 HARMLESS = re.compile(
-    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set|_codecs encode|numpy"
-    r" dtype|numpy\._?core\.multiarray scalar|"
-    r"torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|torch\.storage"
-    r" (Typed|Untyped)Storage|"
+    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set|_codecs encode|"
+    r"numpy dtype|numpy\._?core\.multiarray scalar|"
+    r"torch\._utils _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)|"
+    r"torch\.storage (Typed|Untyped)Storage|"
     r"torch (\w+Storage|Size|device|bool|u?int\d+|b?float\d+|float8_\w+|complex\d+)"
 )
 # Encodings from bytes to bytes, which can be nested: forty of them turn a byte into a terabyte.
-NESTABLE = {
-    "hex",
-    "hex_codec",
-    "base64",
-    "base_64",
-    "base64_codec",
-    "bz2",
-    "bz2_codec",
-    "uu",
-    "uu_codec",
-    "quopri",
-    "quopri_codec",
-    "quoted_printable",
-    "quotedprintable",
-    "zip",
-    "zlib",
-    "zlib_codec",
-}
-# Deflate cannot do better than this.
-DEFLATE_RATIO = 1032
+NESTABLE = re.compile("(hex|base64|bz2|uu|quopri|zlib)(_codec)?|base_64|quoted_?printable|zip")
+DEFLATE_RATIO = 1032  # the most that deflate can compress
 PLAIN = (type(None), bool, int, float, complex, np.generic, np.dtype, torch.dtype, torch.device)
 
 
 class FalseClaim(ValueError):
-    """A file that holds less, or something else, than it says; the message is for the user."""
+    """A file holds less than it claims, or something else; the message is for the user."""
 
 
 def memory() -> int:
-    """Bytes of main memory in this machine; a large number where the system does not say."""
+    """Bytes of this machine's main memory; 2^48 where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -60,13 +42,13 @@ def memory() -> int:
 
 
 def check_torch(path: Path) -> None:
-    """Check a ``torch.save`` file before it is read: sizes, checksums (torch reads without them),
-    and what it would construct.
+    """Check a ``torch.save`` file: sizes, checksums (which torch does not check), what it
+    constructs.
 
     Raises:
         FalseClaim: it is damaged, claims more than the file's size, or constructs anything but
             tensors and plain containers.
-        Exception: it is no such file at all.
+        Exception: it is not a torch file.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":  # the format before 2020: five pickles, then the tensors
@@ -88,7 +70,7 @@ def check_torch(path: Path) -> None:
 
 
 def _check_pickle(file: BinaryIO) -> None:
-    """Read one pickle's instructions, without following them, up to its end."""
+    """Read the opcodes of one pickle without executing them."""
     words, constructs = set(), set()
     for code, value, _ in pickletools.genops(file):
         if code.name == "GLOBAL":
@@ -97,15 +79,15 @@ def _check_pickle(file: BinaryIO) -> None:
             words.add(value.lower().replace("-", "_").replace(" ", "_"))
     if strange := sorted(name for name in constructs if not HARMLESS.fullmatch(name)):
         raise FalseClaim(f"it holds {strange[0].replace(' ', '.')}")
-    if "_codecs encode" in constructs and words & NESTABLE:
-        raise FalseClaim(f"it holds bytes encoded as {min(words & NESTABLE)}")
+    nestable = sorted(word for word in words if NESTABLE.fullmatch(word))
+    if "_codecs encode" in constructs and nestable:
+        raise FalseClaim(f"it holds bytes encoded as {nestable[0]}")
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
-    """What the parts of an archive of ``size`` bytes claim, packed and unpacked."""
-    packed, unpacked = (
-        sum(getattr(member, kind) for member in members) for kind in ("compress_size", "file_size")
-    )
+    """Check the packed and unpacked sizes that the members of a file of ``size`` bytes claim."""
+    packed = sum(member.compress_size for member in members)
+    unpacked = sum(member.file_size for member in members)
     for member in members:
         ratio = 1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO
         if member.file_size > ratio * member.compress_size or packed > size:
@@ -117,12 +99,11 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def check_content(content: object, size: int) -> None:
-    """Check what came out of a file of ``size`` bytes: shared memory can pose as terabytes, a few
-    shared lists as billions of items.
+    """Check what was read from a file of ``size`` bytes: shared memory can pose as terabytes, and
+    a few shared lists as billions of items.
 
     Raises:
-        FalseClaim: written out in full it is more than the file can hold, or it is not made of
-            plain parts.
+        FalseClaim: without sharing it is more than the file can hold, or it holds other types.
     """
     limit = 4 * size + 2**20
     weight, left = 0, [content]
@@ -144,12 +125,12 @@ def check_content(content: object, size: int) -> None:
 
 
 def check_npz(path: Path, names: Container[str]) -> None:
-    """Check the arrays ``names`` of an npz file before they are read: shape and dtype against their
-    part, each part against the file.
+    """Check the arrays ``names`` of an npz file: dtype and shape against the member's size, and
+    members against the file's.
 
     Raises:
-        FalseClaim: a part claims more than there is, or holds Python objects.
-        Exception: it is no such file at all.
+        FalseClaim: a member claims more than there is, or holds Python objects.
+        Exception: it is not an npz file.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -161,7 +142,7 @@ def check_npz(path: Path, names: Container[str]) -> None:
 
 
 def check_npy(path: Path) -> None:
-    """:func:`check_npz` for one array in an npy file."""
+    """:func:`check_npz` for the one array of an npy file."""
     with open(path, "rb") as file:
         _check_array(file, "it", os.path.getsize(path))
 

@@ -1,4 +1,4 @@
-"""Files that are written whole, read safely, locked and hashed."""
+"""Files: written atomically, read without running code, locked, hashed."""
 
 import codecs
 import contextlib
@@ -21,11 +21,9 @@ from utils import RunFailed, UserError, warn
 
 
 def _allow_numpy_numbers() -> None:
-    """Let torch read what the reference's checkpoints hold besides tensors: numbers of numpy 1 or
-    2. They run no code.
-    """
+    """Let ``weights_only=True`` read numpy scalars, which the reference's checkpoints hold."""
     build = np.float64().__reduce__()[0]
-    for core in ("core", "_core"):
+    for core in ("core", "_core"):  # the module's name in numpy 1 and 2
 
         def scalar(dtype: np.dtype, data: bytes) -> np.generic:
             if dtype.kind not in "biuf":
@@ -34,8 +32,7 @@ def _allow_numpy_numbers() -> None:
 
         scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", scalar.__name__
         torch.serialization.add_safe_globals([scalar])
-    # A numpy number's bytes travel as encoded text; later versions of torch allow that function by
-    # themselves.
+    # Their bytes are pickled as encoded text; later versions of torch allow that by themselves.
     torch.serialization.add_safe_globals(
         [codecs.encode, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
     )
@@ -44,8 +41,13 @@ def _allow_numpy_numbers() -> None:
 _allow_numpy_numbers()
 
 
+# ------------------------------------------------------------------------------------------ writing
+
+
 class _Steady:
-    """A file for torch's writer that keeps its first error until the end, for the same reason."""
+    """A file that stores its first OSError instead of raising it: torch's writer aborts the process
+    if an exception unwinds it.
+    """
 
     def __init__(self, file: BinaryIO):
         self.file, self.error = file, None
@@ -63,15 +65,14 @@ class _Steady:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write under a temporary name, flush to disk, rename: readers see the old file or the whole
-    new one.
+    """Write a temporary file, flush it to disk and rename it: readers see the old or the new file.
 
-    In a run of several processes the first one writes, and all of them call this.
+    Rank 0 writes; every rank must call it.
     """
-    distributed.on_main(lambda: _write_here(path, write))
+    distributed.on_main(lambda: _write_on_this_rank(path, write))
 
 
-def _write_here(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def _write_on_this_rank(path: Path, write: Callable[[BinaryIO], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def _write_here(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put a rename on disk, where the system can."""
+    """Flush a rename to disk, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -103,7 +104,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def save(obj: object, path: Path) -> None:
-    """``torch.save``, atomically; a signal waits until the file is there."""
+    """``torch.save``, atomically; a signal waits until the file is written."""
 
     def write(file: BinaryIO) -> None:
         steady = _Steady(file)
@@ -116,16 +117,12 @@ def save(obj: object, path: Path) -> None:
 
 
 def save_json(obj: object, path: Path) -> None:
-    """Indented JSON, atomically; a number that is not finite becomes null, as JSON has no other
-    word for it.
-    """
+    """Indented JSON, atomically; NaN and infinities become null (:func:`finite`)."""
     save_text(json.dumps(finite(obj), indent=1, allow_nan=False) + "\n", path)
 
 
 def finite(obj: object) -> object:
-    """The same nested value with None for every number that is not finite: JSON has no word for
-    them.
-    """
+    """The same nested value with None for NaN and infinities, which JSON cannot express."""
     if isinstance(obj, dict):
         return {name: finite(value) for name, value in obj.items()}
     if isinstance(obj, list | tuple):
@@ -139,18 +136,23 @@ def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 def save_text(text: str, path: Path) -> None:
-    """``text`` as UTF-8, atomically; ends of lines stay as they are."""
+    """``text`` as UTF-8, atomically, line endings unchanged."""
     save_bytes(text.encode(), path)
 
 
 def save_bytes(content: bytes, path: Path) -> None:
-    """A file of exactly these bytes, atomically."""
+    """Exactly these bytes, atomically."""
     _write(Path(path), lambda file: file.write(content))
 
 
+# ------------------------------------------------------------------------------------------ reading
+
+
 def load(path: Path, what: str) -> object:
-    """Read a torch file on the CPU with ``weights_only=True``, after its checksums and the sizes
-    that it claims.
+    """Read a torch file on the CPU with ``weights_only=True``, after checking it.
+
+    Args:
+        what: the file's role in error messages, such as "original model".
 
     Raises:
         UserError: the file is missing, is not a torch file, is damaged, or holds anything but
@@ -163,8 +165,7 @@ def load(path: Path, what: str) -> object:
         check_content(content, os.path.getsize(path))
     except FalseClaim as error:
         reason = str(error)
-    # zipfile, pickletools and torch raise two dozen types here, all of one meaning to the user.
-    except Exception as error:
+    except Exception as error:  # zipfile, pickletools and torch raise two dozen types
         reason = f"damaged, or another kind of file ({type(error).__name__})"
     else:
         return content
@@ -184,12 +185,11 @@ def load_json(path: Path, what: str) -> dict:
 
 
 def require_file(path: Path, what: str) -> None:
-    """Refuse a path that is not a file, by its role."""
+    """Refuse a path that is not a readable file; ``what`` is its role in the error message."""
     if os.path.isdir(path):
         raise UserError(f"{what} {path}: a folder, a file is wanted")
-    if not os.path.isfile(
-        path
-    ):  # unlike Path.is_file, also for a folder that may not be entered, or a name too long
+    # Path.is_file raises for a folder that may not be entered and for a name that is too long.
+    if not os.path.isfile(path):
         raise UserError(f"{what} {path}: no such file")
     if not os.access(path, os.R_OK):
         raise UserError(f"{what} {path}: may not be read")
@@ -197,9 +197,7 @@ def require_file(path: Path, what: str) -> None:
 
 @contextlib.contextmanager
 def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn what a record with missing or odd entries raises in the block into a
-    :class:`UserError`.
-    """
+    """Turn what missing or malformed entries of a record raise in the block into a UserError."""
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -207,24 +205,29 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{what} {path} is damaged ({reason[:100]}); {remedy}") from None
 
 
+# --------------------------------------------------------------------------------- locks and hashes
+
+
 @contextlib.contextmanager
 def lock(folder: Path, name: str, files: Iterable[Path] = ()) -> Iterator[None]:
-    """Hold ``folder/.name.lock`` for the block; a second run of the same method there is refused at
-    once.
+    """Hold ``folder/.name.lock`` for the block, and remove temporary files of ``files`` that a
+    killed run has left.
 
-    What a killed run had begun to write of ``files`` is removed. Of a run of several processes the
-    first one holds it, and none goes on before it does.
+    Rank 0 holds the lock; every rank must call it and none goes on before rank 0 holds it.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
-        distributed.on_main(lambda: held.enter_context(_lock_here(folder, name, files)))
+        distributed.on_main(lambda: held.enter_context(_lock_on_this_rank(folder, name, files)))
         yield
 
 
 @contextlib.contextmanager
-def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]:
+def _lock_on_this_rank(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]:
     try:
         import fcntl
-    except ImportError:  # not on Windows: atomic renames still keep every file whole there
+    except ImportError:  # Windows: atomic renames still keep every file whole
         yield
         return
     try:
@@ -247,17 +250,15 @@ def _lock_here(folder: Path, name: str, files: Iterable[Path]) -> Iterator[None]
             )
         else:
             for file in files:
-                for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
-                    left.unlink(missing_ok=True)
+                for temporary in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
+                    temporary.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)
 
 
 def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
-    """SHA-256 over sorted names, dtypes, shapes and bytes: a hash of the content, whatever file
-    holds it.
-    """
+    """SHA-256 over names (sorted), dtypes, shapes and bytes: independent of the file format."""
     digest = hashlib.sha256()
     for name in sorted(named):
         array = named[name]

@@ -1,7 +1,6 @@
-"""What a result says of the code, the machine and the command that made it."""
+"""The command, the code and the machine that a result was made with."""
 
 import contextvars
-import functools
 import os
 import platform
 import subprocess
@@ -16,8 +15,8 @@ from runtime import distributed
 
 
 class Call(NamedTuple):
-    """A script that runs: its file's name and its words, and the machine's load before it, or the
-    script that called it, began.
+    """A running script: file name and arguments, and the machine's load before the outermost script
+    began.
     """
 
     command: list[str]
@@ -28,9 +27,7 @@ current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call
 
 
 def machine_load() -> float | None:
-    """How many processes ran or waited for a core in the last minute; None where the system does
-    not say.
-    """
+    """Processes that ran or waited for a core in the last minute, on average; None if unknown."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -39,44 +36,35 @@ def machine_load() -> float | None:
 
 def git_revision() -> str:
     """The commit of this code, with ``+`` where the tree has changes; empty outside of a git
-    checkout of its own.
-
-    A copy of the code inside another repository has none: that repository's commit says nothing of
-    it. No lock is taken.
+    checkout of its own, as in a copy inside another repository. No lock is taken.
     """
-    here = Path(__file__).resolve().parent.parent
-    plain = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
-    }  # such as a hook's
+    root = Path(__file__).resolve().parent.parent
     try:
-        run = functools.partial(
-            subprocess.run,
-            cwd=here,
-            env=plain,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        top, commit = run(["git", "rev-parse", "--show-toplevel", "HEAD"]).stdout.splitlines()
-        if Path(top).resolve() != here:
+        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != root:
             return ""
-        changed = run(
-            ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]
-        ).stdout.strip()
-        return commit + ("+" if changed else "")
+        changed = _git(root, "--no-optional-locks", "status", "--porcelain", "-uno").strip()
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Inside another repository's hook, GIT_DIR and the like name that repository.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    command = ["git", *words]
+    run = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10, check=True
+    )
+    return run.stdout
 
 
 def provenance(device: torch.device, precision: str, seeds: dict[str, int]) -> dict:
-    """Where a result comes from: command, code, machine, versions, seeds."""
+    """Command, code, machine, versions and seeds, for a result file."""
     call = current_call.get()
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     return {
         "command": call.command if call else [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_revision(),

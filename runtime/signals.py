@@ -1,56 +1,62 @@
-"""Signals end a script as Ctrl-C does, and wait while a file is written."""
+"""Signals end a script as Ctrl-C does, but never while torch writes a file."""
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+@dataclasses.dataclass
+class _State:
+    """Whether signals are held back, and the name of the last one that arrived meanwhile."""
+
+    held: bool = False
+    waiting: str | None = None
+
+
+_state = _State()
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Let signals raise ``KeyboardInterrupt`` with their name, unless whoever started the script
-    ignores them.
+    """Raise ``KeyboardInterrupt`` with the signal's name in the block.
+
+    A signal that the parent process made this one ignore stays ignored.
     """
 
     def stop(number: int, frame: object) -> None:
         name = signal.Signals(number).name
-        if _signals["held"]:
-            _signals["waiting"] = name
+        if _state.held:
+            _state.waiting = name
             return
         raise KeyboardInterrupt(name)
 
-    _signals.update(held=False, waiting=None)
-    here = threading.current_thread() is threading.main_thread()
-    numbers = [
-        getattr(signal, name)
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-        if here and hasattr(signal, name)
-    ]
-    before = {
-        number: signal.signal(number, stop)
-        for number in numbers
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
+    _state.held, _state.waiting = False, None
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for name in SIGNALS:
+            number = getattr(signal, name, None)  # Windows has no SIGUSR1
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-# Whether signals wait, and for which one that came in the meantime.
-_signals = {"held": False, "waiting": None}
 
 
 @contextlib.contextmanager
 def hold_signals() -> Iterator[None]:
-    """Let a signal wait for the end of the block: torch's writer aborts the process where an
-    exception unwinds it.
+    """Let a signal wait for the end of the block: torch's writer aborts the process if an exception
+    unwinds it.
     """
-    _signals["held"] = True
+    _state.held = True
     try:
         yield
     finally:
-        _signals["held"] = False
-    if _signals["waiting"]:
-        raise KeyboardInterrupt(_signals["waiting"])
+        _state.held = False
+    if _state.waiting:
+        raise KeyboardInterrupt(_state.waiting)

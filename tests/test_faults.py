@@ -811,7 +811,7 @@ def test_errors_of_the_machine_end_in_one_line(error, code, said, capsys):
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_forget_output", lambda: None)
+        patch.setattr(cli, "_discard_output", lambda: None)
         assert main([]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
