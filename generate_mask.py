@@ -10,14 +10,14 @@ agree:
 
 import sys
 
-from arg_parser import parse_args
+from arg_parser import mask_request
 from runtime.cli import script
 from stages.mask import make_masks
 
 
 @script
 def main(argv: list[str]) -> None:
-    make_masks(parse_args(argv, __doc__))
+    make_masks(mask_request(argv, __doc__))
 
 
 if __name__ == "__main__":

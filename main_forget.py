@@ -6,14 +6,14 @@ DIR
 
 import sys
 
-from arg_parser import parse_args
+from arg_parser import unlearn_request
 from runtime.cli import script
 from stages.unlearn import unlearn
 
 
 @script
 def main(argv: list[str]) -> None:
-    unlearn(parse_args(argv, __doc__), "main_forget")
+    unlearn(unlearn_request(argv, __doc__, "main_forget"))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ Without --mask_path the method runs unmasked.
 
 import sys
 
-from arg_parser import parse_args
+from arg_parser import unlearn_request
 from runtime.cli import script
 from stages.unlearn import unlearn
 
 
 @script
 def main(argv: list[str]) -> None:
-    unlearn(parse_args(argv, __doc__), "main_random")
+    unlearn(unlearn_request(argv, __doc__, "main_random"))
 
 
 if __name__ == "__main__":

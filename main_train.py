@@ -5,14 +5,14 @@ python main_train.py --arch resnet18 --dataset cifar10 --lr 0.1 --epochs 182
 
 import sys
 
-from arg_parser import parse_args
+from arg_parser import train_request
 from runtime.cli import script
 from stages.train import train
 
 
 @script
 def main(argv: list[str]) -> None:
-    train(parse_args(argv, __doc__))
+    train(train_request(argv, __doc__))
 
 
 if __name__ == "__main__":

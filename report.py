@@ -13,11 +13,10 @@ with three it marks the gaps that they explain. Retrains of unlike recipes are n
 --reference chooses one.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from arg_parser import Parser
+from flag_types import Parser
 from reporting.audits import read_audits, with_curves
 from reporting.formats import FORMATS
 from reporting.tables import Scenario, collect, scenarios
@@ -69,11 +68,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "dirs",
         metavar="DIR",

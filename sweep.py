@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from arg_parser import (
     Parser,
-    check_mask_wanted,
     evaluation_parser,
     make_parser,
     parse_with,
@@ -33,6 +32,7 @@ from report import make_parser as report_parser
 from reporting.formats import FORMATS
 from reporting.tables import collect, scenarios
 from runtime.cli import script
+from stages.requests import MaskRequest, TrainRequest, UnlearnRequest
 from sweeping.inputs import check_inputs
 from sweeping.launchers import LAUNCHERS, supervise, visible_gpus, worker_command
 from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
@@ -93,11 +93,7 @@ def launcher_lives(args: argparse.Namespace) -> Callable[[], bool]:
 
 def sweep_parser() -> Parser:
     """The flags of this script."""
-    parser = Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("plan", type=Path, metavar="PLAN", help="TOML or JSON file")
     what = parser.add_mutually_exclusive_group()
@@ -305,6 +301,15 @@ def table_of(plan: Plan, runs: list[Run]) -> None:
     print(FORMATS["text"](scenarios(collect(finished), [])))
 
 
+# What each step of a plan is asked for.
+REQUESTS = {
+    "main_train": TrainRequest,
+    "generate_mask": MaskRequest,
+    "main_forget": UnlearnRequest,
+    "main_random": UnlearnRequest,
+}
+
+
 @functools.cache
 def parser_of(name: str) -> Parser:
     """The parser of a script; a plan's thousand runs share it."""
@@ -329,14 +334,11 @@ def check(name: str, values: dict) -> tuple[list[str], dict]:
         ]
         parser.parse_args([*listed, *words])
         return words, values
-    read = parse_with(parser, words)
-    if name in ("main_forget", "main_random"):
-        check_mask_wanted(read)
-    return words, {
-        flag: str(value) if isinstance(value, Path) else value
-        for flag, value in vars(read).items()
-        if flag in read.typed
-    }
+    request = parse_with(parser, words, REQUESTS[name])
+    if isinstance(request, UnlearnRequest):
+        request.check_mask_wanted()
+    record = request.record()
+    return words, {flag: record[flag] for flag in record["typed"]}
 
 
 def _report_words(single: dict, many: dict) -> tuple[list[str], dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from runtime import GONE, distributed
-from runtime.provenance import Call, current_call, machine_load
+from runtime.provenance import calling
 from runtime.signals import stop_on_signals
 from utils import RunFailed, UserError, printable
 
@@ -40,7 +40,7 @@ def script(main: Callable) -> Callable[..., int]:
         if fault := _environment_fault():
             print(f"{name}: error: {fault}", file=sys.stderr)
             return 2
-        with _called(name, argv):
+        with calling(name, argv):
             code = _exit_code(main, name, argv)
         if distributed.world_size() > 1 and main.__module__ == "__main__":
             distributed.exit_process(code)
@@ -95,19 +95,6 @@ def _environment_fault() -> str | None:
     except OSError:
         return GONE
     return distributed.environment_fault()
-
-
-@contextlib.contextmanager
-def _called(name: str, argv: list[str]) -> Iterator[None]:
-    """Set ``current_call`` for the block, and restore torch's number of threads after it."""
-    outer, threads = current_call.get(), torch.get_num_threads()
-    token = current_call.set(Call([name, *argv], outer.load if outer else machine_load()))
-    try:
-        yield
-    finally:
-        current_call.reset(token)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 def _run(main: Callable, argv: list[str]) -> None:

@@ -1,11 +1,13 @@
 """The command, the code and the machine that a result was made with."""
 
+import contextlib
 import contextvars
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,21 @@ def machine_load() -> float | None:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
         return None
+
+
+@contextlib.contextmanager
+def calling(name: str, argv: list[str]) -> Iterator[None]:
+    """Within the block results record this command; torch's number of threads is restored after
+    it.
+    """
+    outer, threads = current_call.get(), torch.get_num_threads()
+    token = current_call.set(Call([name, *argv], outer.load if outer else machine_load()))
+    try:
+        yield
+    finally:
+        current_call.reset(token)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def git_revision() -> str:

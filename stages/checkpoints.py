@@ -1,6 +1,5 @@
 """Checkpoints as later stages read them."""
 
-import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from models import MODELS
 from runtime import distributed
 from runtime.files import hash_arrays, load, reading
 from stages.records import unrecorded
+from stages.requests import AnyRequest
 from unlearn import label_today
 from unlearn.retrain import Retrain
 from utils import UserError
@@ -32,37 +32,42 @@ class Original:
     sha256: str
     split: dict | None
     arguments: dict
-    recipe: (
-        dict  # what it was trained with, by main_train's flags; empty where the file does not say
-    )
+    # What it was trained with, by main_train's flags; empty where the file does not say.
+    recipe: dict
+
+
+def read_checkpoint(path: Path, what: str) -> dict:
+    """A file that holds a state dictionary, wrapped or bare, of this project or of the reference;
+    ``state_dict`` of what is returned has the model's own names.
+
+    Raises:
+        UserError: the file holds no state dictionary; ``what`` names it in the message.
+    """
+    content = load(path, what)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
+        raise UserError(f"{what} {path} holds no state dictionary")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    return {**(content if "state_dict" in content else {}), "state_dict": weights}
 
 
 def read_original(path: Path) -> Original:
-    """Read a checkpoint, wrapped or bare, of this project or of the reference.
+    """The model that later stages start from.
 
     Raises:
-        UserError: the file holds no state dictionary, or one with a value that is not finite.
+        UserError: no state dictionary, one with a value that is not finite, or an odd record.
     """
-    content = load(path, "--model_path")
-    if not isinstance(content, dict):
-        raise UserError(f"--model_path {path} holds no state dictionary")
-    weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
-        raise UserError(f"--model_path {path} holds no state dictionary")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    content = read_checkpoint(path, "--model_path")
+    weights = content["state_dict"]
     if bad := not_finite(weights):
         raise UserError(
             f"--model_path {path}: {bad} holds values that are not finite; train the model again"
         )
-    wrapped = content if "state_dict" in content else {}
-    split, arguments = wrapped.get("split"), wrapped.get("arguments") or {}
-    with reading(
-        path,
-        "--model_path",
-        "its record is not main_train's; train the model again, or save its state_dict alone",
-    ):
+    split, arguments = content.get("split"), content.get("arguments") or {}
+    remedy = "its record is not main_train's; train the model again, or save its state_dict alone"
+    with reading(path, "--model_path", remedy):
         _check_record(split, arguments)
-        recipe = _trained_with(arguments, wrapped.get("identity") or {})
+        recipe = _trained_with(arguments, content.get("identity") or {})
     return Original(path, weights, hash_arrays(weights), split, arguments, recipe)
 
 
@@ -81,19 +86,13 @@ def _trained_with(arguments: dict, identity: dict) -> dict:
 
 def not_finite(weights: Mapping) -> str | None:
     """The name of the first tensor with a value that is not finite."""
-    tensors = (
-        (name, value)
-        for name, value in weights.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    )
-    return next(
-        (
-            name
-            for name, value in tensors
-            if not torch.isfinite(value if value.element_size() > 1 else value.float()).all()
-        ),
-        None,
-    )
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        wide = value if value.element_size() > 1 else value.float()  # torch has no such test of fp8
+        if not torch.isfinite(wide).all():
+            return name
+    return None
 
 
 def _check_record(split: object, arguments: object) -> None:
@@ -131,8 +130,8 @@ def _is_weight(item: tuple) -> bool:
     )
 
 
-def adopt(args: argparse.Namespace, original: Original) -> None:
-    """Take over, where nothing was typed, what the original model was trained with."""
+def adopt(request: AnyRequest, original: Original) -> AnyRequest:
+    """The request with, where nothing was typed, what the original model was trained with."""
     of_model = ("dataset", "data", "arch", "imagenet_arch", "input_size", "leave_out")
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
@@ -140,16 +139,14 @@ def adopt(args: argparse.Namespace, original: Original) -> None:
     changed = {
         name: value
         for name, value in inherited.items()
-        if name not in args.typed and getattr(args, name) != value
+        if name not in request.typed and getattr(request, name) != value
     }
-    vars(args).update(changed)
     # A typed size may be the flag's default and still not the data set's own.
-    args.typed |= {"input_size"} & {*changed, *original.arguments.get("typed", ())}
+    sized = {"input_size"} & {*changed, *original.arguments.get("typed", ())}
     if changed:
-        print(
-            f"from {original.path}: "
-            + " ".join(f"--{name} {value}" for name, value in changed.items())
-        )
+        shown = " ".join(f"--{name} {value}" for name, value in changed.items())
+        print(f"from {original.path}: {shown}")
+    return request.replace(**changed, typed=request.typed | sized)
 
 
 def load_weights(model: nn.Module, original: Original, arch: str) -> None:
@@ -175,11 +172,9 @@ def read_state(path: Path, identity: dict) -> dict:
     ``identity`` may be what the flags alone tell, to refuse before data are read; the whole of it
     is compared later.
     """
-    state = load(path, "--resume: checkpoint")
-    kinds = {"state_dict": dict, "epoch": int, "identity": dict, "seconds": float}
-    if not isinstance(state, dict) or not all(
-        isinstance(state.get(name), kind) for name, kind in kinds.items()
-    ):
+    state = read_checkpoint(path, "--resume: checkpoint")
+    kinds = {"epoch": int, "identity": dict, "seconds": float}
+    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"--resume: {path} is no checkpoint of this script; {RESTART}")
     if bad := not_finite(state["state_dict"]):
         raise UserError(f"--resume: {path}: {bad} holds values that are not finite; {RESTART}")
@@ -198,20 +193,13 @@ def read_state(path: Path, identity: dict) -> dict:
     return state
 
 
-def adopt_tail(args: argparse.Namespace, checkpoint: Path) -> None:
-    """A run that began before there was --tail goes on as it began."""
-    if not args.resume or "tail" in args.typed or not distributed.on_main(checkpoint.is_file):
-        return
+def adopt_tail(request: AnyRequest, checkpoint: Path) -> AnyRequest:
+    """The request of a run that began before there was --tail, which goes on as it began."""
+    if not request.resume or "tail" in request.typed or not distributed.on_main(checkpoint.is_file):
+        return request
     content = load(checkpoint, "--resume: checkpoint")
     identity = content.get("identity") if isinstance(content, dict) else None
-    if isinstance(identity, dict) and "batch_size" in identity and "tail" not in identity:
-        args.tail = "keep"
-        print(f"{checkpoint} was begun before --tail; it goes on with --tail keep")
-
-
-def plain_arguments(args: argparse.Namespace) -> dict:
-    """The namespace as plain values, for a checkpoint."""
-    plain = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
-    }
-    return plain | {"typed": sorted(args.typed)}
+    if not isinstance(identity, dict) or "batch_size" not in identity or "tail" in identity:
+        return request
+    print(f"{checkpoint} was begun before --tail; it goes on with --tail keep")
+    return request.replace(tail="keep")

@@ -1,20 +1,13 @@
-"""What a run prints and writes of itself while it goes on and at its end."""
+"""What a finished unlearning run is measured and judged by, writes and prints."""
 
-import argparse
 import dataclasses
-import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
 
-from datasets.loaders import Data
-from datasets.splits import (
-    SCENARIOS,
-)
-from engine import EpochStats, predict
+from datasets.splits import SCENARIOS
+from engine import predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import ENTROPY
@@ -34,18 +27,17 @@ from evaluation.verdicts import (
 )
 from runtime import distributed
 from runtime.clock import Stopwatch, warn_of_standstill
-from runtime.files import hash_arrays, load_json, save, save_json, save_text
+from runtime.files import hash_arrays, load_json, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import load_weights
-from stages.mask import LoadedMask
-from stages.records import differences
-from stages.task import Task, forget_seed, new_model
-from unlearn import METHODS
+from stages.curves import to_numpy
+from stages.mask_files import LoadedMask
+from stages.records import differences, recorded_recipe
+from stages.requests import UnlearnRequest
+from stages.task import Task, new_model
 from unlearn.base import Method
 from utils import RunFailed, UserError, warn
 
-# Images of each split that the line after an epoch is computed on; the result uses all of them.
-MONITORED = 500
 MEANING = {
     "UA": "forget error",
     "RA": "retain",
@@ -56,6 +48,32 @@ MEANING = {
 PARTIAL_RETRAIN = (
     "with --retain_fraction, retrain is no longer what the other methods are measured against"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A method on a task: what it starts from, and where its files go.
+
+    ``original_recipe`` is what Retrain would take over from the original; None where no record
+    says.
+    """
+
+    task: Task
+    method: Method
+    mask: LoadedMask | None
+    label: str
+    files: dict[str, Path]
+    original_recipe: dict | None
+
+    @property
+    def request(self) -> UnlearnRequest:
+        return self.task.request
+
+    def recorded_recipe(self) -> dict[str, object]:
+        """The loop's recipe in the result; a part of the retain set makes a row of its own."""
+        recipe = recorded_recipe(self.method, self.task.recipe)
+        share = self.request.retain_fraction
+        return recipe | ({"retain_fraction": share} if share < 1 else {})
 
 
 def recorded(
@@ -77,16 +95,83 @@ def recorded(
         return None
 
 
-def to_numpy(output: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    return output[0].numpy(), output[1].numpy()
+def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
+    """Evaluate the finished model, write its results, print them by name; returns the result."""
+    task = run.task
+    outputs = {
+        name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()
+    }
+    if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
+        raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
+    rule, drawn = task.attack()
+    parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
+    draws = distributed.on_main(lambda: svc_draws(*parts, rule))
+    attack = means(draws)["forget"]
+    print(draws_line(drawn))
+    verdicts, standings = judge_run(run, outputs)
+    warnings = alarms(run, extra) + verdicts + unlike_original(run)
+    for message in warnings:
+        warn(message)
+    warn_of_standstill(clock.stopped)
+    by_draw = [100 * share for share in draws["forget"]["confidence"].tolist()]
+    result = {
+        **run_record(run, clock),
+        "metrics": measured(outputs, attack),
+        "attack": {**drawn, "MIA": by_draw},
+        "details": extra,
+        "warnings": warnings,
+        "data": task.data_record(),
+        **standings,
+    }
+    percent = {name: accuracy(*output) for name, output in outputs.items()}
+    reference_record = {"accuracy": percent, "SVC_MIA_forget_efficacy": attack}
+    save(reference_record, run.files["eval_result.pth.tar"])
+    save_json(result, run.files["result.json"])
+    print_result(result, run.files["result.json"])
+    return result
 
 
-def epoch_line(epoch: int, epochs: int, stats: EpochStats, seen: str, clock: Stopwatch) -> str:
-    """What is printed after an epoch; ``seen`` is what it was evaluated to."""
-    return (
-        f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g} "
-        f" {clock.seconds:.1f} s"
+def measured(outputs: Splits, attack: dict[str, float]) -> dict:
+    """The ``metrics`` of a result, in percent; ``attack`` holds rates in [0, 1] by feature."""
+    entropy = distributed.on_main(
+        lambda: entropy_member_rate(*(outputs[name][0] for name in ("retain", "test", "forget")))
     )
+    return {
+        **accuracies(outputs),
+        "MIA": 100 * attack["confidence"],
+        ENTROPY: 100 * entropy,
+        "SVC_MIA": {name: 100 * value for name, value in attack.items()},
+    }
+
+
+def run_record(run: Run, clock: Stopwatch) -> dict:
+    """What a result says of the run itself: what it was asked for, its time, where it ran."""
+    task, request, mask = run.task, run.request, run.mask
+    mask_seconds = mask.seconds if mask else 0.0
+    seeds = {"seed": request.seed, "forget_seed": request.draw_seed()}
+    return {
+        "schema": 1,
+        "script": request.script,
+        "method": request.unlearn,
+        "label": run.label,
+        "RTE": {
+            "total": mask_seconds + clock.seconds,
+            "mask": mask_seconds,
+            "unlearn": clock.seconds,
+            "stopped": clock.stopped,
+        },
+        "hyperparameters": dataclasses.asdict(run.method),
+        "recipe": run.recorded_recipe(),
+        "original_recipe": run.original_recipe,
+        "preset": request.preset,
+        "mask": mask.record() if mask else None,
+        "provenance": {
+            **provenance(task.device, task.recipe.precision, seeds),
+            "original_sha256": task.original.sha256 if task.original else "",
+            "mask_sha256": mask.sha256 if mask else "",
+            "unlearned_sha256": hash_arrays(task.model.state_dict()),
+        },
+    }
 
 
 def number(value: float | None) -> float:
@@ -100,210 +185,69 @@ def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
     return f"RESULT method={method} {shown} RTE={seconds:.1f}"
 
 
-class Monitor:
-    """Accuracy on a fixed sample of forget, retain and val after each epoch, so that a collapse is
-    seen when it happens.
-    """
-
-    def __init__(self, model: nn.Module, data: Data):
-        self.model = model
-        self.samples = {
-            name: data.evaluation[name].subset(MONITORED, "monitor")
-            for name in ("forget", "retain", "val")
-        }
-
-    def accuracies(self) -> dict[str, float]:
-        """In percent; NaN for an empty split."""
-        return {
-            name: accuracy(*to_numpy(predict(self.model, loader)))
-            for name, loader in self.samples.items()
-        }
-
-
-class Curve:
-    """A run's training curve: one line of JSON per epoch beside its checkpoint, and with
-    --tensorboard an event file.
-    """
-
-    def __init__(self, file: Path, start_epoch: int, tensorboard: bool):
-        kept = file.read_text().splitlines()[:start_epoch] if start_epoch and file.is_file() else []
-        self.file, self.lines = file, kept
-        self.writer = None
-        if tensorboard and distributed.rank() == 0:
-            from torch.utils.tensorboard import SummaryWriter  # an extra
-
-            self.writer = SummaryWriter(file.with_suffix(""))
-
-    def add(self, epoch: int, stats: EpochStats, seen: dict[str, float], seconds: float) -> None:
-        """The epoch's loss, accuracies in percent, learning rate and seconds so far."""
-        found = {"loss": stats.loss, "accuracy": stats.accuracy, "lr": stats.lr, "seconds": seconds}
-        found |= {
-            name: value for name, value in seen.items() if math.isfinite(value)
-        }  # an empty split has no accuracy
-        self.lines.append(json.dumps({"epoch": epoch + 1, **found}))
-        # Whole, like every file: a kill between two lines leaves the shorter curve.
-        save_text("\n".join(self.lines) + "\n", self.file)
-        if self.writer is not None:
-            for name, value in found.items():
-                self.writer.add_scalar(name, value, epoch + 1)
-            self.writer.flush()
-
-
-def report(
-    args: argparse.Namespace,
-    script: str,
-    method: Method,
-    label: str,
-    task: Task,
-    mask: LoadedMask | None,
-    recipe: dict,
-    original_recipe: dict | None,
-    clock: Stopwatch,
-    extra: dict,
-    files: dict[str, Path],
-) -> None:
-    """Evaluate the finished model, write its results, print them by name."""
-    outputs = {
-        name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()
-    }
-    if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
-    metrics = accuracies(outputs)
-    rule, drawn = task.attack(args)
-    parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
-    draws = distributed.on_main(lambda: svc_draws(*parts, rule))
-    attack = means(draws)["forget"]
-    print(draws_line(drawn))
-    metrics["MIA"] = 100 * attack["confidence"]
-    metrics[ENTROPY] = 100 * distributed.on_main(
-        lambda: entropy_member_rate(*(outputs[name][0] for name in ("retain", "test", "forget")))
-    )
-    warnings = alarms(args, task, mask, extra)
-    verdicts, standings = judge_run(args, method, task, mask, outputs)
-    warnings += verdicts
-    used = {**dataclasses.asdict(method), **recipe}
-    if (
-        args.unlearn == "retrain"
-        and original_recipe
-        and (apart := differences(used, original_recipe))
-    ):
-        warnings.append(f"trained unlike the original: {apart}")
-    for message in warnings:
-        warn(message)
-    warn_of_standstill(clock.stopped)
-    mask_seconds = mask.seconds if mask else 0.0
-    result = {
-        "schema": 1,
-        "script": script,
-        "method": args.unlearn,
-        "label": label,
-        "metrics": {**metrics, "SVC_MIA": {name: 100 * value for name, value in attack.items()}},
-        "RTE": {
-            "total": mask_seconds + clock.seconds,
-            "mask": mask_seconds,
-            "unlearn": clock.seconds,
-            "stopped": clock.stopped,
-        },
-        "hyperparameters": dataclasses.asdict(method),
-        "recipe": recipe,
-        "original_recipe": original_recipe,
-        "preset": args.preset,
-        "mask": mask.record() if mask else None,
-        "attack": {
-            **drawn,
-            "MIA": [100 * share for share in draws["forget"]["confidence"].tolist()],
-        },
-        "details": extra,
-        "warnings": warnings,
-        "data": task.data_record(args),
-        **standings,
-        "provenance": {
-            **provenance(
-                task.device,
-                task.recipe.precision,
-                {"seed": args.seed, "forget_seed": forget_seed(args)},
-            ),
-            "original_sha256": task.original.sha256 if task.original else "",
-            "mask_sha256": mask.sha256 if mask else "",
-            "unlearned_sha256": hash_arrays(task.model.state_dict()),
-        },
-    }
-    percent = {name: accuracy(*output) for name, output in outputs.items()}
-    save({"accuracy": percent, "SVC_MIA_forget_efficacy": attack}, files["eval_result.pth.tar"])
-    save_json(result, files["result.json"])
-    print_result(result, files["result.json"])
-
-
 def print_result(result: dict, file: Path) -> None:
     """A result's metrics by name; null in a file is a number that is none."""
     metrics = result["metrics"]
-    print(
-        "  ".join(
-            f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()
-        )
-    )
+    shown = [f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()]
+    print("  ".join(shown))
     if ENTROPY in metrics:  # not in older files
-        print(
-            f"{ENTROPY} {number(metrics[ENTROPY]):.2f} (forget called member by the entropy attack)"
-        )
+        rate = number(metrics[ENTROPY])
+        print(f"{ENTROPY} {rate:.2f} (forget called member by the entropy attack)")
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
-    print(
-        result_line(
-            result["label"],
-            {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")},
-            result["RTE"]["total"],
-        )
-    )
+    four = {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}
+    print(result_line(result["label"], four, result["RTE"]["total"]))
 
 
-def alarms(args: argparse.Namespace, task: Task, mask: LoadedMask | None, extra: dict) -> list[str]:
+def alarms(run: Run, extra: dict) -> list[str]:
     """What a reader must know before trusting the numbers, one line each, besides the verdicts on
     them.
     """
-    found = [extra["warning"]] if "warning" in extra else []
-    if args.unlearn == "retrain" and args.retain_fraction < 1:
-        found.append(PARTIAL_RETRAIN)
-    meant = METHODS[args.unlearn].scenarios
-    if task.chosen.scenario not in meant:
-        found.append(
-            f"{args.unlearn} was designed to forget {' or '.join(map(SCENARIOS.get, meant))}, not"
-            f" {SCENARIOS[task.chosen.scenario]}"
-        )
-    if mask and not mask.density:
-        found.append("the mask freezes every weight")
-    return found
+    request, scenario = run.request, run.task.chosen.scenario
+    lines = [extra["warning"]] if "warning" in extra else []
+    if request.unlearn == "retrain" and request.retain_fraction < 1:
+        lines.append(PARTIAL_RETRAIN)
+    if scenario not in run.method.scenarios:
+        meant = " or ".join(map(SCENARIOS.get, run.method.scenarios))
+        lines.append(f"{request.unlearn} was designed to forget {meant}, not {SCENARIOS[scenario]}")
+    if run.mask and not run.mask.density:
+        lines.append("the mask freezes every weight")
+    return lines
 
 
-def judge_run(
-    args: argparse.Namespace, method: Method, task: Task, mask: LoadedMask | None, outputs: Splits
-) -> tuple[list[str], dict]:
+def unlike_original(run: Run) -> list[str]:
+    """A warning where Retrain's recipe is not the original's."""
+    if run.request.unlearn != "retrain" or not run.original_recipe:
+        return []
+    used = {**dataclasses.asdict(run.method), **run.recorded_recipe()}
+    apart = differences(used, run.original_recipe)
+    return [f"trained unlike the original: {apart}"] if apart else []
+
+
+def judge_run(run: Run, outputs: Splits) -> tuple[list[str], dict]:
     """The verdicts on a finished model beside its original, and what a report needs to judge it
     again beside Retrain.
 
     Retrain, which others are judged by, has no reference, and the original is none to itself.
     """
-    own = standing(*outputs["retain"])
-    if args.unlearn == "raw":
-        return [say_at_chance("the original", own)] if at_chance(own) else [], {
-            "standing": own._asdict()
-        }
-    if task.original is None or not (method.needs_original or mask):
-        return judge_alone(own, method.label), {"standing": own._asdict()}
-    before, (weaker, stronger) = OriginalOutputs(args, task), remedies(dataclasses.asdict(method))
+    own, task = standing(*outputs["retain"]), run.task
+    record = {"standing": own._asdict()}
+    if run.request.unlearn == "raw":
+        return [say_at_chance("the original", own)] if at_chance(own) else [], record
+    if task.original is None or not (run.method.needs_original or run.mask):
+        return judge_alone(own, run.method.label), record
+    before, (weaker, stronger) = OriginalOutputs(task), remedies(dataclasses.asdict(run.method))
     # The retain set, the largest, is asked for where a verdict may hang on it: forget was trained
     # on like it.
-    guesses = at_chance(
-        Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1]))
-    )
-    start = standing(*before["retain"]) if guesses or needs_reference(own) else None
+    forgotten = Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1]))
+    wanted = at_chance(forgotten) or needs_reference(own)
+    start = standing(*before["retain"]) if wanted else None
+    record["original_standing"] = start and start._asdict()
     if start and at_chance(start):
-        found = [say_at_chance("the original", start)]
-    else:
-        moved = weights_moved(task)
-        found = judge(own, start, advice=weaker) + changed_nothing(
-            outputs, before, weights_moved=moved, advice=stronger
-        )
-    return found, {"standing": own._asdict(), "original_standing": start and start._asdict()}
+        return [say_at_chance("the original", start)], record
+    moved = weights_moved(task)
+    verdicts = judge(own, start, advice=weaker)
+    verdicts += changed_nothing(outputs, before, weights_moved=moved, advice=stronger)
+    return verdicts, record
 
 
 class OriginalOutputs(Mapping):
@@ -311,15 +255,15 @@ class OriginalOutputs(Mapping):
     for.
     """
 
-    def __init__(self, args: argparse.Namespace, task: Task):
-        self.loaders, self.found = task.data.evaluation, {}
-        self.model = new_model(args, task.dataset, task.device)
-        load_weights(self.model, task.original, args.arch)
+    def __init__(self, task: Task):
+        self.loaders, self.computed = task.data.evaluation, {}
+        self.model = new_model(task.request, task.dataset, task.device)
+        load_weights(self.model, task.original, task.request.arch)
 
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if name not in self.found:
-            self.found[name] = to_numpy(predict(self.model, self.loaders[name]))
-        return self.found[name]
+        if name not in self.computed:
+            self.computed[name] = to_numpy(predict(self.model, self.loaders[name]))
+        return self.computed[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.loaders
@@ -338,6 +282,5 @@ def weights_moved(task: Task) -> float:
     now = {
         name: value.detach().cpu().float().numpy() for name, value in task.model.named_parameters()
     }
-    return relative_change(
-        now, {name: task.original.state_dict[name].float().numpy() for name in now}
-    )
+    before = {name: task.original.state_dict[name].float().numpy() for name in now}
+    return relative_change(now, before)

@@ -1,6 +1,5 @@
 """Where a stage writes: names of files, what is there already, what --resume goes on from."""
 
-import argparse
 import itertools
 import os
 import shlex
@@ -9,36 +8,40 @@ from pathlib import Path
 from runtime import distributed
 from runtime.devices import pick_device
 from runtime.files import require_file
+from stages.requests import AnyRequest, Request, UnlearnRequest
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
 PARTS = ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")
 
 
-def name_unread(args: argparse.Namespace, script: str, flags: tuple[str, ...]) -> None:
+def name_unread(request: Request, script: str, flags: tuple[str, ...]) -> None:
     """One warning for what was typed and belongs to another step."""
-    if unread := sorted(args.typed & set(flags)):
+    if unread := sorted(request.typed & set(flags)):
         warn(f"{script} does not read {', '.join('--' + name for name in unread)}")
 
 
-def folder_of(args: argparse.Namespace) -> Path:
-    """--save_dir, or a default that is printed."""
-    if args.save_dir is None:
-        args.save_dir = Path("runs") / f"{args.dataset}_{args.arch}"
-        print(f"--save_dir {args.save_dir}")
-    return args.save_dir
+def with_folder(request: AnyRequest) -> AnyRequest:
+    """The request with its --save_dir, or with a default that is printed."""
+    if request.save_dir is not None:
+        return request
+    folder = Path("runs") / f"{request.dataset}_{request.arch}"
+    print(f"--save_dir {folder}")
+    return request.replace(save_dir=folder)
 
 
-def stem_of(args: argparse.Namespace, run: str | None) -> str:
+def stem_of(request: UnlearnRequest, run: str | None) -> str:
     """What the names of an unlearning run's files begin with."""
-    return f"{run}.{args.unlearn}" if run else args.unlearn
+    return f"{run}.{request.unlearn}" if run else request.unlearn
 
 
-def free_run(args: argparse.Namespace, folder: Path) -> str:
-    """A --run of this method that ``folder`` has no file of."""
+def free_run(request: UnlearnRequest) -> str:
+    """A --run of this method that --save_dir has no file of."""
     for number in itertools.count(1):
-        run = f"s{args.seed}" + (f"_{number}" if number > 1 else "")
-        if not any(os.path.lexists(folder / f"{stem_of(args, run)}{part}") for part in PARTS):
+        run = f"s{request.seed}" + (f"_{number}" if number > 1 else "")
+        if not any(
+            os.path.lexists(request.save_dir / f"{stem_of(request, run)}{part}") for part in PARTS
+        ):
             return run
 
 
@@ -53,33 +56,31 @@ def free_folder(folder: Path) -> Path:
             return found
 
 
-def ways_to_keep_both(args: argparse.Namespace, runs: bool) -> str:
-    """The flags that leave what is in --save_dir alone; ``runs``: --run is read."""
-    elsewhere = f"--save_dir {shlex.quote(str(free_folder(args.save_dir)))}"
-    if (
-        not runs or distributed.world_size() > 1
-    ):  # torchrun takes --run for a flag of its own where no -- stands before the script
+def ways_to_keep_both(request: Request) -> str:
+    """The flags that leave what is in --save_dir alone."""
+    elsewhere = f"--save_dir {shlex.quote(str(free_folder(request.save_dir)))}"
+    # torchrun takes --run for a flag of its own where no -- stands before the script.
+    if not isinstance(request, UnlearnRequest) or distributed.world_size() > 1:
         return f"{elsewhere} keeps both"
-    return f"--run {free_run(args, args.save_dir)} keeps both, or {elsewhere}"
+    return f"--run {free_run(request)} keeps both, or {elsewhere}"
 
 
-def refuse_overwriting(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> None:
+def refuse_overwriting(request: Request, files: list[Path]) -> None:
     """A result that exists is only replaced when asked to; a folder that cannot be written is
     refused before any work.
     """
-    distributed.on_main(lambda: _refuse_overwriting(args, files, runs))
+    distributed.on_main(lambda: _refuse_overwriting(request, files))
 
 
-def _refuse_overwriting(args: argparse.Namespace, files: list[Path], runs: bool) -> None:
+def _refuse_overwriting(request: Request, files: list[Path]) -> None:
     parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"--save_dir {args.save_dir} cannot be written")
+        raise UserError(f"--save_dir {request.save_dir} cannot be written")
     there = begun(files)
-    if there and not (args.overwrite or args.resume):
+    if there and not (request.overwrite or request.resume):
         resume = "--resume goes on from it, " if is_resumable(there) else ""
-        raise UserError(
-            f"{there[0]} exists; {resume}--overwrite replaces it, {ways_to_keep_both(args, runs)}"
-        )
+        keep = ways_to_keep_both(request)
+        raise UserError(f"{there[0]} exists; {resume}--overwrite replaces it, {keep}")
 
 
 def begun(files: list[Path]) -> list[Path]:
@@ -104,32 +105,29 @@ def is_resumable(there: list[Path]) -> bool:
     ]
 
 
-def settle_resume(args: argparse.Namespace, files: list[Path], *, runs: bool = False) -> Path:
-    """What --resume goes on from. Where nothing is begun it begins: ``args.resume`` is False from
-    here on.
+def settle_resume(request: AnyRequest, files: list[Path]) -> tuple[AnyRequest, Path]:
+    """What --resume goes on from. Where nothing is begun it begins: the request then has no
+    ``resume``.
     """
-    if not args.resume:
-        return files[0]
-    distributed.initialize(
-        pick_device(args.device, args.gpu)
-    )  # the processes take the first one's word for what is there
-    source = distributed.on_main(lambda: _what_to_resume(args, files, runs))
-    args.resume = source is not None
-    return source or files[0]
+    if not request.resume:
+        return request, files[0]
+    # All ranks take rank 0's word for what is there.
+    distributed.initialize(pick_device(request.device, request.gpu))
+    source = distributed.on_main(lambda: _what_to_resume(request, files))
+    return request.replace(resume=source is not None), source or files[0]
 
 
-def _what_to_resume(args: argparse.Namespace, files: list[Path], runs: bool) -> Path | None:
-    if args.checkpoint is not None:
-        require_file(args.checkpoint, "--checkpoint")
-        return args.checkpoint
+def _what_to_resume(request: Request, files: list[Path]) -> Path | None:
+    if request.checkpoint is not None:
+        require_file(request.checkpoint, "--checkpoint")
+        return request.checkpoint
     there = begun(files)
     if not there:
-        print(f"--resume: nothing in {args.save_dir} yet; beginning")
+        print(f"--resume: nothing in {request.save_dir} yet; beginning")
         return None
     if not is_resumable(there):
-        keep = ways_to_keep_both(args, runs)
         raise UserError(
             f"--resume: {there[0]} exists, but no {files[0].name} to go on from; --overwrite starts"
-            f" anew, {keep}"
+            f" anew, {ways_to_keep_both(request)}"
         )
     return there[0]

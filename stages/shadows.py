@@ -11,13 +11,11 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
-import generate_mask
-import main_forget
-import main_train
-from arg_parser import flags_of
+from arg_parser import recorded_flags
 from datasets.splits import make_split
 from evaluation.references import (
     memorisation_scores,
@@ -29,46 +27,27 @@ from evaluation.references import (
 from evaluation.scores import margin
 from runtime import distributed
 from runtime.files import load_json
-from stages.outputs import Request, Saved, read_saved
-from utils import RunFailed, stream
+from runtime.provenance import calling
+from stages.mask import make_masks
+from stages.outputs import Subject
+from stages.requests import MaskRequest, Request, TrainRequest, UnlearnRequest, as_words
+from stages.saved import Saved, read_saved
+from stages.train import train
+from stages.unlearn import unlearn
+from unlearn import METHODS
+from utils import RunFailed, UserError, stream
 
-# Flags that a pool chooses itself, and those that have no part in what a model becomes.
-OWN = {
-    "save_dir",
-    "model_path",
-    "mask_path",
-    "mask_ratio",
-    "config",
-    "resume",
-    "overwrite",
-    "checkpoint",
-    "dry_run",
-    "train_seed",
-    "seed",
-    "forget_seed",
-    "unlearn",
-    "num_indexes_to_replace",
-    "class_to_replace",
-    "indexes_to_replace",
-    "leave_out",
-    "split_seed",
-    "data",
-    "device",
-    "gpu",
-    "score",
-    "layers",
-    "tail",
-    "run",
-    "threads",
-    "tensorboard",
-    "print_freq",
-    "workers",
-    "num_workers",
-    "save_every_steps",
+# Flags that a pool sets itself, and those that have no part in what a model becomes.
+SET_BY_POOL = {
+    *("save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite"),
+    *("checkpoint", "dry_run", "train_seed", "seed", "forget_seed", "unlearn", "leave_out"),
+    *("num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "split_seed", "data"),
+    *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
+    *("workers", "num_workers", "save_every_steps"),
 }
 
 
-def draw_pool(request: Request, shadows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_pool(subject: Subject, shadows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (m,) of the pool and membership (shadows, m): the forget set and as many retained
     images of the same classes.
 
@@ -76,7 +55,7 @@ def draw_pool(request: Request, shadows: int, seed: int) -> tuple[np.ndarray, np
     pool.
     """
     rng = np.random.default_rng(stream(seed, "pool"))
-    labels, forget, retain = request.dataset.y_train, request.chosen.forget, request.chosen.retain
+    labels, forget, retain = subject.dataset.y_train, subject.chosen.forget, subject.chosen.retain
     same = [
         rng.permutation(retain[labels[retain] == c])[: np.sum(labels[forget] == c)]
         for c in np.unique(labels[forget])
@@ -103,16 +82,18 @@ def positions_of(
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A script's run on a shadow: where it goes, the files that say how far it is, its flags, and
-    the files of the pool that it reads.
+    """A stage's run on a shadow: what it is asked for, where it goes, and the files that say how
+    far it is. ``lists`` are the files of the pool that it reads, by flag.
     """
 
-    main: Callable[[list[str]], int]
+    stage: Callable
+    request: Request
+    script: str
     where: str
     result: str
     checkpoint: str | None
     settings: list[str]
-    files: dict[str, Path]
+    lists: dict[str, Path]
 
 
 class Pool:
@@ -122,7 +103,7 @@ class Pool:
 
     def __init__(
         self,
-        request: Request,
+        subject: Subject,
         original: Saved,
         folder: Path,
         *,
@@ -131,9 +112,14 @@ class Pool:
         data: str,
         gpu: int,
     ):
-        self.request, self.folder, self.original = request, folder, original
-        self.indices, self.member = draw_pool(request, shadows, seed)
-        self.here = ["--data", data, "--device", request.device.type, "--gpu", str(gpu)]
+        self.subject, self.folder, self.original = subject, folder, original
+        self.indices, self.member = draw_pool(subject, shadows, seed)
+        self.common = {
+            "data": data,
+            "device": subject.device.type,
+            "gpu": gpu,
+            "split_seed": subject.split.split_seed,
+        }
         self.trained = [self._train(i) for i in range(shadows)]
 
     def memorisation(self) -> dict[str, np.ndarray]:
@@ -156,144 +142,107 @@ class Pool:
         files = [self._unlearn(saved, i) for i in range(len(self.trained))]
         margins = np.stack([margin(*self._outputs(file)) for file in files])
         scores = ulira_scores(margins, self.member)
-        test = [
-            load_json(file.with_name(f"{saved.arguments['unlearn']}result.json"), "result")[
-                "metrics"
-            ]["TA"]
-            for file in files
-        ]
-        found = ulira_summary(scores, margins, self.member) | ulira_by_memorisation(
-            scores, self.member, memorisation
-        )
+        test = []
+        for file in files:
+            result = load_json(file.with_name(f"{saved.arguments['unlearn']}result.json"), "result")
+            test.append(result["metrics"]["TA"])
+        found = ulira_summary(scores, margins, self.member)
+        found |= ulira_by_memorisation(scores, self.member, memorisation)
         return found | {"ulira_TA": float(np.mean(test))}, per_sample_auc(margins, self.member)
 
     def _train(self, shadow: int) -> Path:
-        settings = [
-            *flags_of(self.original.arguments, OWN),
-            *self._tail(self.original),
-            "--train_seed",
-            str(shadow),
-        ]
-        files = {"--leave_out": self._list(shadow, "out")}
-        step = Step(
-            main_train.main,
-            f"shadow{shadow:02d}/train",
-            "train_result.json",
-            "0checkpoint.pth.tar",
-            settings,
-            files,
+        recorded = self.original.arguments
+        request = TrainRequest.of(
+            **replayed(TrainRequest, recorded),
+            **self.common,
+            tail=tail_of(recorded),
+            train_seed=shadow,
         )
-        return self._made(step, f"train shadow {shadow}") / "0model_SA_best.pth.tar"
+        settings = [*recorded_words(recorded), "--train_seed", str(shadow)]
+        lists = {"leave_out": self._list(shadow, "out")}
+        files = ("train_result.json", "0checkpoint.pth.tar")
+        where = f"shadow{shadow:02d}/train"
+        step = Step(train, request, "main_train.py", where, *files, settings, lists)
+        return self._run(step, f"train shadow {shadow}") / "0model_SA_best.pth.tar"
 
     def _unlearn(self, saved: Saved, shadow: int) -> Path:
-        name = saved.arguments["unlearn"]
-        settings = [
-            *flags_of(saved.arguments, OWN),
-            *self._tail(saved),
-            "--seed",
-            str(shadow),
-            "--unlearn",
-            name,
-        ]
-        files = self._request_of(shadow)
-        if saved.mask_made_by is not None:
-            files |= {"--mask_path": self._mask(saved.mask_made_by, shadow)}
-        step = Step(
-            main_forget.main,
-            f"shadow{shadow:02d}/{name}",
-            f"{name}result.json",
-            f"{name}checkpoint.pth.tar",
-            settings,
-            files,
+        recorded, name = saved.arguments, saved.arguments["unlearn"]
+        request = UnlearnRequest.of(
+            **replayed(UnlearnRequest, recorded),
+            **self.common,
+            tail=tail_of(recorded),
+            seed=shadow,
+            unlearn=name,
         )
-        return self._made(step, f"{saved.label} on shadow {shadow}") / step.checkpoint
+        settings = [*recorded_words(recorded), "--seed", str(shadow), "--unlearn", name]
+        lists = self._model_and_forget_set(shadow)
+        if saved.mask_made_by is not None:
+            lists["mask_path"] = self._mask(saved.mask_made_by, shadow)
+        files = (f"{name}result.json", f"{name}checkpoint.pth.tar")
+        where = f"shadow{shadow:02d}/{name}"
+        step = Step(unlearn, request, "main_forget.py", where, *files, settings, lists)
+        return self._run(step, f"{saved.label} on shadow {shadow}") / step.checkpoint
 
     def _mask(self, made_by: dict, shadow: int) -> Path:
         """The mask of this shadow's own forget set, by the score that the audited run's mask was
         made by.
         """
         score, _, layers = made_by["score"].partition(":")
-        settings = [
-            "--seed",
-            str(shadow),
-            "--score",
-            score,
-            *(["--layers", layers] if layers else []),
-        ]
-        step = Step(
-            generate_mask.main,
-            f"shadow{shadow:02d}/mask",
-            "mask_result.json",
-            None,
-            settings,
-            self._request_of(shadow),
-        )
-        return self._made(step, f"masks of shadow {shadow}") / made_by["file"]
+        request = MaskRequest.of(**self.common, seed=shadow, score=score)
+        settings = ["--seed", str(shadow), "--score", score]
+        if layers:
+            request = request.replace(layers=tuple(layers.split(",")))
+            settings += ["--layers", layers]
+        lists, where = self._model_and_forget_set(shadow), f"shadow{shadow:02d}/mask"
+        files = ("mask_result.json", None)
+        step = Step(make_masks, request, "generate_mask.py", where, *files, settings, lists)
+        return self._run(step, f"masks of shadow {shadow}") / made_by["file"]
 
-    def _request_of(self, shadow: int) -> dict[str, Path]:
-        """A shadow and what it is to forget."""
-        return {
-            "--model_path": self.trained[shadow],
-            "--indexes_to_replace": self._list(shadow, "in"),
-        }
+    def _model_and_forget_set(self, shadow: int) -> dict[str, Path]:
+        """The files of a shadow and of what it is to forget, by flag."""
+        inside = self._list(shadow, "in")
+        return {"model_path": self.trained[shadow], "indexes_to_replace": inside}
 
-    def _tail(self, saved: Saved) -> list[str]:
-        return [
-            "--tail",
-            saved.arguments.get("tail", "keep"),
-        ]  # what runs did before there was the flag
-
-    def _made(self, step: "Step", title: str) -> Path:
+    def _run(self, step: Step, title: str) -> Path:
         """The folder of a step, which runs unless its result is there; it goes on from a checkpoint
         if there is one that it may.
         """
-        settings = [*step.settings, "--split_seed", str(self.request.split.split_seed)]
-        folder = self.folder / f"{step.where}-{self._digest(settings, step.files)}"
+        settings = [*step.settings, "--split_seed", str(self.subject.split.split_seed)]
+        folder = self.folder / f"{step.where}-{self._digest(settings, step.lists)}"
         if distributed.on_main((folder / step.result).is_file):
             return folder
-        resume = step.checkpoint is not None and distributed.on_main(
-            (folder / step.checkpoint).is_file
-        )
+        checkpoint = step.checkpoint
+        resume = checkpoint is not None and distributed.on_main((folder / checkpoint).is_file)
         print(title + (", going on" if resume else ""), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        files = [
-            word
-            for flag, file in step.files.items()
-            for word in (flag, f"@{file}" if file.suffix == ".npy" else str(file))
-        ]
-        argv = [*settings, *self.here, *files, "--save_dir", str(folder)]
-        for how in ["--resume", "--overwrite"] if resume else ["--overwrite"]:
-            with (
-                open(folder / "log.txt", "a") as log,
-                contextlib.redirect_stdout(log),
-                contextlib.redirect_stderr(log),
-            ):
-                code = step.main([*argv, how])
-            if (
-                code != 2
-            ):  # a checkpoint that was begun in another precision is refused, and begun anew
-                break
-        if code == 130:
-            raise KeyboardInterrupt
-        if code:
-            raise RunFailed(f"{title} ended with exit code {code}; {folder / 'log.txt'} says why")
+        lists = {
+            flag: f"@{file}" if file.suffix == ".npy" else file for flag, file in step.lists.items()
+        }
+        request = step.request.replace(**lists, save_dir=folder, overwrite=True)
+        request = request.replace(typed=request.typed | lists.keys() | {"save_dir", "overwrite"})
+        try:
+            with open(folder / "log.txt", "a") as log:
+                if not resume or not _resumed(step, request, log):
+                    _call(step, request, log)
+        except (UserError, RunFailed):
+            raise RunFailed(f"{title} failed; {folder / 'log.txt'} says why") from None
         return folder
 
-    def _digest(self, settings: list[str], files: dict[str, Path]) -> str:
+    def _digest(self, settings: list[str], lists: dict[str, Path]) -> str:
         """What a step is made of: the images, its flags, and its files, whose names and folders end
         with what they are made of.
         """
-        places = [str(file.relative_to(self.folder)) for file in files.values()]
-        images = self.request.data_sha256, self.request.test_sha256  # a result holds TA
+        places = [str(file.relative_to(self.folder)) for file in lists.values()]
+        images = self.subject.data_sha256, self.subject.test_sha256  # a result holds TA
         return hashlib.sha256(" ".join([*images, *settings, *places]).encode()).hexdigest()[:8]
 
     def _list(self, shadow: int, which: str) -> Path:
         """A file of positions: what the shadow leaves out of the training split, or what of the
         rest it forgets.
         """
-        split = make_split(self.request.dataset.y_train, self.request.split.split_seed)
+        split = make_split(self.subject.dataset.y_train, self.subject.split.split_seed)
         out, inside = positions_of(
-            split.train, self.request.split.train, self.indices, self.member[shadow]
+            split.train, self.subject.split.train, self.indices, self.member[shadow]
         )
         positions = out if which == "out" else inside
         file = (
@@ -305,4 +254,52 @@ class Pool:
         return file
 
     def _outputs(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        return self.request.outputs_on(read_saved(file, "shadow"), self.indices, "pool")
+        return self.subject.outputs_on(read_saved(file, "shadow"), self.indices, "pool")
+
+
+def tail_of(recorded: dict) -> str:
+    """The tail of a run; ``keep`` is what runs did before there was the flag."""
+    return recorded.get("tail", "keep")
+
+
+def recorded_values(recorded: dict) -> dict[str, object]:
+    """The typed values of a checkpoint's run that a shadow's run takes over."""
+    return {name: recorded[name] for name in sorted({*recorded["typed"]} - SET_BY_POOL)}
+
+
+def recorded_words(recorded: dict) -> list[str]:
+    """The flags of a checkpoint's run in a fixed order: part of what names a shadow's folder."""
+    return [*as_words(recorded_values(recorded)), "--tail", tail_of(recorded)]
+
+
+def replayed(kind: type[Request], recorded: dict) -> dict[str, object]:
+    """What :func:`recorded_values` gives a request of ``kind``, checked as typed values are."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    if kind is UnlearnRequest:
+        known |= {field.name for field in dataclasses.fields(METHODS[recorded["unlearn"]])}
+    values = recorded_flags(recorded_values(recorded))
+    return {name: value for name, value in values.items() if name in known}
+
+
+def _resumed(step: Step, request: Request, log: TextIO) -> bool:
+    """Whether a step went on to its end; not where its checkpoint is one of another precision."""
+    try:
+        _call(step, request.replace(overwrite=False, resume=True), log)
+    except UserError:
+        return False
+    return True
+
+
+def _call(step: Step, request: Request, log: TextIO) -> None:
+    """Run a step, its output and the reason of a failure in ``log``."""
+    given = {name: value for name, value in request.values().items() if name in request.typed}
+    with (
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+        calling(step.script, as_words(given)),
+    ):
+        try:
+            step.stage(request)
+        except (UserError, RunFailed) as error:
+            print(f"{step.script}: {error}")
+            raise

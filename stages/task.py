@@ -1,6 +1,5 @@
 """A forget request on loaded data, with the model it is about."""
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -36,23 +35,24 @@ from runtime.devices import (
 from runtime.file_checks import check_npy
 from runtime.files import hash_arrays, require_file
 from stages.checkpoints import Original, load_weights
-from stages.settings import recipe_of_method
-from unlearn.base import Method
+from stages.requests import ForgetRequest, Request
 from utils import UserError, stream
 
 
-def load_data(args: argparse.Namespace) -> ImageSet:
+def load_data(request: Request) -> ImageSet:
     """The data set of the flags, with what they claim about it checked."""
-    spec = DATASETS[args.dataset]
-    size = args.input_size if "input_size" in args.typed else None
-    check_arch(args.arch, size or spec.image_size, args.imagenet_arch)
+    spec = DATASETS[request.dataset]
+    size = request.input_size if "input_size" in request.typed else None
+    check_arch(request.arch, size or spec.image_size, request.imagenet_arch)
     dataset = distributed.main_first(
-        lambda: load_dataset(args.dataset, args.data, input_size=size, workers=args.workers)
+        lambda: load_dataset(
+            request.dataset, request.data, input_size=size, workers=request.workers
+        )
     )
-    if args.num_classes and args.num_classes != dataset.num_classes:
+    if request.num_classes and request.num_classes != dataset.num_classes:
         raise UserError(
-            f"--num_classes {args.num_classes}: {args.dataset} has {dataset.num_classes}; drop the"
-            " flag, it is derived"
+            f"--num_classes {request.num_classes}: {request.dataset} has {dataset.num_classes};"
+            " drop the flag, it is derived"
         )
     return dataset
 
@@ -82,20 +82,18 @@ def read_positions(text: str, flag: str = "--indexes_to_replace") -> np.ndarray:
     return positions.astype(np.int64)
 
 
-def split_of(args: argparse.Namespace, labels: np.ndarray) -> Split:
+def split_of(request: Request, labels: np.ndarray) -> Split:
     """The split of --split_seed, without the training images of --leave_out."""
-    split = make_split(labels, args.split_seed)
-    return (
-        split
-        if args.leave_out is None
-        else leave_out(split, read_positions(args.leave_out, "--leave_out"))
-    )
+    split = make_split(labels, request.split_seed)
+    if request.leave_out is None:
+        return split
+    return leave_out(split, read_positions(request.leave_out, "--leave_out"))
 
 
-def choose(args: argparse.Namespace, split: Split, labels: np.ndarray) -> ForgetSplit:
-    """The forget set of the flags."""
-    positions = None if args.indexes_to_replace is None else read_positions(args.indexes_to_replace)
-    if positions is None and args.num_indexes_to_replace is None and args.class_to_replace == -1:
+def choose(request: ForgetRequest, split: Split, labels: np.ndarray) -> ForgetSplit:
+    """Who is forgotten."""
+    count, named = request.num_indexes_to_replace, request.indexes_to_replace
+    if named is None and count is None and request.class_to_replace == -1:
         raise UserError(
             "nothing to forget: give --num_indexes_to_replace N, --class_to_replace C or"
             " --indexes_to_replace 1,5,9"
@@ -103,66 +101,61 @@ def choose(args: argparse.Namespace, split: Split, labels: np.ndarray) -> Forget
     return choose_forget(
         split,
         labels,
-        count=args.num_indexes_to_replace,
-        class_to_forget=args.class_to_replace,
-        positions=positions,
-        forget_seed=forget_seed(args),
+        count=count,
+        class_to_forget=request.class_to_replace,
+        positions=None if named is None else read_positions(named),
+        forget_seed=request.draw_seed(),
     )
 
 
-def forget_seed(args: argparse.Namespace) -> int:
-    return args.seed if args.forget_seed is None else args.forget_seed
-
-
-def retain_seed(args: argparse.Namespace, chosen: ForgetSplit) -> int:
+def retain_seed(request: ForgetRequest, chosen: ForgetSplit) -> int:
     """The seed of --retain_fraction: one that --seed does not change on a given forget set, so that
     several seeds see the same part.
     """
-    if args.forget_seed is None and (chosen.kind == "indexes" or chosen.dropped_class is not None):
-        return args.split_seed  # a list or a whole class is the same forget set under every --seed
-    return forget_seed(args)
+    # A list or a whole class is the same forget set under every --seed.
+    given = chosen.kind == "indexes" or chosen.dropped_class is not None
+    return request.split_seed if request.forget_seed is None and given else request.draw_seed()
 
 
-def check_request(args: argparse.Namespace) -> None:
-    """Refuse, before data or models, what the flags alone show to be impossible."""
+def check_request(request: ForgetRequest) -> None:
+    """Refuse, before data or models, what the request alone shows to be impossible."""
     for flag in ("indexes_to_replace", "leave_out"):
-        if getattr(args, flag) is not None:
-            read_positions(getattr(args, flag), f"--{flag}")
-    classes = DATASETS[args.dataset].num_classes
-    if args.class_to_replace < -1 or (classes and args.class_to_replace >= classes):
-        raise UserError(
-            f"--class_to_replace {args.class_to_replace}: allowed -1 (all)"
-            + (f" to {classes - 1}" if classes else " and up")
-        )
+        if getattr(request, flag) is not None:
+            read_positions(getattr(request, flag), f"--{flag}")
+    classes, wanted = DATASETS[request.dataset].num_classes, request.class_to_replace
+    if wanted < -1 or (classes and wanted >= classes):
+        allowed = f"to {classes - 1}" if classes else "and up"
+        raise UserError(f"--class_to_replace {wanted}: allowed -1 (all) {allowed}")
 
 
-def set_up(args: argparse.Namespace) -> tuple[torch.device, str]:
+def set_up(request: Request) -> tuple[torch.device, str]:
     """The device and the training precision; in a run of several processes they meet here."""
-    device = pick_device(args.device, args.gpu)
-    use_threads(args.threads, device)
+    device = pick_device(request.device, request.gpu)
+    use_threads(request.threads, device)
     distributed.initialize(device)
     tune_cuda(device)
     if device.type == "cpu":
         keep_freed_memory()
-    return device, pick_precision(args.precision, device)
+    return device, pick_precision(request.precision, device)
 
 
-def new_model(args: argparse.Namespace, dataset: ImageSet, device: torch.device) -> nn.Module:
+def new_model(request: Request, dataset: ImageSet, device: torch.device) -> nn.Module:
     model = build_model(
-        args.arch,
+        request.arch,
         dataset.num_classes,
         dataset.mean,
         dataset.std,
         image_size=dataset.image_size,
-        imagenet_stem=args.imagenet_arch,
+        imagenet_stem=request.imagenet_arch,
     )
     return place(model, device)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A forget request on loaded data, with the model it is about."""
 
+    request: ForgetRequest
     device: torch.device
     recipe: Recipe
     original: Original | None
@@ -180,37 +173,35 @@ class Task:
     def retain_sha256(self) -> str:
         return hash_arrays({"retain": self.retain_indices()})
 
-    def attack(self, args: argparse.Namespace) -> tuple[DrawRule, dict]:
+    def attack(self) -> tuple[DrawRule, dict]:
         """Who teaches the membership attack, and the record of it."""
-        rule = draw_rule(
-            args.mia_members, self.split.split_seed, self.data_sha256, self.chosen.sha256()
+        members = self.request.mia_members
+        forget = self.chosen.sha256()
+        rule = draw_rule(members, self.split.split_seed, self.data_sha256, forget)
+        retain, test = (
+            self.data.evaluation[name].indices.cpu().numpy() for name in ("retain", "test")
         )
-        indices = {
-            name: self.data.evaluation[name].indices.cpu().numpy() for name in ("retain", "test")
-        }
-        return rule, rule.record(
-            self.dataset.y_train[indices["retain"]], self.dataset.y_test[indices["test"]]
-        )
+        return rule, rule.record(self.dataset.y_train[retain], self.dataset.y_test[test])
 
-    def data_record(self, args: argparse.Namespace) -> dict:
+    def data_record(self) -> dict:
         """The ``data`` entry of a result."""
-        chosen = self.chosen
+        request, chosen = self.request, self.chosen
         forget = {
             "kind": chosen.kind,
             "count": len(chosen.forget),
             "sha256": chosen.sha256(),
-            "forget_seed": forget_seed(args),
+            "forget_seed": request.draw_seed(),
         }
         if chosen.kind == "class":
-            forget["class"] = args.class_to_replace
+            forget["class"] = request.class_to_replace
         kept = {
-            "fraction": args.retain_fraction,
+            "fraction": request.retain_fraction,
             "count": self.data.retain.num_samples,
             "sha256": self.retain_sha256(),
         }
         return {
             "dataset": self.dataset.name,
-            "arch": args.arch,
+            "arch": request.arch,
             "split_seed": self.split.split_seed,
             "data_sha256": self.data_sha256,
             "test_sha256": self.dataset.test_sha256(),
@@ -221,49 +212,40 @@ class Task:
 
 
 def open_task(
-    args: argparse.Namespace, original: Original | None, method: Method | None = None
+    request: ForgetRequest, original: Original | None, device: torch.device, recipe: Recipe
 ) -> Task:
-    """Load data and model for a forget request, read as ``method`` wants it, and assert that they
-    belong together.
-    """
-    device, precision = set_up(args)
-    recipe = recipe_of_method(args, method or Method(), precision)
-    dataset = load_data(args)
-    split = split_of(args, dataset.y_train)
-    chosen = choose(args, split, dataset.y_train)
+    """Load data and model of a forget request, and assert that they belong together."""
+    dataset = load_data(request)
+    split = split_of(request, dataset.y_train)
+    chosen = choose(request, split, dataset.y_train)
     data_sha256 = dataset.sha256()
     if original is not None:
-        record = original.split
-        if record is None:
-            print(
-                f"{original.path} has no record of its training images; taken as trained on"
-                " --split_seed 1"
-            )
-            assumed = make_split(dataset.y_train, 1)
-            record = split_record(dataset.name, data_sha256, assumed, assumed.train)
-        check_lineage(record, data_sha256, split, chosen)
-    part = retain_part(chosen, dataset.y_train, args.retain_fraction, retain_seed(args, chosen))
-    data = Data(
-        dataset,
-        split,
-        chosen,
-        device=device,
-        seed=stream(args.seed, "unlearn"),
-        retain=part,
-        **recipe.batches(),
-    )
-    model = new_model(args, dataset, device)
+        check_lineage(_trained_on(original, dataset), data_sha256, split, chosen)
+    seed, share = retain_seed(request, chosen), request.retain_fraction
+    part = retain_part(chosen, dataset.y_train, share, seed)
+    order = stream(request.seed, "unlearn")
+    batches = recipe.batches()
+    data = Data(dataset, split, chosen, device=device, seed=order, retain=part, **batches)
+    model = new_model(request, dataset, device)
     if original is not None:
-        load_weights(model, original, args.arch)
+        load_weights(model, original, request.arch)
     sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
     print(
         f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind}"
         f" {chosen.sha256()[:12]}"
     )
-    if args.retain_fraction < 1:
-        print(
-            f"--retain_fraction {args.retain_fraction}: methods see {len(part)} of the retain"
-            " images"
-        )
-    print(f"{args.arch}, {precision} on {with_threads(device)}")
-    return Task(device, recipe, original, dataset, data_sha256, split, chosen, data, model)
+    if share < 1:
+        print(f"--retain_fraction {share}: methods see {len(part)} of the retain images")
+    print(f"{request.arch}, {recipe.precision} on {with_threads(device)}")
+    return Task(request, device, recipe, original, dataset, data_sha256, split, chosen, data, model)
+
+
+def _trained_on(original: Original, dataset: ImageSet) -> dict:
+    """The record of the original's training images; that of --split_seed 1 where it has none."""
+    if original.split is not None:
+        return original.split
+    print(
+        f"{original.path} has no record of its training images; taken as trained on --split_seed 1"
+    )
+    assumed = make_split(dataset.y_train, 1)
+    return split_record(dataset.name, dataset.sha256(), assumed, assumed.train)

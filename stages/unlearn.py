@@ -1,54 +1,34 @@
 """Step 3: unlearn, evaluate, write."""
 
-import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from arg_parser import check_mask_wanted
-from datasets.splits import (
-    split_record,
-)
-from engine import EpochStats, UnfitState, check_batch_norm, run
+from datasets.splits import split_record
+from engine import EpochStats, UnfitState, check_batch_norm
+from engine import run as run_method
 from evaluation.membership import same_draws
+from recipe import Recipe
 from runtime import distributed
 from runtime.clock import Stopwatch
-from runtime.devices import pick_device, pick_precision
 from runtime.files import hash_arrays, load, lock, reading, save
-from stages.checkpoints import (
-    RESTART,
-    Original,
-    adopt,
-    adopt_tail,
-    plain_arguments,
-    read_original,
-    read_state,
-)
-from stages.mask import LoadedMask, mask_file, own_mask
+from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_original, read_state
+from stages.curves import MONITORED, Curve, Monitor, epoch_line
+from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
-from stages.results import (
-    MEANING,
-    MONITORED,
-    PARTIAL_RETRAIN,
-    Curve,
-    Monitor,
-    epoch_line,
-    print_result,
-    recorded,
-    report,
-)
+from stages.requests import UnlearnRequest
+from stages.results import MEANING, PARTIAL_RETRAIN, Run, print_result, recorded, report
 from stages.run_folder import (
     PARTS,
-    folder_of,
     name_unread,
     refuse_overwriting,
     settle_resume,
     stem_of,
+    with_folder,
 )
-from stages.settings import make_method, recipe_of_method, recipe_of_original
-from stages.task import Task, check_request, open_task
+from stages.settings import recipe_of_method, recipe_of_original, settle_and_say
+from stages.task import check_request, open_task, set_up
 from unlearn import METHODS, label_of
 from unlearn.base import Iterative, Method
 from utils import UserError, warn
@@ -56,179 +36,166 @@ from utils import UserError, warn
 OF_OTHER_STEPS = ("score", "layers", "compare", "per_tensor", "checkpoint", "save_every_steps")
 
 
-def unlearn(args: argparse.Namespace, script: str) -> None:
-    """Step 3: unlearn, evaluate, write the checkpoint, the reference's dictionary and
-    result.json.
+def unlearn(request: UnlearnRequest) -> dict | None:
+    """Unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json.
+
+    Returns:
+        The result as its file has it; None for a dry run.
     """
-    name_unread(args, script, OF_OTHER_STEPS)
-    check_mask_wanted(args)
-    if args.model_path is None and (
-        METHODS[args.unlearn].needs_original or args.mask_path is not None
-    ):
-        why = (
-            "a mask keeps the original's weights"
-            if args.mask_path is not None
-            else f"{args.unlearn} starts from it"
-        )
-        raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
-    mask_path = mask_file(args)
+    name_unread(request, request.script, OF_OTHER_STEPS)
+    request.check_mask_wanted()
+    check_model_wanted(request)
+    mask_path = mask_file(request)
     mask_content = None if mask_path is None else load(mask_path, "--mask_path")
-    original = None if args.model_path is None else read_original(args.model_path)
+    original = None if request.model_path is None else read_original(request.model_path)
     if original is not None:
-        adopt(args, original)
-    method = make_method(args, original)
+        request = adopt(request, original)
+    request, method = settle_and_say(request, original)
     original_recipe = recipe_of_original(original)
-    check_request(args)
-    folder, stem = folder_of(args), stem_of(args, args.run)
-    files = {part: folder / f"{stem}{part}" for part in PARTS}
-    settle_resume(args, list(files.values()), runs=True)
-    refuse_overwriting(args, list(files.values()), runs=True)
-    adopt_tail(args, files["checkpoint.pth.tar"])
-    if args.resume and not args.dry_run:
-        read_state(files["checkpoint.pth.tar"], identity_of_flags(args, method, original))
-    if args.unlearn == "retrain" and args.retain_fraction < 1:
+    check_request(request)
+    request = with_folder(request)
+    stem = stem_of(request, request.run)
+    files = {part: request.save_dir / f"{stem}{part}" for part in PARTS}
+    request, _ = settle_resume(request, list(files.values()))
+    refuse_overwriting(request, list(files.values()))
+    request = adopt_tail(request, files["checkpoint.pth.tar"])
+    device, precision = set_up(request)
+    recipe = recipe_of_method(request, method, precision)
+    if request.resume and not request.dry_run:  # refused before data are read
+        read_state(files["checkpoint.pth.tar"], request_identity(request, method, recipe, original))
+    if request.unlearn == "retrain" and request.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
-    task = open_task(args, original, method)
+    task = open_task(request, original, device, recipe)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
-    if script == "main_random" and mask is None:
-        print(f"no --mask_path: {args.unlearn} runs unmasked")
     label = label_of(type(method), (mask.score or "saliency") if mask else None)
-    print(
-        f"{label}: {method}"
-        + (f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else "")
-    )
-    if isinstance(method, Iterative) and task.recipe.forget_batch_size not in (
-        None,
-        args.batch_size,
-    ):
-        print(
-            f"batches of {args.forget_batch_size} forget images and of {args.batch_size} retain"
-            " images"
-        )
-    one_image = isinstance(method, Iterative) and check_batch_norm(task.model, method, task.data)
-    if task.recipe.select == "best" and not task.data.evaluation["val"].num_samples:
+    run = Run(task, method, mask, label, files, original_recipe)
+    one_image = announce(run)
+    if recipe.select == "best" and not task.data.evaluation["val"].num_samples:
         print("no validation images: --select last")
-        task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, select="last"))
-    if args.dry_run:
-        return
-    recipe = recorded_recipe(method, task.recipe)
-    if args.retain_fraction < 1:
-        recipe["retain_fraction"] = args.retain_fraction  # a row of its own in the report
-    with lock(folder, stem, files.values()):
-        refuse_overwriting(
-            args, list(files.values()), runs=True
-        )  # another run may have finished since
-        clock, extra = run_method(args, method, label, task, mask, files, one_image=one_image)
-        if args.resume and distributed.on_main(files["eval_result.pth.tar"].is_file):
-            weights, tested_on = hash_arrays(task.model.state_dict()), task.dataset.test_sha256()
-            done = recorded(
-                files["result.json"], "unlearned_sha256", weights, tuple(MEANING), tested_on
-            )
-            if done and same_draws(done, task.attack(args)[1]):
-                print(f"finished already; {files['result.json']} says")
-                print_result(done | {"label": label}, files["result.json"])
-                return
-        report(
-            args, script, method, label, task, mask, recipe, original_recipe, clock, extra, files
+        last = dataclasses.replace(recipe, select="last")
+        run = dataclasses.replace(run, task=dataclasses.replace(task, recipe=last))
+    if request.dry_run:
+        return None
+    with lock(request.save_dir, stem, files.values()):
+        refuse_overwriting(request, list(files.values()))  # another run may have finished since
+        clock, extra = run_and_save(run, one_image=one_image)
+        if request.resume and (done := finished(run)):
+            print(f"finished already; {files['result.json']} says")
+            print_result(done, files["result.json"])
+            return done
+        return report(run, clock, extra)
+
+
+def check_model_wanted(request: UnlearnRequest) -> None:
+    """Refuse a run that lacks the original it starts from."""
+    masked = request.mask_path is not None
+    if request.model_path is None and (METHODS[request.unlearn].needs_original or masked):
+        starts = f"{request.unlearn} starts from it"
+        why = "a mask keeps the original's weights" if masked else starts
+        raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
+
+
+def announce(run: Run) -> bool:
+    """Print what runs; returns whether BatchNorm will meet batches of one image."""
+    request, method, mask = run.request, run.method, run.mask
+    if request.script == "main_random" and mask is None:
+        print(f"no --mask_path: {request.unlearn} runs unmasked")
+    kept = f", mask {mask.path} keeps {100 * mask.density:.1f} % trainable" if mask else ""
+    print(f"{run.label}: {method}{kept}")
+    if not isinstance(method, Iterative):
+        return False
+    if run.task.recipe.forget_batch_size not in (None, request.batch_size):
+        print(
+            f"batches of {request.forget_batch_size} forget images and of {request.batch_size}"
+            " retain images"
         )
+    return check_batch_norm(run.task.model, method, run.task.data)
 
 
-def identity_of_flags(args: argparse.Namespace, method: Method, original: Original | None) -> dict:
+def request_identity(
+    request: UnlearnRequest, method: Method, recipe: Recipe, original: Original | None
+) -> dict:
     """What of a run's identity is known before data are read."""
-    recipe = recipe_of_method(
-        args, method, pick_precision(args.precision, pick_device(args.device, args.gpu))
-    )
+    named = ("seed", "arch", "imagenet_arch", "split_seed", "retain_fraction")
     return {
         "method": method.label,
         **dataclasses.asdict(method),
         **recorded_recipe(method, recipe),
-        "seed": args.seed,
         "original": original.sha256 if original else "",
-        "arch": args.arch,
-        "imagenet_arch": args.imagenet_arch,
-        "split_seed": args.split_seed,
-        "retain_fraction": args.retain_fraction,
+        **{name: getattr(request, name) for name in named},
     }
 
 
-def run_method(
-    args: argparse.Namespace,
-    method: Method,
-    label: str,
-    task: Task,
-    mask: LoadedMask | None,
-    files: dict[str, Path],
-    *,
-    one_image: bool,
-) -> tuple[Stopwatch, dict]:
-    """Run a method to its end, saving as it goes; returns its time and what it reports
-    of itself.
-    """
-    model, data, checkpoint = task.model, task.data, files["checkpoint.pth.tar"]
-    identity = identity_of_flags(args, method, task.original) | {
+def identity_of(run: Run, recipe: Recipe) -> dict:
+    """What makes two runs the same: method, recipe, seeds, and the content of their inputs."""
+    task = run.task
+    return request_identity(run.request, run.method, recipe, task.original) | {
         "forget": task.chosen.sha256(),
         "data_sha256": task.data_sha256,
-        "mask": mask.sha256 if mask else "",
+        "mask": run.mask.sha256 if run.mask else "",
         "retain": task.retain_sha256(),
     }
-    trained_on = (
-        task.retain_indices() if not method.needs_original and not mask else task.split.train
+
+
+def finished(run: Run) -> dict | None:
+    """The result of a run that has nothing left to do; None where there is something."""
+    if not distributed.on_main(run.files["eval_result.pth.tar"].is_file):
+        return None
+    weights = hash_arrays(run.task.model.state_dict())
+    tested_on = run.task.dataset.test_sha256()
+    done = recorded(
+        run.files["result.json"], "unlearned_sha256", weights, tuple(MEANING), tested_on
     )
-    common = {
-        "label": label,
-        "identity": identity,
-        "arguments": plain_arguments(args),
+    return done | {"label": run.label} if done and same_draws(done, run.task.attack()[1]) else None
+
+
+def checkpoint_record(run: Run) -> dict:
+    """What a checkpoint says beside the state of the run."""
+    task, request = run.task, run.request
+    # The record is of the recipe that was asked for, also where there is no validation image.
+    asked = recipe_of_method(request, run.method, task.recipe.precision)
+    scratch = not run.method.needs_original and not run.mask
+    trained_on = task.retain_indices() if scratch else task.split.train
+    return {
+        "label": run.label,
+        "identity": identity_of(run, asked),
+        "arguments": request.record(),
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget),
         "retain": torch.from_numpy(task.chosen.retain),
-        "mask": mask and mask.identity(),
+        "mask": run.mask and run.mask.identity(),
     }
-    state = read_state(checkpoint, identity) if args.resume else None
+
+
+def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
+    """Run the method to its end, saving as it goes; returns its time and what it reports of
+    itself.
+    """
+    task, request, method = run.task, run.request, run.method
+    checkpoint, common = run.files["checkpoint.pth.tar"], checkpoint_record(run)
+    state = read_state(checkpoint, common["identity"]) if request.resume else None
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
-            model.load_state_dict(state["state_dict"])
-            return Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0)), dict(
-                state["extra"]
-            )
-
-    def remove_earlier() -> None:
-        """A result must never stand beside the checkpoint of another run."""
-        for part in () if args.resume else ("eval_result.pth.tar", "result.json", "curve.jsonl"):
-            files[part].unlink(missing_ok=True)
-
-    clock, monitor = (
-        Stopwatch(task.device),
-        Monitor(model, data) if isinstance(method, Iterative) else None,
-    )
-    curve = (
-        Curve(files["curve.jsonl"], state["epoch"] if state else 0, args.tensorboard)
-        if monitor
-        else None
-    )
-
-    def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
-        seen = monitor.accuracies()
-        shown = (
-            "".join(f"{name} {value:.1f}  " for name, value in seen.items())
-            + f"(up to {MONITORED} each)  "
-        )
-        print(epoch_line(epoch, method.unlearn_epochs, stats, shown, clock), flush=True)
-        curve.add(epoch, stats, seen, clock.seconds)
-        save({**common, **run_state()}, checkpoint)
-
+            task.model.load_state_dict(state["state_dict"])
+            clock = Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0))
+            return clock, dict(state["extra"])
+    clock = Stopwatch(task.device)
+    hooks = {}
+    if isinstance(method, Iterative):
+        hooks["after_epoch"] = saver(run, clock, common, state["epoch"] if state else 0)
     try:
-        extra, run_state = run(
-            model,
+        extra, run_state = run_method(
+            task.model,
             method,
-            data,
+            task.data,
             task.recipe,
-            mask and mask.mask,
+            run.mask and run.mask.mask,
             clock=clock,
             state=state,
-            before_epochs=remove_earlier,
-            after_epoch=after_epoch,
-            compile=args.compile,
-            print_freq=args.print_freq,
+            before_epochs=lambda: remove_earlier(run),
+            **hooks,
+            compile=request.compile,
+            print_freq=request.print_freq,
             one_image=one_image,
         )
     except UnfitState as error:
@@ -236,7 +203,7 @@ def run_method(
             f"--resume: checkpoint {checkpoint} is damaged ({str(error)[:100]}); {RESTART}"
         ) from None
     done = {
-        "state_dict": model.state_dict(),
+        "state_dict": task.model.state_dict(),
         "method": {},
         "seconds": clock.seconds,
         "stopped": clock.stopped,
@@ -244,3 +211,28 @@ def run_method(
     }
     save({**common, "epoch": 0, "seconds": 0.0, **run_state, **done}, checkpoint)
     return clock, extra
+
+
+def remove_earlier(run: Run) -> None:
+    """A result must never stand beside the checkpoint of another run."""
+    if not run.request.resume:
+        for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
+            run.files[part].unlink(missing_ok=True)
+
+
+def saver(
+    run: Run, clock: Stopwatch, common: dict, begun: int
+) -> Callable[[int, EpochStats, Callable[[], dict]], None]:
+    """What is called after each epoch: looks at a sample of each split, says and saves it."""
+    monitor = Monitor(run.task.model, run.task.data)
+    curve = Curve(run.files["curve.jsonl"], begun, run.request.tensorboard)
+
+    def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
+        accuracies = monitor.accuracies()
+        shown = "".join(f"{name} {value:.1f}  " for name, value in accuracies.items())
+        shown += f"(up to {MONITORED} each)  "
+        print(epoch_line(epoch, run.method.unlearn_epochs, stats, shown, clock), flush=True)
+        curve.add(epoch, stats, accuracies, clock.seconds)
+        save({**common, **run_state()}, run.files["checkpoint.pth.tar"])
+
+    return after_epoch

@@ -27,7 +27,8 @@ from evaluation.scores import member_scores
 from evaluation.selection import val_proxy, val_proxy_class, val_proxy_noise
 from runtime.devices import pick_device
 from runtime.files import load_json, lock, save_json, save_text
-from stages.outputs import Request, Saved, read_saved
+from stages.outputs import Subject
+from stages.saved import Saved, read_saved
 from sweeping.launchers import need
 from sweeping.plan import Check, Plan, Run, Stage, expand
 from sweeping.runs import DONE, FAILED, RUNNING, attempt
@@ -317,7 +318,7 @@ def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> 
     on test.
     """
     unlearned, start = read_saved(checkpoint, "models"), read_saved(original, "original")
-    request = Request(unlearned, data=None, device=pick_device(device, gpu), batch_size=256)
+    request = Subject(unlearned, data=None, device=pick_device(device, gpu), batch_size=256)
     request.check(start)
     after, before = (_outputs(request, saved) for saved in (unlearned, start))
     percent, theirs = (
@@ -338,7 +339,7 @@ def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> 
     )
 
 
-def _outputs(request: Request, saved: Saved) -> dict:
+def _outputs(request: Subject, saved: Saved) -> dict:
     model = request.build(saved)
     found = {name: predict(model, request.loaders[name]) for name in ("forget", "retain", "val")}
     return {name: (logits.numpy(), labels.numpy()) for name, (logits, labels) in found.items()}

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 import engine
 import main_forget
 import sweep
+from arg_parser import unlearn_request
 from datasets import ImageSet
 from datasets.loaders import Data
 from datasets.splits import choose_forget, make_split
@@ -24,6 +26,7 @@ from models.normalize import Normalize
 from recipe import Recipe
 from runtime.clock import Stopwatch
 from runtime.files import save
+from stages.settings import settle
 from sweeping.plan import expand, read_plan
 from sweeping.runs import (
     read_record,
@@ -346,3 +349,10 @@ def patch_stages(monkeypatch, name, value):
     assert users
     for module in users:
         monkeypatch.setattr(module, name, value)
+
+
+def settled(*words, arguments=None):
+    """Every value in force of a command line by its flag, and what came from the original."""
+    request = unlearn_request([str(word) for word in words])
+    request, taken = settle(request, arguments)
+    return SimpleNamespace(**request.values()), taken

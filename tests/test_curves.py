@@ -8,7 +8,7 @@ import arg_parser
 import main_forget
 import main_train
 from engine import EpochStats
-from stages.results import Curve
+from stages.curves import Curve
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "256", "--device", "cpu"]
 

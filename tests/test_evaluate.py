@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import patch_stages
 
 import evaluate
 import main_forget
@@ -17,8 +18,10 @@ import main_train
 import report
 from evaluation.metrics import define
 from evaluation.verdicts import verdict_of
+from stages import audit as audit_stage
 from stages import outputs
-from stages.outputs import mask_made_by
+from stages import saved as saved_models
+from stages.saved import mask_made_by
 from stages.shadows import Pool, draw_pool, positions_of
 from utils import UserError
 
@@ -283,7 +286,7 @@ def test_the_original_needs_no_steps_to_know_again_what_it_knows(standard):
 def test_a_second_audit_asks_no_model(runs, standard, tmp_path, monkeypatch):
     """Everything comes from the cache, and to the same numbers."""
     for name in ("predict", "train_epoch", "build_model"):
-        monkeypatch.setattr(outputs, name, lambda *args, **kwargs: pytest.fail("a model was run"))
+        patch_stages(monkeypatch, name, lambda *args, **kwargs: pytest.fail("a model was run"))
     again = audit(runs, tmp_path, "--suite", "standard", "--relearn_steps", 2, "--relearn_seeds", 2)
     assert again["models"] == standard["models"]
     assert again["rows"] == standard["rows"]
@@ -448,9 +451,9 @@ def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsy
 
 def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
     """By records made up from one of a run."""
-    saved = outputs.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
+    saved = saved_models.read_saved(runs / "seed2/retraincheckpoint.pth.tar", "retrain")
     masked = dataclasses.replace(saved, mask=["with_0.5.pt", None], label="Retrain+mask")
-    found = outputs.with_reference([saved, masked, saved], None)
+    found = saved_models.with_reference([saved, masked, saved], None)
     assert [(each.role, each.label) for each in found] == [
         ("retrain", "Retrain"),
         ("unlike", "Retrain+mask"),
@@ -458,9 +461,9 @@ def test_a_masked_retrain_is_a_row_of_its_own_and_no_reference(runs, capsys):
     ]
     assert found[0].key == found[2].key != found[1].key
     assert "gaps are to Retrain; a row of its own: Retrain+mask" in capsys.readouterr().out
-    assert outputs.with_reference([masked], None)[0].role == "unlike"
+    assert saved_models.with_reference([masked], None)[0].role == "unlike"
     with pytest.raises(UserError, match="does not name one kind"):
-        outputs.with_reference([masked], "Retrain")
+        saved_models.with_reference([masked], "Retrain")
 
 
 def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
@@ -528,7 +531,7 @@ def test_what_does_not_belong_together_is_refused(runs, tmp_path, capsys):
     (tmp_path / "x.pth.tar").write_bytes(b"nothing")
     assert "not a readable torch file" in refused(capsys, "--models", tmp_path / "x.pth.tar")
     torch.save({"state_dict": {}}, tmp_path / "y.pth.tar")
-    assert "is damaged" in refused(capsys, "--models", tmp_path / "y.pth.tar")
+    assert "no state dictionary" in refused(capsys, "--models", tmp_path / "y.pth.tar")
     content = torch.load(ft, weights_only=True)
     content["split"]["train"] = torch.cat([content["split"]["train"], content["split"]["val"][:5]])
     torch.save(content, tmp_path / "z.pth.tar")
@@ -600,10 +603,8 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path, ca
     ):
         for file in (tmp_path / "shadows").glob(f"shadow*/{step}-*/*result.json"):
             command = json.loads(file.read_text())["provenance"]["command"]
-            assert (command[0], Path(command[command.index("--save_dir") + 1])) == (
-                name,
-                file.parent,
-            )
+            assert command[0] == name
+            assert f"--save_dir={file.parent}" in command
     assert found["provenance"]["command"][:2] == ["evaluate.py", "--models"]
     again = audit(runs, tmp_path, *argv, models="salun/*checkpoint.pth.tar")
     assert again["rows"] == found["rows"]
@@ -625,8 +626,8 @@ def test_full_suite_trains_a_pool_once_and_audits_each_method(runs, tmp_path, ca
 
 
 def test_a_pool_holds_the_forget_set_and_as_many_others_of_its_classes(runs):
-    saved = outputs.read_saved(runs / "seed2/FTcheckpoint.pth.tar", "models")
-    request = outputs.Request(saved, data=None, device=torch.device("cpu"), batch_size=128)
+    saved = saved_models.read_saved(runs / "seed2/FTcheckpoint.pth.tar", "models")
+    request = outputs.Subject(saved, data=None, device=torch.device("cpu"), batch_size=128)
     indices, member = draw_pool(request, 8, seed=1)
     labels = request.dataset.y_train
     assert np.isin(saved.forget, indices).all()
@@ -723,13 +724,13 @@ def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys
     saved = SimpleNamespace(
         path="a/RLcheckpoint.pth.tar", mask=["mine.pt", None], mask_made_by=None, label="SalUn"
     )
-    assert evaluate.without_record(saved)
+    assert audit_stage.without_record(saved)
     assert (
         "no record of its mask, by mine.pt; --suite full goes without U-LiRA for SalUn"
         in capsys.readouterr().err
     )
-    assert not evaluate.without_record(SimpleNamespace(mask=None, mask_made_by=None))
-    assert not evaluate.without_record(
+    assert not audit_stage.without_record(SimpleNamespace(mask=None, mask_made_by=None))
+    assert not audit_stage.without_record(
         SimpleNamespace(mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"})
     )
 
@@ -737,7 +738,7 @@ def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys
 def test_a_shadow_s_folder_is_named_by_images_flags_and_lists_and_by_no_place(tmp_path):
     def digest(folder, data="d" * 64, settings=("--lr", "1"), name="out00-1.npy"):
         pool = Pool.__new__(Pool)
-        pool.folder, pool.request = folder, SimpleNamespace(data_sha256=data, test_sha256="t")
+        pool.folder, pool.subject = folder, SimpleNamespace(data_sha256=data, test_sha256="t")
         return pool._digest([*settings], {"--leave_out": folder / name})
 
     here = digest(tmp_path / "here")

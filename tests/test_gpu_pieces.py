@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from arg_parser import parse_args
+from arg_parser import unlearn_request
 from benchmarks.gpu import archive, cifar, jobs, planning, table, units
 from benchmarks.gpu.planning import Unit
 from runtime.files import hash_arrays, load, save
@@ -166,7 +166,7 @@ def test_a_plan_counts_what_is_left_of_a_training(tmp_path, capsys):
 def test_every_unit_is_a_command_that_its_script_takes(tmp_path):
     for recipe in (units.Recipe(), units.TWIN):
         for each in units.units_of(recipe, tmp_path, "c10.npz", DECIDED):
-            args = parse_args(list(each.flags), "")
+            args = unlearn_request(list(each.flags))
             assert args.resume
             assert args.save_dir.name == each.name
             assert args.data == "c10.npz"

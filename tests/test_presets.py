@@ -6,11 +6,11 @@ import dataclasses
 import json
 
 import pytest
-from helpers import SETUP, call, forget, refused, result
+from helpers import SETUP, call, forget, refused, result, settled
 
 import main_forget
-from arg_parser import parse_args, recorded_flags
-from stages.settings import LOOP, recipe_of_method, settle
+from arg_parser import recorded_flags
+from stages.settings import LOOP, recipe_of_method
 from unlearn import METHODS, method_table, presets_of, values_of
 from unlearn.base import Iterative, Preset
 
@@ -24,12 +24,6 @@ RECORD = {
     "select": "best",
     "typed": [],
 }
-
-
-def settled(words, arguments=None):
-    args = parse_args([str(word) for word in words], "")
-    settle(args, arguments)
-    return args
 
 
 # --------------------------------------------------------------------------------------- precedence
@@ -173,7 +167,7 @@ def test_precedence(case, monkeypatch):
         {"short": Preset({"unlearn_epochs": 2, "momentum": 0.0}, "test")},
     )
     method, words, wanted = CASES[case]
-    args = settled(["--unlearn", method, *words], RECORD)
+    args, _ = settled("--unlearn", method, *words, arguments=RECORD)
     assert {name: getattr(args, name) for name in wanted} == wanted
 
 
@@ -182,25 +176,25 @@ def test_what_was_taken_from_the_original_is_said_and_nothing_else(monkeypatch):
         METHODS["retrain"], "presets", {"short": Preset({"schedule": "constant"}, "test")}
     )
     words = ["--unlearn", "retrain", "--preset", "short", "--epochs", "3", "--momentum", "0.5"]
-    assert settle(parse_args(words, ""), RECORD) == {
+    assert settled(*words, arguments=RECORD)[1] == {
         "unlearn_lr": 0.2,
         "batch_size": 64,
         "select": "best",
     }
-    assert settle(parse_args(["--unlearn", "FT"], ""), RECORD) == {}
+    assert settled("--unlearn", "FT", arguments=RECORD)[1] == {}
 
 
 def test_a_configuration_file_counts_as_typed(tmp_path):
     (tmp_path / "run.toml").write_text(
         'unlearn = "FT"\npreset = "long_budget"\nunlearn_lr = 0.07\n'
     )
-    assert settled(["--config", tmp_path / "run.toml"]).unlearn_lr == 0.07
-    assert settled(["--config", tmp_path / "run.toml"]).unlearn_epochs == 50
-    assert settled(["--config", tmp_path / "run.toml", "--preset", "paper"]).unlearn_epochs == 10
+    assert settled("--config", tmp_path / "run.toml")[0].unlearn_lr == 0.07
+    assert settled("--config", tmp_path / "run.toml")[0].unlearn_epochs == 50
+    assert settled("--config", tmp_path / "run.toml", "--preset", "paper")[0].unlearn_epochs == 10
 
 
 def test_without_a_record_retrain_has_its_own_values():
-    args = settled(["--unlearn", "retrain"])
+    args, _ = settled("--unlearn", "retrain")
     assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size, args.schedule) == (
         182,
         0.1,
@@ -222,7 +216,7 @@ def test_a_preset_is_of_flags_that_parse_and_make_the_method(name, preset):
         assert not values.keys() & {*LOOP}
     whole = values_of(method, Preset(values, source))
     assert recorded_flags(whole) == whole
-    args = settled(["--unlearn", name, "--preset", preset])
+    args, _ = settled("--unlearn", name, "--preset", preset)
     assert {key: getattr(args, key) for key in whole} == whole
     made = method(**{field.name: getattr(args, field.name) for field in dataclasses.fields(method)})
     recipe_of_method(args, made, "fp32")
@@ -244,7 +238,7 @@ def test_a_method_that_is_built_on_another_does_not_claim_its_presets():
 
 @pytest.mark.parametrize("name", ["FT", "FT_l1", "FT_prune", "neggrad_plus"])
 def test_the_long_budget_is_fifty_epochs_under_a_cosine(name):
-    args = settled(["--unlearn", name, "--preset", "long_budget"])
+    args, _ = settled("--unlearn", name, "--preset", "long_budget")
     assert (args.unlearn_epochs, args.schedule, args.final_lr) == (50, "cosine", 1e-4)
     assert 0.01 <= args.unlearn_lr <= 0.1
     assert (args.momentum, args.weight_decay, args.no_aug) == (0.9, 5e-4, False)

@@ -15,14 +15,13 @@ from helpers import (
     run,
     run_part,
     same,
+    settled,
     watch,
 )
 from torch import nn
 from torch.nn.utils import prune
 
-from arg_parser import parse_args
 from models.normalize import Normalize
-from stages.settings import make_method
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import NEAR_ZERO, L1Ascent, L1Sparse, soft_threshold
@@ -369,6 +368,6 @@ def test_rate_is_a_share_below_one(rate):
 
 
 def test_rate_is_read_and_no_longer_named_as_unread(capsys):
-    assert make_method(parse_args(["--unlearn", "GA_prune", "--rate", "0.5"], "")).rate == 0.5
-    assert make_method(parse_args(["--unlearn", "GA_prune"], "")).rate == 0.95
+    assert settled("--unlearn", "GA_prune", "--rate", 0.5)[0].rate == 0.5
+    assert settled("--unlearn", "GA_prune")[0].rate == 0.95
     assert not capsys.readouterr().err

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,20 +15,20 @@ from helpers import CLASSES, make_data, make_model
 
 import main_forget
 import main_train
-from arg_parser import parse_args
+from arg_parser import unlearn_request
 from engine import fit
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
 from runtime.clock import Stopwatch
-from stages.outputs import read_saved
-from stages.settings import LOOP, make_method
+from stages.saved import read_saved
+from stages.settings import LOOP, settle_and_say
 from unlearn import METHODS, label_of, label_today
 from unlearn.random_label import RandomLabel
 
 
 def settled(*words):
-    """(method, every flag of the run) of a command line."""
-    args = parse_args([str(word) for word in words], "")
-    return make_method(args), args
+    """(method, every value of the run) of a command line."""
+    request, method = settle_and_say(unlearn_request([str(word) for word in words]))
+    return method, SimpleNamespace(**request.values())
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_what_a_data_set_changes_is_a_field_and_takes_the_value(name):
 
 def test_help_says_on_which_data_sets_the_order_is_another(capsys):
     with pytest.raises(SystemExit):
-        parse_args(["--help"], "")
+        unlearn_request(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert (
         "(RL: sequential; RL on cifar100, RL on tiny_imagenet, RL_proximal, amnesiac: mixed)"

@@ -7,17 +7,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import settled
 
 import engine
 import main_forget
 import main_train
 import report
-from arg_parser import parse_args
+from arg_parser import train_request
 from evaluation.gaps import noise_band, trained_unlike
 from evaluation.rows import Judged, audit_alarms
 from runtime.files import save
 from stages.records import differences
-from stages.settings import settle
 from utils import UserError
 
 DIGITS = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32"]
@@ -39,7 +39,7 @@ ODD = {
     "bn": "train",
     "optimizer": "sgd",
 }
-RECORD = parse_args([], "")
+RECORD = train_request([])
 
 
 def call(main, *words):
@@ -112,19 +112,18 @@ def test_two_images_too_many_do_not_cripple_a_run(tmp_path):
 # --------------------------------------------------------------------------------------- precedence
 
 
-def settled(*typed, arguments=None):
-    args = parse_args(["--unlearn", "retrain", *typed], "")
-    return args, settle(args, arguments)
+def as_retrain(*typed, arguments=None):
+    return settled("--unlearn", "retrain", *typed, arguments=arguments)
 
 
 @pytest.mark.parametrize("name", sorted(set(ODD) - {"epochs", "lr"}))
 def test_each_part_of_the_recipe_is_inherited_and_a_typed_one_wins(name):
-    record = vars(RECORD) | ODD
-    args, taken = settled(arguments=record)
+    record = RECORD.record() | ODD
+    args, taken = as_retrain(arguments=record)
     assert getattr(args, name) == taken[name] == ODD[name]
     usual = {"schedule": "multistep", "select": "best"}.get(name, getattr(RECORD, name))
     extra = ["--final_lr=0"] if name == "schedule" else []
-    args, taken = settled(f"--{name}={usual}", *extra, arguments=record)
+    args, taken = as_retrain(f"--{name}={usual}", *extra, arguments=record)
     assert getattr(args, name) == usual
     assert name not in taken
 
@@ -136,9 +135,9 @@ def test_typed_unlearn_flags_stand_before_typed_training_flags_before_record_and
         (["--epochs", "7", "--lr", "0.2"], 7, 0.2),
         (["--epochs", "7", "--unlearn_epochs", "9", "--unlearn_lr", "0.3"], 9, 0.3),
     ):
-        args, _ = settled(*typed, arguments=record)
+        args, _ = as_retrain(*typed, arguments=record)
         assert (args.unlearn_epochs, args.unlearn_lr) == (epochs, lr)
-    args, taken = settled()
+    args, taken = as_retrain()
     assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size, args.select, taken) == (
         182,
         0.1,
@@ -149,27 +148,27 @@ def test_typed_unlearn_flags_stand_before_typed_training_flags_before_record_and
 
 
 def test_augmentation_is_inherited_and_can_be_typed_both_ways():
-    assert settled(arguments={"no_aug": True})[0].no_aug
-    assert not settled("--aug", arguments={"no_aug": True})[0].no_aug
-    assert settled("--no-aug", arguments={"no_aug": False})[0].no_aug
-    assert not settled(arguments={"no_aug": False})[0].no_aug
+    assert as_retrain(arguments={"no_aug": True})[0].no_aug
+    assert not as_retrain("--aug", arguments={"no_aug": True})[0].no_aug
+    assert as_retrain("--no-aug", arguments={"no_aug": False})[0].no_aug
+    assert not as_retrain(arguments={"no_aug": False})[0].no_aug
 
 
 def test_other_methods_take_nothing_from_the_record():
-    args = parse_args(["--unlearn", "FT"], "")
-    assert settle(args, ODD) == {}
+    args, taken = settled("--unlearn", "FT", arguments=ODD)
+    assert taken == {}
     assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size) == (10, 0.01, 256)
 
 
 def test_inherited_milestones_move_with_the_epochs_and_typed_ones_do_not():
     record = {"epochs": 20, "lr": 0.1, "decreasing_lr": (10, 15)}
-    assert settled(arguments=record)[0].decreasing_lr == (10, 15)
-    assert settled("--unlearn_epochs", "8", arguments=record)[0].decreasing_lr == (4, 6)
-    assert settled("--unlearn_epochs", "8", "--decreasing_lr", "2,3", arguments=record)[
+    assert as_retrain(arguments=record)[0].decreasing_lr == (10, 15)
+    assert as_retrain("--unlearn_epochs", "8", arguments=record)[0].decreasing_lr == (4, 6)
+    assert as_retrain("--unlearn_epochs", "8", "--decreasing_lr", "2,3", arguments=record)[
         0
     ].decreasing_lr == (2, 3)
-    assert settled("--schedule", "cosine", arguments=record)[0].decreasing_lr is None
-    args, _ = settled(
+    assert as_retrain("--schedule", "cosine", arguments=record)[0].decreasing_lr is None
+    args, _ = as_retrain(
         "--decreasing_lr",
         "2,3",
         arguments={"epochs": 20, "lr": 0.1, "schedule": "cosine", "final_lr": 0.01},
@@ -625,4 +624,4 @@ def test_differences_are_named_and_what_follows_from_them_is_not():
 
 def test_a_typed_rate_of_training_is_refused_where_it_is_none():
     with pytest.raises(UserError, match="label_smoothing"):
-        parse_args(["--label_smoothing", "1"], "")
+        train_request(["--label_smoothing", "1"])

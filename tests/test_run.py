@@ -10,7 +10,7 @@ import torch
 from helpers import make_data, make_image_set, make_model
 
 import engine
-from arg_parser import parse_args
+from arg_parser import train_request, unlearn_request
 from engine import run
 from recipe import Recipe
 from stages.records import recorded_recipe
@@ -187,12 +187,11 @@ TYPED = {
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
 def test_every_field_of_a_recipe_is_what_was_typed(field):
     words, wanted = TYPED[field]
-    unlearning = parse_args(["--unlearn", "RL", *words], "")
-    settle(unlearning, None)
+    unlearning, _ = settle(unlearn_request(["--unlearn", "RL", *words]), None)
     method = RandomLabel()
     found = {
         "RL": recipe_of_method(unlearning, method, "bf16"),
-        "training": recipe_of(parse_args(words, ""), 5, from_scratch=True, precision="bf16"),
+        "training": recipe_of(train_request(words), 5, from_scratch=True, precision="bf16"),
     }
     if field == "select":  # an epoch is chosen where a model is trained from scratch
         assert getattr(found.pop("RL"), field) is None

@@ -20,16 +20,16 @@ from helpers import (
     random_mask,
     run,
     same,
+    settled,
 )
 
-from arg_parser import parse_args
 from datasets.splits import choose_forget
 from engine import fit, predict
 from masks.gate import SaliencyGate
 from models import initialise
 from recipe import make_optimizer
 from runtime.clock import Stopwatch
-from stages.settings import recipe_of, settle
+from stages.settings import recipe_of
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.finetune import FineTune
@@ -101,8 +101,7 @@ def test_neggrad_plus_loss_is_the_weighted_difference():
 
 
 def test_neggrad_plus_is_by_default_what_its_authors_ran_on_cifar():
-    args = parse_args(["--unlearn", "neggrad_plus"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "neggrad_plus")
     wanted = {
         "retain_share": 0.9999,
         "unlearn_lr": 0.01,
@@ -118,8 +117,7 @@ def test_neggrad_plus_is_by_default_what_its_authors_ran_on_cifar():
 
 
 def test_the_small_scale_setting_pulls_to_the_original():
-    args = parse_args(["--unlearn", "neggrad_plus", "--preset", "scrub_small"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "neggrad_plus", "--preset", "scrub_small")
     wanted = {
         "retain_share": 0.95,
         "unlearn_lr": 0.01,
@@ -325,8 +323,7 @@ def test_scrub_is_by_default_what_its_authors_ran_on_cifar():
     """Batches of 32 forget and 128 retain images, no augmentation: with one size of 256 it forgets
     nothing.
     """
-    args = parse_args(["--unlearn", "scrub"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "scrub")
     wanted = {
         "unlearn_lr": 5e-4,
         "unlearn_epochs": 3,
@@ -343,15 +340,13 @@ def test_scrub_is_by_default_what_its_authors_ran_on_cifar():
         "forget_batch_size": 32,
     }
     assert {name: getattr(args, name) for name in wanted} == wanted
-    args = parse_args(["--unlearn", "scrub_r", "--batch_size", "256"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "scrub_r", "--batch_size", "256")
     assert args.forget_batch_size == 64
 
 
 def test_the_small_scale_rate_falls_when_the_authors_does():
     """Theirs, with epochs from 1: a tenth for each of 3, 5, 9 that the epoch is above."""
-    args = parse_args(["--unlearn", "scrub", "--preset", "scrub_small"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "scrub", "--preset", "scrub_small")
     factor = recipe_of(args, args.unlearn_epochs, from_scratch=False, precision="fp32").rate_factor(
         args.unlearn_epochs, args.unlearn_lr
     )
@@ -361,8 +356,7 @@ def test_the_small_scale_rate_falls_when_the_authors_does():
 
 
 def test_rums_loop_climbs_in_one_epoch_more_than_its_msteps_says():
-    args = parse_args(["--unlearn", "scrub", "--preset", "rum"], "")
-    settle(args, None)
+    args, _ = settled("--unlearn", "scrub", "--preset", "rum")
     data, model = make_data(count=40, batch_size=16), make_model().eval()
     method = prepared(Scrub(msteps=args.msteps), make_model(seed=1), data)
     climbs = [

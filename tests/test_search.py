@@ -401,7 +401,7 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
     }
     request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_class=None))
     monkeypatch.setattr(search, "read_saved", lambda path, role: role)
-    monkeypatch.setattr(search, "Request", lambda *args, **kwargs: request)
+    monkeypatch.setattr(search, "Subject", lambda *args, **kwargs: request)
     monkeypatch.setattr(search, "_outputs", lambda request, saved: splits)
     value, noise = search.val_proxy_score("a", "b", "cpu", 0)
     assert (

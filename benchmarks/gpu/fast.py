@@ -33,7 +33,6 @@ if str(ROOT) not in sys.path:
 
 import engine
 import main_train
-from arg_parser import parse_args
 from benchmarks import plain
 from benchmarks.gpu.battery import Battery, LeftOut, make_parser, run
 from benchmarks.gpu.timing import (
@@ -71,6 +70,7 @@ from models import IMAGENET_STEMS, MODELS, build_model, place
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
 from runtime.devices import exact_fp32
 from runtime.files import require_file, save, save_arrays, save_text
+from stages.requests import TrainRequest
 from stages.results import to_numpy
 from stages.task import set_up
 from unlearn.base import Steps, cross_entropy_steps
@@ -408,7 +408,7 @@ class Fast:
     def __init__(self, battery: Battery, data: Path | None):
         self.battery, self.size, self.data_file = battery, TOY if battery.twin else FULL, data
         # The process is set up as a script's is.
-        self.device, _ = set_up(parse_args(["--device", battery.device.type], ""))
+        self.device, _ = set_up(TrainRequest.of(device=battery.device.type))
 
     # --------------------------------------------------------------------------------------- pieces
 

@@ -2,17 +2,17 @@
 outputs for evaluate.py.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from arg_parser import evaluation_parser
 from benchmarks.gpu.archive import rounded
 from runtime.files import hash_arrays, load, load_json, save, save_json
-from stages.outputs import Request, Saved, read_saved
+from stages.outputs import Subject
+from stages.requests import AuditRequest
+from stages.saved import Saved, read_saved
 
 # Of a checkpoint, what later steps read.
 OF_CHECKPOINT = (
@@ -51,7 +51,7 @@ def keep_original(folder: Path) -> dict[str, object]:
     }
 
 
-def keep_outputs(request: Request, checkpoint: Path, role: str, folder: Path) -> int:
+def keep_outputs(subject: Subject, checkpoint: Path, role: str, folder: Path) -> int:
     """Keep in ``folder`` what evaluate.py reads of a model: its outputs, and a checkpoint with the
     hash of its weights in their place.
 
@@ -59,7 +59,7 @@ def keep_outputs(request: Request, checkpoint: Path, role: str, folder: Path) ->
         How many files of outputs there are.
     """
     content, saved = load(checkpoint, "checkpoint"), read_saved(checkpoint, role)
-    request.check(saved)
+    subject.check(saved)
     stub = folder / checkpoint.name
     short = {name: content[name] for name in OF_CHECKPOINT if name in content}
     digest = torch.frombuffer(bytearray.fromhex(saved.sha256), dtype=torch.uint8)
@@ -67,24 +67,20 @@ def keep_outputs(request: Request, checkpoint: Path, role: str, folder: Path) ->
     # Outputs are filed under the hash of the stub's contents, so that evaluate.py finds them beside
     # the stub.
     return outputs_of(
-        request, dataclasses.replace(saved, path=stub, sha256=read_saved(stub, role).sha256)
+        subject, dataclasses.replace(saved, path=stub, sha256=read_saved(stub, role).sha256)
     )
 
 
-def outputs_of(request: Request, saved: Saved) -> int:
+def outputs_of(subject: Subject, saved: Saved) -> int:
     """Logits on every split and the relearning curve, beside the model's file as evaluate.py's
     defaults ask for them.
     """
-    found = request.outputs(saved)
-    flags = evaluation_defaults()
-    request.relearn(
+    found = subject.outputs(saved)
+    flags = AuditRequest(models=())
+    subject.relearn(
         saved, steps=flags.relearn_steps, lr=flags.relearn_lr, seeds=flags.relearn_seeds
     )
     return len(found) + 1
-
-
-def evaluation_defaults() -> argparse.Namespace:
-    return evaluation_parser("", ("standard",)).parse_args(["--models", "x", "--suite", "standard"])
 
 
 def name_true_weights(audit: Path, stubs: Sequence[Path]) -> None:

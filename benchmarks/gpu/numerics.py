@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from arg_parser import parse_args
+from arg_parser import unlearn_request
 from benchmarks.gpu.battery import judged
 from benchmarks.gpu.runs import Bench, compared, relative, same, weights
 from datasets.loaders import Data, Loader
@@ -22,8 +22,8 @@ from masks.scores import mean_gradient
 from recipe import make_optimizer
 from runtime.devices import exact_fp32
 from stages.checkpoints import adopt
-from stages.settings import make_method, recipe_of_method
-from stages.task import Task, open_task
+from stages.settings import recipe_of_method, settle_and_say
+from stages.task import Task, open_task, set_up
 from unlearn import METHODS
 from unlearn.base import Iterative, cross_entropy_steps
 from unlearn.tools.per_sample import fisher_diagonal
@@ -74,24 +74,28 @@ def settings_of(bench: Bench, name: str, precision: str) -> tuple:
         else []
     )
     words = [*bench.request(), "--unlearn", name, *part, *iterative, *OPTIONS.get(name, [])]
-    args = parse_args([str(word) for word in words], "")
-    adopt(args, bench.record)
-    return args, make_method(args, bench.record)
+    request = adopt(unlearn_request([str(word) for word in words]), bench.record)
+    return settle_and_say(request, bench.record)
 
 
 def open_bench(bench: Bench, precision: str) -> Task:
     """Data and the original model on the device, through the function that the scripts use."""
-    args, _ = settings_of(bench, "FT", precision)
-    return open_task(args, bench.record)
+    request, method = settings_of(bench, "FT", precision)
+    device, precision = set_up(request)
+    recipe = recipe_of_method(request, method, precision)
+    return open_task(request, bench.record, device, recipe)
 
 
 def run_once(bench: Bench, task: Task, name: str, mask: Mask | None) -> dict[str, Tensor]:
     """The weights that a method ends with, by the function that the scripts call, from the original
     ones.
     """
-    args, method = settings_of(bench, name, task.recipe.precision)
+    request, method = settings_of(bench, name, task.recipe.precision)
     task.data.set_epoch(0)
-    model, recipe = copy.deepcopy(task.model), recipe_of_method(args, method, task.recipe.precision)
+    model, recipe = (
+        copy.deepcopy(task.model),
+        recipe_of_method(request, method, task.recipe.precision),
+    )
     one_image = isinstance(method, Iterative) and check_batch_norm(model, method, task.data)
     run(model, method, task.data, recipe, mask, one_image=one_image)
     return {key: value.detach().clone() for key, value in model.state_dict().items()}

@@ -46,7 +46,6 @@ from benchmarks.gpu.battery import Battery, make_parser, run
 from benchmarks.gpu.cifar import unpacked
 from benchmarks.gpu.jobs import POLL_SECONDS, Here, Process, epoch_seconds, last_line
 from benchmarks.gpu.kept import (
-    evaluation_defaults,
     keep_original,
     keep_outputs,
     name_true_weights,
@@ -64,7 +63,9 @@ from benchmarks.gpu.planning import (
 )
 from benchmarks.gpu.units import FORGET_SEED, TWIN, Recipe, training_flags, units_of
 from runtime.files import load_json, save_arrays, save_bytes, save_text
-from stages.outputs import Request, read_saved
+from stages.outputs import Subject
+from stages.requests import AuditRequest
+from stages.saved import read_saved
 from utils import UserError
 
 STAGE = "table"
@@ -114,7 +115,7 @@ class Table(Battery):
         )  # what was run is recorded, also after the end
         self.args, self.recipe = args, TWIN if self.twin else Recipe()
         self.work, self.pieces = self.folder / STAGE, args.pieces or self.folder / "table_pieces"
-        self.data, self.request, self.slow, self.most = "DATA", None, {1: 1.0}, 1
+        self.data, self.subject, self.slow, self.most = "DATA", None, {1: 1.0}, 1
         self.read_decisions()
         self.drop_lost()
 
@@ -407,18 +408,18 @@ class Table(Battery):
         if unit.audited:
             checkpoint = folder / f"{unit.stem}checkpoint.pth.tar"
             role = "retrain" if unit.kind == "retrain" else "models"
-            if self.request is None:
-                flags = evaluation_defaults()
-                self.request = Request(
+            if self.subject is None:
+                flags = AuditRequest(models=())
+                self.subject = Subject(
                     read_saved(checkpoint, role),
                     data=self.data,
                     device=self.device,
                     batch_size=flags.batch_size,
                 )
             outputs_of(
-                self.request, read_saved(self.work / "original" / "rounded.pth.tar", "original")
+                self.subject, read_saved(self.work / "original" / "rounded.pth.tar", "original")
             )
-            found["outputs"] = keep_outputs(self.request, checkpoint, role, folder / "kept")
+            found["outputs"] = keep_outputs(self.subject, checkpoint, role, folder / "kept")
         work = each.had + time.monotonic() - started
         return found | {"minutes": work / 60} | ({"work": work} if each.whole else {})
 

@@ -1,0 +1,392 @@
+"""Every flag, in groups: its name, what it may be, what ``--help`` says of it.
+
+All steps share one parser; a method's own flags are its dataclass fields. Defaults are those of the
+requests, which are the reference's unless the help says how they are derived.
+"""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import flag_types as types
+from datasets import DATASETS
+from masks.scores import SCORES
+from models import MODELS
+from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
+from unlearn import METHODS, flag_of
+
+# Flags of the reference that nothing here reads, with its defaults: accepted, and named in one
+# warning line when typed.
+UNREAD = {
+    "data_dir": "./tiny-imagenet-200",
+    "num_workers": 4,
+    "train_y_file": "./labels/train_ys.pth",
+    "val_y_file": "./labels/val_ys.pth",
+    "prune": "omp",
+    "pruning_times": 1,
+    "prune_type": "rewind_lt",
+    "random_prune": False,
+    "rewind_epoch": 0,
+    "rewind_pth": None,
+}
+DEVICES, MEMBERS = ("auto", "cpu", "cuda", "mps"), ("balanced", "first")
+OF_MEMBERS = "members of the membership attack: drawn class by class, or the reference's first ones"
+OF_THREADS = (
+    "CPU threads; 1 where other work keeps the cores busy (default: OMP_NUM_THREADS, else torch's:"
+    " one for each core)"
+)
+
+
+class Flag(typing.NamedTuple):
+    """A row of the tables below. ``kind`` is a type, a registry or tuple of choices, or bool for a
+    switch; ``more`` holds further arguments of argparse.
+    """
+
+    name: str
+    kind: Callable | Sequence | dict
+    help: str
+    more: dict = {}
+
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        options = dict(self.more)
+        if self.kind is bool:
+            options["action"] = "store_true"
+        elif callable(self.kind):
+            options["type"] = self.kind
+        else:
+            options["choices"] = self.kind
+        group.add_argument(f"--{self.name}", help=self.help, **options)
+
+
+def data_flags() -> tuple[Flag, ...]:
+    return (
+        Flag(
+            "data",
+            str,
+            "folder of the data set, or the file of --dataset npz (default: %(default)s)",
+        ),
+        Flag("dataset", DATASETS, "default: the original model's, else %(default)s"),
+        Flag(
+            "input_size",
+            types.positive,
+            "resize images to this side (default: the data set's own; 32 for a folder)",
+        ),
+        Flag(
+            "num_classes", types.positive, "only checked: the class count comes from the data set"
+        ),
+        Flag(
+            "workers",
+            types.workers,
+            "processes that decode a folder of images (default: %(default)s)",
+        ),
+    )
+
+
+def model_flags() -> tuple[Flag, ...]:
+    return (
+        Flag("arch", MODELS, "default: the original model's, else %(default)s"),
+        Flag(
+            "imagenet_arch",
+            bool,
+            "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50",
+        ),
+        Flag("model_path", Path, "checkpoint of the original model"),
+    )
+
+
+def run_flags() -> tuple[Flag, ...]:
+    name = "main_forget, main_random: keeps several runs of a method apart in one folder; files"
+    graphs = "compile the model for training; on CUDA with CUDA graphs, unless with --accumulate or"
+    begin = "go on from the last finished epoch; begin where there is nothing yet"
+    inside = "main_train: also save inside an epoch (default: 0, only after it)"
+    board = "write each epoch's curve for TensorBoard too (pip install tensorboard)"
+    units = "of training; auto: bf16 where it has hardware units; fp32 is never TF32"
+    return (
+        Flag("save_dir", Path, "where results go (default: runs/DATASET_ARCH, printed)"),
+        Flag("run", types.run, f"{name} begin with NAME and a dot", {"metavar": "NAME"}),
+        Flag("config", Path, "TOML or JSON file of flags; those on the command line win"),
+        Flag("overwrite", bool, "replace results that exist"),
+        Flag("resume", bool, begin),
+        Flag("save_every_steps", types.count, inside),
+        Flag(
+            "checkpoint", Path, "main_train: the file that --resume reads (default: in --save_dir)"
+        ),
+        Flag("dry_run", bool, "check everything, print the plan, do nothing"),
+        Flag("seed", int, "everything random in unlearning (default: %(default)s)"),
+        Flag("train_seed", int, "initialisation and order of main_train (default: %(default)s)"),
+        Flag("device", DEVICES, "default: %(default)s"),
+        Flag("gpu", types.count, "which CUDA device (default: %(default)s)"),
+        Flag("threads", types.threads, OF_THREADS),
+        Flag("precision", ("auto", "fp32", "bf16"), units),
+        Flag("compile", bool, f"{graphs} torchrun"),
+        Flag("tensorboard", bool, board),
+        Flag(
+            "print_freq",
+            types.positive,
+            "steps between checks for a non-finite loss (default: %(default)s)",
+        ),
+    )
+
+
+def training_flags() -> tuple[Flag, ...]:
+    tail = "the last batch of an epoch: spread over all batches, kept as it is, or left out"
+    select = "the epoch that is kept, by validation accuracy (default: best; retrain: what its"
+    tenth = "epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)"
+    instead = "of main_train, and of retrain without"
+    smallest = "batches that one update is made of, for small memories (default: %(default)s)"
+    return (
+        Flag("batch_size", types.positive, f"default: %(default)s{_published('batch_size')}"),
+        Flag("tail", ("spread", "keep", "drop"), f"{tail} (default: %(default)s)"),
+        Flag("select", ("best", "last"), f"{select} original was selected by, else last)"),
+        Flag("lr", types.rate, f"{instead} --unlearn_lr (default: %(default)s)"),
+        Flag("epochs", types.epochs, f"{instead} --unlearn_epochs (default: %(default)s)"),
+        Flag(
+            "optimizer",
+            ("sgd", "adam", "adamw"),
+            f"main_train: %(default)s; {_defaults('optimizer')}",
+        ),
+        Flag("momentum", types.rate, f"SGD's (default: %(default)s{_published('momentum')})"),
+        Flag(
+            "label_smoothing",
+            types.smoothing,
+            "of main_train and retrain, 0 to 1 (default: %(default)s)",
+        ),
+        Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
+        Flag(
+            "schedule",
+            ("multistep", "cosine", "constant"),
+            "default: multistep for training and retrain, else constant",
+        ),
+        Flag("decreasing_lr", types.milestones, tenth),
+        Flag(
+            "final_lr", types.rate, "learning rate at which the cosine ends (default: %(default)s)"
+        ),
+        Flag("warmup", types.count, "epochs of linear warm-up (default: %(default)s)"),
+        Flag(
+            "bn",
+            ("train", "freeze"),
+            f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}",
+        ),
+        Flag("accumulate", types.positive, smallest),
+        Flag(
+            "clip_norm", types.rate, "largest gradient norm; 0 does not clip (default: %(default)s)"
+        ),
+    )
+
+
+def forget_flags() -> tuple[Flag, ...]:
+    left_out = "positions in the training split that no model of this study sees, neither to train"
+    others = "nor to forget: 1,5,9 or @FILE; other positions count what is left"
+    part = "share of each class's retain images that masks and methods see; evaluation keeps all"
+    return (
+        Flag(
+            "num_indexes_to_replace",
+            types.positive,
+            "how many images are forgotten (default: a whole class)",
+        ),
+        Flag("class_to_replace", int, "forget images of this class only (default: -1, of all)"),
+        Flag(
+            "indexes_to_replace",
+            str,
+            "positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)",
+        ),
+        Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
+        Flag(
+            "split_seed",
+            int,
+            "which images are validation (default: the original model's, else %(default)s)",
+        ),
+        Flag("forget_seed", int, "which images are forgotten (default: --seed)"),
+        Flag("retain_fraction", types.share, f"{part} (default: %(default)s)"),
+    )
+
+
+def mask_flags() -> tuple[Flag, ...]:
+    first = "which weights may change first (default: %(default)s, which is SalUn's)"
+    pair = {"nargs": 2, "metavar": ("A", "B")}
+    return (
+        Flag("score", SCORES, first),
+        Flag(
+            "layers", types.names, "--score layers: the ones that go first, such as conv1,layer4,fc"
+        ),
+        Flag("per_tensor", bool, "print what may change for each tensor (default: for each block)"),
+        Flag("compare", str, "print how far two mask files agree, and stop", pair),
+    )
+
+
+def unlearning_flags() -> tuple[Flag, ...]:
+    name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods"
+    preset = "values of one source for the method's flags, below what is typed; list prints them"
+    stop = {"action": types.ListMethods, "nargs": 0, "default": argparse.SUPPRESS}
+    return (
+        Flag(
+            "unlearn", types.method, f"{name} has all (default: %(default)s)", {"metavar": "METHOD"}
+        ),
+        Flag("list_methods", str, "print the table of methods and stop", stop),
+        Flag(
+            "preset",
+            str,
+            f"{preset} (default: paper, the method's own defaults)",
+            {"action": types.ChoosePreset, "metavar": "NAME"},
+        ),
+        Flag(
+            "forget_batch_size",
+            types.positive,
+            "batches of the forget set (default: --batch_size, a quarter of it for SCRUB)",
+        ),
+        Flag("unlearn_lr", types.rate, _defaults("unlearn_lr")),
+        Flag("unlearn_epochs", types.epochs, _defaults("unlearn_epochs")),
+        Flag(
+            "rate",
+            types.rate,
+            f"share of the convolution weights that are pruned in the end ({_defaults('rate')})",
+            {"default": 0.95},
+        ),
+        Flag(
+            "mask_path", Path, "saliency mask: a file, or with --mask_ratio the folder of with_*.pt"
+        ),
+        Flag(
+            "mask_ratio",
+            float,
+            "share of the weights that may change; picks the file in --mask_path",
+        ),
+        Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
+    )
+
+
+def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
+    several, pattern = {"nargs": "+", "metavar": "PATTERN"}, "the kind of Retrain that gaps are to,"
+    shadows = "--suite full: shadow models of U-LiRA's pool, trained as --original was"
+    return (
+        Flag("models", str, "checkpoints of unlearned models", {**several, "required": True}),
+        Flag("retrain", str, "Retrain's checkpoints; two or more give noise floors", several),
+        Flag(
+            "reference",
+            str,
+            f"{pattern} where --retrain names several: its row's name or a part",
+            {"metavar": "NAME"},
+        ),
+        Flag("original", Path, "the original model: the row that forgot nothing"),
+        Flag("suite", suites, "default: %(default)s"),
+        Flag("save_dir", Path, "where audit.json goes (default: the first model's folder)"),
+        Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
+        Flag("data", str, "folder or file of the data set (default: as recorded)"),
+        Flag("batch_size", types.positive, "default: %(default)s"),
+        Flag(
+            "relearn_steps",
+            types.positive,
+            "updates of the relearn curves (default: %(default)s)",
+        ),
+        Flag("relearn_lr", types.rate, "default: %(default)s"),
+        Flag(
+            "relearn_seeds",
+            types.positive,
+            "orders that a relearn curve is averaged over (default: %(default)s)",
+        ),
+        Flag("shadows", types.positive, f"{shadows} (default: %(default)s)"),
+        Flag("device", DEVICES, "default: %(default)s"),
+        Flag("gpu", types.count, "which CUDA device (default: %(default)s)"),
+        Flag("threads", types.threads, OF_THREADS),
+    )
+
+
+def make_parser(description: str) -> types.Parser:
+    """The parser of the four steps."""
+    parser = types.Parser(description)
+    groups = {
+        "data": data_flags(),
+        "model": model_flags(),
+        "run": run_flags(),
+        "training": training_flags(),
+        "who is forgotten": forget_flags(),
+        "masks (generate_mask.py)": mask_flags(),
+        "unlearning": unlearning_flags(),
+    }
+    for title, flags in groups.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            flag.add_to(group)
+        if title == "data":
+            augment = "train without, or with, random crops and flips (default: with"
+            text = f"{augment}{_published('no_aug', 'without')})"
+            names = ("--no-aug", "--aug")
+            group.add_argument(*names, dest="no_aug", action=types.OppositeAction, help=text)
+    _add_method_flags(parser)
+    group = parser.add_argument_group("accepted for the reference's scripts, read by nothing")
+    for name, default in UNREAD.items():
+        switch = {"action": "store_true"} if default is False else {"type": type(default or "")}
+        group.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS, **switch)
+    for kind in (TrainRequest, MaskRequest, UnlearnRequest):
+        _take_defaults(parser, kind)
+    return parser
+
+
+def evaluation_parser(description: str, suites: Sequence[str]) -> types.Parser:
+    """The parser of evaluate.py: what was trained, and on what, its checkpoints say themselves."""
+    parser = types.Parser(description)
+    for flag in audit_flags(suites):
+        flag.add_to(parser)
+    _take_defaults(parser, AuditRequest)
+    return parser
+
+
+def _take_defaults(parser: types.Parser, kind: type[Request] | type[AuditRequest]) -> None:
+    """Give each flag the default of the request's field of its name."""
+    known = {action.dest for action in parser._actions}
+    for field in dataclasses.fields(kind):
+        if field.name in known and field.default is not dataclasses.MISSING:
+            parser.set_defaults(**{field.name: field.default})
+
+
+def _add_method_flags(parser: types.Parser) -> None:
+    """A flag for each field of each method that has none yet. Their defaults stay in
+    the methods.
+    """
+    group = parser.add_argument_group("one method's own (defaults are the method's)")
+    known = {action.dest for action in parser._actions}
+    for method in METHODS.values():
+        hints = typing.get_type_hints(method)
+        for field in dataclasses.fields(method):
+            if field.name in known:
+                continue
+            known.add(field.name)
+            text = f"{field.metadata['help']} ({_defaults(field.name)})"
+            options = _argument_type(hints[field.name])
+            group.add_argument(flag_of(field.name), dest=field.name, help=text, **options)
+
+
+def _argument_type(hint: type) -> dict:
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choices": typing.get_args(hint)}
+    return {"type": {int: types.count, float: types.number}[hint]}
+
+
+def _defaults(field: str) -> str:
+    """The default of a field in every method that has it, such as ``GA: 5, RL: 10``."""
+    names: dict[object, list[str]] = {}
+    for name, method in METHODS.items():
+        default = {known.name: known.default for known in dataclasses.fields(method)}
+        if field not in default:
+            continue
+        inherited = getattr(method, "inherits", {}).get(field)
+        names.setdefault(f"--{inherited}" if inherited else default[field], []).append(name)
+        for dataset, own in method.by_dataset.items():
+            if field in own:
+                names.setdefault(own[field], []).append(f"{name} on {dataset}")
+    return "; ".join(f"{', '.join(methods)}: {value}" for value, methods in names.items())
+
+
+def _published(flag: str, said: str | None = None) -> str:
+    """The default of one of the loop's flags in every method that changes it, such as ``; scrub,
+    scrub_r: 128``, or ``said`` for it.
+    """
+    names: dict[object, list[str]] = {}
+    for name, method in METHODS.items():
+        recipe = getattr(method, "recipe", {})
+        if flag in recipe:
+            names.setdefault(said or recipe[flag], []).append(name)
+    return "".join(f"; {', '.join(methods)}: {value}" for value, methods in names.items())

@@ -1,0 +1,226 @@
+"""What a stage is asked for, as values: made by arg_parser.py from a command line, or by hand.
+
+    UnlearnRequest.of(unlearn="RL", model_path=Path("0model_SA_best.pth.tar"), save_dir=Path("run"))
+
+A field has the name and the default of its flag; ``--help`` says what each of them is. ``typed``
+holds the names of what was asked for, which stands before every default.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+from unlearn import METHODS, flag_of, method_key, needs_mask
+from unlearn.base import Method
+from utils import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every stage is asked: which data and model, where the files go, on which device."""
+
+    dataset: str = "cifar10"
+    data: str = "../data"
+    input_size: int = 32
+    num_classes: int | None = None
+    workers: int = 4
+    split_seed: int = 1
+    leave_out: str | None = None
+    arch: str = "resnet18"
+    imagenet_arch: bool = False
+    batch_size: int = 256
+    tail: str = "spread"
+    seed: int = 2
+    save_dir: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    checkpoint: Path | None = None
+    dry_run: bool = False
+    device: str = "auto"
+    gpu: int = 0
+    threads: int | None = None
+    precision: str = "auto"
+    typed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, **values: object) -> Self:
+        """A request of these values, all of which count as typed."""
+        return cls(**values, typed=frozenset(values))
+
+    def replace(self, **values: object) -> Self:
+        """The request with other values; what counts as typed stays."""
+        return dataclasses.replace(self, **values)
+
+    def values(self) -> dict[str, object]:
+        """Every value by the name of its flag."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "typed"]
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, object]:
+        """Plain values for a checkpoint; ``typed`` lists those that were typed."""
+        plain = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in self.values().items()
+        }
+        return plain | {"typed": sorted(self.typed & plain.keys())}
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopRequest(Request):
+    """What the training loop is asked besides the method: training and unlearning share it."""
+
+    no_aug: bool = False
+    select: str | None = None
+    lr: float = 0.1
+    epochs: int = 182
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    weight_decay: float = 5e-4
+    schedule: str | None = None
+    decreasing_lr: tuple[float, ...] | None = None
+    final_lr: float = 0.0
+    warmup: int = 0
+    bn: str = "train"
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    compile: bool = False
+    tensorboard: bool = False
+    print_freq: int = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainRequest(LoopRequest):
+    """Step 1: train the original model."""
+
+    train_seed: int = 1
+    save_every_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForgetRequest(Request):
+    """What is forgotten, of which model."""
+
+    model_path: Path | None = None
+    num_indexes_to_replace: int | None = None
+    class_to_replace: int = -1
+    indexes_to_replace: str | None = None
+    forget_seed: int | None = None
+    retain_fraction: float = 1.0
+    forget_batch_size: int | None = None
+
+    def draw_seed(self) -> int:
+        """The seed that draws who is forgotten."""
+        return self.seed if self.forget_seed is None else self.forget_seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskRequest(ForgetRequest):
+    """Step 2: masks of a forget set, or how far two mask files agree (``compare``)."""
+
+    score: str = "saliency"
+    layers: tuple[str, ...] | None = None
+    per_tensor: bool = False
+    compare: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnlearnRequest(ForgetRequest, LoopRequest):
+    """Step 3: run a method, with a mask or without one.
+
+    ``hyperparameters`` holds the values of the method's own fields that no field here has: those
+    that were typed, or all of them once :func:`stages.settings.settle` has settled them.
+    """
+
+    unlearn: str = "retrain"
+    script: str = "main_forget"
+    preset: str = "paper"
+    unlearn_lr: float = 0.01
+    unlearn_epochs: int = 10
+    run: str | None = None
+    mask_path: Path | None = None
+    mask_ratio: float | None = None
+    mia_members: str = "balanced"
+    wants_mask: bool = False
+    hyperparameters: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **values: object) -> Self:
+        """A request of these values, a method's own fields among them; all count as typed.
+
+        ``unlearn`` is a method's name or label in any case, such as ``salun``.
+        """
+        typed = frozenset(values)
+        if "unlearn" in values:
+            values["wants_mask"] = needs_mask(values["unlearn"])
+            values["unlearn"] = method_key(values["unlearn"])
+        known = {field.name for field in dataclasses.fields(cls)}
+        own = {name: values.pop(name) for name in sorted(values.keys() - known)}
+        return cls(**values, hyperparameters=own, typed=typed)
+
+    def settled(self, values: Mapping[str, object]) -> Self:
+        """The request with these values, each a field here or one of the method's own."""
+        known = {field.name for field in dataclasses.fields(self)}
+        shared = {name: value for name, value in values.items() if name in known}
+        own = {name: value for name, value in values.items() if name not in known}
+        return self.replace(**shared, hyperparameters={**self.hyperparameters, **own})
+
+    def check_mask_wanted(self) -> None:
+        """Refuse a method's name of runs under a mask where there is none."""
+        if self.wants_mask and self.mask_path is None:
+            raise UserError(
+                f"--unlearn {METHODS[self.unlearn].masked_label} is {self.unlearn} under a mask;"
+                " make one with generate_mask.py and give it by --mask_path"
+            )
+
+    def values(self) -> dict[str, object]:
+        """Every value by the name of its flag, the method's own among them."""
+        values = super().values()
+        for name in ("script", "wants_mask", "hyperparameters"):
+            del values[name]
+        return values | self.hyperparameters
+
+    def method(self) -> Method:
+        """The method with the values in force of its fields."""
+        kind, values = METHODS[self.unlearn], self.values()
+        return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What evaluate.py is asked: saved models, what they are compared with, and how far."""
+
+    models: tuple[str, ...]
+    retrain: tuple[str, ...] = ()
+    reference: str | None = None
+    original: Path | None = None
+    suite: str = "basic"
+    save_dir: Path | None = None
+    mia_members: str = "balanced"
+    data: str | None = None
+    batch_size: int = 256
+    relearn_steps: int = 16
+    relearn_lr: float = 0.01
+    relearn_seeds: int = 3
+    shadows: int = 16
+    device: str = "auto"
+    gpu: int = 0
+    threads: int | None = None
+
+
+def as_words(values: Mapping[str, object]) -> list[str]:
+    """The words of a command line that give flags these values, to print."""
+    words = []
+    for name, value in values.items():
+        if name == "no_aug":
+            words.append("--no-aug" if value else "--aug")
+        elif isinstance(value, bool):
+            words.append(flag_of(name) if value else flag_of(name).replace("--", "--no-", 1))
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words.append(f"{flag_of(name)}={text}")
+    return words

@@ -1,0 +1,178 @@
+"""Checkpoints as an audit reads them, and which of them are one kind."""
+
+import dataclasses
+import glob
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from datasets.splits import ForgetSplit
+from reporting.tables import grouped, is_whole, pick_reference
+from runtime.files import hash_arrays, load_json, reading
+from stages.checkpoints import read_checkpoint
+from stages.mask_files import recorded_score
+from stages.records import completed
+from unlearn import label_today
+from utils import UserError, printable
+
+REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
+
+
+# Not part of what makes two runs one configuration: seeds, and the hashes of what differs with
+# them.
+OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "data_sha256", "train")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saved:
+    """A checkpoint: its weights and what it records of its data and its forget set.
+
+    ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or
+    where no record says; ``original`` the hash of the weights that it began with, empty where no
+    record says.
+    """
+
+    path: Path
+    role: str
+    weights: dict[str, Tensor]
+    sha256: str
+    arguments: dict
+    split: dict
+    forget: np.ndarray | None
+    retain: np.ndarray | None
+    label: str
+    key: str
+    hyperparameters: dict
+    mask: list | None = None
+    mask_made_by: dict | None = None
+    original: str = ""
+
+    @property
+    def seed(self) -> int:
+        return self.arguments["seed"]
+
+
+def expand(patterns: Sequence[str], flag: str) -> list[Path]:
+    """The files of the patterns, each once, in order; a pattern that names none is refused."""
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise UserError(f"{flag} {pattern}: no such file")
+        files |= dict.fromkeys(map(Path, matches))
+    return list(files)
+
+
+def read_saved(path: Path, role: str) -> Saved:
+    """Read a checkpoint of main_train, main_forget or main_random.
+
+    Raises:
+        UserError: another kind of file, or one without a record of its data.
+    """
+    content = read_checkpoint(path, "checkpoint")
+    with reading(path, "checkpoint", REMEDY):
+        arguments, split = dict(content["arguments"]), dict(content["split"])
+        identity = dict(content["identity"])
+        masked = bool(identity.get("mask"))
+        label = str(content.get("label", identity.get("method", "Original") + "+mask" * masked))
+        label = printable(label)
+        if "method" in identity:
+            label = label_today(arguments["unlearn"], label, masked)
+            identity["method"] = label_today(arguments["unlearn"], identity["method"], masked=False)
+        settings = {
+            name: value
+            for name, value in identity.items()
+            if name not in OF_ONE_RUN and (name, value) != ("retain_fraction", 1)
+        }
+        mask, made_by = None, None
+        if file := arguments.get("mask_path"):
+            mask = [Path(file).name, arguments["mask_ratio"]]
+            made_by = mask_made_by(content, arguments, str(identity.get("mask", "")))
+        tensors = isinstance(split["train"], Tensor) and isinstance(split["val"], Tensor)
+        if type(arguments["seed"]) is not int or not tensors:
+            raise TypeError("its record is not that of a run")
+        return Saved(
+            path=path,
+            role=role,
+            weights=content["state_dict"],
+            sha256=hash_arrays(content["state_dict"]),
+            arguments=arguments,
+            split=split,
+            forget=content["forget"].numpy() if "forget" in content else None,
+            retain=content["retain"].numpy() if "retain" in content else None,
+            label=label,
+            key=json.dumps([label, settings, mask], sort_keys=True),
+            hyperparameters=settings,
+            mask=mask,
+            mask_made_by=made_by,
+            original=str(identity.get("original") or ""),
+        )
+
+
+def mask_made_by(content: dict, arguments: dict, sha256: str) -> dict | None:
+    """What made a checkpoint's mask: by its own record; of an older one by that beside the mask, if
+    it is of this very mask.
+    """
+    if content.get("mask"):
+        found = {name: content["mask"][name] for name in ("file", "score")}
+        return found if None not in found.values() else None
+    path, ratio = Path(arguments["mask_path"]), arguments["mask_ratio"]
+    file = path if ratio is None else path / f"with_{ratio}.pt"
+    record_file = file.with_name("mask_result.json")
+    if not record_file.is_file():
+        return None
+    record = load_json(record_file, "mask record")
+    with reading(
+        record_file, "mask record", "make the masks again with generate_mask.py, or move it away"
+    ):
+        same = record["masks"].get(file.name, {}).get("sha256") == sha256
+        return {"file": file.name, "score": recorded_score(record)} if same else None
+
+
+def with_reference(saved: Sequence[Saved], reference: str | None) -> list[Saved]:
+    """``saved`` with one kind of Retrain left in the role ``retrain``, and the others under their
+    own names in the role ``unlike``.
+
+    A kind is what was trained by one recipe; one under a mask, or on a part of the retain set, is
+    no reference.
+
+    Raises:
+        UserError: several kinds and no choice, see :func:`pick_reference`.
+    """
+    retrain = [i for i, each in enumerate(saved) if each.role == "retrain"]
+    settings = completed(
+        [
+            saved[i].hyperparameters | ({"mask": saved[i].mask} if saved[i].mask else {})
+            for i in retrain
+        ]
+    )
+    kinds = grouped([saved[i].label for i in retrain], settings)
+    whole = {name: len(runs) for name, runs in kinds.items() if is_whole(settings[runs[0]])}
+    chosen = pick_reference("--retrain", whole, reference)
+    if others := [name for name in kinds if name != chosen]:
+        print(f"gaps are to {chosen or 'no Retrain'}; a row of its own: {', '.join(others)}")
+    found = list(saved)
+    for name, runs in kinds.items():
+        role = "retrain" if name == chosen else "unlike"
+        for i in (retrain[run] for run in runs):
+            found[i] = dataclasses.replace(saved[i], role=role, key=name, label=name)
+    return found
+
+
+def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
+    """The checkpoint's forget split; a class is dropped where it was asked for and none of it is
+    retained.
+    """
+    asked = int(saved.arguments["class_to_replace"])
+    whole = asked != -1 and not np.any(labels[saved.retain] == asked)
+    kind = (
+        "class"
+        if asked != -1
+        else "random"
+        if saved.arguments["indexes_to_replace"] is None
+        else "indexes"
+    )
+    return ForgetSplit(kind, saved.forget, saved.retain, asked if whole else None)
