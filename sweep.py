@@ -1,24 +1,20 @@
 """Many runs from one plan: expanded, shared, run by many workers, resumed, searched.
 
-    python sweep.py recipes/plan.toml --dry_run                     # the commands, to read or to
-    paste into bash python sweep.py recipes/plan.toml --workers 4                   # do what is not
-    done; after a crash the same again python sweep.py recipes/plan.toml --status
-    # at any time, from anywhere python sweep.py recipes/plan.toml --search FT --trials 20       #
-    hyper-parameters without a look at Retrain or test
+    python sweep.py recipes/plan.toml --dry_run                 # the commands, to read or to paste
+    python sweep.py recipes/plan.toml --workers 4               # do what is not done
+    python sweep.py recipes/plan.toml --status                  # at any time, from anywhere
+    python sweep.py recipes/plan.toml --search FT --trials 20   # without a look at Retrain or test
 
 A plan says which flags, seeds and stages; README.md has one. A run is a command, a folder and the
-file that says it is done.
+file that says it is done. After a crash the same command goes on.
 """
 
 import argparse
 import functools
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-
-from tqdm import tqdm
 
 from arg_parser import (
     Parser,
@@ -29,29 +25,19 @@ from arg_parser import (
 )
 from evaluate import SUITES
 from report import make_parser as report_parser
-from reporting.formats import FORMATS
-from reporting.tables import collect, scenarios
 from runtime.cli import script
 from stages.requests import MaskRequest, TrainRequest, UnlearnRequest
+from sweeping import launch
+from sweeping.expansion import expand
 from sweeping.inputs import check_inputs
-from sweeping.launchers import LAUNCHERS, supervise, visible_gpus, worker_command
-from sweeping.plan import SCRIPTS, Plan, Run, expand, read_plan
-from sweeping.runs import DONE, FAILED, RECORD, Progress, clock_of, command, read_record, work
-from sweeping.search import (
-    OBJECTIVES,
-    SAMPLERS,
-    WARNING,
-    Workplace,
-    as_planned,
-    default_sampler,
-    make_trials,
-    run_search,
-    search_of,
-    trial_files,
-)
-from utils import RunFailed, UserError, warn
-
-WORKERS = ".workers"  # logs of the workers themselves, in the plan's folder
+from sweeping.launchers import LAUNCHERS
+from sweeping.objectives import OBJECTIVES
+from sweeping.plan import SCRIPTS, read_plan
+from sweeping.progress import Progress, results_table
+from sweeping.runs import Worker, command, work
+from sweeping.samplers import SAMPLERS, default_sampler
+from sweeping.search import SearchRequest, as_planned, make_trials
+from utils import UserError
 
 
 @script
@@ -59,6 +45,8 @@ def main(argv: list[str]) -> None:
     args = sweep_parser().parse_args(argv)
     plan = read_plan(args.plan)
     runs = expand(plan, check)
+    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options)
+    worker = Worker(args.worker, args.sweep_id, plan.tries, launcher_lives(args.parent))
     if args.dry_run:
         for run in runs:
             print(command(run, plan.folder))
@@ -67,27 +55,27 @@ def main(argv: list[str]) -> None:
         progress.look()
         print(progress.table(args.workers or 1))
     elif args.report:
-        table_of(plan, runs)
+        print(results_table(runs, plan.folder))
     elif args.search:
         check_inputs(runs, plan.folder)
-        search(args, plan)
+        name, sampler = as_planned(plan, args.search), args.sampler or default_sampler()
+        request = SearchRequest(name, args.trials, args.objective, sampler)
+        if args.worker:
+            make_trials(plan, request, check, worker)
+        else:
+            launch.search(plan, request, check, args.plan, workers)
     elif args.worker:
-        work(
-            runs,
-            plan.folder,
-            sweep_id=args.sweep_id,
-            tries=plan.tries,
-            worker=args.worker,
-            alive=launcher_lives(args),
-        )
+        work(runs, plan.folder, worker)
     else:
         check_inputs(runs, plan.folder)
-        launch(args, plan, runs)
+        launch.sweep(plan, runs, args.plan, workers)
 
 
-def launcher_lives(args: argparse.Namespace) -> Callable[[], bool]:
-    """A worker whose launcher was killed ends after the run at hand."""
-    parent = args.parent or os.getppid()
+def launcher_lives(parent: int | None) -> Callable[[], bool]:
+    """Whether the process ``parent``, or whichever started this one, still is this one's parent: a
+    worker whose launcher was killed ends after the run at hand.
+    """
+    parent = parent or os.getppid()
     return lambda: os.getppid() == parent
 
 
@@ -124,6 +112,13 @@ def sweep_parser() -> Parser:
         choices=SAMPLERS,
         help="of a search (default: optuna where it is installed, else grid)",
     )
+    _add_worker_flags(parser)
+    return parser
+
+
+def _add_worker_flags(parser: Parser) -> None:
+    """Which workers; the flags without a help text are for the workers themselves."""
+    add = parser.add_argument
     add("--launcher", default="local", choices=LAUNCHERS, help="default: %(default)s")
     many = parser.add_mutually_exclusive_group()
     many.add_argument(
@@ -131,11 +126,13 @@ def sweep_parser() -> Parser:
         type=_positive,
         help="processes, jobs or tasks at a time (default: one for each GPU, else one)",
     )
-    per_gpu = (
-        "processes at a time on each GPU, of which a small network fills a part; their workers take"
-        " the GPUs in turn"
+    many.add_argument(
+        "--per_gpu",
+        type=_positive,
+        metavar="N",
+        help="processes at a time on each GPU, of which a small network fills a part; their workers"
+        " take the GPUs in turn",
     )
-    many.add_argument("--per_gpu", type=_positive, metavar="N", help=per_gpu)
     add(
         "--options",
         nargs="+",
@@ -146,159 +143,6 @@ def sweep_parser() -> Parser:
     add("--worker", help=argparse.SUPPRESS)
     add("--parent", type=int, help=argparse.SUPPRESS)
     add("--sweep_id", type=float, help=argparse.SUPPRESS)
-    return parser
-
-
-def launch(args: argparse.Namespace, plan: Plan, runs: list[Run]) -> None:
-    """Start workers, show how far they are, say how it ended."""
-    workers = workers_of(args)
-    launcher = launcher_of(args, plan, workers)
-    progress, began = Progress(runs, plan.folder), time.time()
-    before = sum(state == DONE for state in progress.look().values())
-    print(
-        f"{len(runs)} runs, {before} done; {workers} workers ({args.launcher}); python sweep.py"
-        f" {args.plan} --status tells more"
-    )
-    words = worker_command([str(args.plan), f"--sweep_id={began!r}"])
-    with tqdm(total=len(runs), initial=before, unit="run", disable=None) as bar:
-
-        def show() -> None:
-            bar.update(sum(state == DONE for state in progress.look().values()) - bar.n)
-            bar.set_postfix_str(
-                f"to go {clock_of(progress.remaining(workers))}, failed {progress.counts()[FAILED]}"
-            )
-
-        if before < len(runs):
-            took = functools.partial(took_a_run, plan, sweep_id=began)
-            supervise(launcher, words, min(workers, len(runs) - before), took_a_run=took, show=show)
-    counts = progress.counts()
-    print(progress.table(workers))
-    print(
-        f"RESULT sweep={plan.folder} runs={len(runs)} done={counts[DONE]}"
-        f" seconds={time.time() - began:.1f}"
-    )
-    if counts[DONE] < len(runs):
-        raise RunFailed(
-            f"{len(runs) - counts[DONE]} of {len(runs)} runs are not done; the same command tries"
-            " them again"
-        )
-
-
-def launcher_of(args: argparse.Namespace, plan: Plan, workers: int) -> object:
-    """The launcher that --launcher names, its folder of logs made."""
-    logs = plan.folder / WORKERS
-    launcher = LAUNCHERS[args.launcher](workers, dict(map(_option, args.options)), logs)
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"folder {plan.folder} cannot be written: {error.strerror}") from None
-    return launcher
-
-
-def took_a_run(plan: Plan, worker: str, *, sweep_id: float) -> bool:
-    """Whether a worker of this sweep started a run."""
-    starts = [
-        start
-        for file in plan.folder.glob(f"*/*/{RECORD}")
-        for start in read_record(file.parent).starts
-    ]
-    return any((start["worker"], start.get("sweep_id")) == (worker, sweep_id) for start in starts)
-
-
-def search(args: argparse.Namespace, plan: Plan) -> None:
-    """One worker's part of a search; or all of it, by workers where they are asked for, and its
-    table.
-    """
-    args.search = as_planned(plan, args.search)
-    how = {
-        "trials": args.trials,
-        "objective": args.objective,
-        "check": check,
-        "sampler": args.sampler or default_sampler(),
-    }
-    if args.worker:
-        make_trials(
-            plan,
-            args.search,
-            **how,
-            workplace=Workplace(args.sweep_id, args.worker, launcher_lives(args)),
-        )
-        return
-    if args.objective == "oracle_gap":
-        warn(WARNING)
-    began = time.time()
-    if args.workers or args.per_gpu or args.launcher != "local":
-        share_search(args, plan, how["sampler"], began)
-    best = run_search(plan, args.search, **how, sweep_id=began)["best"]
-    shown = " ".join(f"{flag}={value:.6g}" for flag, value in best["values"].items())
-    print(f"RESULT search={args.search} {args.objective}={best['objective']:.4f} {shown}")
-
-
-def share_search(args: argparse.Namespace, plan: Plan, sampler: str, began: float) -> None:
-    """Let workers make the trials: a grid by the locks of its runs, Optuna's by its study."""
-    search_of(
-        plan, args.search
-    )  # what cannot be searched is refused here, not in each worker's log
-    workers = min(workers_of(args), args.trials)
-    launcher = launcher_of(args, plan, workers)
-    flags = [
-        f"--search={args.search}",
-        f"--trials={args.trials}",
-        f"--objective={args.objective}",
-        f"--sampler={sampler}",
-    ]
-    words = worker_command([str(args.plan), *flags, f"--sweep_id={began!r}"])
-    with tqdm(total=args.trials, unit="trial", disable=None) as bar:
-
-        def show() -> None:
-            bar.update(len(trial_files(plan, args.search, args.objective)) - bar.n)
-
-        supervise(
-            launcher,
-            words,
-            workers,
-            took_a_run=functools.partial(took_a_run, plan, sweep_id=began),
-            show=show,
-        )
-
-
-def workers_of(args: argparse.Namespace) -> int:
-    """How many at a time: as typed, else one for each GPU of this machine where the local launcher
-    uses them, else one.
-    """
-    if args.workers:
-        return args.workers
-    if args.launcher != "local":
-        if args.per_gpu:
-            raise UserError(
-                f"--per_gpu {args.per_gpu} is of --launcher local; give --workers, and --options"
-                " for a worker's share of a GPU"
-            )
-        return 1
-    gpus = len(visible_gpus())
-    if args.per_gpu and not gpus:
-        raise UserError(
-            f"--per_gpu {args.per_gpu}: no GPU here; --workers {args.per_gpu} makes as many runs at"
-            " a time on the CPU"
-        )
-    return max(1, gpus) * (args.per_gpu or 1)
-
-
-def table_of(plan: Plan, runs: list[Run]) -> None:
-    """report.py's table of this plan's finished unlearning runs, and of nothing else that lies in
-    the folder.
-    """
-    files = [
-        plan.folder / run.name / run.result
-        for run in runs
-        if run.checkpoint and run.script != "main_train"
-    ]
-    finished = [file for file in files if file.is_file()]
-    if not finished:
-        raise UserError(
-            "--report: no unlearning run of this plan is done; --status says how far it is"
-        )
-    print(FORMATS["text"](scenarios(collect(finished), [])))
 
 
 # What each step of a plan is asked for.
@@ -351,13 +195,6 @@ def _report_words(single: dict, many: dict) -> tuple[list[str], dict]:
     words = words_of(parser, single, "report")
     parser.parse_args(["runs", *words])
     return words, single | many
-
-
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise UserError(f"--options {text}: NAME=VALUE is wanted")
-    return name, value
 
 
 def _positive(text: str) -> int:

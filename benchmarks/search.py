@@ -26,9 +26,11 @@ import sweep
 from benchmarks.hardware import describe, hardware_line
 from evaluation.gaps import AVERAGED
 from runtime.files import load_json
-from sweeping.plan import Plan, Run, expand, read_plan
-from sweeping.runs import read_record, work
-from sweeping.search import OBJECTIVES, oracle_gap_score, run_search, val_proxy_score
+from sweeping.expansion import Run, expand
+from sweeping.objectives import OBJECTIVES, oracle_gap_score, val_proxy_score
+from sweeping.plan import Plan, read_plan
+from sweeping.runs import Worker, read_record, work
+from sweeping.search import SearchRequest, run_search
 from utils import RunFailed
 
 PLAN = ROOT / "recipes" / "search.toml"
@@ -50,11 +52,10 @@ def main() -> None:
     found = {}
     for name in METHODS:
         for objective in OBJECTIVES:
-            found[name, objective] = run_search(
-                plan, name, trials=TRIALS, objective=objective, check=sweep.check, sampler="grid"
-            )
+            request = SearchRequest(name, TRIALS, objective, "grid")
+            found[name, objective] = run_search(plan, request, sweep.check)
     runs = expand(judged(plan, found), sweep.check)
-    work(runs, plan.folder, sweep_id=time.time(), tries=plan.tries, worker="benchmark")
+    work(runs, plan.folder, Worker("benchmark", time.time(), plan.tries))
     if missing := [run.name for run in runs if not (plan.folder / run.name / run.result).is_file()]:
         raise RunFailed(f"not done: {', '.join(missing)}")
     here = describe()

@@ -25,8 +25,10 @@ import sweep
 from benchmarks.hardware import describe, hardware_line
 from reporting.tables import collect, scenarios
 from sweeping import runs as execution
-from sweeping.plan import Plan, Run, expand, make_plan
-from sweeping.runs import DONE, Progress, read_record, work
+from sweeping.expansion import Run, expand
+from sweeping.plan import Plan, make_plan
+from sweeping.progress import Progress
+from sweeping.runs import DONE, Worker, read_record, work
 
 ORIGINAL = "{original}/0model_SA_best.pth.tar"
 BASE = {
@@ -276,7 +278,7 @@ def simulated(folder: Path) -> str:
         plan, planned = clocked(lambda content=content: planned_runs(content))
         execution.call = copier(template)
         _, made = clocked(
-            lambda plan=plan: work(plan[1], plan[0].folder, sweep_id=0.0, tries=1, worker="w")
+            lambda plan=plan: work(plan[1], plan[0].folder, Worker("w", 0.0, tries=1))
         )
         progress = Progress(plan[1], plan[0].folder)
         states, looked = clocked(progress.look)

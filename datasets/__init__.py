@@ -1,6 +1,4 @@
-"""DATASETS: every ``--dataset``. A loader gives plain arrays; everything else about a set can be
-derived from them.
-"""
+"""DATASETS: every ``--dataset``, read into memory as an :class:`ImageSet`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,12 +13,12 @@ from utils import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a data set needs besides its arrays.
+    """How a data set is read and augmented.
 
-    ``load(data, input_size, workers)`` returns a dict of x_train, y_train, x_test, y_test and
-    optionally classes. ``mean`` and ``std`` are of pixels in [0, 1]; None takes them from the
-    training images. ``crop`` is the zero padding of the random crop in pixels, None an eighth of
-    the image's side.
+    ``load(data, input_size, workers)`` returns x_train, y_train, x_test, y_test and optionally
+    classes. ``mean`` and ``std`` are of pixels in [0, 1]; None computes them from the training
+    images. ``crop`` is the zero padding of the random crop in pixels; None is an eighth of the
+    image's side.
     """
 
     load: Callable[..., dict[str, np.ndarray]]
@@ -42,7 +40,7 @@ DATASETS = {
         sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False
     ),
     "fashion_mnist": Spec(sources.fashion_mnist, crop=2, **FASHION),
-    # 5,000 images are learnt by heart within a demo's epochs only if they are seen as they are.
+    # Without augmentation, so that a demo's few epochs memorise the 5,000 images.
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
     "digits": Spec(sources.digits, 10, 8, (0.3053,) * 3, (0.3760,) * 3, crop=1, flip=False),
     "npz": Spec(sources.npz, crop=None),
@@ -52,8 +50,8 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64, and what was
-    derived from them.
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; see :class:`Spec`
+    for the rest.
     """
 
     name: str
@@ -76,11 +74,11 @@ class ImageSet:
         return self.x_train.shape[1]
 
     def sha256(self) -> str:
-        """The hash of the training images and labels, in order: what indices refer to."""
+        """A hash of the training images and labels, in order: the identity of the indices."""
         return hash_arrays({"x_train": self.x_train, "y_train": self.y_train})
 
     def test_sha256(self) -> str:
-        """The hash of the test images and labels, in order: what TA is of."""
+        """A hash of the test images and labels, in order."""
         return hash_arrays({"x_test": self.x_test, "y_test": self.y_test})
 
 
@@ -121,9 +119,8 @@ def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]
     if "classes" in arrays:
         return tuple(str(name) for name in np.ravel(arrays["classes"]))
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
-    highest = min(
-        highest, len(labels["y_train"])
-    )  # every class needs a training image: more are refused, not counted out
+    # A huge label makes no huge list: each class needs a training image, else it is refused.
+    highest = min(highest, len(labels["y_train"]))
     return tuple(str(c) for c in range(highest + 1))
 
 
@@ -155,17 +152,15 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], in blocks so that no float copy
-    of the set exists.
+    """Mean and standard deviation per channel of pixels in [0, 1], without a float copy of the
+    whole set.
     """
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for block in np.array_split(images, max(1, len(images) // 1000)):
         pixels = block.reshape(-1, 3).astype(np.float64) / 255
-        total, squares, count = (
-            total + pixels.sum(0),
-            squares + (pixels**2).sum(0),
-            count + len(pixels),
-        )
+        total = total + pixels.sum(0)
+        squares = squares + (pixels**2).sum(0)
+        count += len(pixels)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-3).round(4).tolist())

@@ -1,9 +1,9 @@
-"""Write fashion_mini.npz, the embedded data set: python datasets/make_fashion_mini.py
-FASHION_MNIST_FOLDER
+"""Write fashion_mini.npz, the embedded data set.
 
-A seeded, class-balanced draw of 5,000 training and 1,000 test images of Fashion-MNIST (28x28 grey),
-kept in the file order of the source so that nothing but the draw decides which images are in.
-FASHION_MNIST_FOLDER holds the four ``*-ubyte.gz`` files that the authors publish.
+    python datasets/make_fashion_mini.py FASHION_MNIST_FOLDER
+
+The folder holds the four ``*-ubyte.gz`` files that the authors publish. The set is a seeded,
+class-balanced draw of 5,000 training and 1,000 test images (28x28 grey), in the source's order.
 """
 
 import gzip

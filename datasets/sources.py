@@ -1,6 +1,4 @@
-"""Where the arrays come from: one function a data set, each ``(data, input_size, workers) ->
-arrays``.
-"""
+"""Reading each data set: functions ``(data, input_size, workers) -> arrays``."""
 
 from pathlib import Path
 
@@ -13,11 +11,12 @@ from utils import UserError
 Arrays = dict[str, np.ndarray]
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
 READ = (*SPLITS, "classes")
+TRAIN_TEST = ({"train": True}, {"train": False})  # torchvision's arguments for the two halves
 
 
 def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
-    """Two halves of a torchvision data set; downloads only what is missing, and says what goes
-    where if it cannot.
+    """Both halves of a torchvision data set, downloaded where missing; ``files`` names what to put
+    under ``data`` where that fails.
     """
     from torchvision import datasets as tv
 
@@ -32,17 +31,12 @@ def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -
 
     try:
         (x_train, y_train), (x_test, y_test) = (read(half) for half in halves)
-    except (
-        Exception
-    ) as error:  # no network, a proxy's error page, a damaged archive: the remedy is the same
+    except Exception as error:  # no network, a proxy's error page, a damaged archive
         raise UserError(
             f"{name} is not under --data {data} and could not be downloaded"
             f" ({type(error).__name__}); put {files} there"
         ) from None
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-
-
-TRAIN_TEST = ({"train": True}, {"train": False})
 
 
 def cifar10(data: Path, input_size: int | None, workers: int) -> Arrays:
@@ -63,10 +57,9 @@ def svhn(data: Path, input_size: int | None, workers: int) -> Arrays:
     """73,257 + 26,032 colour images, 32x32 (Netzer et al. 2011)."""
     halves = ({"split": "train"}, {"split": "test"})
     arrays = _torchvision("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
-    return {
-        name: array.transpose(0, 2, 3, 1) if name[0] == "x" else array
-        for name, array in arrays.items()
-    }
+    for name in ("x_train", "x_test"):
+        arrays[name] = arrays[name].transpose(0, 2, 3, 1)
+    return arrays
 
 
 def fashion_mnist(data: Path, input_size: int | None, workers: int) -> Arrays:
@@ -107,8 +100,7 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
         check_npz(data, READ)
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in READ}
-    # numpy, zipfile and zlib raise half a dozen types here, and each means the same to the user.
-    except Exception as error:
+    except Exception as error:  # numpy, zipfile and zlib raise half a dozen types
         raise UserError(f"--data {data} is not a readable npz of plain arrays: {error}") from None
     if missing := [name for name in SPLITS if name not in arrays]:
         raise UserError(
@@ -122,8 +114,8 @@ def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 
 def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """A user's own images: DATA/train/CLASS/*.png and DATA/test/CLASS/* (or DATA/val), any format
-    that Pillow reads.
+    """A user's own images in any format that Pillow reads: DATA/train/CLASS/* and DATA/test/CLASS/*
+    (or DATA/val/CLASS/*), resized to ``input_size`` or 32.
     """
     test = next((data / name for name in ("test", "val") if (data / name).is_dir()), None)
     if not (data / "train").is_dir() or test is None:
@@ -156,7 +148,7 @@ def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 
 def _open(path: str):
-    """The decoded Pillow image; a damaged one fails by its name, whatever Pillow raises."""
+    """A decoded Pillow image; whatever Pillow raises for a damaged one is an OSError."""
     from torchvision.datasets.folder import default_loader
 
     try:
@@ -166,9 +158,7 @@ def _open(path: str):
 
 
 class _Resize:
-    """Shorter side to ``side``, centre crop, uint8 array (side, side, 3); a class, so that workers
-    can receive it.
-    """
+    """Shorter side to ``side``, centre crop, uint8 array (side, side, 3); picklable for workers."""
 
     def __init__(self, side: int):
         self.side = side
@@ -207,12 +197,10 @@ def _check_resized(count: int, side: int, what: str) -> None:
 
 
 def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
-    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` where that is
-    another side.
+    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` if it is given.
 
     Raises:
-        UserError: another dtype or shape, or images that are not square and were not asked to be
-            resized.
+        UserError: another dtype or shape, or images that are not square without ``input_size``.
     """
     if images.ndim == 3:
         images = images[..., None]
@@ -235,9 +223,7 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
-        pages = (
-            images[..., 0] if images.shape[-1] == 1 else images
-        )  # grey is resized once, not three times
+        pages = images[..., 0] if images.shape[-1] == 1 else images  # grey: one channel to resize
         resized = [
             Image.fromarray(page).resize((input_size, input_size), Image.Resampling.BILINEAR)
             for page in pages

@@ -1,6 +1,4 @@
-"""Who is trained on, who is forgotten: index arrays over one data set's training images, chosen
-once and checked after.
-"""
+"""Training, validation, forget and retain sets: indices of one data set's training images."""
 
 import dataclasses
 
@@ -11,7 +9,7 @@ from runtime.files import hash_arrays
 from utils import UserError, stream
 
 VALIDATION_SHARE = 0.1
-# What methods are designed to forget, in words.
+# What is forgotten, in words.
 SCENARIOS = {"random": "chosen images", "class": "a whole class"}
 
 
@@ -28,11 +26,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class ForgetSplit:
-    """What one request does to a :class:`Split`: ``forget`` and ``retain`` part the training
-    indices.
+    """A :class:`Split`'s training indices parted into ``forget`` and ``retain``.
 
-    ``kind`` is random, class or indexes; ``dropped_class`` is the class that was asked to be
-    forgotten as a whole, which is then dropped from validation and test, or None.
+    ``kind`` is random, class or indexes; ``dropped_class`` is a class that is forgotten as a whole,
+    and therefore dropped from validation and test, or None.
     """
 
     kind: str
@@ -46,7 +43,7 @@ class ForgetSplit:
         return "random" if self.dropped_class is None else "class"
 
     def sha256(self) -> str:
-        """The identity of the forget set: a hash of its sorted indices."""
+        """A hash of the sorted forget indices."""
         return hash_arrays({"forget": np.sort(self.forget)})
 
 
@@ -58,18 +55,17 @@ def make_split(labels: np.ndarray, split_seed: int) -> Split:
         labels: (n,) labels of all training images of the data set.
     """
     rng = np.random.RandomState(split_seed % 2**32)
-    per_class = [np.flatnonzero(labels == c) for c in range(labels.max() + 1)]
-    drawn = [
-        rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False)
-        for members in per_class
-    ]
+    drawn = []
+    for c in range(labels.max() + 1):
+        members = np.flatnonzero(labels == c)
+        drawn.append(rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False))
     val = np.concatenate(drawn)
     return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
 
 
 def leave_out(split: Split, positions: np.ndarray) -> Split:
-    """The split without the training images at ``positions`` (m,) in ``split.train``; they belong
-    to nothing then.
+    """The split without the training images at ``positions`` (m,) in ``split.train``; they are in
+    no set then.
 
     Raises:
         UserError: a position out of range or twice, or nothing left.
@@ -105,10 +101,8 @@ def choose_forget(
             left to retain.
     """
     if positions is not None:
-        kind, forget = (
-            "indexes",
-            split.train[_checked(positions, len(split.train), "--indexes_to_replace")],
-        )
+        kind = "indexes"
+        forget = split.train[_checked(positions, len(split.train), "--indexes_to_replace")]
     else:
         kind = "random" if class_to_forget == -1 else "class"
         forget = _draw(split, labels, count, class_to_forget, forget_seed)
@@ -159,11 +153,10 @@ def _checked(positions: np.ndarray, available: int, flag: str) -> np.ndarray:
 def retain_part(
     chosen: ForgetSplit, labels: np.ndarray, fraction: float, forget_seed: int
 ) -> np.ndarray:
-    """The retain images that an owner kept: of each class ``fraction``, rounded, and at least one;
-    indices in order.
+    """Sorted indices of a ``fraction`` of each class's retain images, at least one of each.
 
-    Each class is put in an order drawn by a stream of ``forget_seed`` and cut, so a smaller part
-    lies inside a larger one, and nothing but the forget request and its seed decides.
+    Each class is shuffled by a stream of ``forget_seed`` and cut, so a smaller fraction is a subset
+    of a larger one.
 
     Args:
         labels: (n,) labels of all training images of the data set.
@@ -177,9 +170,7 @@ def retain_part(
 
 
 def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.ndarray) -> dict:
-    """What a checkpoint remembers: the data set, the split, and which of its images the weights
-    were fitted to.
-    """
+    """A checkpoint's record of the data set, the split, and the indices that it was trained on."""
     return {
         "dataset": dataset,
         "data_sha256": data_sha256,
@@ -190,16 +181,15 @@ def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.nd
 
 
 def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSplit | None) -> None:
-    """Assert that an original model saw all that will be forgotten and retained, and nothing that
-    will judge it.
+    """Check that an original model was trained on all forget and retain images and on no
+    validation image.
 
     Args:
         record: the original checkpoint's :func:`split_record`.
         chosen: the forget split; None checks the training split as a whole.
 
     Raises:
-        UserError: other data, a forget or retain image the model never saw, or a validation image
-            that it did.
+        UserError: it was trained on other data, or the split is another one.
     """
     if record["data_sha256"] != data_sha256:
         raise UserError(
@@ -208,11 +198,9 @@ def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSp
             " trained on"
         )
     trained = record["train"].numpy()
-    used = (
-        {"training": split.train}
-        if chosen is None
-        else {"forget": chosen.forget, "retain": chosen.retain}
-    )
+    used = {"training": split.train}
+    if chosen is not None:
+        used = {"forget": chosen.forget, "retain": chosen.retain}
     unseen = {name: len(np.setdiff1d(indices, trained)) for name, indices in used.items()}
     leaked = len(np.intersect1d(split.val, trained))
     if any(unseen.values()) or leaked:

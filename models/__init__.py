@@ -1,10 +1,9 @@
-"""MODELS: every ``--arch``. All take images in [0, 1] and normalise inside, so checkpoints carry
-their statistics.
+"""MODELS: every ``--arch``. Each takes images in [0, 1] and normalises them itself, so a checkpoint
+carries the statistics.
 """
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -27,10 +26,7 @@ MODELS = {
     "vgg16_bn_lth": vgg16_bn_lth,
 }
 IMAGENET_STEMS = ("resnet18", "resnet34", "resnet50")
-MIN_SIZE = {
-    "vgg16_bn": 16,
-    "vgg16_bn_lth": 16,
-}  # four pools halve the image; a smaller one would vanish
+MIN_SIZE = {"vgg16_bn": 16, "vgg16_bn_lth": 16}  # four pools halve the image
 
 
 def build_model(
@@ -42,8 +38,7 @@ def build_model(
     image_size: int = 32,
     imagenet_stem: bool = False,
 ) -> nn.Module:
-    """A freshly initialised classifier, which remembers in ``construct`` how it was made (see
-    :func:`redraw`).
+    """A freshly initialised classifier; its ``construct`` makes another one for :func:`redraw`.
 
     Args:
         arch: a name in :data:`MODELS`.
@@ -60,7 +55,7 @@ def build_model(
     construct = functools.partial(
         _construct, functools.partial(MODELS[arch], num_classes, **stem), mean, std
     )
-    model = _apart(construct)
+    model = _without_rng_effect(construct)
     model.construct = construct
     initialise(model)
     return model
@@ -75,11 +70,10 @@ def _construct(
     return model
 
 
-def _apart(construct: Callable[[], nn.Module]) -> nn.Module:
-    """What ``construct`` makes; its draws follow from torch's generator, repeat none of those to
-    come and leave it where it was.
+def _without_rng_effect(construct: Callable[[], nn.Module]) -> nn.Module:
+    """``construct()`` under a seed drawn from torch's generator, which is then restored.
 
-    So what :func:`initialise` draws does not depend on how often a layer draws for itself.
+    So the draws of :func:`initialise` do not depend on how often a layer's constructor draws.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), device="cpu")))
@@ -87,7 +81,7 @@ def _apart(construct: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
-    """Refuse a stem or an image size (None: not known yet) that the architecture does not have."""
+    """Refuse a stem or an image size (None: not known yet) that the architecture cannot have."""
     if imagenet_stem and arch not in IMAGENET_STEMS:
         raise UserError(
             f"--imagenet_arch: {arch} has no ImageNet stem; allowed with"
@@ -101,9 +95,7 @@ def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on ``device`` in channels_last; its BatchNorm normalises over all processes of a
-    run where the device can (CUDA).
-    """
+    """The model on ``device`` in channels_last, with SyncBatchNorm on several GPUs."""
     if distributed.world_size() > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last)
@@ -111,12 +103,10 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def initialise(model: nn.Module) -> None:
-    """Draw the weights of every convolution and linear layer anew from torch's global generator and
-    reset BatchNorm.
+    """Initialise the weights in place, drawing from torch's global generator.
 
-    Convolutions: He normal, fan-out (He et al. 2015). BatchNorm: one and zero. Linear: PyTorch's
-    default. One rule for all architectures. Every other kind of layer or parameter is left as its
-    constructor made it.
+    Convolutions: He normal, fan-out (He et al. 2015), biases zero. BatchNorm: one and zero. Linear:
+    PyTorch's default. Other layers and parameters keep what their constructor set.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -129,13 +119,12 @@ def initialise(model: nn.Module) -> None:
 
 @torch.no_grad()
 def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
-    """Put the named modules (all of ``model`` by default) of a new model of this seed in place of
-    the model's own.
+    """Overwrite the named modules (by default the whole model) with those of a new model.
 
-    Every parameter and buffer is replaced, whatever the layers are: the model is made anew by
-    ``model.construct``, a function of no arguments, and :func:`initialise` draws what it knows.
-    :func:`build_model` sets ``construct``; any other module needs it set, such as ``model.construct
-    = lambda: MyNet(10)``. All is drawn on the CPU: one seed is the same network on every device.
+    Every parameter and buffer is replaced: ``model.construct()`` makes the new model, and
+    :func:`initialise` draws the layers that it knows. :func:`build_model` sets ``construct``; other
+    models need it set, as in ``model.construct = lambda: MyNet(10)``. All is drawn on the CPU, so
+    one seed is the same network on every device.
 
     Raises:
         UserError: there is no ``construct``, or it makes another network.
@@ -146,46 +135,42 @@ def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
             f"this {type(model).__name__} does not know how to be made anew; set model.construct to"
             " a function of no arguments that returns an untrained one, such as lambda: MyNet(10)"
         )
-    fresh = (
-        copy.deepcopy(model).cpu().train()
-    )  # its memory formats, since a draw fills memory in order; a new model's mode
+    # A copy keeps the memory formats, which matter: a draw fills memory in order.
+    fresh = copy.deepcopy(model).cpu().train()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        _fill(fresh, _apart(construct))
+        _fill(fresh, _without_rng_effect(construct))
         initialise(fresh)
     for name in modules:
         _fill(model.get_submodule(name), fresh.get_submodule(name))
 
 
 def _fill(module: nn.Module, source: nn.Module) -> None:
-    """Copy every parameter and buffer from ``source``, also the buffers that no
-    checkpoint holds.
-    """
-    ours, theirs = (
-        dict(itertools.chain(one.named_parameters(), one.named_buffers()))
-        for one in (module, source)
-    )
-    wanted, found = (
-        {name: tuple(value.shape) for name, value in one.items()} for one in (ours, theirs)
-    )
-    if wanted != found:
-        name = min(set(wanted.items()) ^ set(found.items()))[0]
+    """Copy every parameter and buffer from ``source``, non-persistent buffers too."""
+    own, new = _tensors(module), _tensors(source)
+    own_shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    new_shapes = {name: tuple(tensor.shape) for name, tensor in new.items()}
+    if own_shapes != new_shapes:
+        name = min(set(own_shapes.items()) ^ set(new_shapes.items()))[0]
         raise UserError(
             f"model.construct makes another network than this {type(module).__name__}: {name} is"
-            f" {found.get(name, 'missing')} in the new one and {wanted.get(name, 'missing')} in the"
-            " model; let it return one of the same layers"
+            f" {new_shapes.get(name, 'missing')} in the new one and"
+            f" {own_shapes.get(name, 'missing')} in the model; let it return one of the same layers"
         )
-    for name, value in ours.items():
-        value.copy_(theirs[name])
+    for name, tensor in own.items():
+        tensor.copy_(new[name])
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def blocks(model: nn.Module) -> list[list[str]]:
-    """What a classifier is made of, from images to logits: groups of module names, the last one the
-    classifier layer.
+    """Groups of module names from the images to the logits; the last one is the classifier layer.
 
-    A block is a layer, or a module of layers such as a residual block; an ``nn.Sequential`` is
-    taken apart. A BatchNorm belongs to the block before it, and modules without parameters to none.
-    Relies on the models here registering their modules in the order in which they use them.
+    A block is a layer or a module of layers, such as a residual block; an ``nn.Sequential`` is
+    several. A BatchNorm belongs to the block before it, and modules without parameters to none.
+    The models here register their modules in the order in which they use them.
     """
     groups: list[list[str]] = []
     for name, module in _leaves(model, ""):

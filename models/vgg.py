@@ -7,39 +7,19 @@ from torch import nn
 
 from models.normalize import Normalize
 
-CHANNELS = (
-    64,
-    64,
-    "pool",
-    128,
-    128,
-    "pool",
-    256,
-    256,
-    256,
-    "pool",
-    512,
-    512,
-    512,
-    "pool",
-    512,
-    512,
-    512,
-)
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions)
 
 
 def _features(bias: bool) -> nn.Sequential:
+    """3x3 convolutions with BatchNorm and ReLU, a 2x2 max-pool between stages."""
     layers, channels_in = [], 3
-    for channels in CHANNELS:
-        if channels == "pool":
+    for channels, convolutions in STAGES:
+        if layers:
             layers.append(nn.MaxPool2d(2))
-            continue
-        layers += [
-            nn.Conv2d(channels_in, channels, 3, padding=1, bias=bias),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        ]
-        channels_in = channels
+        for _ in range(convolutions):
+            layers.append(nn.Conv2d(channels_in, channels, 3, padding=1, bias=bias))
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            channels_in = channels
     return nn.Sequential(*layers)
 
 
@@ -58,20 +38,15 @@ class VGG(nn.Module):
 
 
 def vgg16_bn(num_classes: int) -> nn.Module:
-    """Bias-free convolutions and a three-layer classifier: 15,311,818 parameters with
-    10 classes.
-    """
-    hidden = [
-        nn.Linear(512 * 2 * 2, 256),
-        nn.ReLU(inplace=True),
-        nn.Linear(256, 256),
-        nn.ReLU(inplace=True),
-    ]
-    return VGG(_features(bias=False), 2, nn.Sequential(*hidden, nn.Linear(256, num_classes)))
+    """Bias-free convolutions, three linear layers: 15,311,818 parameters with 10 classes."""
+    layers = [nn.Linear(512 * 2 * 2, 256), nn.ReLU(inplace=True)]
+    layers += [nn.Linear(256, 256), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(256, num_classes))
+    return VGG(_features(bias=False), 2, nn.Sequential(*layers))
 
 
 def vgg16_bn_lth(num_classes: int) -> nn.Module:
-    """Convolutions with biases and one linear layer, as in the lottery-ticket line of work:
-    14,728,266 parameters.
+    """Convolutions with biases, one linear layer, as in the lottery-ticket literature: 14,728,266
+    parameters with 10 classes.
     """
     return VGG(_features(bias=True), 1, nn.Linear(512, num_classes))

@@ -1,3 +1,1 @@
-"""Many runs from one plan: what to run, what is done, who runs it, and the search over
-hyper-parameters.
-"""
+"""Many runs from one plan: its runs, their state on disk, the workers, and the search."""

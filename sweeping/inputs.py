@@ -1,6 +1,4 @@
-"""Whether a plan's finished runs are of what its files hold now: a file of the same name may have
-other content.
-"""
+"""Whether a plan's files still hold what its finished runs were made of."""
 
 import hashlib
 import os
@@ -11,75 +9,96 @@ import torch
 
 from datasets import load_dataset
 from runtime.files import hash_arrays, load, load_json, save_json
-from sweeping.plan import Run
+from sweeping.expansion import Run
 from sweeping.runs import DONE, state_of
 from utils import UserError
 
 RECORD = "inputs.json"
-EMBEDDED = ("digits", "fashion_mini")  # part of scikit-learn and of this project
-MOST_FILES = 2000  # of a folder of images; beyond it the folders' own times stand for their files
-
-
-FILES = ("model_path", "mask_path", "indexes_to_replace", "leave_out")  # flags that name a file
+EMBEDDED = ("digits", "fashion_mini")  # data sets of scikit-learn and of this project
+FILE_FLAGS = ("model_path", "mask_path", "indexes_to_replace", "leave_out")
+# Files of a folder of images whose times are read; beyond it only the folders' own times count.
+MOST_FILES = 2000
 
 
 def check_inputs(runs: Sequence[Run], root: Path) -> None:
     """Refuse a sweep whose finished runs were made of other images, models, masks or lists than the
     plan's files hold now.
 
-    inputs.json keeps what the files looked like (size, times of the last change, inode) and the
-    hash of their content, which is taken anew only when one of these changes.
+    inputs.json keeps size, times and inode of the files and a hash of their content, which is
+    computed again only when one of these changes.
 
     Raises:
-        UserError: a finished run's images are others, or another file of a finished run has
-            changed.
+        UserError: images or another file of a finished run have changed.
     """
     known = load_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
-    found = {}
-    for key, using in _by_file(runs).items():
-        file = Path(key.removeprefix("file|"))
-        looks, before = appearance(file), known.get(key, {})
+    current = _check_files(runs, root, known) | _check_images(runs, root, known)
+    if current != known:
+        save_json(current, root / RECORD)
+
+
+def _check_files(runs: Sequence[Run], root: Path, known: dict) -> dict:
+    """The record's entries for models, masks and lists."""
+    entries = {}
+    for name, users in _by_file(runs).items():
+        key, file = f"file|{name}", Path(name)
+        looks, before = _appearance(file), known.get(key, {})
         sha256 = before["sha256"] if before.get("looks") == looks else _content(file)
-        finished = [run for run in using if state_of(run, root) == DONE]
-        if before.get("sha256", sha256) != sha256 and finished:
-            raise _other_inputs(f"{file} has another content", finished, root)
-        found[key] = {"looks": looks, "sha256": sha256}
-    for key, using in _by_data(runs).items():
-        name, data, size = key.split("|")
-        looks = appearance(Path(data))
-        before = known.get(key, {})
-        if before.get("looks") == looks:
-            found[key] = before
+        if before.get("sha256", sha256) != sha256 and (finished := _finished(users, root)):
+            raise _changed(f"{file} has another content", finished, root)
+        entries[key] = {"looks": looks, "sha256": sha256}
+    return entries
+
+
+def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
+    """The record's entries for data sets; their images are compared with the runs' own results."""
+    entries = {}
+    for (name, data, size), users in _by_data(runs).items():
+        key, looks = f"{name}|{data}|{size or ''}", _appearance(Path(data))
+        if known.get(key, {}).get("looks") == looks:
+            entries[key] = known[key]
             continue
-        finished = [run for run in using if state_of(run, root) == DONE]
-        images = (
-            load_dataset(name, data, input_size=int(size) if size else None) if finished else None
-        )
-        hashes = (
-            {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()} if images else {}
-        )
-        _refuse_others(finished, root, hashes, data)
-        found[key] = {"looks": looks, **hashes}
-    if found != known:
-        save_json(found, root / RECORD)
+        hashes = {}
+        if finished := _finished(users, root):
+            images = load_dataset(name, data, input_size=size)
+            hashes = {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()}
+        others = [run for run in finished if _differs(run, root, hashes)]
+        if others:
+            raise _changed(f"{data} holds other images", others, root)
+        entries[key] = {"looks": looks, **hashes}
+    return entries
 
 
-def _by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that name a data set of the user's, by 'dataset|path|input size'; those that take it
-    from their original are left out.
+def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that name an existing model, mask or list, by its path."""
+    users: dict[str, list[Run]] = {}
+    for run in runs:
+        for flag in FILE_FLAGS:
+            file = str(run.settings.get(flag) or "").removeprefix("@")
+            if flag == "mask_path" and os.path.isdir(file):
+                file = os.path.join(file, f"with_{run.settings.get('mask_ratio')}.pt")
+            if os.path.isfile(file):
+                users.setdefault(file, []).append(run)
+    return users
+
+
+def _by_data(runs: Sequence[Run]) -> dict[tuple[str, str, int | None], list[Run]]:
+    """The runs that name a data set of the user's, by (dataset, path, input size); those that take
+    it from their original are left out.
     """
-    found: dict[str, list[Run]] = {}
+    users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
         if name is not None and name not in EMBEDDED and Path(data).exists():
-            found.setdefault(f"{name}|{data}|{run.settings.get('input_size') or ''}", []).append(
-                run
-            )
-    return found
+            users.setdefault((name, data, run.settings.get("input_size") or None), []).append(run)
+    return users
 
 
-def appearance(path: Path) -> str:
-    """A hash over size, times of the last change and inode of a file, or of a folder's parts."""
+def _finished(runs: Sequence[Run], root: Path) -> list[Run]:
+    return [run for run in runs if state_of(run, root) == DONE]
+
+
+def _appearance(path: Path) -> str:
+    """A hash over size, times of the last change and inode of a file, or of all in a folder."""
     stats = [os.stat(path)]
     for count, (folder, _, files) in enumerate(sorted(os.walk(path))):
         stats.append(os.stat(folder))
@@ -91,23 +110,8 @@ def appearance(path: Path) -> str:
     return hashlib.sha256(words.encode()).hexdigest()
 
 
-def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that name a file which is there: a model, a mask or a list; those of other runs of
-    the plan have no name before them.
-    """
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        for flag in FILES:
-            file = str(run.settings.get(flag) or "").removeprefix("@")
-            if flag == "mask_path" and os.path.isdir(file):
-                file = os.path.join(file, f"with_{run.settings.get('mask_ratio')}.pt")
-            if os.path.isfile(file):
-                found.setdefault(f"file|{file}", []).append(run)
-    return found
-
-
 def _content(file: Path) -> str:
-    """A hash of a model's weights or of a mask, or else of a file's bytes."""
+    """A hash of a model's weights or of a mask, else of the file's bytes."""
     if file.suffix not in (".tar", ".pt", ".pth"):
         return hashlib.sha256(file.read_bytes()).hexdigest()
     content = load(file, "file")
@@ -117,18 +121,13 @@ def _content(file: Path) -> str:
     )
 
 
-def _refuse_others(finished: Sequence[Run], root: Path, hashes: dict[str, str], data: str) -> None:
-    def is_other(run: Run) -> bool:
-        theirs = load_json(root / run.name / run.result, "result")["data"]
-        return any(theirs.get(name, sha256) != sha256 for name, sha256 in hashes.items())
-
-    if others := [run for run in finished if is_other(run)]:
-        raise _other_inputs(f"{data} holds other images", others, root)
+def _differs(run: Run, root: Path, hashes: dict[str, str]) -> bool:
+    recorded = load_json(root / run.name / run.result, "result")["data"]
+    return any(recorded.get(name, sha256) != sha256 for name, sha256 in hashes.items())
 
 
-def _other_inputs(what: str, others: Sequence[Run], root: Path) -> UserError:
-    where = root / others[0].name
+def _changed(what: str, runs: Sequence[Run], root: Path) -> UserError:
     return UserError(
-        f"{what} now than {len(others)} finished runs were made of ({where}); give the plan another"
-        " folder, or put it back"
+        f"{what} now than {len(runs)} finished runs were made of ({root / runs[0].name}); give the"
+        " plan another folder, or put it back"
     )

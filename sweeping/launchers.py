@@ -1,8 +1,7 @@
-"""Who runs the workers: this machine, Slurm (submitit) or Ray. A worker is the same command
-everywhere; see :func:`sweeping.runs.work`.
+"""Launchers: they start workers on this machine, by Slurm (submitit) or by Ray.
 
-A launcher only starts workers and starts another where one died. What is to be done, and by whom,
-is in the folders.
+A worker is the same command everywhere (:func:`sweeping.runs.work`). What is to be done, and by
+whom, is in the folders.
 """
 
 import contextlib
@@ -12,16 +11,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils import RunFailed, UserError
+from utils import UserError
 
-IDLE_DEATHS = 3  # workers that die without having taken a run, until the launcher gives up
-LOOK = 10.0  # seconds between two looks at Slurm's queue
+LOOK = 10.0  # seconds between two calls of squeue
 INSTALL = {
     "submitit": "pip install -r requirements-slurm.txt",
     "ray": "pip install -r requirements-ray.txt",
@@ -40,25 +36,18 @@ class Handle(Protocol):
 
 
 def need(module: str, flag: str) -> None:
-    """Refuse a launcher or a search whose package is not installed, in a line that says how to
-    install it.
-    """
+    """Refuse a flag whose package is not installed, and say how to install it."""
     if importlib.util.find_spec(module) is None:
-        raise UserError(
-            f"{flag} needs {module}, which is not installed:"
-            f" {INSTALL.get(module, f'pip install {module}')}"
-        )
+        raise UserError(f"{flag} needs {module}, which is not installed: {INSTALL[module]}")
 
 
 # -------------------------------------------------------------------------------------------- local
 
 
 class Local:
-    """Processes of this machine, each with one of its GPUs where it has any; they end when this
-    process is gone.
+    """Processes of this machine, which end when this process is gone.
 
-    More workers than GPUs share them evenly: slot i has GPU i modulo their number, and keeps it if
-    its worker is replaced.
+    Slot i has GPU i modulo their number, if there are any, and keeps it if its worker is replaced.
     """
 
     def __init__(self, workers: int, options: dict[str, str], logs: Path):
@@ -69,7 +58,7 @@ class Local:
         self.threads = str(max(1, (os.cpu_count() or 1) // workers))
 
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
-        """A handle for each of {slot: command}; a slot has its GPU."""
+        """{slot: handle} of the workers started by {slot: command}."""
         return {slot: self._start(slot, words) for slot, words in commands.items()}
 
     def _start(self, slot: int, words: list[str]) -> Handle:
@@ -88,7 +77,7 @@ class Local:
 
 
 class Process:
-    """A worker that is a process of ours."""
+    """A worker that is a child process."""
 
     def __init__(self, process: subprocess.Popen):
         self.process, self.poll = process, process.poll
@@ -99,8 +88,7 @@ class Process:
 
 
 def visible_gpus() -> list[str]:
-    """The names of this machine's GPUs for CUDA_VISIBLE_DEVICES, of which the user may have chosen
-    some.
+    """The names of this machine's GPUs for CUDA_VISIBLE_DEVICES, or of those that it lists already.
 
     As for CUDA, a negative number ends the list: -1 is none.
     """
@@ -117,45 +105,42 @@ def visible_gpus() -> list[str]:
 
 
 class Task:
-    """A worker's command, to be called in a job of submitit's, which calls ``checkpoint`` before it
-    puts a preempted job back.
-    """
+    """A worker's command as a submitit job; submitit calls ``checkpoint`` to requeue a job."""
 
     def __init__(self, words: list[str]):
         self.words = words
 
     def __call__(self) -> None:
         command = [*self.words, f"--parent={os.getpid()}"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_deaf) as worker:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, preexec_fn=_ignore_signals
+        ) as worker:
             try:
                 code = worker.wait()
             finally:
-                # Submitit leaves from here once the job is back in the queue: no two are to be at
-                # it
-                worker.kill()
+                worker.kill()  # the job may be requeued, and only one process is to make the run
         if code:
             raise subprocess.CalledProcessError(code, command)
 
     def checkpoint(self) -> object:
-        """The same worker again: what it was at is on disk."""
+        """The same worker again; its run resumes from disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(Task(self.words))
 
 
-def _deaf() -> None:
-    """Let a worker go on when Slurm warns its job.
+def _ignore_signals() -> None:
+    """Let a worker ignore the signals by which Slurm warns every process of its job.
 
-    Slurm sends its signals to every process of a job. A worker that ended by one would make a
-    failure of what is to be queued again; so only submitit's process hears them, and Slurm ends
-    with SIGKILL what is left of the job.
+    Only submitit's process handles them: a worker that ended by one would fail a job that is to be
+    requeued. Slurm ends what is left of the job with SIGKILL.
     """
     for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class Slurm:
-    """Jobs of a Slurm cluster, as an array. ``options`` are submitit's, such as slurm_partition=gpu
+    """One job array of a Slurm cluster; ``options`` are submitit's, such as slurm_partition=gpu
     timeout_min=240 gpus_per_node=1.
     """
 
@@ -171,18 +156,17 @@ class Slurm:
             )
         self.executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
         self.queue = Queue() if cluster == "slurm" else None
-        # Whether a preempted job is queued again must not depend on the cluster's JobRequeue.
-        array = (
-            {"slurm_array_parallelism": workers, "slurm_additional_parameters": {"requeue": True}}
-            if self.queue
-            else {}
-        )
-        limits = {"timeout_min": 60, **{name: _plain(value) for name, value in options.items()}}
+        array, limits = {}, {"timeout_min": 60}
+        limits |= {name: _number_or_text(value) for name, value in options.items()}
+        if self.queue:
+            array["slurm_array_parallelism"] = workers
+            # A preempted job is requeued whatever the cluster's JobRequeue.
+            array["slurm_additional_parameters"] = {"requeue": True}
         try:
             self.executor.update_parameters(name="sweep", **array, **limits)
         except Exception as error:  # submitit's own checks of names and values
             raise UserError(f"--options: {str(error).splitlines()[0]}") from None
-        importable()
+        _make_importable()
 
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
         with self.executor.batch():  # one array
@@ -194,7 +178,7 @@ class Slurm:
 
 
 class Job:
-    """A worker that is a job of submitit's."""
+    """A worker that is a submitit job."""
 
     def __init__(self, job: Any):
         self.job = job
@@ -205,17 +189,14 @@ class Job:
         return 0 if self.job.exception() is None else 1
 
     def stop(self) -> None:
-        self.job.cancel(
-            check=False
-        )  # it may have ended by itself, and others are still to be stopped
+        self.job.cancel(check=False)  # a job that has ended must not keep others from being stopped
 
 
 class Queued(Job):
-    """A job of Slurm's, which may have several lives.
+    """A Slurm job, which may be requeued.
 
-    It has ended well when its worker says so, and is dead when Slurm no longer has it. Anything
-    else is no end: an error may be the word of a life that Slurm has ended in order to queue the
-    job again.
+    It has succeeded when its result says so, and failed when Slurm no longer has it. An error in
+    its result is no end: Slurm may have stopped the job in order to requeue it.
     """
 
     def __init__(self, job: Any, queue: "Queue"):
@@ -223,20 +204,18 @@ class Queued(Job):
         self.queue = queue
 
     def poll(self) -> int | None:
-        queued = self.queue.has(
-            self.job.job_id
-        )  # before the look at the result: a job that is gone has written its last
+        # Asked before the result is read: a job that is gone writes no more.
+        queued = self.queue.has(self.job.job_id)
         result = self.job.paths.result_pickle
-        # Listing a folder makes a network file system look again, which a question for one name
-        # does not.
+        # Listing the folder refreshes a network file system's cache; asking for one name does not.
         if result.name in os.listdir(result.parent) and self.job.exception() is None:
             return 0
         return None if queued else 1
 
 
 class Queue:
-    """The user's jobs that run or wait. This is asked of Slurm itself; submitit asks its
-    accounting, which not every cluster has.
+    """The user's jobs that run or wait, by ``squeue``: submitit asks Slurm's accounting, which not
+    every cluster has.
     """
 
     def __init__(self) -> None:
@@ -247,26 +226,25 @@ class Queue:
         if time.monotonic() - self.asked > LOOK:
             words = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
             answer = subprocess.run(words, capture_output=True, text=True, check=False)
-            if (
-                answer.returncode == 0
-            ):  # a controller that does not answer says nothing about the jobs
+            if answer.returncode == 0:  # else the controller did not answer
                 self.jobs = set(answer.stdout.split())
             self.asked = time.monotonic()
         return job in self.jobs
 
 
 class Ray:
-    """Tasks of a Ray cluster; ``options``: address=auto for one that runs, else a local one is
-    started, and a task's: num_gpus=1.
+    """Tasks of a Ray cluster; ``options`` are a task's, such as num_gpus=1, and address=auto for a
+    running cluster, without which a local one is started.
     """
 
     def __init__(self, workers: int, options: dict[str, str], logs: Path):
         need("ray", "--launcher ray")
         import ray
 
-        self.ray, settings = ray, {name: _plain(value) for name, value in options.items()}
+        self.ray = ray
+        settings = {name: _number_or_text(value) for name, value in options.items()}
         address = settings.pop("address", None)
-        importable()
+        _make_importable()
         local = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(
             address=address,
@@ -274,7 +252,7 @@ class Ray:
             runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
             **local,
         )
-        # A task that fails is started again by the launcher, which counts; Ray itself is not to.
+        # Ray does not retry a task: the launcher counts the tries.
         self.remote = ray.remote(**{"num_cpus": 1, "max_retries": 0, **settings})(run_task)
 
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
@@ -284,12 +262,12 @@ class Ray:
 
 
 def run_task(words: list[str]) -> None:
-    """What a Ray task does."""
+    """Run a worker's command in a Ray task."""
     subprocess.run([*words, f"--parent={os.getpid()}"], stdin=subprocess.DEVNULL, check=True)
 
 
 class Reference:
-    """A worker that is a task of Ray's."""
+    """A worker that is a Ray task."""
 
     def __init__(self, ray: Any, reference: Any):
         self.ray, self.reference = ray, reference
@@ -307,16 +285,15 @@ class Reference:
         self.ray.cancel(self.reference, force=True)
 
 
-def importable() -> None:
-    """Let processes that others start for us find this project's modules."""
+def _make_importable() -> None:
+    """Put this project first in PYTHONPATH, for the processes that Slurm and Ray start."""
     root = str(Path(__file__).resolve().parents[1])
-    paths = [
-        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root
-    ]
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [path for path in paths if path and path != root]
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *others])
 
 
-def _plain(text: str) -> int | float | str:
+def _number_or_text(text: str) -> int | float | str:
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -324,54 +301,3 @@ def _plain(text: str) -> int | float | str:
 
 
 LAUNCHERS = {"local": Local, "slurm": Slurm, "ray": Ray}
-
-
-# -------------------------------------------------------------------------------------- supervision
-
-
-def supervise(
-    launcher: Any,
-    command: list[str],
-    workers: int,
-    *,
-    took_a_run: Callable[[str], bool],
-    show: Callable[[], None],
-    every: float = 0.5,
-) -> None:
-    """Keep ``workers`` workers at it until each ends by itself; one that dies is replaced.
-
-    A worker's death costs the run that it was at a try, so that deaths are bounded; workers that
-    die before they take a run, as on a machine without the packages, end the sweep.
-
-    Raises:
-        RunFailed: IDLE_DEATHS workers in all died without having taken a run.
-    """
-    names, idle = {}, 0
-
-    def named(slot: int, generation: int) -> list[str]:
-        names[slot] = f"{slot}-{os.getpid()}-{generation}"
-        return [*command, f"--worker={names[slot]}"]
-
-    running = launcher.start({slot: named(slot, 0) for slot in range(workers)})
-    try:
-        for generation in itertools.count(1):
-            time.sleep(every)
-            codes = {slot: handle.poll() for slot, handle in running.items()}
-            died = [slot for slot, code in codes.items() if code]
-            idle += sum(not took_a_run(names[slot]) for slot in died)
-            running = {slot: handle for slot, handle in running.items() if codes[slot] is None}
-            if idle >= IDLE_DEATHS:
-                raise RunFailed(f"{idle} workers ended before they took a run")
-            if died:
-                running |= launcher.start({slot: named(slot, generation) for slot in died})
-            show()
-            if not running:
-                return
-    finally:
-        for handle in running.values():
-            handle.stop()
-
-
-def worker_command(words: list[str]) -> list[str]:
-    """sweep.py as a worker; its flags follow."""
-    return [sys.executable, str(Path(__file__).resolve().parents[1] / "sweep.py"), *words]

@@ -1,5 +1,5 @@
-"""What is done, who is at it, and doing it: all read from files, so that a killed sweep needs
-nothing but to be started again.
+"""Making runs, and their state: all of it is read from files, so a killed sweep is just started
+again.
 """
 
 import contextlib
@@ -19,15 +19,33 @@ from pathlib import Path
 import torch
 
 from runtime.files import lock, save_json, save_text
-from sweeping.plan import Run
+from sweeping.expansion import Run
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, LOG, COMMAND, LOCK = "run.json", "log.txt", "cmd.txt", "run"
 TAIL = 5  # lines of a log that a failure keeps
-LONGEST_PAUSE = 2.0  # seconds between two looks at runs that others are at
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two passes over runs that others hold
+IMPOSSIBLE, INTERRUPTED = 2, 130  # exit codes of the scripts
 
 DONE, RUNNING, FAILED, DIED, OPEN = "done", "running", "failed", "died", "open"
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A process that makes runs.
+
+    Attributes:
+        name: how the runs' records name it.
+        sweep_id: the sweep that it belongs to; starts of other sweeps do not count as ``tries``.
+        tries: how often a sweep starts a run that dies.
+        alive: False once it is to end after the run at hand.
+    """
+
+    name: str
+    sweep_id: float
+    tries: int
+    alive: Callable[[], bool] = lambda: True
 
 
 # ----------------------------------------------------------------------------------------- commands
@@ -39,14 +57,13 @@ def command(run: Run, root: Path) -> str:
     line = shlex.join(["python", script, *run.words])
     if run.script != "report":
         return line
-    folder = root / run.name
-    return (
-        f"mkdir -p {shlex.quote(str(folder))} && {line} > {shlex.quote(str(folder / run.result))}"
-    )
+    folder = shlex.quote(str(root / run.name))
+    result = shlex.quote(str(root / run.name / run.result))
+    return f"mkdir -p {folder} && {line} > {result}"
 
 
 def call(script: str, words: list[str]) -> int:
-    """A script's ``main`` in this process: the imports are paid once for many runs."""
+    """The exit code of a script's ``main`` in this process, which saves the imports."""
     try:
         return importlib.import_module(script).main(words)
     except SystemExit as stop:
@@ -65,8 +82,9 @@ def call(script: str, words: list[str]) -> int:
 
 @dataclasses.dataclass
 class Record:
-    """run.json: each start, and how the last one ended; ``code`` is None while it runs, and for
-    ever where it was killed.
+    """run.json: each start, and how the last one ended.
+
+    ``code`` is the exit code; None while the run goes on, and for good if it was killed.
     """
 
     starts: list[dict] = dataclasses.field(default_factory=list)
@@ -76,7 +94,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a run's folder; an empty one where nothing has started."""
+    """The record in a run's folder; an empty one if the run has not been started."""
     try:
         return Record(**json.loads((folder / RECORD).read_text()))
     except FileNotFoundError:
@@ -86,7 +104,7 @@ def read_record(folder: Path) -> Record:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process, this one or another, is at the run."""
+    """Whether a process, this one or another, holds the run's lock."""
     import fcntl
 
     try:
@@ -103,7 +121,7 @@ def is_held(folder: Path) -> bool:
 
 
 def state_of(run: Run, root: Path) -> str:
-    """done, running, failed (ended with an error), died (was stopped or killed), or open (never
+    """DONE, RUNNING, FAILED (ended with an error), DIED (stopped or killed), or OPEN (never
     started).
     """
     folder = root / run.name
@@ -113,17 +131,18 @@ def state_of(run: Run, root: Path) -> str:
         return OPEN
     if is_held(folder):
         return RUNNING
-    return FAILED if read_record(folder).code not in (None, 130) else DIED
+    return FAILED if read_record(folder).code not in (None, INTERRUPTED) else DIED
 
 
 # ------------------------------------------------------------------------------------------ one run
 
 
-def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -> str:
-    """Make the run unless it is done, somebody is at it, or this sweep tried it often enough.
+def attempt(run: Run, root: Path, worker: Worker) -> str:
+    """Make the run unless it is done, another process makes it, or this sweep tried it often
+    enough.
 
     Returns:
-        DONE, RUNNING (somebody else is at it), FAILED (not to be tried again in this sweep), DIED
+        DONE, RUNNING (another process makes it), FAILED (not to be tried again in this sweep), DIED
         (may be tried again).
 
     Raises:
@@ -133,68 +152,62 @@ def attempt(run: Run, root: Path, *, sweep_id: float, tries: int, worker: str) -
     if (folder / run.result).is_file():
         return DONE
     with contextlib.ExitStack() as stack:
+        table = [run.result] if run.script == "report" else []
+        files = [folder / name for name in (RECORD, COMMAND, *table)]
         try:
-            table = [run.result] if run.script == "report" else []
-            stack.enter_context(
-                lock(folder, LOCK, [folder / name for name in (RECORD, COMMAND, *table)])
-            )
+            stack.enter_context(lock(folder, LOCK, files))
         except UserError:
             if not os.access(folder, os.W_OK):
                 raise
             return RUNNING
-        if (folder / run.result).is_file():  # between the look and the lock
+        if (folder / run.result).is_file():  # done before the lock was taken
             return DONE
         record = read_record(folder)
-        recent = [start for start in record.starts if start.get("sweep_id") == sweep_id]
-        # Code 2 means that the request itself is impossible: another try would say the same.
-        if recent and (len(recent) >= tries or record.code == 2):
+        starts = [start for start in record.starts if start.get("sweep_id") == worker.sweep_id]
+        if starts and (len(starts) >= worker.tries or record.code == IMPOSSIBLE):
             return FAILED
-        record = make(run, folder, record, command(run, root), worker, sweep_id)
-    if record.code == 130:
+        record = _make(run, root, record.starts, worker)
+    if record.code == INTERRUPTED:
         raise KeyboardInterrupt
     return DONE if record.code == 0 else DIED
 
 
-def make(run: Run, folder: Path, record: Record, line: str, worker: str, sweep_id: float) -> Record:
-    """Run the script with its output in the log; what there is of an earlier start is resumed, or
-    else replaced.
+def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
+    """Run the script with its output in the log, and keep how it ended; an earlier start is
+    resumed, or else overwritten.
     """
-    first = not record.starts
+    folder, host = root / run.name, platform.node()
     start = {
         "time": time.time(),
-        "sweep_id": sweep_id,
-        "worker": worker,
+        "sweep_id": worker.sweep_id,
+        "worker": worker.name,
         "pid": os.getpid(),
-        "host": platform.node(),
+        "host": host,
     }
-    record = Record([*record.starts, start])
-    save_text(line + "\n", folder / COMMAND)
+    record = Record([*starts, start])
+    save_text(command(run, root) + "\n", folder / COMMAND)
     save_json(dataclasses.asdict(record), folder / RECORD)
-    clock = time.perf_counter()
+    began = time.perf_counter()
     with open(folder / LOG, "a") as log:
-        print(
-            f"--- start {len(record.starts)}, {time.strftime('%Y-%m-%dT%H:%M:%S%z')}, {worker} on"
-            f" {start['host']}",
-            file=log,
-            flush=True,
-        )
-        for extra in _ways(run, folder, first):
-            record.code = _logged(run, [*run.words, *extra], folder, log)
-            if record.code != 2:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        header = f"--- start {len(record.starts)}, {now}, {worker.name} on {host}"
+        print(header, file=log, flush=True)
+        for flags in _resume_flags(run, folder, first=not starts):
+            record.code = _logged(run, [*run.words, *flags], folder, log)
+            if record.code != IMPOSSIBLE:
                 break
     if record.code == 0 and not (folder / run.result).is_file():
         record.code = 1
-    record.seconds = time.perf_counter() - clock
-    record.tail = (
-        (folder / LOG).read_text(errors="replace").splitlines()[-TAIL:] if record.code else []
-    )
+    record.seconds = time.perf_counter() - began
+    if record.code:
+        record.tail = (folder / LOG).read_text(errors="replace").splitlines()[-TAIL:]
     save_json(dataclasses.asdict(record), folder / RECORD)
     return record
 
 
-def _ways(run: Run, folder: Path, first: bool) -> list[list[str]]:
-    """What to add to the command. A checkpoint is resumed; one that is refused, as of another
-    precision, is replaced.
+def _resume_flags(run: Run, folder: Path, *, first: bool) -> list[list[str]]:
+    """Flags to try in turn: a checkpoint that --resume refuses, as of another precision, is
+    overwritten.
     """
     if first or run.script in ("evaluate", "report"):
         return [[]]
@@ -216,130 +229,30 @@ def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int
 # ----------------------------------------------------------------------------------------- a worker
 
 
-def work(
-    runs: Iterable[Run],
-    root: Path,
-    *,
-    sweep_id: float,
-    tries: int,
-    worker: str,
-    alive: Callable[[], bool] = lambda: True,
-) -> None:
-    """Take runs until each is done or cannot be: what every worker of every launcher does.
+def work(runs: Iterable[Run], root: Path, worker: Worker) -> None:
+    """Make runs until each is done or cannot be: what every worker of every launcher does.
 
-    Workers share nothing but the folders. A run belongs to who holds its lock; the lock goes with
-    the process, however it ends. A pass over what is left makes all that is ready; between passes
-    that made nothing there is a pause.
+    Workers share nothing but the folders. A run belongs to who holds its lock, which ends with the
+    process. Each pass makes all runs whose needs are done; after a pass that made none there is a
+    pause.
     """
     pending, done, lost = {run.name: run for run in runs}, set(), set()
-    pause = 0.05
+    pause = FIRST_PAUSE
     while pending:
         moved = False
         for run in list(pending.values()):
-            if not alive():
+            if not worker.alive():
                 return
             if any(need in lost for need in run.needs):
                 state = FAILED
             elif all(need in done for need in run.needs):
-                state = attempt(run, root, sweep_id=sweep_id, tries=tries, worker=worker)
+                state = attempt(run, root, worker)
             else:
                 continue
             moved |= state != RUNNING
             if state in (DONE, FAILED):
                 (done if state == DONE else lost).add(run.name)
                 del pending[run.name]
-        pause = 0.05 if moved else min(2 * pause, LONGEST_PAUSE)
+        pause = FIRST_PAUSE if moved else min(2 * pause, LONGEST_PAUSE)
         if pending and not moved:
             time.sleep(pause)
-
-
-# ----------------------------------------------------------------------------------------- progress
-
-
-class Progress:
-    """How far a plan is, by its files. A finished run is looked at once."""
-
-    def __init__(self, runs: list[Run], root: Path):
-        self.runs, self.root = runs, root
-        self.states = dict.fromkeys((run.name for run in runs), OPEN)
-        self.seconds: dict[str, list[float]] = {run.stage: [] for run in runs}
-
-    def look(self) -> dict[str, str]:
-        """{run: state} as of now."""
-        for run in self.runs:
-            if self.states[run.name] == DONE:
-                continue
-            state = state_of(run, self.root)
-            if state == DONE:
-                seconds = read_record(self.root / run.name).seconds
-                if seconds is None and is_held(self.root / run.name):
-                    state = RUNNING  # its result is there, its record comes in a moment
-                self.seconds[run.stage] += [] if seconds is None else [seconds]
-            self.states[run.name] = state
-        return self.states
-
-    def remaining(self, workers: int) -> float | None:
-        """Seconds to go at the mean so far of each stage, or of all where a stage has none; None
-        before the first run is done.
-        """
-        known = [value for values in self.seconds.values() for value in values]
-        if not known:
-            return None
-        mean = {
-            stage: sum(values) / len(values) if values else sum(known) / len(known)
-            for stage, values in self.seconds.items()
-        }
-        return sum(mean[run.stage] for run in self.runs if self.states[run.name] != DONE) / workers
-
-    def counts(self, stage: str | None = None) -> dict[str, int]:
-        """{state: runs} of a stage, or of all."""
-        found = dict.fromkeys((DONE, RUNNING, FAILED, DIED, OPEN), 0)
-        for run in self.runs:
-            found[self.states[run.name]] += stage in (None, run.stage)
-        return found
-
-    def table(self, workers: int) -> str:
-        """A row for each stage, the time to go, and why runs failed."""
-        stages = list(self.seconds)
-        width = max(map(len, ["stage", "all", *stages]))
-        lines = [
-            f"{'stage':{width}} "
-            + " ".join(f"{name:>8}" for name in ("runs", *self.counts(), "mean (s)"))
-        ]
-        for stage in (*stages, None):
-            counts = self.counts(stage)
-            seconds = [
-                value
-                for name, values in self.seconds.items()
-                for value in values
-                if stage in (None, name)
-            ]
-            mean = f"{sum(seconds) / len(seconds):.1f}" if seconds else "-"
-            lines.append(
-                f"{stage or 'all':{width}} "
-                + " ".join(f"{cell:>8}" for cell in (sum(counts.values()), *counts.values(), mean))
-            )
-        lines.append(
-            f"to go: {clock_of(self.remaining(workers))} with {workers} worker{'s' * (workers > 1)}"
-        )
-        for run in self.runs:
-            if self.states[run.name] == FAILED:
-                lines += failure(run, self.root)
-        return "\n".join(lines)
-
-
-def failure(run: Run, root: Path) -> list[str]:
-    """What is known of a run that ended with an error."""
-    record = read_record(root / run.name)
-    return [
-        f"failed: {root / run.name} (exit {record.code}, start {len(record.starts)})",
-        *(f"    {line}" for line in record.tail),
-    ]
-
-
-def clock_of(seconds: float | None) -> str:
-    """h:mm:ss, or ? for what is not known."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -27,7 +27,8 @@ from recipe import Recipe
 from runtime.clock import Stopwatch
 from runtime.files import save
 from stages.settings import settle
-from sweeping.plan import expand, read_plan
+from sweeping.expansion import expand
+from sweeping.plan import read_plan
 from sweeping.runs import (
     read_record,
 )

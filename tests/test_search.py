@@ -13,17 +13,12 @@ import pytest
 import engine
 import sweep
 from evaluation.selection import val_proxy_noise
-from sweeping import search
+from sweeping import objectives, samplers, search_table
+from sweeping.objectives import entropy_gap_score, judge, oracle_gap_score, val_proxy_score
 from sweeping.plan import make_plan
-from sweeping.search import (
-    as_markdown,
-    entropy_gap_score,
-    grid,
-    oracle_gap_score,
-    search_of,
-    searchable,
-    sensitivity,
-)
+from sweeping.samplers import grid, try_grid, try_optuna
+from sweeping.search import as_planned, search_of, searchable
+from sweeping.search_table import as_markdown, sensitivity
 from unlearn import METHODS
 from unlearn.base import Range
 from utils import RunFailed, UserError
@@ -157,7 +152,7 @@ def test_a_search_takes_a_method_by_any_of_its_names(tmp_path):
     plan["stages"]["methods"]["list"] += [{"unlearn": "L1-Sparse"}, {"unlearn": "IU"}]
     plan = make_plan(plan)
     names = {
-        name: search.as_planned(plan, name)
+        name: as_planned(plan, name)
         for name in ("ga", "GA", "salun", "FT_prune", "l1-sparse", "wfisher", "scrap")
     }
     assert names == {
@@ -232,38 +227,38 @@ def test_sensitivity_covers_every_trial_once():
         {"values": {"a": float(i), "b": -float(i)}, "objective": float(i % 4)} for i in range(13)
     ]
     rows = sensitivity({"ranges": {"a": None, "b": None}, "trials": trials})
-    assert len(rows) == 2 * search.LEVELS
+    assert len(rows) == 2 * search_table.LEVELS
     assert sum(int(row.split("|")[4]) for row in rows) == 2 * 13
     assert rows[0].split("|")[5:7] == [" 0.000 ", " 0.500 "]
 
 
 def test_a_grid_leaves_what_others_are_at_for_later_and_what_failed_alone(monkeypatch):
-    monkeypatch.setattr(search.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(samplers.time, "sleep", lambda seconds: None)
     tried = []
 
     def score(point, *, wait):
         assert not wait
         tried.append(point)
         if point == "held" and tried.count("held") < 3:
-            raise search.Busy
+            raise samplers.Busy
         if point == "bad":
             raise RunFailed("x")
 
-    search.tried_by_grid(["held", "bad", "good"], score, lambda: True)
+    try_grid(["held", "bad", "good"], score, lambda: True)
     assert tried == ["held", "bad", "good", "held", "held"]
-    search.tried_by_grid(["held", "bad", "good"], score, lambda: len(tried) < 6)
+    try_grid(["held", "bad", "good"], score, lambda: len(tried) < 6)
     assert len(tried) == 6  # ended with its launcher
 
 
 def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
     judging = []
     monkeypatch.setattr(
-        search, "val_proxy_score", lambda *where: judging.append(where) or (1.5, 0.2)
+        objectives, "val_proxy_score", lambda *where: judging.append(where) or (1.5, 0.2)
     )
     found = search_of(make_plan(content(tmp_path)), "GA")
     run, _ = found.run_of({"unlearn_lr": 0.001}, sweep.check)
     for _ in range(2):
-        trial = search.judged(run, tmp_path, {"unlearn_lr": 0.001}, "val_proxy", [])
+        trial = judge(run, tmp_path, {"unlearn_lr": 0.001}, "val_proxy", [])
         assert trial == {
             "values": {"unlearn_lr": 0.001},
             "objective": 1.5,
@@ -308,9 +303,8 @@ def test_optuna_draws_from_every_kind_of_range(tmp_path):
         "close": Range(0.8, 0.99999, rest=True),
     }
     points = []
-    of_plan = search.Search(None, None, {}, ranges)
-    search.tried_by_optuna(
-        of_plan, 30, tmp_path, "study", lambda point: points.append(point) or 0.0, lambda: True
+    try_optuna(
+        ranges, 30, tmp_path, "study", lambda point: points.append(point) or 0.0, lambda: True
     )
     assert len(points) == 30
     assert all(
@@ -329,7 +323,7 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
         pytest.importorskip("optuna", reason="pip install -r requirements-search.txt")
     seen = []
     monkeypatch.setattr(
-        search,
+        objectives,
         "predict",
         lambda model, loader: seen.append(loader.name) or engine.predict(model, loader),
     )
@@ -400,10 +394,10 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
         "val": outputs([200, 800]),
     }
     request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_class=None))
-    monkeypatch.setattr(search, "read_saved", lambda path, role: role)
-    monkeypatch.setattr(search, "Subject", lambda *args, **kwargs: request)
-    monkeypatch.setattr(search, "_outputs", lambda request, saved: splits)
-    value, noise = search.val_proxy_score("a", "b", "cpu", 0)
+    monkeypatch.setattr(objectives, "read_saved", lambda path, role: role)
+    monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: request)
+    monkeypatch.setattr(objectives, "_outputs", lambda request, saved: splits)
+    value, noise = val_proxy_score("a", "b", "cpu", 0)
     assert (
         value < 3
     )  # every image is classified rightly: what is left is 100 |AUC - 1/2|, 32 without weights

@@ -22,23 +22,25 @@ from helpers import ORIGINAL, SMALL, content, finished, starts, tiny
 import sweep
 from datasets import load_dataset
 from runtime.files import lock
-from sweeping import inputs, launchers, runs
+from sweeping import inputs, launch, launchers, runs
+from sweeping.expansion import expand
 from sweeping.inputs import check_inputs
-from sweeping.plan import expand, make_plan, read_plan
+from sweeping.plan import make_plan, read_plan
+from sweeping.progress import Progress
 from sweeping.runs import (
     DIED,
     DONE,
     FAILED,
     OPEN,
     RUNNING,
-    Progress,
+    Worker,
     attempt,
     command,
     read_record,
     state_of,
     work,
 )
-from utils import UserError
+from utils import RunFailed, UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,11 +138,11 @@ def test_shared_axes_match(tmp_path):
     assert len(salun) == 6
     for run in salun:
         mask = next(found[need] for need in run.needs if found[need].stage == "masks")
-        assert mask.point == run.point
+        assert mask.axes == run.axes
     evaluations = [run for run in found.values() if run.stage == "evaluation"]
     assert len(evaluations) == 2
     for run in evaluations:
-        assert all(found[need].point == run.point for need in run.needs)
+        assert all(found[need].axes == run.axes for need in run.needs)
         assert not any("num_indexes" in word for word in run.words)
 
 
@@ -379,8 +381,8 @@ def one(tmp_path):
     return stage_only(tmp_path)[0]
 
 
-def do(run, tmp_path, **changes):
-    return attempt(run, tmp_path / "runs", **{"sweep_id": 0.0, "tries": 2, "worker": "w"} | changes)
+def do(run, tmp_path, sweep_id=0.0):
+    return attempt(run, tmp_path / "runs", Worker("w", sweep_id, tries=2))
 
 
 def test_a_run_leaves_its_command_its_log_and_its_record(tmp_path, fake):
@@ -555,7 +557,7 @@ def test_a_traceback_is_a_failure_with_its_last_lines(tmp_path, monkeypatch):
 def test_runs_that_need_a_failed_one_are_left_and_the_others_made(tmp_path, fake):
     fake(0, 2)  # in order: the original, then one Retrain or the mask
     found = runs_of(content(tmp_path))
-    work(found, tmp_path / "runs", sweep_id=0.0, tries=2, worker="w")
+    work(found, tmp_path / "runs", Worker("w", 0.0, tries=2))
     progress = Progress(found, tmp_path / "runs")
     states = progress.look()
     failed = [run for run in found if states[run.name] == FAILED]
@@ -575,11 +577,8 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
     calls = fake()
     found = runs_of(content(tmp_path, seeds=list(range(20))))
     fork = multiprocessing.get_context("fork")
-    settings = {"sweep_id": 0.0, "tries": 1}
     workers = [
-        fork.Process(
-            target=work, args=(found, tmp_path / "runs"), kwargs=settings | {"worker": str(i)}
-        )
+        fork.Process(target=work, args=(found, tmp_path / "runs", Worker(str(i), 0.0, tries=1)))
         for i in range(3)
     ]
     for worker in workers:
@@ -593,14 +592,8 @@ def test_three_workers_at_once_make_every_run_once(tmp_path, fake):
 def test_a_worker_stops_when_its_launcher_is_gone(tmp_path, fake):
     calls = fake()
     left = iter([True, True, False])
-    work(
-        runs_of(content(tmp_path)),
-        tmp_path / "runs",
-        sweep_id=0.0,
-        tries=1,
-        worker="w",
-        alive=lambda: next(left),
-    )
+    worker = Worker("w", 0.0, tries=1, alive=lambda: next(left))
+    work(runs_of(content(tmp_path)), tmp_path / "runs", worker)
     assert len(calls.lines()) == 2
 
 
@@ -618,7 +611,7 @@ def test_time_to_go_is_each_stages_mean(tmp_path):
 # ---------------------------------------------------------------------------------------- launchers
 
 
-class Worker:
+class Ended:
     """A worker that has ended with a code."""
 
     def __init__(self, code):
@@ -631,36 +624,51 @@ class Worker:
         self.stopped = True
 
 
-class Codes:
-    """A launcher whose workers end as a list says."""
+SWEEP_ID = 5.5
 
-    def __init__(self, *codes):
-        self.codes, self.commands = list(codes), []
+
+class Codes:
+    """A launcher whose workers take a run of the sweep ``takes`` and end as a list says."""
+
+    def __init__(self, folder, *codes, takes=SWEEP_ID):
+        self.folder, self.codes, self.takes, self.commands = folder, list(codes), takes, []
 
     def start(self, commands):
         self.commands += commands.values()
-        return {slot: Worker(self.codes.pop(0)) for slot in commands}
+        for *_, name in commands.values():
+            run = self.folder / "stage" / name
+            run.mkdir(parents=True)
+            start = {"worker": name.removeprefix("--worker="), "sweep_id": self.takes}
+            (run / "run.json").write_text(json.dumps({"starts": [start]}))
+        return {slot: Ended(self.codes.pop(0)) for slot in commands}
 
 
-def supervise(launcher, workers, took):
-    launchers.supervise(
-        launcher, ["x"], workers, took_a_run=lambda name: took, show=lambda: None, every=0
+def supervise(launcher, workers):
+    launch.supervise(
+        launcher, ["x"], workers, launcher.folder, SWEEP_ID, show=lambda: None, every=0
     )
 
 
-def test_a_dead_worker_is_replaced_under_another_name():
-    launcher = Codes(0, -9, 0)
-    supervise(launcher, 2, True)
+def test_a_dead_worker_is_replaced_under_another_name(tmp_path):
+    launcher = Codes(tmp_path, 0, -9, 0)
+    supervise(launcher, 2)
     names = [words[-1] for words in launcher.commands]
     assert len(names) == 3 == len({*names})
     assert [name.split("=")[1].split("-")[0] for name in names] == ["0", "1", "1"]
 
 
-def test_workers_that_die_idle_end_the_sweep():
-    launcher = Codes(*[1] * 9)
-    with pytest.raises(launchers.RunFailed, match="before they took a run"):
-        supervise(launcher, 1, False)
-    assert len(launcher.commands) == launchers.IDLE_DEATHS
+def test_workers_that_take_a_run_may_die_more_often_than_idle_ones(tmp_path):
+    launcher = Codes(tmp_path, *[1] * 5, 0)
+    supervise(launcher, 1)
+    assert len(launcher.commands) == 6 > launch.IDLE_DEATHS
+
+
+@pytest.mark.parametrize("takes", [None, SWEEP_ID - 1])
+def test_workers_that_take_no_run_of_their_sweep_end_it(tmp_path, takes):
+    launcher = Codes(tmp_path, *[1] * 9, takes=takes)
+    with pytest.raises(RunFailed, match="before they took a run"):
+        supervise(launcher, 1)
+    assert len(launcher.commands) == launch.IDLE_DEATHS
 
 
 # --------------------------------------------------------------------------------------------- GPUs
@@ -691,7 +699,8 @@ def test_workers_take_the_gpus_in_turn(tmp_path, monkeypatch, chosen, words, gpu
     monkeypatch.setattr(launchers.subprocess, "Popen", start)
     monkeypatch.setattr(launchers.os, "cpu_count", lambda: 8)
     args = sweep.sweep_parser().parse_args(["plan.toml", *words])
-    launcher = launchers.Local(sweep.workers_of(args), {}, tmp_path)
+    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options)
+    launcher = launchers.Local(workers.count(), {}, tmp_path)
     slots = range(launcher.workers)
     launcher.start({slot: ["x"] for slot in slots})
     launcher.start({1: ["x"]} if len(slots) > 1 else {})  # a worker that is replaced
