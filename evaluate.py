@@ -24,17 +24,20 @@ import numpy as np
 from tqdm import tqdm
 
 from arg_parser import evaluation_parser
-from evaluation.membership import draw_rule, draws_line
-from evaluation.metrics import define, describe
+from evaluation.accuracy import Splits
+from evaluation.alarms import audit_alarms, row_alarms
+from evaluation.distributions import distribution_gaps
+from evaluation.gaps import AVERAGED, IN_AUDIT
+from evaluation.intervals import Metric, chances_of, intervals_of, values_of
+from evaluation.membership import attack_seed, draw_rule, draws_line
+from evaluation.metrics import define, describe, measured
 from evaluation.relearn import relearn_ratio, steps_to_reach
-from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
+from evaluation.rows import Judged, make_rows
 from evaluation.suites import (
-    Splits,
     attack_by_draw,
     basic,
     class_accuracies,
     curves,
-    folded,
     left_out,
     standard,
 )
@@ -47,7 +50,8 @@ from runtime.files import lock, save_arrays, save_json
 from runtime.provenance import provenance
 from stages.outputs import Request, Saved, expand, read_saved, with_reference
 from stages.shadows import Pool
-from utils import UserError, stream, warn
+from unlearn.raw import Raw
+from utils import UserError, warn
 
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
@@ -136,7 +140,7 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     )  # as in result.json
     outputs = [request.outputs(each) for each in one_by_one(saved, "outputs")]
 
-    def attacked() -> tuple[list[dict[str, float]], list[dict[str, np.ndarray]]]:
+    def attacked() -> tuple[list[dict[str, Metric]], list[dict[str, np.ndarray]]]:
         models = zip(one_by_one(saved, "attacks"), outputs, strict=True)
         by_draw = [attack_by_draw(splits, rule) for _, splits in models]
         return [
@@ -150,7 +154,6 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
     moved = weights_moved(saved)
     models, judged = [], []
     for i, each in enumerate(saved):
-        metrics, intervals, chance = folded(found[i])
         in_percent = {name: 100 * shares for name, shares in by_draw[i].items()}
         judged.append(
             Judged(
@@ -159,10 +162,10 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
                 each.key,
                 each.seed,
                 outputs[i],
-                metrics,
-                chance,
+                found[i],
                 in_percent,
                 moved[i],
+                raw=each.label == Raw.label,
             )
         )
         models.append(
@@ -173,9 +176,9 @@ def evaluate(args: argparse.Namespace, request: Request, saved: list[Saved]) -> 
                 "weights_sha256": each.sha256,
                 "seed": each.seed,
                 "hyperparameters": each.hyperparameters,
-                "metrics": metrics,
-                "intervals": intervals,
-                "chance": chance,
+                "metrics": values_of(found[i]),
+                "intervals": intervals_of(found[i]),
+                "chance": chances_of(found[i]),
                 "per_class": class_accuracies(outputs[i], request.dataset.classes),
                 "curves": curves(outputs[i], []) | extra[i],
             }
@@ -261,8 +264,8 @@ def beside_retrain(
     request: Request,
     saved: list[Saved],
     outputs: list[Splits],
-    found: list[dict[str, float]],
-) -> tuple[list[dict[str, float]], list[dict]]:
+    found: list[dict[str, Metric]],
+) -> tuple[list[dict[str, Metric]], list[dict]]:
     """What standard adds to each model's metrics and curves. A Retrain model is compared with the
     others of its kind.
     """
@@ -274,7 +277,7 @@ def beside_retrain(
         metrics.append(
             found[i]
             | standard(outputs[i], found[i], references, [found[j] for j in others])
-            | more["metrics"]
+            | measured(more["metrics"])
         )
         extra.append(
             {name: curve for name, curve in curves(outputs[i], references).items() if name == "roc"}
@@ -299,16 +302,15 @@ def add_audits(
     for position, row in enumerate(rows):
         if row["role"] != "models":
             continue
-        row["mean"] |= distribution_gaps(
-            [judged[i] for i in row["models"]], retrain, audit=args.suite == "full"
-        )
+        group = [judged[i] for i in row["models"]]
+        row["mean"] |= values_of(distribution_gaps(group, retrain, audit=args.suite == "full"))
         if pool is not None and not without_record(first := saved[row["models"][0]]):
             found, per_image[f"auc_of_row_{position}"] = pool.audit(
                 first, per_image["memorisation"]
             )
-            metrics, intervals, row["chance"] = folded(found)
-            row["mean"] |= metrics
-            row["ci"] |= intervals
+            row["mean"] |= values_of(found)
+            row["ci"] |= intervals_of(found)
+            row["chance"] = chances_of(found)
     if per_image:
         save_arrays(per_image, folder_of(args, saved) / "per_image.npz")
 
@@ -336,16 +338,8 @@ def make_pool(args: argparse.Namespace, request: Request, saved: list[Saved]) ->
     original = next(each for each in saved if each.role == "original")
     # Of the forget set's own seed, and of no order of files where it has none.
     flags = [each.arguments for each in saved if each.forget is not None]
-    seed = (
-        stream(
-            min(
-                each["seed"] if each["forget_seed"] is None else each["forget_seed"]
-                for each in flags
-            ),
-            "attack",
-        )
-        % 2**32
-    )
+    seeds = [each["seed"] if each["forget_seed"] is None else each["forget_seed"] for each in flags]
+    seed = attack_seed(min(seeds))
     where, data = folder_of(args, saved) / "shadows", args.data or original.arguments["data"]
     return Pool(request, original, where, shadows=args.shadows, seed=seed, data=data, gpu=args.gpu)
 
@@ -372,11 +366,11 @@ def relearn_all(args: argparse.Namespace, request: Request, saved: list[Saved]) 
     )
     found = []
     for each, n in zip(arrays, steps, strict=True):
-        metrics = {"relearn_accuracy": float(each["accuracy"][:, -1].mean())} | (
-            {"relearn_steps": n} if original else {}
-        )
+        metrics = {"relearn_accuracy": Metric(float(each["accuracy"][:, -1].mean()))}
+        if original:
+            metrics["relearn_steps"] = Metric(n)
         if original and 0 < theirs < math.inf:
-            metrics["relearn_ratio"] = relearn_ratio(n, theirs)
+            metrics["relearn_ratio"] = Metric(relearn_ratio(n, theirs))
         spread = (
             each["accuracy"].std(0, ddof=1)
             if args.relearn_seeds > 1
@@ -401,17 +395,10 @@ def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:
 
 def line_of(row: dict) -> str:
     """A row for the terminal; report.py has them all."""
-    shown = {
-        "UA": "UA",
-        "RA": "RA",
-        "TA": "TA",
-        "svc_confidence_tnr": "MIA",
-        "loss_auc": "AUC",
-        "rmia_auc": "RMIA",
-        "js_forget": "JS",
-    }
+    shown = {IN_AUDIT.get(name, name): name for name in AVERAGED}
+    shown |= {"loss_auc": "AUC", "rmia_auc": "RMIA", "js_forget": "JS"}
     cells = [
-        f"{short} {row['mean'][name]:.{2 if define(name).unit == 'percent' else 3}f}"
+        f"{short} {row['mean'][name]:.{2 if define(name).scale.unit == 'percent' else 3}f}"
         for name, short in shown.items()
         if name in row["mean"]
     ]

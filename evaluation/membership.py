@@ -103,7 +103,12 @@ def draw_rule(
         data_sha256: hash of the training images. ``forget_sha256``: of
             :meth:`datasets.splits.ForgetSplit.sha256`.
     """
-    return DrawRule(members, stream(split_seed, "attack", data_sha256, forget_sha256) % 2**32)
+    return DrawRule(members, attack_seed(split_seed, data_sha256, forget_sha256))
+
+
+def attack_seed(seed: int, *names: object) -> int:
+    """The seed, within [0, 2^32) as NumPy and scikit-learn want it, of an attack's random draws."""
+    return stream(seed, "attack", *names) % 2**32
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ U-LiRA: trained on it and then made to forget it). Margins and log-probabilities
 
 import numpy as np
 
-from evaluation.attacks import auc, null_bounds, roc_summary
+from evaluation.attacks import auc, roc_summary
+from evaluation.intervals import Metric, chance_interval
 
 # Models; of fewer, one standard deviation is estimated for all samples (Carlini et al. 2022)
 POOLED_BELOW = 64
@@ -214,7 +215,7 @@ def ulira_summary(
     *,
     alpha: float = 0.05,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start
     with ``ulira``.
 
@@ -235,14 +236,15 @@ def ulira_summary(
     for end, membership in (("", member), ("_floor", shuffled)):
         areas = per_sample_auc(margins, membership)
         two_sided = np.maximum(areas, 1 - areas)
-        found[f"ulira_sample_auc_median{end}"] = float(np.median(two_sided))
-        found[f"ulira_worst_1_percent_auc{end}"] = float(np.quantile(two_sided, 0.99))
+        worst = float(np.quantile(two_sided, 0.99))
+        found[f"ulira_sample_auc_median{end}"] = Metric(float(np.median(two_sided)))
+        found[f"ulira_worst_1_percent_auc{end}"] = Metric(worst)
     return found
 
 
 def ulira_by_memorisation(
     scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation
     score (n,), with where chance puts it.
 
@@ -250,22 +252,15 @@ def ulira_by_memorisation(
     et al., NeurIPS 2024.) Ties go by position. {} where a third would have fewer than two samples.
     """
     scores, member = _pool(scores, member)
+    if len(memorisation) < 6:
+        return {}
     found = {}
-    if len(memorisation) >= 6:
-        for group, chosen in zip(
-            ("low", "middle", "high"),
-            np.array_split(np.argsort(memorisation, kind="stable"), 3),
-            strict=True,
-        ):
-            name, part, inside = (
-                f"ulira_{group}_memorisation_auc",
-                scores[:, chosen],
-                member[:, chosen],
-            )
-            found |= {
-                name: auc(part[inside], part[~inside]),
-                **null_bounds(name, clustered_auc_sd(part, inside)),
-            }
+    thirds = np.array_split(np.argsort(memorisation, kind="stable"), 3)
+    for group, chosen in zip(("low", "middle", "high"), thirds, strict=True):
+        part, inside = scores[:, chosen], member[:, chosen]
+        chance = chance_interval(clustered_auc_sd(part, inside))
+        area = auc(part[inside], part[~inside])
+        found[f"ulira_{group}_memorisation_auc"] = Metric(area, chance=chance)
     return found
 
 

@@ -17,10 +17,11 @@ from datasets.splits import (
 from engine import EpochStats, predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
-from evaluation.gaps import ENTROPY
+from evaluation.gaps import AVERAGED, ENTROPY
 from evaluation.membership import draws_line, means, svc_draws
 from evaluation.suites import Splits
 from evaluation.verdicts import (
+    DESTROYED,
     Standing,
     at_chance,
     changed_nothing,
@@ -167,7 +168,9 @@ def report(
         name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()
     }
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
+        raise RunFailed(
+            f"{DESTROYED}: the model's logits are not finite; try a lower learning rate"
+        )
     metrics = accuracies(outputs)
     rule, drawn = task.attack(args)
     parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
@@ -250,7 +253,7 @@ def print_result(result: dict, file: Path) -> None:
     print(
         result_line(
             result["label"],
-            {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")},
+            {name: metrics[name] for name in AVERAGED},
             result["RTE"]["total"],
         )
     )

@@ -19,6 +19,8 @@ import main_forget
 import main_train
 from arg_parser import flags_of
 from datasets.splits import make_split
+from evaluation.intervals import Metric
+from evaluation.metrics import measured
 from evaluation.references import (
     memorisation_scores,
     per_sample_auc,
@@ -146,7 +148,7 @@ class Pool:
         scores, errors = memorisation_scores(correct, self.member)
         return {"indices": self.indices, "memorisation": scores, "standard_error": errors}
 
-    def audit(self, saved: Saved, memorisation: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    def audit(self, saved: Saved, memorisation: np.ndarray) -> tuple[dict[str, Metric], np.ndarray]:
         """U-LiRA's numbers for the method of a checkpoint with its runs' accuracy, and each image's
         AUC (m,) over the shadows.
 
@@ -162,10 +164,10 @@ class Pool:
             ]["TA"]
             for file in files
         ]
-        found = ulira_summary(scores, margins, self.member) | ulira_by_memorisation(
-            scores, self.member, memorisation
-        )
-        return found | {"ulira_TA": float(np.mean(test))}, per_sample_auc(margins, self.member)
+        found = ulira_summary(scores, margins, self.member)
+        found |= ulira_by_memorisation(scores, self.member, memorisation)
+        found["ulira_TA"] = Metric(float(np.mean(test)))
+        return measured(found), per_sample_auc(margins, self.member)
 
     def _train(self, shadow: int) -> Path:
         settings = [

@@ -346,3 +346,22 @@ def patch_stages(monkeypatch, name, value):
     assert users
     for module in users:
         monkeypatch.setattr(module, name, value)
+
+
+# ------------------------------------------------------------------------------------------ metrics
+
+
+def within_chance(metric, times=1.0):
+    """Whether a metric lies where chance puts it, or within so many times that reach."""
+    low, high = metric.chance
+    return abs(metric.value - 0.5) <= times * (high - low) / 2
+
+
+def flat(metrics):
+    """Metrics as one dictionary of numbers, for pytest.approx."""
+    found = {name: metric.value for name, metric in metrics.items()}
+    for name, metric in metrics.items():
+        for kind in ("interval", "chance"):
+            for end, number in zip(("low", "high"), getattr(metric, kind) or (), strict=False):
+                found[f"{name} {kind} {end}"] = number
+    return found
