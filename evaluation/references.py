@@ -19,9 +19,7 @@ MIN_SD = 1e-6  # of a margin: models that agree to the last digit would divide b
 # --------------------------------------------------------------------------------------------- RMIA
 
 
-def rmia_offline_ratio(
-    log_p: np.ndarray, references: np.ndarray, member: np.ndarray | None = None, *, a: float = 0.3
-) -> np.ndarray:
+def rmia_offline_ratio(log_p: np.ndarray, references: np.ndarray, *, a: float = 0.3) -> np.ndarray:
     """log p_theta(x) - log p(x), p(x) = ((1 + a) mean_out + 1 - a) / 2, from models not trained on
     x; (n,), any real number.
 
@@ -32,29 +30,13 @@ def rmia_offline_ratio(
 
     Args:
         log_p: (n,) log-probabilities of the labels under the audited model.
-        references: (R, n) the same under the others. ``member``: entries of it to leave out; None
-            for none.
+        references: (R, n) the same under the others.
     """
     log_p, references = _model_and_references(log_p, references)
-    log_out = _log_mean_exp(
-        references,
-        np.ones(references.shape, bool) if member is None else ~_flags(member, references),
-    )
+    largest = references.max(0)
+    log_out = largest + np.log(np.exp(references - largest).sum(0) / len(references))
     with np.errstate(divide="ignore"):  # log 0 for a = 1
         return log_p - np.logaddexp(np.log1p(a) + log_out, np.log(1 - a)) + np.log(2)
-
-
-def rmia_online_ratio(log_p: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log p_theta(x) - log p(x), p(x) = (mean_in + mean_out) / 2: for references of both kinds;
-    (n,), see the offline form.
-    """
-    log_p, references = _model_and_references(log_p, references)
-    member = _flags(member, references)
-    return (
-        log_p
-        - np.logaddexp(_log_mean_exp(references, member), _log_mean_exp(references, ~member))
-        + np.log(2)
-    )
 
 
 def rmia_scores(
@@ -63,7 +45,7 @@ def rmia_scores(
     """The share of the population z with ratio(x) / ratio(z) >= gamma, for each x: (n,) in [0, 1].
 
     ``log_ratios`` (n,) of the audited samples and ``population`` (m,) of others, from retain or
-    test, by one of the two functions above. For one population the score never falls as the ratio
+    test, by the function above. For one population the score never falls as the ratio
     grows, so that gamma changes how many samples share a score but not their order. m bounds the
     resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
     """
@@ -79,21 +61,10 @@ def rmia_scores(
     )
 
 
-def _log_mean_exp(values: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """log of the mean of exp(values) (R, n) over the rows to ``use``, per column."""
-    count = _count(use)
-    largest = np.where(use, values, -np.inf).max(0)
-    return largest + np.log(
-        np.where(use, np.exp(np.minimum(values - largest, 0)), 0).sum(0) / count
-    )
-
-
 # --------------------------------------------------------------------------------------------- LiRA
 
 
-def lira_offline(
-    margins: np.ndarray, references: np.ndarray, member: np.ndarray | None = None
-) -> np.ndarray:
+def lira_offline(margins: np.ndarray, references: np.ndarray) -> np.ndarray:
     """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not
     trained on the sample.
 
@@ -103,27 +74,12 @@ def lira_offline(
     64 models (Carlini et al. 2022).
 
     Args:
-        margins: (n,) of the audited model. references: (R, n). ``member``: entries of it to leave
-            out; None for none.
+        margins: (n,) of the audited model. references: (R, n).
     """
     margins, references = _model_and_references(margins, references)
-    use = np.ones(references.shape, bool) if member is None else ~_flags(member, references)
-    center, sd = _gaussians(references, use, pooled=len(references) < POOLED_BELOW)
+    use, pooled = np.ones(references.shape, bool), len(references) < POOLED_BELOW
+    center, sd = _gaussians(references, use, pooled=pooled)
     return (margins - center) / sd
-
-
-def lira_online(margins: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), in nats, (n,): LiRA where in-models
-    exist.
-
-    Medians and standard deviations as in :func:`lira_offline`, of the in-models and of the
-    out-models each their own.
-    """
-    margins, references = _model_and_references(margins, references)
-    member = _flags(member, references)
-    return _log_likelihood_ratio(
-        margins, references, member, ~member, pooled=len(references) < POOLED_BELOW
-    )
 
 
 def gaussian_log_ratio(

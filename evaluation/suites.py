@@ -61,14 +61,12 @@ def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
     names of all.
     """
     absent = ", ".join(classes[c] for c in absent_classes(splits))
-    return (
-        [
-            f"no held-out image is of the forgotten class {absent}: what compares forget with such"
-            " images is left out"
-        ]
-        if absent
-        else []
-    )
+    if not absent:
+        return []
+    return [
+        f"no held-out image is of the forgotten class {absent}: what compares forget with such"
+        " images is left out"
+    ]
 
 
 def can_compare(splits: Splits) -> bool:
@@ -221,36 +219,27 @@ def reference_scores(
     """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population
     of RMIA is test.
     """
-    mine, *theirs = (
-        {
-            name: sample_scores(*part)
-            for name, part in (
-                ("forget", each["forget"]),
-                ("held_out", held_out(each)),
-                ("test", each["test"]),
-            )
-        }
-        for each in (splits, *references)
-    )
+    mine, *theirs = map(_scores_of_parts, (splits, *references))
 
-    def stacked(split: str, score: str) -> np.ndarray:
-        return np.stack([other[split][score] for other in theirs])
+    def stacked(part: str, score: str) -> np.ndarray:
+        return np.stack([other[part][score] for other in theirs])
 
     ratios = {
-        split: rmia_offline_ratio(scores["log_probability"], stacked(split, "log_probability"))
-        for split, scores in mine.items()
+        part: rmia_offline_ratio(scores["log_probability"], stacked(part, "log_probability"))
+        for part, scores in mine.items()
     }
-    found = {
-        "rmia": tuple(
-            rmia_scores(ratios[split], ratios["test"]) for split in ("forget", "held_out")
-        )
-    }
+    sides = ("forget", "held_out")
+    found = {"rmia": tuple(rmia_scores(ratios[side], ratios["test"]) for side in sides)}
     if len(references) > 1:
         found["lira"] = tuple(
-            lira_offline(mine[split]["margin"], stacked(split, "margin"))
-            for split in ("forget", "held_out")
+            lira_offline(mine[side]["margin"], stacked(side, "margin")) for side in sides
         )
     return found
+
+
+def _scores_of_parts(splits: Splits) -> dict[str, dict[str, np.ndarray]]:
+    parts = {"forget": splits["forget"], "held_out": held_out(splits), "test": splits["test"]}
+    return {name: sample_scores(*part) for name, part in parts.items()}
 
 
 def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -276,13 +265,8 @@ def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
         "held_out": sample_scores(*held_out(splits)),
     }
     # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
-    tops = {
-        "loss": max(
-            float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)),
-            1e-6,
-        ),
-        "confidence": 1.0,
-    }
+    losses = np.concatenate([part["loss"] for part in parts.values()])
+    tops = {"loss": max(float(np.quantile(losses, 0.99)), 1e-6), "confidence": 1.0}
     histograms = {
         name: _histogram({split: part[name] for split, part in parts.items()}, weights, top)
         for name, top in tops.items()

@@ -19,11 +19,9 @@ from evaluation.references import (
     clustered_auc_sd,
     gaussian_log_ratio,
     lira_offline,
-    lira_online,
     memorisation_scores,
     per_sample_auc,
     rmia_offline_ratio,
-    rmia_online_ratio,
     rmia_scores,
     ulira_by_memorisation,
     ulira_scores,
@@ -108,14 +106,8 @@ def test_rmia_counts_equal_ratios():
 @few
 @given(seeds, st.floats(-3, 3))
 def test_scaling_both_probabilities_changes_nothing(seed, scale):
-    """In the online form, and in the offline form with a = 1."""
+    """With a = 1, and with no other."""
     own, references = log_probabilities(12, seed), log_probabilities((6, 12), seed + 1)
-    member = np.arange(6)[:, None] % 2 == np.arange(12) % 2
-    np.testing.assert_allclose(
-        rmia_online_ratio(own + scale, references + scale, member),
-        rmia_online_ratio(own, references, member),
-        atol=1e-12,
-    )
     np.testing.assert_allclose(
         rmia_offline_ratio(own + scale, references + scale, a=1),
         rmia_offline_ratio(own, references, a=1),
@@ -129,29 +121,17 @@ def test_scaling_both_probabilities_changes_nothing(seed, scale):
     )
 
 
-def test_rmia_online_weighs_in_and_out_alike_and_offline_leaves_in_models_out():
-    references = np.log([[0.2, 0.9], [0.4, 0.8], [0.9, 0.5]])
-    member = np.array([[False, True], [False, True], [True, False]])
-    own = np.log([0.6, 0.6])
+def test_rmia_takes_the_missing_in_models_to_be_closer_to_one():
+    references, own = np.log([[0.2, 0.9], [0.4, 0.8]]), np.log([0.6, 0.6])
     np.testing.assert_allclose(
-        np.exp(own - rmia_online_ratio(own, references, member)),
-        [(0.3 + 0.9) / 2, (0.85 + 0.5) / 2],
+        np.exp(own - rmia_offline_ratio(own, references)),
+        [(1.3 * 0.3 + 0.7) / 2, (1.3 * 0.85 + 0.7) / 2],
     )
-    np.testing.assert_allclose(
-        np.exp(own - rmia_offline_ratio(own, references, member)),
-        [(1.3 * 0.3 + 0.7) / 2, (1.3 * 0.5 + 0.7) / 2],
-    )
-    changed = np.where(member, -0.01, references)
-    assert (
-        rmia_offline_ratio(own, changed, member) == rmia_offline_ratio(own, references, member)
-    ).all()
 
 
 def test_rmia_survives_probabilities_that_underflow():
     """Margins of -2,000: p is 0 in float64, its ratio to references as sure is not."""
-    got = rmia_online_ratio(
-        np.array([-2000.0]), np.array([[-2001.0], [-3000.0]]), np.array([[True], [False]])
-    )
+    got = rmia_offline_ratio(np.array([-2000.0]), np.array([[-2001.0], [-3000.0]]), a=1)
     assert got == pytest.approx(1 + math.log(2))
 
 
@@ -237,28 +217,13 @@ def loop_gaussian(columns, pooled):
 
 @pytest.mark.parametrize("models", [7, 63, 64])
 def test_lira_equals_loops_over_samples(models):
-    """Below 64 models one SD for all samples, from 64 on one for each; in and out each
-    their own.
-    """
-    references, member = make_pool(models, 20, shift=2, balanced=False)
+    """Below 64 models one SD for all samples, from 64 on one for each."""
+    references = make_pool(models, 20, shift=2, balanced=False)[0]
     margins = references[0] + 1
-    ins, outs = (
-        [references[side[:, j], j] for j in range(references.shape[1])]
-        for side in (member, ~member)
-    )
-    (mu_in, sd_in), (mu_out, sd_out) = (
-        loop_gaussian(ins, models < 64),
-        loop_gaussian(outs, models < 64),
-    )
-    expected = scipy.stats.norm.logpdf(margins, mu_in, sd_in) - scipy.stats.norm.logpdf(
-        margins, mu_out, sd_out
-    )
+    center, sd = loop_gaussian(list(references.T), models < 64)
+    tail = scipy.special.ndtr(lira_offline(margins, references))
     np.testing.assert_allclose(
-        lira_online(margins, references, member), expected, rtol=1e-9, atol=1e-10
-    )
-    tail = scipy.special.ndtr(lira_offline(margins, references, member))
-    np.testing.assert_allclose(
-        tail, 1 - scipy.stats.norm.sf(margins, mu_out, sd_out), rtol=1e-9, atol=1e-12
+        tail, 1 - scipy.stats.norm.sf(margins, center, sd), rtol=1e-9, atol=1e-12
     )
 
 
@@ -270,15 +235,6 @@ def test_offline_lira_is_one_sided():
         [lira_offline(np.full(30, margin), references) for margin in (-50, -1, 0, 1, 50, 60)]
     )
     assert (np.diff(steps, axis=0) > 0).all()
-
-
-def test_offline_lira_does_not_look_at_in_models():
-    references, member = make_pool(8, 30)
-    margins = references[0]
-    noisy = np.where(member, 100 * references, references)
-    assert (lira_offline(margins, noisy, member) == lira_offline(margins, references, member)).all()
-    online = [lira_online(margins, models, member) for models in (references, noisy)]
-    assert np.abs(online[0] - online[1]).max() > 0.1
 
 
 def test_pooled_sd_is_the_spread_of_models_not_of_samples():
@@ -298,15 +254,12 @@ def test_order_of_samples_and_of_models_changes_nothing(seed):
         np.random.default_rng(seed).permutation(15),
         np.random.default_rng(seed).permutation(6),
     )
-    expected = lira_online(own, references, member)[columns]
+    expected = lira_offline(own, references)[columns]
     np.testing.assert_allclose(
-        lira_online(own[columns], references[:, columns], member[:, columns]),
-        expected,
-        rtol=1e-9,
-        atol=1e-9,
+        lira_offline(own[columns], references[:, columns]), expected, rtol=1e-9, atol=1e-9
     )
     np.testing.assert_allclose(
-        lira_online(own, references[rows], member[rows])[columns], expected, rtol=1e-9, atol=1e-9
+        lira_offline(own, references[rows])[columns], expected, rtol=1e-9, atol=1e-9
     )
     np.testing.assert_allclose(
         ulira_scores(references[:, columns], member[:, columns]),
@@ -557,8 +510,6 @@ def test_models_that_are_missing_are_an_error():
         ulira_scores,
         per_sample_auc,
         memorisation_scores,
-        lambda m, k: lira_online(m[0], m, k),
-        lambda m, k: rmia_online_ratio(m[0], m, k),
     ):
         with pytest.raises(ValueError, match="1 samples have none"):
             call(margins, none_in)
