@@ -67,16 +67,11 @@ def _forget_alarms(
         band = noise_band(areas, len(group)) if len(areas) >= FEWEST else 0.0
         below = min(areas.mean() - band - 0.5, 0)
         above = max(areas.mean() + band - 0.5, 0)
+    numbers = f"(AUC {area:.3f}, chance {low:.3f} to {high:.3f})"
     if area < low + below:
-        return [
-            f"over-forgetting: losses on forget stand out as too high (AUC {area:.3f}, chance"
-            f" {low:.3f} to {high:.3f})"
-        ]
+        return [f"over-forgetting: losses on forget stand out as too high {numbers}"]
     if area > high + above:
-        return [
-            f"under-forgetting: losses on forget stand out as too low (AUC {area:.3f}, chance"
-            f" {low:.3f} to {high:.3f})"
-        ]
+        return [f"under-forgetting: losses on forget stand out as too low {numbers}"]
     return []
 
 
@@ -95,7 +90,6 @@ def audit_alarms(models: Sequence[Judged]) -> list[str]:
     for model in originals:
         if at_chance(start := _standing(model)):
             found.append(say_at_chance("the original", start))
-    for model in originals:
         if message := trained_unlike(model.metrics["RA"].value, theirs):
             found.append(message)
     judged = originals or [model for model in models if model.role == "models"]

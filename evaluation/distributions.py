@@ -36,11 +36,10 @@ def distribution_gaps(
     group: Sequence[Judged], retrain: Sequence[Judged], *, audit: bool = False
 ) -> dict[str, Metric]:
     """How differently margins of a row's models and of Retrain models are distributed, sample by
-    sample; each with its floor.
+    sample; with few models biased upwards, so each with its floor.
 
     The Gaussian divergence needs two models a side and five in all, else nothing is found.
-    ``audit`` adds KLOM and, from three models a side on, the challenge's epsilon and F. All of them
-    are biased upwards with few models: read each beside NAME_floor.
+    ``audit`` adds KLOM and, from three models a side on, the challenge's epsilon and F.
     """
     sides = len(group), len(retrain)
     if min(sides) < 2 or sum(sides) < 5:

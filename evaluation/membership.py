@@ -167,14 +167,13 @@ def draw_members(
     if not len(retain_labels) or not len(test_labels):
         return np.arange(0), np.arange(0)
     rng = np.random.default_rng(seed)
-    members, non_members = [], []
     classes = np.union1d(retain_labels, test_labels)
     sides = [
         (np.flatnonzero(retain_labels == c), np.flatnonzero(test_labels == c)) for c in classes
     ]
-    for (inside, outside), count in zip(
-        sides, _capped([min(map(len, pair)) for pair in sides]), strict=True
-    ):
+    counts = _capped([min(len(inside), len(outside)) for inside, outside in sides])
+    members, non_members = [], []
+    for (inside, outside), count in zip(sides, counts, strict=True):
         members.append(rng.permutation(inside)[:count])
         non_members.append(rng.permutation(outside)[:count])
     return np.sort(np.concatenate(members)), np.sort(np.concatenate(non_members))

@@ -225,12 +225,9 @@ def changed_nothing(
             " BatchNorm's statistics",
             advice,
         )
-    names = sorted(
-        (name for name in ours if name in original and len(ours[name][1])),
-        key=lambda name: len(ours[name][1]),
-    )
+    names = [name for name in ours if name in original and len(ours[name][1])]
     moved = 0.0
-    for name in names:
+    for name in sorted(names, key=lambda name: len(ours[name][1])):
         moved += total_variation(ours[name][0], original[name][0]) / len(names)
         if not (moved < LEAST_CHANGE and same_accuracy(ours[name], original[name])):
             return []
