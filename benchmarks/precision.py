@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hardware import describe, hardware_line
+from evaluation.gaps import AVERAGED as METRICS
 from runtime.files import load_json, save_json
 
-METRICS = ("UA", "RA", "TA", "MIA")
 METHODS = {"Retrain": "retrainresult.json", "SalUn": "RLresult.json"}
 
 

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from evaluation.intervals import Metric, clopper_pearson
+
+Outputs = tuple[np.ndarray, np.ndarray]  # logits (n, k), labels (n,)
+Splits = Mapping[str, Outputs]
+
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Percent of the rows of ``logits`` (n, k) whose largest entry is at ``labels`` (n,); NaN for
@@ -14,7 +19,22 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(100 * np.mean(np.asarray(logits).argmax(1) == labels))
 
 
-def accuracies(outputs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+def measured_accuracy(outputs: Outputs) -> Metric:
+    """:func:`accuracy` with its Clopper-Pearson interval: all of [0, 100] for an empty split."""
+    logits, labels = outputs
+    if not len(labels):
+        return Metric(float("nan"), (0.0, 100.0))
+    low, high = clopper_pearson(np.sum(logits.argmax(1) == labels), len(labels))
+    return Metric(accuracy(logits, labels), (100 * low, 100 * high))
+
+
+def measured_error(outputs: Outputs) -> Metric:
+    """100 - :func:`measured_accuracy`."""
+    value, (low, high), _ = measured_accuracy(outputs)
+    return Metric(100 - value, (100 - high, 100 - low))
+
+
+def accuracies(outputs: Splits) -> dict[str, float]:
     """The percentages that the field reports, from (logits, labels) of forget, retain, val and
     test.
 

@@ -6,45 +6,17 @@ under suspicion (the forget set) and ``others`` (n2,) those of samples that no a
 was trained on. Both sides must have the same mix of classes, or the classes are told apart and not
 the members: ``weights`` (n2,), from :func:`class_weights`, give the others the members' shares.
 Their intervals count n2 as :func:`effective_size`. Forgotten perfectly means that the two cannot be
-told apart: good is near :data:`IDEAL`, below an AUC of 0.5 is not better than above it.
+told apart: good is the value at chance of :mod:`evaluation.metrics`; an AUC below 0.5 is not better
+than one above it.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 
 from evaluation.entropy import entropy, softmax
-from evaluation.intervals import clopper_pearson
+from evaluation.intervals import Metric, chance_interval, clopper_pearson
 
 Scored = tuple[np.ndarray, np.ndarray]  # scores (n,), labels (n,)
 FPRS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_0.1": 0.001}
-# What a model that never saw the forget set scores, by the end of a result's name: a number, or the
-# end of the name of the result that stands beside it and holds that number.
-IDEAL: dict[str, float | str] = {
-    "_auc": 0.5,
-    "_auc_two_sided": "_auc_two_sided_floor",
-    "_sample_auc_median": "_sample_auc_median_floor",
-    "_worst_1_percent_auc": "_worst_1_percent_auc_floor",
-    **{f"_{name}": fpr for name, fpr in FPRS.items()},
-    "_balanced_accuracy": 0.5,
-    "lr_loss_accuracy": 0.5,
-    "lr_entropy_member_rate": "lr_entropy_member_rate_held_out",
-}
-
-
-def ideals(results: Mapping[str, float]) -> dict[str, float]:
-    """For each headline number of ``results`` the value that is good, from :data:`IDEAL`; closer is
-    better.
-    """
-    found = {}
-    for name in results:
-        end = max((end for end in IDEAL if name.endswith(end)), key=len, default=None)
-        if end is not None:
-            target = IDEAL[end]
-            found[name] = (
-                results.get(name.removesuffix(end) + target) if isinstance(target, str) else target
-            )
-    return {name: target for name, target in found.items() if target is not None}
 
 
 def class_weights(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -194,14 +166,13 @@ def roc_summary(
     alpha: float = 0.05,
     null_sd: float | None = None,
     independent: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """AUC and true positive rates of one score, under names that start with ``name``.
 
-    NAME_auc, in [0, 1], and NAME_auc_null_low/high, between which chance puts it with probability 1
-    - ``alpha``: 0.5 -+ z SD. NAME_auc_two_sided = max(AUC, 1 - AUC), in [0.5, 1], and its mean at
-    chance, NAME_auc_two_sided_floor = 0.5 + SD sqrt(2 / pi), since it is never below 0.5.
-    NAME_tpr_at_fpr_1 and NAME_tpr_at_fpr_0.1 (percent), each with _low and _high, see
-    :func:`tpr_at_fpr`.
+    NAME_auc, in [0, 1], with where chance puts it, 0.5 -+ z SD. NAME_auc_two_sided = max(AUC, 1 -
+    AUC), in [0.5, 1], and its mean at chance, NAME_auc_two_sided_floor = 0.5 + SD sqrt(2 / pi),
+    since it is never below 0.5. NAME_tpr_at_fpr_1 and NAME_tpr_at_fpr_0.1 (percent), with the
+    intervals of :func:`tpr_at_fpr`.
 
     Args:
         null_sd, independent: for scores that are not independent, the SD of their AUC and the
@@ -210,27 +181,16 @@ def roc_summary(
     area = auc(members, others, weights)
     sd = auc_null_sd(members, others, weights) if null_sd is None else null_sd
     summary = {
-        f"{name}_auc": area,
-        **null_bounds(f"{name}_auc", sd, alpha),
-        f"{name}_auc_two_sided": max(area, 1 - area),
-        f"{name}_auc_two_sided_floor": min(0.5 + sd * float(np.sqrt(2 / np.pi)), 1.0),
+        f"{name}_auc": Metric(area, chance=chance_interval(sd, alpha)),
+        f"{name}_auc_two_sided": Metric(max(area, 1 - area)),
+        f"{name}_auc_two_sided_floor": Metric(min(0.5 + sd * float(np.sqrt(2 / np.pi)), 1.0)),
     }
     for at, fpr in FPRS.items():
         rate, low, high = tpr_at_fpr(
             members, others, fpr, weights, alpha=alpha, independent=independent
         )
-        summary |= {f"{name}_{at}": rate, f"{name}_{at}_low": low, f"{name}_{at}_high": high}
+        summary[f"{name}_{at}"] = Metric(rate, interval=(low, high))
     return summary
-
-
-def null_bounds(name: str, sd: float, alpha: float = 0.05) -> dict[str, float]:
-    """NAME_null_low and NAME_null_high, 0.5 -+ z ``sd``: where chance puts a number of mean 0.5
-    with probability 1 - ``alpha``.
-    """
-    from scipy.special import ndtri
-
-    reach = float(-ndtri(alpha / 2) * sd)
-    return {f"{name}_null_low": max(0.5 - reach, 0.0), f"{name}_null_high": min(0.5 + reach, 1.0)}
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:
@@ -268,16 +228,16 @@ def threshold_attack(
     *,
     per_class: bool = False,
     alpha: float = 0.05,
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """The threshold that is best on one pair (retain, test), applied to another (forget, held out);
     each (scores, labels).
 
     ``per_class`` fits one threshold per label (Song & Mittal, USENIX Security 2021), and takes that
     of all classes for a label that is missing on either side of the fitting pair, as a forgotten
-    class is. Returns NAME_threshold_balanced_accuracy in [0, 1], good at 0.5, with _null_low/high,
-    between which chance puts it with probability 1 - ``alpha`` or more (SD at most sqrt(1/n1 +
-    1/n2) / 4), and NAME_threshold_tpr and _fpr, each with its Clopper-Pearson _low and _high.
-    NAME_class_threshold_... for ``per_class``. O(n log n), and O(n) per class.
+    class is. Returns NAME_threshold_balanced_accuracy in [0, 1], good at 0.5, and where chance puts
+    it with probability 1 - ``alpha`` or more (SD at most sqrt(1/n1 + 1/n2) / 4), and
+    NAME_threshold_tpr and _fpr with their Clopper-Pearson intervals. NAME_class_threshold_... for
+    ``per_class``. O(n log n), and O(n) per class.
     """
     name = f"{name}_class_threshold" if per_class else f"{name}_threshold"
     n1, n2 = len(members[0]), len(others[0]) if weights is None else effective_size(weights)
@@ -286,16 +246,12 @@ def threshold_attack(
         for scores, labels in (members, others)
     )
     found, false = int(called.sum()), n2 * float(np.average(falsely, weights=weights))
-    results = {f"{name}_balanced_accuracy": (found / n1 + 1 - false / n2) / 2}
-    results |= null_bounds(f"{name}_balanced_accuracy", float(np.sqrt(1 / n1 + 1 / n2)) / 4, alpha)
-    for end, count, n in (("tpr", found, n1), ("fpr", false, n2)):
-        low, high = clopper_pearson(count, n, 1 - alpha)
-        results |= {
-            f"{name}_{end}": count / n,
-            f"{name}_{end}_low": low,
-            f"{name}_{end}_high": high,
-        }
-    return results
+    balanced, sd = (found / n1 + 1 - false / n2) / 2, float(np.sqrt(1 / n1 + 1 / n2)) / 4
+    return {
+        f"{name}_balanced_accuracy": Metric(balanced, chance=chance_interval(sd, alpha)),
+        f"{name}_tpr": Metric(found / n1, interval=clopper_pearson(found, n1, 1 - alpha)),
+        f"{name}_fpr": Metric(false / n2, interval=clopper_pearson(false, n2, 1 - alpha)),
+    }
 
 
 def _thresholds(
@@ -315,15 +271,15 @@ def _thresholds(
 
 def lr_loss_attack(
     forget_losses: np.ndarray, other_losses: np.ndarray, *, seed: int = 0, alpha: float = 0.05
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """How well a logistic regression on the loss tells forget from never trained: the attack of the
     NeurIPS 2023 challenge's kit.
 
     ``lr_loss_accuracy``: mean accuracy over 10 seeded stratified splits, each fitted on 90 % and
     judged on 10 %, of as many samples on one side as on the other (the larger is thinned by
     ``seed``); in [0, 1], good at 0.5. The order of the samples does not matter.
-    lr_loss_accuracy_null_low/high are 0.5 -+ z SD with the SD of overlapping splits, sqrt((1/10 +
-    1/9) / (4 test samples)) (Nadeau & Bengio, Machine Learning 2003). Ten fits, milliseconds each.
+    Chance puts it at 0.5 -+ z SD with the SD of overlapping splits, sqrt((1/10 + 1/9) / (4 test
+    samples)) (Nadeau & Bengio, Machine Learning 2003). Ten fits, milliseconds each.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
@@ -344,7 +300,7 @@ def lr_loss_attack(
         LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy"
     ).mean()
     sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
-    return {"lr_loss_accuracy": float(accuracy), **null_bounds("lr_loss_accuracy", sd, alpha)}
+    return {"lr_loss_accuracy": Metric(float(accuracy), chance=chance_interval(sd, alpha))}
 
 
 def lr_entropy_attack(
@@ -353,7 +309,7 @@ def lr_entropy_attack(
     forget: np.ndarray,
     held_out: np.ndarray,
     weights: np.ndarray | None = None,
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """The share of forget that a logistic regression on the entropy calls member: "MIA" in the
     papers on bad teaching and SSD.
 
@@ -368,8 +324,8 @@ def lr_entropy_attack(
     called, held_out_called = _called_members(members, others, forget, held_out)
     held_out_rate = float(np.average(held_out_called, weights=weights))
     return {
-        "lr_entropy_member_rate": float(called.mean()),
-        "lr_entropy_member_rate_held_out": held_out_rate,
+        "lr_entropy_member_rate": Metric(float(called.mean())),
+        "lr_entropy_member_rate_held_out": Metric(held_out_rate),
     }
 
 

@@ -4,7 +4,7 @@ models, sample by sample?
 A margin is z_y - logsumexp_{j != y} z_j, and an array of margins (models, n) has a row per model.
 Every estimate here is biased upwards when models are few: two sets of Retrain models do not get 0
 either. So each has a floor, the value of the same estimate where nothing is to be found
-(:func:`simulated_floor`, :func:`floor_by_halves`, :func:`gaussian_kl_floor`), and is read against
+(:func:`simulated_floor`, :func:`gaussian_kl_floor`), and is read against
 it.
 """
 
@@ -17,17 +17,14 @@ Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
 
 DELTA = 1e-5
 CAP = 50.0  # epsilon of two distributions that a rule tells apart without error
-DEGENERATE = (
-    0.01  # a range below this share of the other's gives a sample away whatever the rules find
-)
+# A range below this share of the other's gives a sample away whatever the rules find.
+DEGENERATE = 0.01
 REACH = 2.0  # of a margin: how far from the peak's range the ends of an interval may lie
 BIN = 0.5  # of epsilon; each further bin halves a sample's score
 KLOM_BINS, KLOM_CLIP, KLOM_LEAST = 20, 100.0, 1e-5
-BLOCK = (
-    2**17
-    # margins that are worked on at a time: 1 MB and its copies stay in cache, 16 MB took up to
-    # three times as long
-)
+# Margins that are worked on at a time: 1 MB and its copies stay in cache, 16 MB takes up to three
+# times as long.
+BLOCK = 2**17
 
 
 # ------------------------------------------------------------------------------------------ epsilon
@@ -111,11 +108,13 @@ def _best_threshold(
     values = np.take_along_axis(joined, order, 0)
     below_unlearned = np.cumsum(order < len(unlearned), 0)[:-1]
     below_retrained = np.arange(1, len(joined))[:, None] - below_unlearned
-    under = (
+    # The share of each side below t.
+    under_unlearned, under_retrained = (
         below_unlearned / len(unlearned),
         below_retrained / len(retrained),
-    )  # the share of each side below t
-    low, high = np.where(unlearned_is_high, *under[::-1]), np.where(unlearned_is_high, *under)
+    )
+    low = np.where(unlearned_is_high, under_retrained, under_unlearned)
+    high = np.where(unlearned_is_high, under_unlearned, under_retrained)
     odds = _odds(fpr=1 - low, fnr=high, delta=delta)
     # No threshold lies between two equal values.
     return _epsilon_of_odds(np.where(values[:-1] < values[1:], odds, 0).max(0))
@@ -145,9 +144,8 @@ def _best_interval(
         margins, preceding = values[: last + 1], before[: last + 1]
         around = (margins >= least - span - REACH) & (preceding < most - span + REACH)
         around &= (least < following) & (least <= high + REACH)
-        around &= (preceding < margins) & (
-            value < following
-        )  # no end lies between two equal values
+        # No end lies between two equal values.
+        around &= (preceding < margins) & (value < following)
         fpr = (other[last + 1] - other[: last + 1]) / other[-1]
         fnr = (peak[-1] - peak[last + 1] + peak[: last + 1]) / peak[-1]
         best = np.maximum(best, np.where(around, _odds(fpr, fnr, delta), 0).max(0))
@@ -172,11 +170,8 @@ def forgetting_quality(epsilons: np.ndarray, models: int) -> float:
         raise ValueError(f"a score needs at least three models a side, not {models}")
     if not epsilons.size or not (epsilons >= 0).all():  # False for NaN too
         raise ValueError("a score needs at least one epsilon, and none below 0")
-    return float(
-        np.where(
-            epsilons < math.ceil(math.log(models - 1)), 0.5 ** np.floor(epsilons / BIN), 0
-        ).mean()
-    )
+    scored = epsilons < math.ceil(math.log(models - 1))
+    return float(np.where(scored, 0.5 ** np.floor(epsilons / BIN), 0).mean())
 
 
 def final_score(
@@ -272,9 +267,8 @@ def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = 
         if pooled:
             free = len(unlearned) - 1, len(retrained) - 1
             var_u = var_r = (free[0] * var_u + free[1] * var_r) / sum(free)
-        with np.errstate(
-            divide="ignore", invalid="ignore"
-        ):  # models that all agree: a variance of 0
+        # Models that all agree have a variance of 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
             kl = (np.log(var_r / var_u) + (var_u + shift) / var_r - 1) / 2
         kl = np.where(var_r == 0, np.inf, kl)
         return np.where((var_u == var_r) & (shift == 0), 0, np.maximum(kl, 0))
@@ -333,37 +327,6 @@ def simulated_floor(
         for models in (unlearned_models, retrained_models)
     )
     return float(np.mean(statistic(unlearned, retrained)))
-
-
-def floor_by_halves(
-    statistic: Statistic, retrained: np.ndarray, *, splits: int = 5, seed: int = 0
-) -> float:
-    """The mean of ``statistic`` (margins, margins) between halves of the Retrain pool, over
-    ``splits`` random splits.
-
-    The Retrain pool's own margins instead of Gaussians, but half as many models a side: the floor
-    of an audit with M / 2 models, above that of one with M. Odd pools have one model more on the
-    second side.
-
-    Args:
-        retrained: margins (M, n) of M >= 4 Retrain models.
-    """
-    retrained = np.asarray(retrained)
-    if len(retrained) < 4 or splits < 1:
-        raise ValueError(
-            f"halves need at least four Retrain models and one split, not {len(retrained)} and"
-            f" {splits}"
-        )
-    rng, half = np.random.default_rng(seed), len(retrained) // 2
-    orders = [rng.permutation(len(retrained)) for _ in range(splits)]
-    return float(
-        np.mean(
-            [
-                np.mean(statistic(retrained[order[:half]], retrained[order[half:]]))
-                for order in orders
-            ]
-        )
-    )
 
 
 def _in_blocks(function: Statistic, unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:

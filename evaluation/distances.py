@@ -2,8 +2,7 @@
 accuracies (ToW).
 
 Two trainings that differ in nothing but the seed are also apart, so a distance means little without
-the same distance between Retrain models beside it: :func:`evaluation.gaps.between_oracles` and
-:func:`evaluation.gaps.inside_distance`.
+the same distance between Retrain models beside it: :func:`evaluation.gaps.inside_distance`.
 """
 
 import math
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from evaluation.entropy import FLOOR, softmax
+from evaluation.entropy import softmax
 
 LN2 = math.log(2)
 
@@ -95,48 +94,6 @@ def is_agreement(name: str) -> bool:
     return name in ("tow", "tow_mia")
 
 
-def zrf(unlearned: np.ndarray, random: np.ndarray) -> float:
-    """Zero-retrain forgetting score: 1 - JS between the unlearned model and an untrained one, in [1
-    - ln 2, 1].
-
-    Published as higher is better; weak, since a forgotten sample need not look random and the value
-    depends on which untrained network is taken. The literature's upper range [0, 1] needs base-2
-    logarithms; here they are natural. (Chundawat et al., "Can bad teaching induce forgetting?",
-    AAAI 2023.)
-
-    Args:
-        unlearned, random: logits (n, k) of the forget set. Cost O(nk).
-    """
-    return 1 - jensen_shannon(unlearned, random)
-
-
-def rf_jsd(
-    unlearned: np.ndarray, forget_labels: np.ndarray, original: np.ndarray, test_labels: np.ndarray
-) -> float:
-    """Retrain-free JS: how unlike the unlearned model's mean outputs on forget are to the
-    original's on test, per class.
-
-    Mean over the classes that both sets contain of JS(mean softmax of the unlearned model on that
-    class of forget, mean softmax of the original on that class of test), in [0, ln 2]; lower is
-    closer to never having seen the forget set. (After Spartalis et al., "LoTUS", CVPR 2025. Their
-    published code takes the divergence in the other direction and divides it by the number of
-    classes once more, so its values are smaller.)
-
-    Args:
-        unlearned, forget_labels: logits (n, k) of the unlearned model on forget, and labels (n,).
-        original, test_labels: logits (m, k) of the original model on test, and labels (m,). Cost
-            O((n + m) k).
-    """
-    classes = np.intersect1d(forget_labels, test_labels)
-    if not len(classes):
-        raise ValueError("forget and test have no class in common")
-    on_forget, on_test = (
-        _class_means(unlearned, forget_labels, classes),
-        _class_means(original, test_labels, classes),
-    )
-    return float(_js(*(np.log(np.maximum(p, FLOOR)) for p in (on_forget, on_test))).mean())
-
-
 def tow(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
     """Tug of war: product over forget, retain and test of 1 - |accuracy(unlearned) -
     accuracy(retrain)| / 100.
@@ -196,10 +153,3 @@ def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
 def _js(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     log_mean = np.logaddexp(log_p, log_q) - LN2
     return np.minimum((_kl(log_p, log_mean) + _kl(log_q, log_mean)) / 2, LN2)
-
-
-def _class_means(logits: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Mean probability vectors (len(classes), k) of the samples of each class."""
-    logits, _ = _checked(logits, logits)
-    p = softmax(logits)
-    return np.stack([p[labels == c].mean(0) for c in classes])

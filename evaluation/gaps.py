@@ -7,20 +7,23 @@ numbers, which proves little else.
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import permutations
 from statistics import multimode
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 Values = Sequence[float] | np.ndarray
 Runs = Mapping[str, Values]
+Keys = tuple[Sequence[Hashable], Sequence[Hashable]]
 
-# What "Avg. Gap" is taken over, all in percent: the SalUn paper's four, and with the attack that
-# papers of 2025 report in MIA's place.
+# What "Avg. Gap" is taken over, all in percent, by the names of a result: the SalUn paper's four,
+# and with the attack that papers of 2025 report in MIA's place. An average gap's own name ends with
+# the key.
 ENTROPY = "MIA_entropy"
 AVERAGED = ("UA", "RA", "TA", "MIA")
 AVERAGED_ENTROPY = (*AVERAGED[:3], ENTROPY)
+AVERAGES = {"": AVERAGED, "_entropy": AVERAGED_ENTROPY}
+IN_AUDIT = {"MIA": "svc_confidence_tnr", ENTROPY: "lr_entropy_member_rate"}  # their names there
 FEWEST = 3  # Retrain runs; with two a band has one degree of freedom, and everything is inside
 
 
@@ -65,44 +68,26 @@ def mean_paired_gap(method: Runs, retrain: Runs) -> float:
     return float(np.mean([np.abs(method[name] - retrain[name]).mean() for name in method]))
 
 
-def paired_gap(
-    method: Sequence[tuple[Hashable, Values]], retrain: Sequence[tuple[Hashable, Values]]
-) -> float | None:
-    """:func:`mean_paired_gap` of the runs whose key (seed, forget set) a Retrain run has too; None
-    where none has.
+def paired_gap(method: Runs, retrain: Runs, keys: Keys) -> float | None:
+    """:func:`mean_paired_gap` of the runs whose key a Retrain run has too; None where none has.
 
     Args:
-        method, retrain: a key and the values of the metrics (metrics,) for each run; of equal keys
-            the last Retrain counts.
+        keys: for each run of the method, and of Retrain, what pairs them (seed, forget set); of
+            equal keys the last Retrain counts.
     """
-    partners = dict(retrain)
-    pairs = [(values, partners[key]) for key, values in method if key in partners]
+    partners = {key: i for i, key in enumerate(keys[1])}
+    pairs = [(i, partners[key]) for i, key in enumerate(keys[0]) if key in partners]
     if not pairs:
         return None
-    return mean_paired_gap(
-        *(dict(enumerate(np.transpose(side))) for side in zip(*pairs, strict=True))
+    chosen = [list(side) for side in zip(*pairs, strict=True)]
+    ours, theirs = (
+        {name: np.asarray(values)[positions] for name, values in runs.items()}
+        for runs, positions in zip((method, retrain), chosen, strict=True)
     )
+    return mean_paired_gap(ours, theirs)
 
 
 # ------------------------------------------------------------------------------------------- floors
-
-
-def between_oracles(distance: Callable[[Any, Any], float], oracles: Sequence[Any]) -> float:
-    """What ``distance(unlearned, retrain)`` is between Retrain and Retrain: its mean over all
-    ordered pairs of two.
-
-    The row that each distance is read against. Both orders count, since the distance need not be
-    symmetric.
-
-    Args:
-        oracles: two or more Retrain models' outputs, as ``distance`` takes them. Cost: m (m - 1)
-            distances.
-    """
-    if len(oracles) < 2:
-        raise ValueError(
-            f"a floor between Retrain models needs at least two of them, not {len(oracles)}"
-        )
-    return float(np.mean([distance(one, other) for one, other in permutations(oracles, 2)]))
 
 
 def noise_floor(values: Values) -> float:
@@ -259,9 +244,38 @@ def inside_average(
     if min(map(len, retrain.values())) < FEWEST:
         return None
     band = average_band(retrain, min(map(len, method.values())), noise)
-    return bool(
-        gap_of_means(method, retrain) <= band + _rounding(*method.values(), *retrain.values())
-    )
+    rounding = _rounding(*method.values(), *retrain.values())
+    return bool(gap_of_means(method, retrain) <= band + rounding)
+
+
+class AverageGap(NamedTuple):
+    """An average gap of one configuration: of means, of paired runs, what the first stays below if
+    the method is Retrain, and whether it does; None where it is not known.
+    """
+
+    of_means: float | None = None
+    paired: float | None = None
+    band: float | None = None
+    inside: bool | None = None
+
+
+def average_gap(
+    method: Runs,
+    retrain: Runs,
+    keys: Keys,
+    noise: Mapping[str, tuple[float, int]] | None = None,
+    *,
+    is_retrain: bool = False,
+) -> AverageGap:
+    """All that is said of one average gap; the arguments are those of :func:`paired_gap` and of
+    :func:`inside_average`. Retrain's own row, and one beside fewer than three Retrain runs, has no
+    band.
+    """
+    of_means, paired = gap_of_means(method, retrain), paired_gap(method, retrain, keys)
+    if is_retrain or min(map(len, retrain.values())) < FEWEST:
+        return AverageGap(of_means, paired)
+    band = average_band(retrain, min(map(len, method.values())), noise)
+    return AverageGap(of_means, paired, band, inside_average(method, retrain, noise))
 
 
 def _inside(
@@ -294,9 +308,9 @@ def too_few(retrain_runs: int) -> str | None:
     )
 
 
-def trained_unlike(original: float, retrain: Values) -> bool:
-    """Whether the original fits the retain set unlike Retrain does: what a wrong recipe, or a
-    crippled run, looks like.
+def trained_unlike(original: float, retrain: Values) -> str | None:
+    """In words, that the original fits the retain set unlike Retrain does, which is what a wrong
+    recipe, or a crippled run, looks like; None where it does not.
 
     Its accuracy is outside of the band in which one more Retrain run falls, and more than half a
     point from their mean. Never said of fewer than three Retrain runs.
@@ -306,8 +320,15 @@ def trained_unlike(original: float, retrain: Values) -> bool:
             (m,).
     """
     if len(retrain) < FEWEST:
-        return False
-    return bool(abs(original - np.mean(retrain)) > max(noise_band(retrain, 1), 0.5))
+        return None
+    mean = np.mean(retrain)
+    if abs(original - mean) <= max(noise_band(retrain, 1), 0.5):
+        return None
+    return (
+        f"the original has {original:.1f} % accuracy on the retain set, Retrain {mean:.1f} %: they"
+        " were trained unlike each other, and every gap holds that difference; train both by one"
+        " recipe"
+    )
 
 
 def _checked(runs: Runs) -> dict[str, np.ndarray]:

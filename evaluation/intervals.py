@@ -2,7 +2,52 @@
 seeds.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
+
+Interval = tuple[float, float]
+FEWEST_TO_RESAMPLE = 10
+
+
+class Metric(NamedTuple):
+    """One number of an audit, in its definition's unit (:mod:`evaluation.metrics`).
+
+    ``interval`` holds the ends of its 95 % interval, ``chance`` the ends between which it falls by
+    chance with a probability of 95 %; None where there is none.
+    """
+
+    value: float
+    interval: Interval | None = None
+    chance: Interval | None = None
+
+
+def values_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The numbers alone."""
+    return {name: metric.value for name, metric in metrics.items()}
+
+
+def intervals_of(metrics: Mapping[str, Metric]) -> dict[str, Interval]:
+    """The intervals of those that have one."""
+    return {
+        name: metric.interval for name, metric in metrics.items() if metric.interval is not None
+    }
+
+
+def chances_of(metrics: Mapping[str, Metric]) -> dict[str, Interval]:
+    """Where chance puts those of which that is known."""
+    return {name: metric.chance for name, metric in metrics.items() if metric.chance is not None}
+
+
+def chance_interval(sd: float, alpha: float = 0.05) -> Interval:
+    """0.5 -+ z ``sd`` within [0, 1]: where chance puts a number of mean 0.5 with probability 1 -
+    ``alpha``.
+    """
+    from scipy.special import ndtri
+
+    reach = float(-ndtri(alpha / 2) * sd)
+    return max(0.5 - reach, 0.0), min(0.5 + reach, 1.0)
 
 
 def clopper_pearson(
@@ -35,9 +80,6 @@ def clopper_pearson(
         failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0
     )
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
-
-
-FEWEST_TO_RESAMPLE = 10
 
 
 def mean_interval(

@@ -7,17 +7,18 @@ feature. Close to Retrain is good; neither high nor low is.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from evaluation.accuracy import Outputs
 from evaluation.entropy import entropy, modified_entropy, softmax
 from evaluation.scores import margin
 from utils import stream
 
-Outputs = tuple[np.ndarray, np.ndarray]
 Drawn = tuple[np.ndarray, np.ndarray]
 FEATURES = ("correctness", "confidence", "entropy", "m_entropy", "prob")
 MIN_SD = 1e-12  # of the margins, where all are equal
@@ -64,17 +65,11 @@ class DrawRule:
         """
         first = draw_members(retain_labels, test_labels, how=self.members, seed=self.seed)
         count = len(first[0])
-        chance = self.members == "balanced" and (
-            count < len(retain_labels) or count < len(test_labels)
-        )
-        more = DRAWS - 1 if chance and 0 < count < MANY else 0
-        return [
-            first,
-            *(
-                draw_members(retain_labels, test_labels, seed=stream(self.seed, "draw", i) % 2**32)
-                for i in range(1, more + 1)
-            ),
-        ]
+        all_taken = count == len(retain_labels) == len(test_labels)
+        if self.members != "balanced" or all_taken or not 0 < count < MANY:
+            return [first]
+        seeds = [stream(self.seed, "draw", i) % 2**32 for i in range(1, DRAWS)]
+        return [first, *(draw_members(retain_labels, test_labels, seed=seed) for seed in seeds)]
 
     def record(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> dict[str, Any]:
         """What a result says of its attack: two with equal records had the same samples, if they
@@ -103,7 +98,12 @@ def draw_rule(
         data_sha256: hash of the training images. ``forget_sha256``: of
             :meth:`datasets.splits.ForgetSplit.sha256`.
     """
-    return DrawRule(members, stream(split_seed, "attack", data_sha256, forget_sha256) % 2**32)
+    return DrawRule(members, attack_seed(split_seed, data_sha256, forget_sha256))
+
+
+def attack_seed(seed: int, *names: object) -> int:
+    """The seed, within [0, 2^32) as NumPy and scikit-learn want it, of an attack's random draws."""
+    return stream(seed, "attack", *names) % 2**32
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,14 +167,13 @@ def draw_members(
     if not len(retain_labels) or not len(test_labels):
         return np.arange(0), np.arange(0)
     rng = np.random.default_rng(seed)
-    members, non_members = [], []
     classes = np.union1d(retain_labels, test_labels)
     sides = [
         (np.flatnonzero(retain_labels == c), np.flatnonzero(test_labels == c)) for c in classes
     ]
-    for (inside, outside), count in zip(
-        sides, _capped([min(map(len, pair)) for pair in sides]), strict=True
-    ):
+    counts = _capped([min(len(inside), len(outside)) for inside, outside in sides])
+    members, non_members = [], []
+    for (inside, outside), count in zip(sides, counts, strict=True):
         members.append(rng.permutation(inside)[:count])
         non_members.append(rng.permutation(outside)[:count])
     return np.sort(np.concatenate(members)), np.sort(np.concatenate(non_members))
@@ -202,14 +201,10 @@ def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[flo
     Args:
         method, retrain: for each run its MIA in each draw (runs, draws), all by the same draws.
     """
-    differences = np.mean(np.asarray(method, np.float64), 0) - np.mean(
-        np.asarray(retrain, np.float64), 0
-    )
-    return (
-        float(differences.std(ddof=1) / math.sqrt(len(differences)))
-        if len(differences) > 1
-        else 0.0
-    )
+    ours, theirs = (np.mean(np.asarray(runs, np.float64), 0) for runs in (method, retrain))
+    if len(ours) < 2:
+        return 0.0
+    return float((ours - theirs).std(ddof=1) / math.sqrt(len(ours)))
 
 
 # --------------------------------------------------------------------------------------- the attack
@@ -263,13 +258,17 @@ def svc_margin_draws(
         known = np.concatenate(
             [margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)] or [[0.0]]
         )
-        center, sd = known.mean(), max(known.std(), MIN_SD)
-
-        def standardised(*outputs: np.ndarray) -> dict[str, np.ndarray]:
-            return {"margin": (margin(*outputs)[:, None] - center) / sd}  # noqa: B023
-
-        found.append(_shares(standardised, retain, test, audited, [draw], features_of=("margin",)))
+        features = functools.partial(
+            _standardised_margin, center=known.mean(), sd=max(known.std(), MIN_SD)
+        )
+        found.append(_shares(features, retain, test, audited, [draw], features_of=("margin",)))
     return {name: np.concatenate([shares[name]["margin"] for shares in found]) for name in audited}
+
+
+def _standardised_margin(
+    logits: np.ndarray, labels: np.ndarray, *, center: float, sd: float
+) -> dict[str, np.ndarray]:
+    return {"margin": (margin(logits, labels)[:, None] - center) / sd}
 
 
 def _shares(
@@ -280,9 +279,8 @@ def _shares(
     draws: Sequence[Drawn],
     features_of: Sequence[str] = FEATURES,
 ) -> dict[str, dict[str, np.ndarray]]:
-    from evaluation.svm import (
-        decisions,
-    )  # SciPy takes a tenth of a second to import; only the evaluation needs it
+    # SciPy takes a tenth of a second to import; only the evaluation needs it.
+    from evaluation.svm import decisions
 
     shares = {
         name: {feature: np.full(len(draws), np.nan) for feature in features_of} for name in audited

@@ -9,7 +9,8 @@ U-LiRA: trained on it and then made to forget it). Margins and log-probabilities
 
 import numpy as np
 
-from evaluation.attacks import auc, null_bounds, roc_summary
+from evaluation.attacks import auc, roc_summary
+from evaluation.intervals import Metric, chance_interval
 
 # Models; of fewer, one standard deviation is estimated for all samples (Carlini et al. 2022)
 POOLED_BELOW = 64
@@ -18,9 +19,7 @@ MIN_SD = 1e-6  # of a margin: models that agree to the last digit would divide b
 # --------------------------------------------------------------------------------------------- RMIA
 
 
-def rmia_offline_ratio(
-    log_p: np.ndarray, references: np.ndarray, member: np.ndarray | None = None, *, a: float = 0.3
-) -> np.ndarray:
+def rmia_offline_ratio(log_p: np.ndarray, references: np.ndarray, *, a: float = 0.3) -> np.ndarray:
     """log p_theta(x) - log p(x), p(x) = ((1 + a) mean_out + 1 - a) / 2, from models not trained on
     x; (n,), any real number.
 
@@ -31,29 +30,13 @@ def rmia_offline_ratio(
 
     Args:
         log_p: (n,) log-probabilities of the labels under the audited model.
-        references: (R, n) the same under the others. ``member``: entries of it to leave out; None
-            for none.
+        references: (R, n) the same under the others.
     """
     log_p, references = _model_and_references(log_p, references)
-    log_out = _log_mean_exp(
-        references,
-        np.ones(references.shape, bool) if member is None else ~_flags(member, references),
-    )
+    largest = references.max(0)
+    log_out = largest + np.log(np.exp(references - largest).sum(0) / len(references))
     with np.errstate(divide="ignore"):  # log 0 for a = 1
         return log_p - np.logaddexp(np.log1p(a) + log_out, np.log(1 - a)) + np.log(2)
-
-
-def rmia_online_ratio(log_p: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log p_theta(x) - log p(x), p(x) = (mean_in + mean_out) / 2: for references of both kinds;
-    (n,), see the offline form.
-    """
-    log_p, references = _model_and_references(log_p, references)
-    member = _flags(member, references)
-    return (
-        log_p
-        - np.logaddexp(_log_mean_exp(references, member), _log_mean_exp(references, ~member))
-        + np.log(2)
-    )
 
 
 def rmia_scores(
@@ -62,7 +45,7 @@ def rmia_scores(
     """The share of the population z with ratio(x) / ratio(z) >= gamma, for each x: (n,) in [0, 1].
 
     ``log_ratios`` (n,) of the audited samples and ``population`` (m,) of others, from retain or
-    test, by one of the two functions above. For one population the score never falls as the ratio
+    test, by the function above. For one population the score never falls as the ratio
     grows, so that gamma changes how many samples share a score but not their order. m bounds the
     resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
     """
@@ -78,21 +61,10 @@ def rmia_scores(
     )
 
 
-def _log_mean_exp(values: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """log of the mean of exp(values) (R, n) over the rows to ``use``, per column."""
-    count = _count(use)
-    largest = np.where(use, values, -np.inf).max(0)
-    return largest + np.log(
-        np.where(use, np.exp(np.minimum(values - largest, 0)), 0).sum(0) / count
-    )
-
-
 # --------------------------------------------------------------------------------------------- LiRA
 
 
-def lira_offline(
-    margins: np.ndarray, references: np.ndarray, member: np.ndarray | None = None
-) -> np.ndarray:
+def lira_offline(margins: np.ndarray, references: np.ndarray) -> np.ndarray:
     """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not
     trained on the sample.
 
@@ -102,27 +74,12 @@ def lira_offline(
     64 models (Carlini et al. 2022).
 
     Args:
-        margins: (n,) of the audited model. references: (R, n). ``member``: entries of it to leave
-            out; None for none.
+        margins: (n,) of the audited model. references: (R, n).
     """
     margins, references = _model_and_references(margins, references)
-    use = np.ones(references.shape, bool) if member is None else ~_flags(member, references)
-    center, sd = _gaussians(references, use, pooled=len(references) < POOLED_BELOW)
+    use, pooled = np.ones(references.shape, bool), len(references) < POOLED_BELOW
+    center, sd = _gaussians(references, use, pooled=pooled)
     return (margins - center) / sd
-
-
-def lira_online(margins: np.ndarray, references: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), in nats, (n,): LiRA where in-models
-    exist.
-
-    Medians and standard deviations as in :func:`lira_offline`, of the in-models and of the
-    out-models each their own.
-    """
-    margins, references = _model_and_references(margins, references)
-    member = _flags(member, references)
-    return _log_likelihood_ratio(
-        margins, references, member, ~member, pooled=len(references) < POOLED_BELOW
-    )
 
 
 def gaussian_log_ratio(
@@ -214,7 +171,7 @@ def ulira_summary(
     *,
     alpha: float = 0.05,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start
     with ``ulira``.
 
@@ -235,14 +192,15 @@ def ulira_summary(
     for end, membership in (("", member), ("_floor", shuffled)):
         areas = per_sample_auc(margins, membership)
         two_sided = np.maximum(areas, 1 - areas)
-        found[f"ulira_sample_auc_median{end}"] = float(np.median(two_sided))
-        found[f"ulira_worst_1_percent_auc{end}"] = float(np.quantile(two_sided, 0.99))
+        worst = float(np.quantile(two_sided, 0.99))
+        found[f"ulira_sample_auc_median{end}"] = Metric(float(np.median(two_sided)))
+        found[f"ulira_worst_1_percent_auc{end}"] = Metric(worst)
     return found
 
 
 def ulira_by_memorisation(
     scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation
     score (n,), with where chance puts it.
 
@@ -250,22 +208,15 @@ def ulira_by_memorisation(
     et al., NeurIPS 2024.) Ties go by position. {} where a third would have fewer than two samples.
     """
     scores, member = _pool(scores, member)
+    if len(memorisation) < 6:
+        return {}
     found = {}
-    if len(memorisation) >= 6:
-        for group, chosen in zip(
-            ("low", "middle", "high"),
-            np.array_split(np.argsort(memorisation, kind="stable"), 3),
-            strict=True,
-        ):
-            name, part, inside = (
-                f"ulira_{group}_memorisation_auc",
-                scores[:, chosen],
-                member[:, chosen],
-            )
-            found |= {
-                name: auc(part[inside], part[~inside]),
-                **null_bounds(name, clustered_auc_sd(part, inside)),
-            }
+    thirds = np.array_split(np.argsort(memorisation, kind="stable"), 3)
+    for group, chosen in zip(("low", "middle", "high"), thirds, strict=True):
+        part, inside = scores[:, chosen], member[:, chosen]
+        chance = chance_interval(clustered_auc_sd(part, inside))
+        area = auc(part[inside], part[~inside])
+        found[f"ulira_{group}_memorisation_auc"] = Metric(area, chance=chance)
     return found
 
 

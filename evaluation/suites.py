@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evaluation.accuracy import accuracies, accuracy
+from evaluation.accuracy import Outputs, Splits, accuracy
 from evaluation.attacks import (
     class_weights,
     lr_entropy_attack,
@@ -21,16 +21,13 @@ from evaluation.attacks import (
     with_shares,
 )
 from evaluation.distances import distances, tow, tow_mia
-from evaluation.intervals import clopper_pearson
+from evaluation.gaps import IN_AUDIT
+from evaluation.intervals import Metric, values_of
 from evaluation.membership import PLAIN, DrawRule, svc_draws, svc_margin_draws
+from evaluation.metrics import DEFINITIONS, measured
 from evaluation.references import lira_offline, rmia_offline_ratio, rmia_scores
 from evaluation.scores import member_scores, sample_scores
 
-Outputs = tuple[np.ndarray, np.ndarray]
-Splits = Mapping[str, Outputs]
-
-# The accuracies that the field reports, and the split that each is a share of.
-ACCURACIES = {"UA": "forget", "RA": "retain", "TA": "test", "VA": "val"}
 # One score for each order of samples: the loss, the confidence and the margin rank samples alike.
 RANKED_BY = ("loss", "entropy", "m_entropy")
 COMPARED_ON = ("forget", "retain", "test")
@@ -64,14 +61,12 @@ def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
     names of all.
     """
     absent = ", ".join(classes[c] for c in absent_classes(splits))
-    return (
-        [
-            f"no held-out image is of the forgotten class {absent}: what compares forget with such"
-            " images is left out"
-        ]
-        if absent
-        else []
-    )
+    if not absent:
+        return []
+    return [
+        f"no held-out image is of the forgotten class {absent}: what compares forget with such"
+        " images is left out"
+    ]
 
 
 def can_compare(splits: Splits) -> bool:
@@ -90,24 +85,20 @@ def can_attack(splits: Splits) -> bool:
 
 def basic(
     splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None
-) -> dict[str, float]:
-    """Accuracies, losses and the attacks that need no other model; names are those of
+) -> dict[str, Metric]:
+    """Accuracies, losses and the attacks that need no other model, by the names of
     :mod:`evaluation.metrics`.
 
-    NAME_low and NAME_high bound NAME, NAME_null_low and NAME_null_high are where chance puts it;
-    see :func:`folded`. ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it.
-    Cost: O(n log n) in the samples, but for these machines, which see at most 2 n_test points in
-    each draw.
+    ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it. Cost: O(n log n) in
+    the samples, but for the support-vector machines, which see at most 2 n_test points in each
+    draw.
     """
-    found = _accuracies(splits) | _losses(splits)
-    if not can_attack(splits):
-        return found
-    by_draw = attack_by_draw(splits, rule) if by_draw is None else by_draw
-    return (
-        found
-        | {name: 100 * float(shares.mean()) for name, shares in by_draw.items()}
-        | _attacks(splits, rule)
-    )
+    found = _measure_each(splits) | _losses(splits)
+    if can_attack(splits):
+        by_draw = attack_by_draw(splits, rule) if by_draw is None else by_draw
+        found |= {name: Metric(100 * float(shares.mean())) for name, shares in by_draw.items()}
+        found |= _attacks(splits, rule)
+    return measured(found)
 
 
 def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
@@ -128,43 +119,25 @@ def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
     }
 
 
-def _accuracies(splits: Splits) -> dict[str, float]:
-    found = accuracies(splits)
-    for name, split in ACCURACIES.items():
-        low, high = _rate_bounds(splits[split])
-        found |= (
-            {f"{name}_low": 100 - high, f"{name}_high": 100 - low}
-            if name == "UA"
-            else {f"{name}_low": low, f"{name}_high": high}
-        )
-    if "test_forgotten" in splits:
-        low, high = _rate_bounds(splits["test_forgotten"])
-        mine = accuracy(*splits["test_forgotten"])
-        found |= {
-            "forgotten_class_accuracy": mine,
-            "forgotten_class_accuracy_low": low,
-            "forgotten_class_accuracy_high": high,
-        }
-    return found
+def _measure_each(splits: Splits) -> dict[str, Metric]:
+    """The metrics that a function of their own computes from the splits."""
+    found = {
+        name: definition.measure(splits)
+        for name, definition in DEFINITIONS.items()
+        if definition.measure is not None
+    }
+    return {name: metric for name, metric in found.items() if metric is not None}
 
 
-def _rate_bounds(outputs: Outputs) -> tuple[float, float]:
-    """Clopper-Pearson bounds of an accuracy in percent; all of [0, 100] for an empty split."""
-    if not len(outputs[1]):
-        return 0.0, 100.0
-    low, high = clopper_pearson(np.sum(outputs[0].argmax(1) == outputs[1]), len(outputs[1]))
-    return 100 * low, 100 * high
-
-
-def _losses(splits: Splits) -> dict[str, float]:
+def _losses(splits: Splits) -> dict[str, Metric]:
     return {
-        f"loss_{name}": float(sample_scores(*outputs)["loss"].mean())
+        f"loss_{name}": Metric(float(sample_scores(*outputs)["loss"].mean()))
         for name, outputs in splits.items()
         if len(outputs[1])
     }
 
 
-def _attacks(splits: Splits, rule: DrawRule) -> dict[str, float]:
+def _attacks(splits: Splits, rule: DrawRule) -> dict[str, Metric]:
     four = {name: splits[name] for name in ("retain", "test", "forget")} | {
         "held_out": held_out(splits)
     }
@@ -180,7 +153,7 @@ def _attacks(splits: Splits, rule: DrawRule) -> dict[str, float]:
 
 def _against_held_out(
     four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int
-) -> dict[str, float]:
+) -> dict[str, Metric]:
     """The attacks on forget whose other side are held-out images, which ``weights`` give the class
     shares of forget.
     """
@@ -203,10 +176,10 @@ def _against_held_out(
 
 def standard(
     splits: Splits,
-    mine: Mapping[str, float],
+    mine: Mapping[str, Metric],
     references: Sequence[Splits],
-    theirs: Sequence[Mapping[str, float]],
-) -> dict[str, float]:
+    theirs: Sequence[Mapping[str, Metric]],
+) -> dict[str, Metric]:
     """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that
     use them as references.
 
@@ -220,24 +193,24 @@ def standard(
     found = {}
     for split in COMPARED_ON:
         pairs = [distances(splits[split][0], other[split][0]) for other in references]
-        found |= {
-            f"{name}_{split}": float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]
-        }
-    found["tow"] = _geometric_mean([tow(mine, other) for other in theirs])
+        for name in pairs[0]:
+            found[f"{name}_{split}"] = Metric(float(np.mean([pair[name] for pair in pairs])))
+    percent, *others = (values_of(metrics) for metrics in (mine, *theirs))
+    found["tow"] = _geometric_mean([tow(percent, other) for other in others])
     if can_attack(splits):
-        mine, *theirs = (
-            {**metrics, "MIA": metrics["svc_confidence_tnr"]} for metrics in (mine, *theirs)
+        percent, *others = (
+            {**metrics, "MIA": metrics[IN_AUDIT["MIA"]]} for metrics in (percent, *others)
         )
-        found["tow_mia"] = _geometric_mean([tow_mia(mine, other) for other in theirs])
+        found["tow_mia"] = _geometric_mean([tow_mia(percent, other) for other in others])
     if can_compare(splits):
         weights = class_weights(splits["forget"][1], held_out(splits)[1])
-        for name, (members, others) in reference_scores(splits, references).items():
-            found |= roc_summary(name, members, others, weights)
-    return found
+        for name, (members, unseen) in reference_scores(splits, references).items():
+            found |= roc_summary(name, members, unseen, weights)
+    return measured(found)
 
 
-def _geometric_mean(values: Sequence[float]) -> float:
-    return float(np.prod(values) ** (1 / len(values)))
+def _geometric_mean(factors: Sequence[float]) -> Metric:
+    return Metric(float(np.prod(factors) ** (1 / len(factors))))
 
 
 def reference_scores(
@@ -246,36 +219,27 @@ def reference_scores(
     """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population
     of RMIA is test.
     """
-    mine, *theirs = (
-        {
-            name: sample_scores(*part)
-            for name, part in (
-                ("forget", each["forget"]),
-                ("held_out", held_out(each)),
-                ("test", each["test"]),
-            )
-        }
-        for each in (splits, *references)
-    )
+    mine, *theirs = map(_scores_of_parts, (splits, *references))
 
-    def stacked(split: str, score: str) -> np.ndarray:
-        return np.stack([other[split][score] for other in theirs])
+    def stacked(part: str, score: str) -> np.ndarray:
+        return np.stack([other[part][score] for other in theirs])
 
     ratios = {
-        split: rmia_offline_ratio(scores["log_probability"], stacked(split, "log_probability"))
-        for split, scores in mine.items()
+        part: rmia_offline_ratio(scores["log_probability"], stacked(part, "log_probability"))
+        for part, scores in mine.items()
     }
-    found = {
-        "rmia": tuple(
-            rmia_scores(ratios[split], ratios["test"]) for split in ("forget", "held_out")
-        )
-    }
+    sides = ("forget", "held_out")
+    found = {"rmia": tuple(rmia_scores(ratios[side], ratios["test"]) for side in sides)}
     if len(references) > 1:
         found["lira"] = tuple(
-            lira_offline(mine[split]["margin"], stacked(split, "margin"))
-            for split in ("forget", "held_out")
+            lira_offline(mine[side]["margin"], stacked(side, "margin")) for side in sides
         )
     return found
+
+
+def _scores_of_parts(splits: Splits) -> dict[str, dict[str, np.ndarray]]:
+    parts = {"forget": splits["forget"], "held_out": held_out(splits), "test": splits["test"]}
+    return {name: sample_scores(*part) for name, part in parts.items()}
 
 
 def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -301,13 +265,8 @@ def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
         "held_out": sample_scores(*held_out(splits)),
     }
     # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
-    tops = {
-        "loss": max(
-            float(np.quantile(np.concatenate([part["loss"] for part in parts.values()]), 0.99)),
-            1e-6,
-        ),
-        "confidence": 1.0,
-    }
+    losses = np.concatenate([part["loss"] for part in parts.values()])
+    tops = {"loss": max(float(np.quantile(losses, 0.99)), 1e-6), "confidence": 1.0}
     histograms = {
         name: _histogram({split: part[name] for split, part in parts.items()}, weights, top)
         for name, top in tops.items()
@@ -344,23 +303,3 @@ def _thinned_roc(
     )
     at = np.unique(np.append(np.searchsorted(alarms, wanted, side="right") - 1, len(alarms) - 1))
     return {"fpr": (alarms[at] / alarms[-1]).tolist(), "tpr": (hits[at] / hits[-1]).tolist()}
-
-
-def folded(
-    found: Mapping[str, float],
-) -> tuple[dict[str, float], dict[str, list[float]], dict[str, list[float]]]:
-    """Metrics, their 95 % intervals and the intervals of chance, from names that end with _low,
-    _high, _null_low, _null_high.
-    """
-    chance = {
-        name.removesuffix("_null_low"): [found[name], found[name[:-3] + "high"]]
-        for name in found
-        if name.endswith("_null_low")
-    }
-    bounds = {
-        name.removesuffix("_low"): [found[name], found[name[:-3] + "high"]]
-        for name in found
-        if name.endswith("_low") and not name.endswith("_null_low")
-    }
-    metrics = {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
-    return metrics, bounds, chance

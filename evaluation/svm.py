@@ -9,6 +9,7 @@ left out.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +18,28 @@ from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpstrf
 
 COST = 3.0
-FEW = {
-    True: 1_000,
-    False: 2_000,
-}  # points of one column and of several that libsvm takes as they are, in milliseconds
-# How far the kernel of a point to itself may be off, and within how much of 0 a decision is then in
-# doubt: twice the largest error found on made-up and on trained networks' outputs, at first and
-# where there is doubt.
-PRECISION = {True: ((1e-10, 2e-4), (1e-13, 1e-7)), False: ((1e-6, 5e-4), (1e-10, 5e-6))}
-IN_DOUBT, ANY_BELOW = (
-    0.0005,
-    2_000,
-)  # the share of audited images whose decisions may be in doubt; none of so few images
+# Points of one column, and of several, that libsvm takes as they are, in milliseconds.
+FEW_OF_ONE, FEW_OF_SEVERAL = 1_000, 2_000
+
+
+class Precision(NamedTuple):
+    """How far the kernel of a point to itself may be ``off``, and how close to 0 a decision is then
+    in ``doubt``: twice the largest error on made-up and on trained networks' outputs.
+    """
+
+    off: float
+    doubt: float
+
+
+# At first, and where decisions are in doubt.
+OF_ONE = (Precision(1e-10, 2e-4), Precision(1e-13, 1e-7))
+OF_SEVERAL = (Precision(1e-6, 5e-4), Precision(1e-10, 5e-6))
+MOST_IN_DOUBT = 0.0005  # of the decisions on an audited array
+FEW_AUDITED = 2_000  # images, of which no decision may be in doubt
 MANY, MAX_RANK, MAX_STEPS, LANDMARKS = 8_000, 800, 100, 400
-TIGHT = 1e-7  # of libsvm, where it decides what the other could not
-GAP, ENOUGH = (
-    1e-12,
-    1e-8,
-    # mean complementarity at which the machine is solved, and at which it is good enough if it
-    # stalls
-)
+TIGHT = 1e-7  # tolerance of libsvm where it decides what the other could not
+# Mean complementarity at which the machine is solved, and at which it is good enough if it stalls.
+SOLVED, GOOD_ENOUGH = 1e-12, 1e-8
 
 
 def decisions(
@@ -58,10 +61,8 @@ def decisions(
     kernels: dict[float, _Kernel] = {}  # shared by all draws
     found = []
     for members, others in drawn:
-        rows, side = (
-            np.concatenate([members, others]),
-            np.repeat([1.0, -1.0], [len(members), len(others)]),
-        )
+        rows = np.concatenate([members, others])
+        side = np.repeat([1.0, -1.0], [len(members), len(others)])
         found.append(_one(points, rows, side, audited, kernels))
     return found
 
@@ -74,29 +75,33 @@ def _one(
     kernels: dict,
 ) -> list[np.ndarray]:
     mine, one_column = points[rows], points.shape[1] == 1
-    if len(mine) <= FEW[one_column]:
+    if len(mine) <= (FEW_OF_ONE if one_column else FEW_OF_SEVERAL):
         return _libsvm(mine, side, None, audited)
-    if len(np.unique(mine[:, 0])) <= FEW[True] // 2:
+    if len(np.unique(mine[:, 0])) <= FEW_OF_ONE // 2:
+        # Equal points are one point with their number as its weight.
         distinct, count = np.unique(np.column_stack([side, mine]), axis=0, return_counts=True)
-        if len(distinct) <= FEW[True]:  # equal points are one point with their number as its weight
+        if len(distinct) <= FEW_OF_ONE:
             return _libsvm(distinct[:, 1:], distinct[:, 0], count, audited, tolerance=TIGHT)
-    # In many columns a finer kernel is long: few points are then sooner left to libsvm.
-    for off, doubt in PRECISION[one_column][: 2 if one_column or len(mine) > MANY else 1]:
+    precisions = OF_ONE if one_column else OF_SEVERAL
+    if not one_column and len(mine) <= MANY:
+        precisions = precisions[:1]  # a finer kernel takes longer here than libsvm
+    for off, doubt in precisions:
         if off not in kernels:
             kernels[off] = _Kernel(points, audited, off)
         kernel = kernels[off]
         solved = None if kernel.rank > MAX_RANK else _interior_point(kernel.points[rows], side)
         if solved is None:
             break
-        found = [vectors @ solved[0] + solved[1] for vectors in kernel.audited]
+        weights, bias = solved
+        found = [vectors @ weights + bias for vectors in kernel.audited]
         if not any(_in_doubt(each, doubt) for each in found):
             return found
     return _libsvm(mine, side, None, audited, tolerance=TIGHT)
 
 
 def _in_doubt(found: np.ndarray, bound: float) -> bool:
-    close = np.sum(np.abs(found) < bound)
-    return bool(close > (IN_DOUBT * len(found) if len(found) >= ANY_BELOW else 0))
+    allowed = MOST_IN_DOUBT * len(found) if len(found) >= FEW_AUDITED else 0
+    return bool(np.sum(np.abs(found) < bound) > allowed)
 
 
 def _libsvm(
@@ -134,10 +139,8 @@ class _Kernel:
                 self._values(points[candidates], points[candidates]), lower=1, tol=off
             )
             candidates = candidates[order[: self.rank] - 1]
-            self.landmarks, self.factor = (
-                points[candidates],
-                np.tril(factor[: self.rank, : self.rank]),
-            )
+            self.landmarks = points[candidates]
+            self.factor = np.tril(factor[: self.rank, : self.rank])
             self.points = self._vectors(points)
             missing = np.flatnonzero(1 - np.einsum("ij,ij->i", self.points, self.points) > 4 * off)
             if not len(missing) or self.rank > MAX_RANK:
@@ -153,15 +156,62 @@ class _Kernel:
     def _values(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """exp(-gamma |a_i - b_j|^2), float64, in one buffer."""
         a, b = torch.from_numpy(np.ascontiguousarray(a)), torch.from_numpy(np.ascontiguousarray(b))
-        distances = (
-            torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
-            .add_(a.square().sum(1)[:, None])
-            .clamp_(min=0)
-        )
-        return distances.mul_(-self.gamma).exp_().numpy()
+        squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2).add_(a.square().sum(1)[:, None])
+        return squares.clamp_(min=0).mul_(-self.gamma).exp_().numpy()
 
 
 # --------------------------------------------------------------------------------------- the solver
+
+
+class _Iterate(NamedTuple):
+    """Where the solver is: u = (w, b) and, for each point, the slack of its margin with multiplier
+    a, and xi with multiplier ``rest`` = C - a; all but u above 0.
+    """
+
+    u: np.ndarray
+    a: np.ndarray
+    slack: np.ndarray
+    rest: np.ndarray
+    xi: np.ndarray
+
+    def complementarity(self) -> float:
+        """The mean product of a constraint's slack and multiplier: 0 at the solution."""
+        return (self.a @ self.slack + self.rest @ self.xi) / (2 * len(self.a))
+
+    def moved(self, part: float, step: "_Iterate") -> "_Iterate":
+        return _Iterate(*(value + part * change for value, change in zip(self, step, strict=True)))
+
+    def longest(self, step: "_Iterate") -> float:
+        """The largest part of ``step``, at most 1, that keeps all but u above 0."""
+        part = 1.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for value, change in list(zip(self, step, strict=True))[1:]:
+                part = min(part, float(np.min(np.where(change < 0, -value / change, 1.0))))
+        return part
+
+
+class _Newton:
+    """The Newton equations of the primal and dual conditions at one iterate, factored once.
+
+    Raises:
+        LinAlgError, ValueError: they cannot be solved.
+    """
+
+    def __init__(self, z: np.ndarray, ridge: np.ndarray, at: _Iterate, short: np.ndarray):
+        self.z, self.at, self.short = z, at, short
+        self.off = z.T @ at.a - ridge * at.u
+        self.thin = 1 / (at.slack / at.a + at.xi / at.rest)
+        normal = dsyrk(1, (z * np.sqrt(self.thin)[:, None]).T, lower=1) + np.diag(ridge)
+        self.factor = cho_factor(normal, lower=True)
+
+    def step(self, aim_a: np.ndarray | float, aim_rest: np.ndarray | float) -> _Iterate:
+        """Towards a * slack = aim_a and rest * xi = aim_rest."""
+        _, a, slack, rest, xi = self.at
+        wanted = self.short + aim_rest / rest - xi - aim_a / a + slack
+        du = cho_solve(self.factor, self.off - self.z.T @ (self.thin * wanted))
+        da = -self.thin * (self.z @ du + wanted)
+        d_slack = aim_a / a - slack - slack / a * da
+        return _Iterate(du, da, d_slack, -da, aim_rest / rest - xi + xi / rest * da)
 
 
 def _interior_point(x: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -178,62 +228,26 @@ def _interior_point(x: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, float]
     z = np.column_stack([x, np.ones(len(x))]) * side[:, None]
     ridge = np.ones(z.shape[1])
     ridge[-1] = 0
-    u, slack, xi = np.zeros(z.shape[1]), np.ones(len(z)), np.full(len(z), 2.0)
-    a, rest = np.full(len(z), COST / 2), np.full(len(z), COST / 2)
+    half = np.full(len(z), COST / 2)
+    at = _Iterate(np.zeros(z.shape[1]), half, np.ones(len(z)), half, np.full(len(z), 2.0))
     for _ in range(MAX_STEPS):
-        gap = (a @ slack + rest @ xi) / (2 * len(z))
-        short = z @ u - 1 + xi - slack
-        if gap < GAP and np.abs(short).max() < 1e-9:
+        gap = at.complementarity()
+        short = z @ at.u - 1 + at.xi - at.slack
+        if gap < SOLVED and np.abs(short).max() < 1e-9:
             break
-        thin = 1 / (slack / a + xi / rest)
         try:
-            system = cho_factor(
-                dsyrk(1, (z * np.sqrt(thin)[:, None]).T, lower=1) + np.diag(ridge), lower=True
-            )
+            newton = _Newton(z, ridge, at, short)
         except (np.linalg.LinAlgError, ValueError):
             break
-        off = z.T @ a - ridge * u
-
-        def step(aim_a: np.ndarray | float, aim_rest: np.ndarray | float) -> tuple:
-            """The Newton step towards a * slack = aim_a, rest * xi = aim_rest."""
-            wanted = short + aim_rest / rest - xi - aim_a / a + slack  # noqa: B023
-            du = cho_solve(system, off - z.T @ (thin * wanted))  # noqa: B023
-            da = -thin * (z @ du + wanted)  # noqa: B023
-            return (
-                du,
-                da,
-                aim_a / a - slack - slack / a * da,  # noqa: B023
-                aim_rest / rest - xi + xi / rest * da,  # noqa: B023
-            )
-
-        _, da, ds, dx = step(0.0, 0.0)
-        part = _longest((a, da), (slack, ds), (rest, -da), (xi, dx))
-        reached = (
-            (a + part * da) @ (slack + part * ds) + (rest - part * da) @ (xi + part * dx)
-        ) / (2 * len(z))
+        guess = newton.step(0.0, 0.0)
+        reached = at.moved(at.longest(guess), guess).complementarity()
         aim = (reached / gap) ** 3 * gap
-        du, da, ds, dx = step(aim - da * ds, aim + da * dx)
-        part = min(1.0, 0.99 * _longest((a, da), (slack, ds), (rest, -da), (xi, dx)))
-        u, a, slack, rest, xi = (
-            u + part * du,
-            a + part * da,
-            slack + part * ds,
-            rest - part * da,
-            xi + part * dx,
-        )
-    if not gap < ENOUGH:
+        step = newton.step(aim - guess.a * guess.slack, aim - guess.rest * guess.xi)
+        at = at.moved(min(1.0, 0.99 * at.longest(step)), step)
+    if not gap < GOOD_ENOUGH:
         return None
-    w = u[:-1]
-    return w, _bias(x @ w, side, a, float(u[-1]))
-
-
-def _longest(*pairs: tuple[np.ndarray, np.ndarray]) -> float:
-    """The longest step, at most 1, that keeps every value + step * change above 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return min(
-            1.0,
-            *(float(np.min(np.where(change < 0, -value / change, 1.0))) for value, change in pairs),
-        )
+    w = at.u[:-1]
+    return w, _bias(x @ w, side, at.a, float(at.u[-1]))
 
 
 def _bias(scores: np.ndarray, side: np.ndarray, a: np.ndarray, b: float) -> float:

@@ -6,16 +6,15 @@ accuracy: twice chance is 100 % where there are two classes. A line begins with 
 colon. Forgetting all of a class, UA = 100, is never a verdict.
 """
 
-import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.accuracy import Outputs
 from evaluation.entropy import softmax
-
-Outputs = tuple[np.ndarray, np.ndarray]
 
 DESTROYED, AT_CHANCE, CHANGED_NOTHING = "destroyed", "at chance", "changed nothing"
 LEAST_SKILL = 0.5  # of the reference's accuracy above chance; with less a model is destroyed
@@ -23,9 +22,7 @@ ONE_ANSWER = 99.0  # percent of the answers on retain in one class: a model that
 ERRORS = 2.0  # standard errors within which an accuracy is chance's, or the original's
 LEAST_CHANGE = 0.005  # mean total variation of the probabilities
 LEAST_MOVE = 1e-6  # of the weights' norm: a few of fp32's own steps
-ROWS = (
-    2**14
-)  # samples whose probabilities are compared at a time, so that float64 copies stay small
+ROWS = 2**14  # samples compared at a time, so that float64 copies stay small
 
 
 class Standing(NamedTuple):
@@ -48,12 +45,8 @@ def standing(logits: np.ndarray, labels: np.ndarray) -> Standing:
     the remaining classes.
     """
     answers = np.asarray(logits).argmax(1)
-    accuracy, chance, top = (
-        np.mean(answers == labels),
-        _largest_share(labels),
-        _largest_share(answers),
-    )
-    return Standing(float(100 * accuracy), chance, top, len(labels))
+    accuracy = float(100 * np.mean(answers == labels))
+    return Standing(accuracy, _largest_share(labels), _largest_share(answers), len(labels))
 
 
 def _largest_share(classes: np.ndarray) -> float:
@@ -158,13 +151,16 @@ def mean_standing(models: Sequence[Standing]) -> Standing | None:
     """The mean over models, None of none; what one of them lacks is left out."""
     if not models:
         return None
-    columns = [
-        [value for value in column if value is not None] for column in zip(*models, strict=True)
-    ]
-    accuracy, chance, top_answer = (
-        float(np.mean(column)) if column else None for column in columns[:3]
-    )
-    return Standing(accuracy, chance, top_answer, max(columns[3], default=None))
+
+    def known(name: str) -> list[float]:
+        return [getattr(each, name) for each in models if getattr(each, name) is not None]
+
+    means = {
+        name: float(np.mean(known(name)))
+        for name in ("accuracy", "chance", "top_answer")
+        if known(name)
+    }
+    return Standing(**means, count=max(known("count"), default=None))
 
 
 def _line(verdict: str, reason: str, advice: str) -> list[str]:
@@ -229,12 +225,9 @@ def changed_nothing(
             " BatchNorm's statistics",
             advice,
         )
-    names = sorted(
-        (name for name in ours if name in original and len(ours[name][1])),
-        key=lambda name: len(ours[name][1]),
-    )
+    names = [name for name in ours if name in original and len(ours[name][1])]
     moved = 0.0
-    for name in names:
+    for name in sorted(names, key=lambda name: len(ours[name][1])):
         moved += total_variation(ours[name][0], original[name][0]) / len(names)
         if not (moved < LEAST_CHANGE and same_accuracy(ours[name], original[name])):
             return []
@@ -251,14 +244,12 @@ def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarr
     """The l2 norm of the change of the arrays named in ``before``, over the norm of these; infinite
     where that is 0.
     """
-    norms = [
-        math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in parts))
-        for parts in (
-            (np.subtract(now[name], value, dtype=np.float64) for name, value in before.items()),
-            before.values(),
-        )
-    ]
-    return norms[0] / norms[1] if norms[1] else math.inf
+    change, norm = 0.0, 0.0
+    for name, value in before.items():
+        difference = np.subtract(now[name], value, dtype=np.float64)
+        change += float(np.square(difference).sum())
+        norm += float(np.square(value, dtype=np.float64).sum())
+    return math.sqrt(change) / math.sqrt(norm) if norm else math.inf
 
 
 def same_accuracy(ours: Outputs, theirs: Outputs) -> bool:
@@ -276,11 +267,9 @@ def paired_error(differences: np.ndarray) -> float:
     Of image-wise differences of correctness, 1, 0 or -1, it counts only the images on which two
     models disagree.
     """
-    return (
-        float(differences.std(ddof=1) / math.sqrt(len(differences)))
-        if len(differences) > 1
-        else 0.0
-    )
+    if len(differences) < 2:
+        return 0.0
+    return float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def _correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -307,14 +296,10 @@ def verdict_of(line: str) -> str | None:
     """
     if line.startswith("accuracy fell to chance"):
         return DESTROYED
-    return next(
-        (
-            verdict
-            for verdict in (DESTROYED, AT_CHANCE, CHANGED_NOTHING)
-            if line.startswith(f"{verdict}:")
-        ),
-        None,
-    )
+    for verdict in (DESTROYED, AT_CHANCE, CHANGED_NOTHING):
+        if line.startswith(f"{verdict}:"):
+            return verdict
+    return None
 
 
 def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
@@ -322,16 +307,15 @@ def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
     run's words, and each other line.
     """
     first: dict[str, str] = {}
-    for line in itertools.chain(*runs):
-        first.setdefault(verdict_of(line) or line, line)
-    counts = {
-        kind: sum(any((verdict_of(line) or line) == kind for line in lines) for lines in runs)
-        for kind in first
-    }
-    return [
-        line + (f" ({counts[kind]} of {len(runs)} runs)" if len(runs) > 1 else "")
-        for kind, line in first.items()
-    ]
+    counts: Counter[str] = Counter()
+    for lines in runs:
+        kinds = [verdict_of(line) or line for line in lines]
+        counts.update(set(kinds))
+        for kind, line in zip(kinds, lines, strict=True):
+            first.setdefault(kind, line)
+    if len(runs) == 1:
+        return list(first.values())
+    return [f"{line} ({counts[kind]} of {len(runs)} runs)" for kind, line in first.items()]
 
 
 def remedies(hyperparameters: Mapping[str, object]) -> tuple[str, str]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.gaps import AVERAGES as GAPS
 from evaluation.gaps import FEWEST
+from evaluation.metrics import define
 from reporting.tables import AUDIT, LARGEST, Scenario, find, scenario_of, told_apart, unless_gone
 from runtime.files import load_json, reading
 from utils import UserError
@@ -29,9 +31,7 @@ ULIRA = {
     "ulira_TA": "TA on the shadow models",
 }
 # Of a row over its metrics; they are shown as metrics of their own.
-AVERAGES = tuple(
-    f"{gap}{end}" for end in ("", "_entropy") for gap in ("gap_of_means", "mean_paired_gap")
-)
+AVERAGES = tuple(f"{gap}{end}" for end in GAPS for gap in ("gap_of_means", "mean_paired_gap"))
 
 
 def read_audits(folders: Sequence[Path]) -> list[dict]:
@@ -64,11 +64,9 @@ def ulira_cells(row: dict) -> dict[str, str]:
     for name, words in ULIRA.items():
         if (value := row["mean"].get(name)) is None:
             continue
-        floor, chance, ends = (
-            row["mean"].get(f"{name}_floor"),
-            (row.get("chance") or {}).get(name),
-            row["ci"].get(name),
-        )
+        end = define(name).chance
+        floor = None if end is None else row["mean"].get(name + end)
+        chance, ends = (row.get("chance") or {}).get(name), row["ci"].get(name)
         beside = ""
         if floor is not None:
             beside = f" (chance {floor:.3f})"

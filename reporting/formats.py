@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 
-from evaluation.metrics import markdown_line
+from evaluation.definition import markdown_line
 from reporting.audits import ULIRA, attack_numbers, named_rows, rmia_cells, ulira_cells
 from reporting.tables import AVERAGES, METRICS, Scenario
 from runtime.files import finite

@@ -16,16 +16,14 @@ from typing import Any
 
 from evaluation.gaps import (
     AVERAGED,
-    AVERAGED_ENTROPY,
+    AVERAGES,
     ENTROPY,
     FEWEST,
-    average_band,
+    AverageGap,
+    average_gap,
     gap_floor,
-    gap_of_means,
-    inside_average,
     inside_noise,
     noise_band,
-    paired_gap,
     too_few,
     trained_unlike,
     usual_runs,
@@ -33,7 +31,6 @@ from evaluation.gaps import (
 )
 from evaluation.intervals import mean_interval
 from evaluation.membership import draw_noise, rule_of
-from evaluation.rows import unlike_retrain
 from evaluation.verdicts import (
     AT_CHANCE,
     DESTROYED,
@@ -50,10 +47,6 @@ from unlearn import label_today
 from utils import UserError
 
 METRICS = AVERAGED
-AVERAGES = {
-    "": AVERAGED,
-    "_entropy": AVERAGED_ENTROPY,
-}  # the two average gaps, by the ending of their names in a row
 REMEDY_OF_DRAWS = (
     "A run's own command with --resume and the --mia_members that are wanted evaluates it anew."
 )
@@ -580,22 +573,16 @@ def _average(
     and whether this one does.
     """
     ours, theirs = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
-    known = bool(ours and theirs)
-    marked = known and len(retrain) >= FEWEST and not is_retrain
-    paired = (
-        [
-            [(_pair_key(run), [run["metrics"][metric] for metric in metrics]) for run in side]
-            for side in (group, retrain)
-        ]
-        if known
-        else ()
-    )
+    found = AverageGap()
+    if ours and theirs:
+        keys = [_pair_key(run) for run in group], [_pair_key(run) for run in retrain]
+        found = average_gap(ours, theirs, keys, noise, is_retrain=is_retrain)
     return {
-        f"avg_gap{end}": gap_of_means(ours, theirs) if known else None,
-        f"mean_paired_gap{end}": paired_gap(*paired) if known else None,
+        f"avg_gap{end}": found.of_means,
+        f"mean_paired_gap{end}": found.paired,
         f"avg_gap{end}_floor": _floor_of(retrain, metrics, len(group)),
-        f"avg_gap{end}_band": average_band(theirs, len(group), noise) if marked else None,
-        f"inside_noise{end}": inside_average(ours, theirs, noise) if marked else None,
+        f"avg_gap{end}_band": found.band,
+        f"inside_noise{end}": found.inside,
     }
 
 
@@ -799,9 +786,5 @@ def _notes(groups: dict[str, list[dict]], retrain: list[dict]) -> list[str]:
     )
     originals = [run["metrics"]["RA"] for run in runs if run["method"] == "raw"]
     theirs = [run["metrics"]["RA"] for run in retrain]
-    notes += [
-        unlike_retrain(original, theirs)
-        for original in set(originals)
-        if trained_unlike(original, theirs)
-    ]
+    notes += filter(None, (trained_unlike(original, theirs) for original in set(originals)))
     return notes

@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.membership import draw_rule, draws_line
-from evaluation.metrics import define, describe
+from evaluation.accuracy import Splits
+from evaluation.alarms import audit_alarms, row_alarms
+from evaluation.distributions import distribution_gaps
+from evaluation.gaps import AVERAGED, IN_AUDIT
+from evaluation.intervals import Metric, chances_of, intervals_of, values_of
+from evaluation.membership import DrawRule, attack_seed, draw_rule, draws_line
+from evaluation.metrics import define, describe, measured
 from evaluation.relearn import relearn_ratio, steps_to_reach
-from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
+from evaluation.rows import Judged, make_rows
 from evaluation.suites import (
     Splits,
     attack_by_draw,
     basic,
     class_accuracies,
     curves,
-    folded,
     left_out,
     standard,
 )
@@ -32,7 +36,8 @@ from stages.outputs import Subject
 from stages.requests import AuditRequest
 from stages.saved import Saved, expand, read_saved, with_reference
 from stages.shadows import Pool
-from utils import UserError, stream, warn
+from unlearn.raw import Raw
+from utils import UserError, warn
 
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
@@ -119,55 +124,19 @@ def find(request: AuditRequest) -> list[Saved]:
 
 def evaluate(request: AuditRequest, subject: Subject, saved: list[Saved]) -> dict:
     """All that audit.json holds."""
-    rule = draw_rule(
-        request.mia_members, subject.split.split_seed, subject.data_sha256, subject.chosen.sha256()
-    )  # as in result.json
+    forget = subject.chosen.sha256()
+    # The rule that results of main_forget.py are made by.
+    rule = draw_rule(request.mia_members, subject.split.split_seed, subject.data_sha256, forget)
     outputs = [subject.outputs(each) for each in one_by_one(saved, "outputs")]
-
-    def attacked() -> tuple[list[dict[str, float]], list[dict[str, np.ndarray]]]:
-        models = zip(one_by_one(saved, "attacks"), outputs, strict=True)
-        by_draw = [attack_by_draw(splits, rule) for _, splits in models]
-        return [
-            basic(splits, rule, draws) for splits, draws in zip(outputs, by_draw, strict=True)
-        ], by_draw
-
-    found, by_draw = distributed.on_main(attacked)
+    metrics, by_draw = distributed.on_main(lambda: attack(saved, outputs, rule))
     extra: list[dict] = [{} for _ in saved]
     if request.suite != "basic":
-        found, extra = beside_retrain(request, subject, saved, outputs, found)
-    moved = weights_moved(saved)
-    models, judged = [], []
-    for i, each in enumerate(saved):
-        metrics, intervals, chance = folded(found[i])
-        in_percent = {name: 100 * shares for name, shares in by_draw[i].items()}
-        judged.append(
-            Judged(
-                each.label,
-                each.role,
-                each.key,
-                each.seed,
-                outputs[i],
-                metrics,
-                chance,
-                in_percent,
-                moved[i],
-            )
-        )
-        models.append(
-            {
-                "label": each.label,
-                "role": each.role,
-                "path": str(each.path),
-                "weights_sha256": each.sha256,
-                "seed": each.seed,
-                "hyperparameters": each.hyperparameters,
-                "metrics": metrics,
-                "intervals": intervals,
-                "chance": chance,
-                "per_class": class_accuracies(outputs[i], subject.dataset.classes),
-                "curves": curves(outputs[i], []) | extra[i],
-            }
-        )
+        metrics, extra = beside_retrain(request, subject, saved, outputs, metrics)
+    judged = judge_all(saved, outputs, metrics, by_draw)
+    models = [
+        model_record(each, splits, values, subject, more)
+        for each, splits, values, more in zip(saved, outputs, metrics, extra, strict=True)
+    ]
     rows, floors = make_rows(judged)
     if request.suite != "basic":
         add_audits(request, subject, saved, judged, rows)
@@ -176,6 +145,7 @@ def evaluate(request: AuditRequest, subject: Subject, saved: list[Saved]) -> dic
         for i in row["models"]:
             models[i]["row"] = position
     names = sorted({name for row in rows for name in row["mean"]})
+    classes = subject.dataset.classes
     return {
         "schema": 1,
         "script": "evaluate",
@@ -186,12 +156,54 @@ def evaluate(request: AuditRequest, subject: Subject, saved: list[Saved]) -> dic
         "models": models,
         "rows": rows,
         "floors": floors,
-        "warnings": (
-            other_originals(saved)
-            + audit_alarms(judged)
-            + left_out(outputs[0], subject.dataset.classes)
-        ),
+        "warnings": other_originals(saved) + audit_alarms(judged) + left_out(outputs[0], classes),
         "provenance": provenance(subject.device, "fp32", {"seed": rule.seed}),
+    }
+
+
+def attack(
+    saved: list[Saved], outputs: list[Splits], rule: DrawRule
+) -> tuple[list[dict[str, Metric]], list[dict[str, np.ndarray]]]:
+    """The metrics of the suite basic for each model, and its rates of the attack by draw."""
+    by_draw = []
+    for _, splits in zip(one_by_one(saved, "attacks"), outputs, strict=True):
+        by_draw.append(attack_by_draw(splits, rule))
+    metrics = [basic(splits, rule, draws) for splits, draws in zip(outputs, by_draw, strict=True)]
+    return metrics, by_draw
+
+
+def judge_all(
+    saved: list[Saved],
+    outputs: list[Splits],
+    metrics: list[dict[str, Metric]],
+    by_draw: list[dict[str, np.ndarray]],
+) -> list[Judged]:
+    """The models as rows are made of."""
+    judged = []
+    for i, (each, moved) in enumerate(zip(saved, weights_moved(saved), strict=True)):
+        in_percent = {name: 100 * shares for name, shares in by_draw[i].items()}
+        identity = (each.label, each.role, each.key, each.seed)
+        raw = each.label == Raw.label
+        judged.append(Judged(*identity, outputs[i], metrics[i], in_percent, moved, raw=raw))
+    return judged
+
+
+def model_record(
+    saved: Saved, outputs: Splits, metrics: dict[str, Metric], subject: Subject, extra: dict
+) -> dict:
+    """What audit.json says of one model."""
+    return {
+        "label": saved.label,
+        "role": saved.role,
+        "path": str(saved.path),
+        "weights_sha256": saved.sha256,
+        "seed": saved.seed,
+        "hyperparameters": saved.hyperparameters,
+        "metrics": values_of(metrics),
+        "intervals": intervals_of(metrics),
+        "chance": chances_of(metrics),
+        "per_class": class_accuracies(outputs, subject.dataset.classes),
+        "curves": curves(outputs, []) | extra,
     }
 
 
@@ -249,8 +261,8 @@ def beside_retrain(
     subject: Subject,
     saved: list[Saved],
     outputs: list[Splits],
-    found: list[dict[str, float]],
-) -> tuple[list[dict[str, float]], list[dict]]:
+    found: list[dict[str, Metric]],
+) -> tuple[list[dict[str, Metric]], list[dict]]:
     """What standard adds to each model's metrics and curves. A Retrain model is compared with the
     others of its kind.
     """
@@ -259,15 +271,11 @@ def beside_retrain(
     for i, more in enumerate(relearn_all(request, subject, saved)):
         others = [j for j in retrain if saved[j].sha256 != saved[i].sha256]
         references = [outputs[j] for j in others]
-        metrics.append(
-            found[i]
-            | standard(outputs[i], found[i], references, [found[j] for j in others])
-            | more["metrics"]
-        )
-        extra.append(
-            {name: curve for name, curve in curves(outputs[i], references).items() if name == "roc"}
-            | {"relearn": more["relearn"]}
-        )
+        beside = standard(outputs[i], found[i], references, [found[j] for j in others])
+        metrics.append(found[i] | beside | measured(more["metrics"]))
+        beside_curves = curves(outputs[i], references)
+        roc = {name: curve for name, curve in beside_curves.items() if name == "roc"}
+        extra.append(roc | {"relearn": more["relearn"]})
     return metrics, extra
 
 
@@ -287,16 +295,14 @@ def add_audits(
     for position, row in enumerate(rows):
         if row["role"] != "models":
             continue
-        row["mean"] |= distribution_gaps(
-            [judged[i] for i in row["models"]], retrain, audit=request.suite == "full"
-        )
-        if pool is not None and not without_record(first := saved[row["models"][0]]):
-            found, per_image[f"auc_of_row_{position}"] = pool.audit(
-                first, per_image["memorisation"]
-            )
-            metrics, intervals, row["chance"] = folded(found)
-            row["mean"] |= metrics
-            row["ci"] |= intervals
+        group, first = [judged[i] for i in row["models"]], saved[row["models"][0]]
+        row["mean"] |= values_of(distribution_gaps(group, retrain, audit=request.suite == "full"))
+        if pool is not None and not without_record(first):
+            metrics, areas = pool.audit(first, per_image["memorisation"])
+            per_image[f"auc_of_row_{position}"] = areas
+            row["mean"] |= values_of(metrics)
+            row["ci"] |= intervals_of(metrics)
+            row["chance"] = chances_of(metrics)
     if per_image:
         save_arrays(per_image, folder_of(request, saved) / "per_image.npz")
 
@@ -324,16 +330,8 @@ def make_pool(request: AuditRequest, subject: Subject, saved: list[Saved]) -> Po
     original = next(each for each in saved if each.role == "original")
     # Of the forget set's own seed, and of no order of files where it has none.
     flags = [each.arguments for each in saved if each.forget is not None]
-    seed = (
-        stream(
-            min(
-                each["seed"] if each["forget_seed"] is None else each["forget_seed"]
-                for each in flags
-            ),
-            "attack",
-        )
-        % 2**32
-    )
+    seeds = [each["seed"] if each["forget_seed"] is None else each["forget_seed"] for each in flags]
+    seed = attack_seed(min(seeds))
     where, data = folder_of(request, saved) / "shadows", request.data or original.arguments["data"]
     return Pool(
         subject, original, where, shadows=request.shadows, seed=seed, data=data, gpu=request.gpu
@@ -349,76 +347,60 @@ def relearn_all(request: AuditRequest, subject: Subject, saved: list[Saved]) -> 
     """For each model its relearn curve, and the steps that it takes back to the original's
     accuracy, beside Retrain's.
     """
-    settings = {
-        "steps": request.relearn_steps,
-        "lr": request.relearn_lr,
-        "seeds": request.relearn_seeds,
-    }
-    arrays = [subject.relearn(each, **settings) for each in one_by_one(saved, "relearning")]
-    original = [
-        each["accuracy"][0, 0]
-        for each, model in zip(arrays, saved, strict=True)
-        if model.role == "original"
+    steps, lr, seeds = request.relearn_steps, request.relearn_lr, request.relearn_seeds
+    arrays = [
+        subject.relearn(each, steps=steps, lr=lr, seeds=seeds)
+        for each in one_by_one(saved, "relearning")
     ]
-    steps = [mean_steps(each, original[0] - RELEARNED) if original else math.nan for each in arrays]
-    theirs = float(
-        np.mean([n for n, each in zip(steps, saved, strict=True) if each.role == "retrain"])
-    )
+    by_role = list(zip((each.role for each in saved), arrays, strict=True))
+    start = [each["accuracy"][0, 0] for role, each in by_role if role == "original"]
+    target = start[0] - RELEARNED if start else math.nan
+    of_retrain = [mean_steps(each, target) for role, each in by_role if role == "retrain"]
+    reference = float(np.mean(of_retrain))
     found = []
-    for each, n in zip(arrays, steps, strict=True):
-        metrics = {"relearn_accuracy": float(each["accuracy"][:, -1].mean())} | (
-            {"relearn_steps": n} if original else {}
-        )
-        if original and 0 < theirs < math.inf:
-            metrics["relearn_ratio"] = relearn_ratio(n, theirs)
-        spread = (
-            each["accuracy"].std(0, ddof=1)
-            if request.relearn_seeds > 1
-            else np.zeros(len(each["steps"]))
-        )
-        curve = {
-            "steps": each["steps"].tolist(),
-            "accuracy": each["accuracy"].mean(0).tolist(),
-            "sd": spread.tolist(),
-            "never_seen": each["never_seen"].mean(0).tolist(),
-        }
-        found.append({"metrics": metrics, "relearn": curve})
+    for each in arrays:
+        metrics = {"relearn_accuracy": Metric(float(each["accuracy"][:, -1].mean()))}
+        if start:
+            metrics["relearn_steps"] = Metric(mean_steps(each, target))
+        if start and 0 < reference < math.inf:
+            ratio = relearn_ratio(metrics["relearn_steps"].value, reference)
+            metrics["relearn_ratio"] = Metric(ratio)
+        found.append({"metrics": metrics, "relearn": relearn_record(each)})
     return found
 
 
+def relearn_record(arrays: dict[str, np.ndarray]) -> dict[str, list]:
+    """A relearn curve for audit.json: accuracy in percent after so many steps, over seeds."""
+    accuracy = arrays["accuracy"]
+    spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else np.zeros(accuracy.shape[1])
+    return {
+        "steps": arrays["steps"].tolist(),
+        "accuracy": accuracy.mean(0).tolist(),
+        "sd": spread.tolist(),
+        "never_seen": arrays["never_seen"].mean(0).tolist(),
+    }
+
+
 def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:
-    """Mean over seeds of the steps to ``target``; infinite where one seed does not get there."""
-    return float(
-        np.mean([steps_to_reach(arrays["steps"], row, target) for row in arrays["accuracy"]])
-    )
+    """Mean over seeds of the steps to ``target``; infinite where one seed does not get there, NaN
+    without a target.
+    """
+    if math.isnan(target):
+        return math.nan
+    steps = [steps_to_reach(arrays["steps"], row, target) for row in arrays["accuracy"]]
+    return float(np.mean(steps))
 
 
 def line_of(row: dict) -> str:
     """A row for the terminal; report.py has them all."""
-    shown = {
-        "UA": "UA",
-        "RA": "RA",
-        "TA": "TA",
-        "svc_confidence_tnr": "MIA",
-        "loss_auc": "AUC",
-        "rmia_auc": "RMIA",
-        "js_forget": "JS",
-    }
-    cells = [
-        f"{short} {row['mean'][name]:.{2 if define(name).unit == 'percent' else 3}f}"
-        for name, short in shown.items()
-        if name in row["mean"]
-    ]
-    gap = (
-        [f"Avg. Gap {row['gap_of_means']:.2f} (entropy {row['gap_of_means_entropy']:.2f})"]
-        if "gap_of_means" in row
-        else []
-    )
-    return "  ".join(
-        [
-            f"{row['label']} ({len(row['models'])})",
-            *cells,
-            *gap,
-            *(f"[{text}]" for text in row["warnings"]),
-        ]
-    )
+    shown = {IN_AUDIT.get(name, name): name for name in AVERAGED}
+    shown |= {"loss_auc": "AUC", "rmia_auc": "RMIA", "js_forget": "JS"}
+    cells = [f"{row['label']} ({len(row['models'])})"]
+    for name, short in shown.items():
+        if name in row["mean"]:
+            digits = 2 if define(name).scale.unit == "percent" else 3
+            cells.append(f"{short} {row['mean'][name]:.{digits}f}")
+    if "gap_of_means" in row:
+        entropy = row["gap_of_means_entropy"]
+        cells.append(f"Avg. Gap {row['gap_of_means']:.2f} (entropy {entropy:.2f})")
+    return "  ".join([*cells, *(f"[{text}]" for text in row["warnings"])])

@@ -10,10 +10,11 @@ from datasets.splits import SCENARIOS
 from engine import predict
 from evaluation.accuracy import accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
-from evaluation.gaps import ENTROPY
+from evaluation.gaps import AVERAGED, ENTROPY
 from evaluation.membership import draws_line, means, svc_draws
 from evaluation.suites import Splits
 from evaluation.verdicts import (
+    DESTROYED,
     Standing,
     at_chance,
     changed_nothing,
@@ -102,7 +103,9 @@ def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
         name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()
     }
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        raise RunFailed("destroyed: the model's logits are not finite; try a lower learning rate")
+        raise RunFailed(
+            f"{DESTROYED}: the model's logits are not finite; try a lower learning rate"
+        )
     rule, drawn = task.attack()
     parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
     draws = distributed.on_main(lambda: svc_draws(*parts, rule))
@@ -194,7 +197,7 @@ def print_result(result: dict, file: Path) -> None:
         rate = number(metrics[ENTROPY])
         print(f"{ENTROPY} {rate:.2f} (forget called member by the entropy attack)")
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
-    four = {name: metrics[name] for name in ("UA", "RA", "TA", "MIA")}
+    four = {name: metrics[name] for name in AVERAGED}
     print(result_line(result["label"], four, result["RTE"]["total"]))
 
 

@@ -17,6 +17,8 @@ import numpy as np
 
 from arg_parser import recorded_flags
 from datasets.splits import make_split
+from evaluation.intervals import Metric
+from evaluation.metrics import measured
 from evaluation.references import (
     memorisation_scores,
     per_sample_auc,
@@ -132,7 +134,7 @@ class Pool:
         scores, errors = memorisation_scores(correct, self.member)
         return {"indices": self.indices, "memorisation": scores, "standard_error": errors}
 
-    def audit(self, saved: Saved, memorisation: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    def audit(self, saved: Saved, memorisation: np.ndarray) -> tuple[dict[str, Metric], np.ndarray]:
         """U-LiRA's numbers for the method of a checkpoint with its runs' accuracy, and each image's
         AUC (m,) over the shadows.
 
@@ -148,7 +150,8 @@ class Pool:
             test.append(result["metrics"]["TA"])
         found = ulira_summary(scores, margins, self.member)
         found |= ulira_by_memorisation(scores, self.member, memorisation)
-        return found | {"ulira_TA": float(np.mean(test))}, per_sample_auc(margins, self.member)
+        found["ulira_TA"] = Metric(float(np.mean(test)))
+        return measured(found), per_sample_auc(margins, self.member)
 
     def _train(self, shadow: int) -> Path:
         recorded = self.original.arguments

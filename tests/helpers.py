@@ -357,3 +357,22 @@ def settled(*words, arguments=None):
     request = unlearn_request([str(word) for word in words])
     request, taken = settle(request, arguments)
     return SimpleNamespace(**request.values()), taken
+
+
+# ------------------------------------------------------------------------------------------ metrics
+
+
+def within_chance(metric, times=1.0):
+    """Whether a metric lies where chance puts it, or within so many times that reach."""
+    low, high = metric.chance
+    return abs(metric.value - 0.5) <= times * (high - low) / 2
+
+
+def flat(metrics):
+    """Metrics as one dictionary of numbers, for pytest.approx."""
+    found = {name: metric.value for name, metric in metrics.items()}
+    for name, metric in metrics.items():
+        for kind in ("interval", "chance"):
+            for end, number in zip(("low", "high"), getattr(metric, kind) or (), strict=False):
+                found[f"{name} {kind} {end}"] = number
+    return found

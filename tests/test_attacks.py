@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from helpers import flat, within_chance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +20,6 @@ from evaluation.attacks import (
     class_weights,
     effective_size,
     entropy_member_rate,
-    ideals,
     lr_entropy_attack,
     lr_loss_attack,
     roc,
@@ -28,7 +28,7 @@ from evaluation.attacks import (
     tpr_at_fpr,
     with_shares,
 )
-from evaluation.intervals import clopper_pearson
+from evaluation.intervals import chances_of, clopper_pearson, intervals_of, values_of
 from evaluation.membership import attack_features
 from evaluation.scores import MEMBER_SIGN, margin, member_scores, sample_scores
 from evaluation.suites import basic
@@ -192,12 +192,12 @@ def test_equal_shares_leave_every_number_as_it_was():
     members, others = np.random.default_rng(0).normal(size=(2, 400)).round(1)
     labels = np.arange(400) % 4
     weights = class_weights(labels[:200], labels)
-    assert roc_summary("x", members[:200], others, weights) == pytest.approx(
-        roc_summary("x", members[:200], others), abs=1e-12
+    assert flat(roc_summary("x", members[:200], others, weights)) == pytest.approx(
+        flat(roc_summary("x", members[:200], others)), abs=1e-12
     )
     sides = labelled(members[:200], labels[:200]), labelled(others, labels)
-    assert threshold_attack("x", *sides, *sides, weights) == pytest.approx(
-        threshold_attack("x", *sides, *sides), abs=1e-12
+    assert flat(threshold_attack("x", *sides, *sides, weights)) == pytest.approx(
+        flat(threshold_attack("x", *sides, *sides)), abs=1e-12
     )
     np.testing.assert_array_equal(
         np.sort(with_shares(others, labels, labels[:200])), np.sort(others)
@@ -223,8 +223,8 @@ def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
             roc_summary("x", members, held_out, weights),
             roc_summary("x", members, held_out),
         )
-        alarms += not got["x_auc_null_low"] <= got["x_auc"] <= got["x_auc_null_high"]
-        unweighted += not plain["x_auc_null_low"] <= plain["x_auc"] <= plain["x_auc_null_high"]
+        alarms += not within_chance(got["x_auc"])
+        unweighted += not within_chance(plain["x_auc"])
         pair = (members, labels), (held_out, others)
         got = threshold_attack(
             "x",
@@ -232,8 +232,7 @@ def test_a_list_of_mostly_one_class_is_at_chance_under_the_null(of_class):
             *((rng.normal(of_class * (each == 3), 1), each) for each in (labels, others)),
             weights,
         )
-        name = "x_threshold_balanced_accuracy"
-        threshold += not got[f"{name}_null_low"] <= got[name] <= got[f"{name}_null_high"]
+        threshold += not within_chance(got["x_threshold_balanced_accuracy"])
     room = 3 * (0.05 * 0.95 / trials) ** 0.5
     assert alarms / trials <= 0.05 + room
     assert threshold / trials <= 0.05 + room
@@ -320,7 +319,7 @@ def test_rising_functions_of_the_scores_change_nothing(members, others):
     [(0.5, 0.638, 0.034, 0.0048), (1, 0.760, 0.092, 0.018), (1.5, 0.856, 0.204, 0.056)],
 )
 def test_shifted_gaussians_have_their_theoretical_roc(shift, area, at_1, at_01):
-    got = roc_summary("g", *gaussian_pair(shift, 20_000))
+    got = values_of(roc_summary("g", *gaussian_pair(shift, 20_000)))
     assert got["g_auc"] == pytest.approx(scipy.stats.norm.cdf(shift / math.sqrt(2)), abs=1e-4)
     assert got["g_auc"] == pytest.approx(area, abs=6e-4)
     assert got["g_tpr_at_fpr_1"] == pytest.approx(
@@ -332,40 +331,18 @@ def test_shifted_gaussians_have_their_theoretical_roc(shift, area, at_1, at_01):
 
 def test_summary_of_a_reversed_attack_leaks_as_much():
     got = roc_summary("loss", *gaussian_pair(-1))
-    assert got["loss_auc"] == pytest.approx(0.24, abs=1e-3)
-    assert got["loss_auc_two_sided"] == 1 - got["loss_auc"]
-    assert got["loss_auc"] < got["loss_auc_null_low"]
+    area, _, (low, _) = got["loss_auc"]
+    assert area == pytest.approx(0.24, abs=1e-3)
+    assert got["loss_auc_two_sided"].value == 1 - area
+    assert area < low
 
 
-def test_summary_names_what_it_reports():
-    assert set(roc_summary("loss", [1.0, 2], [0.0, 1])) == {
-        *(
-            "loss_auc",
-            "loss_auc_null_low",
-            "loss_auc_null_high",
-            "loss_auc_two_sided",
-            "loss_auc_two_sided_floor",
-        ),
-        *("loss_tpr_at_fpr_1", "loss_tpr_at_fpr_1_low", "loss_tpr_at_fpr_1_high"),
-        *("loss_tpr_at_fpr_0.1", "loss_tpr_at_fpr_0.1_low", "loss_tpr_at_fpr_0.1_high"),
-    }
-
-
-def test_each_headline_number_has_an_ideal():
-    results = roc_summary("loss", *gaussian_pair(1, 50)) | {
-        "lr_entropy_member_rate": 0.6,
-        "lr_entropy_member_rate_held_out": 0.4,
-    }
-    results |= {"m_class_threshold_balanced_accuracy": 0.7, "lr_loss_accuracy": 0.8, "UA": 5.0}
-    assert ideals(results) == {
-        "loss_auc": 0.5,
-        "loss_auc_two_sided": results["loss_auc_two_sided_floor"],
-        "loss_tpr_at_fpr_1": 0.01,
-        "loss_tpr_at_fpr_0.1": 0.001,
-        "lr_entropy_member_rate": 0.4,
-        "m_class_threshold_balanced_accuracy": 0.5,
-        "lr_loss_accuracy": 0.5,
-    }
+def test_summary_names_what_it_reports_with_its_interval_or_where_chance_puts_it():
+    got = roc_summary("loss", [1.0, 2], [0.0, 1])
+    rates = {"loss_tpr_at_fpr_1", "loss_tpr_at_fpr_0.1"}
+    assert set(got) == {"loss_auc", "loss_auc_two_sided", "loss_auc_two_sided_floor", *rates}
+    assert intervals_of(got).keys() == rates
+    assert chances_of(got).keys() == {"loss_auc"}
 
 
 @pytest.mark.parametrize("bad", [[], [np.nan], [np.inf], [[1.0]]])
@@ -400,10 +377,11 @@ def test_auc_of_chance_is_inside_its_interval_as_often_as_said():
     areas = np.array([auc(*pair) for pair in pairs])
     for alpha in (1e-3, 0.05):
         got = roc_summary("x", *pairs[0], alpha=alpha)
-        outside = int(np.sum((areas < got["x_auc_null_low"]) | (areas > got["x_auc_null_high"])))
+        low, high = got["x_auc"].chance
+        outside = int(np.sum((areas < low) | (areas > high)))
         assert scipy.stats.binomtest(outside, 2000, alpha).pvalue > 1e-3
     assert np.maximum(areas, 1 - areas).mean() == pytest.approx(
-        got["x_auc_two_sided_floor"], abs=3e-3
+        got["x_auc_two_sided_floor"].value, abs=3e-3
     )
 
 
@@ -476,13 +454,13 @@ def test_threshold_attack_by_hand():
         labelled([1, 2, 2, 9]),
         labelled([0, 0, 1, 1.9, 2]),
     )
-    assert got["loss_threshold_tpr"] == 0.75
-    assert got["loss_threshold_fpr"] == 0.2
-    assert got["loss_threshold_balanced_accuracy"] == pytest.approx(0.775)
-    expected = scipy.stats.binomtest(3, 4).proportion_ci(method="exact")
-    assert (got["loss_threshold_tpr_low"], got["loss_threshold_tpr_high"]) == pytest.approx(
-        expected
-    )
+    assert got["loss_threshold_tpr"].value == 0.75
+    assert got["loss_threshold_fpr"].value == 0.2
+    assert got["loss_threshold_balanced_accuracy"].value == pytest.approx(0.775)
+    for name, interval in intervals_of(got).items():
+        count, n = {"loss_threshold_tpr": (3, 4), "loss_threshold_fpr": (1, 5)}[name]
+        expected = scipy.stats.binomtest(count, n).proportion_ci(method="exact")
+        assert interval == pytest.approx(expected)
 
 
 def test_threshold_per_class_sees_what_a_global_one_cannot():
@@ -490,11 +468,9 @@ def test_threshold_per_class_sees_what_a_global_one_cannot():
     labels = np.repeat([0, 1], 50)
     others = np.tile(np.linspace(0, 0.9, 50), 2) + 10 * labels
     pair = labelled(others + 1, labels), labelled(others, labels)
-    assert (
-        threshold_attack("m", *pair, *pair, per_class=True)["m_class_threshold_balanced_accuracy"]
-        == 1
-    )
-    assert threshold_attack("m", *pair, *pair)["m_threshold_balanced_accuracy"] < 0.8
+    got = threshold_attack("m", *pair, *pair, per_class=True)
+    assert got["m_class_threshold_balanced_accuracy"].value == 1
+    assert threshold_attack("m", *pair, *pair)["m_threshold_balanced_accuracy"].value < 0.8
 
 
 def test_a_class_missing_from_the_fit_takes_the_threshold_of_all():
@@ -503,7 +479,7 @@ def test_a_class_missing_from_the_fit_takes_the_threshold_of_all():
     got = threshold_attack(
         "m", *fit, labelled([3, 3, 6, 1], [2, 7, 2, 1]), labelled([0], [0]), per_class=True
     )
-    assert got["m_class_threshold_tpr"] == 0.5  # the 6 of class 2 and the 1 of class 1
+    assert got["m_class_threshold_tpr"].value == 0.5  # the 6 of class 2 and the 1 of class 1
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -527,8 +503,8 @@ def test_threshold_attack_is_at_chance_on_what_was_never_trained(per_class):
         name = (
             "m_class_threshold_balanced_accuracy" if per_class else "m_threshold_balanced_accuracy"
         )
-        half = got[f"{name}_null_high"] - 0.5
-        deviations.append((got[name] - 0.5) / half)
+        half = got[name].chance[1] - 0.5
+        deviations.append((got[name].value - 0.5) / half)
     assert np.abs(deviations).max() < 1.05
     assert np.std(deviations) > 0.8 / scipy.stats.norm.isf(5e-4)
 
@@ -545,7 +521,7 @@ def test_lr_loss_equals_a_loop_over_scikit_learn():
         [(LogisticRegression().fit(x[a], y[a]).predict(x[b]) == y[b]).mean() for a, b in splits]
     )
     got = lr_loss_attack(forget, others, seed=5)
-    assert got["lr_loss_accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert got["lr_loss_accuracy"].value == pytest.approx(expected, abs=1e-12)
     assert 0.55 < expected < 0.9
 
 
@@ -554,13 +530,13 @@ def test_lr_loss_takes_as_many_of_each_side_and_ignores_order():
     rng = np.random.default_rng(1)
     forget, others = rng.exponential(1, 40), rng.exponential(1, 360)
     got = lr_loss_attack(forget, others, seed=2)
-    assert got["lr_loss_accuracy"] < 0.7
+    assert got["lr_loss_accuracy"].value < 0.7
     assert got == lr_loss_attack(rng.permutation(forget), rng.permutation(others), seed=2)
     assert got != lr_loss_attack(forget, others, seed=3)
 
 
 def test_lr_loss_is_one_for_memorised_and_needs_ten():
-    assert lr_loss_attack(np.zeros(20), np.full(20, 5.0))["lr_loss_accuracy"] == 1
+    assert lr_loss_attack(np.zeros(20), np.full(20, 5.0))["lr_loss_accuracy"].value == 1
     with pytest.raises(ValueError, match="10 losses"):
         lr_loss_attack(np.zeros(9), np.zeros(20))
 
@@ -568,15 +544,10 @@ def test_lr_loss_is_one_for_memorised_and_needs_ten():
 def test_lr_loss_is_at_chance_on_what_was_never_trained():
     """Thirty draws inside the interval of 1e-3, whose SD is theirs."""
     got = [
-        lr_loss_attack(*(np.exp(side) for side in pair), alpha=1e-3)
+        lr_loss_attack(*(np.exp(side) for side in pair), alpha=1e-3)["lr_loss_accuracy"]
         for pair in chance_pairs(30, 100, 100)
     ]
-    values = np.array(
-        [
-            [g["lr_loss_accuracy"], g["lr_loss_accuracy_null_low"], g["lr_loss_accuracy_null_high"]]
-            for g in got
-        ]
-    )
+    values = np.array([[each.value, *each.chance] for each in got])
     assert ((values[:, 1] < values[:, 0]) & (values[:, 0] < values[:, 2])).all()
     sd = (values[0, 2] - 0.5) / scipy.stats.norm.isf(5e-4)
     assert 0.65 < values[:, 0].std() / sd < 1.4
@@ -597,11 +568,10 @@ def test_lr_entropy_equals_scikit_learn_and_says_member():
     attack = LogisticRegression(class_weight="balanced").fit(
         np.concatenate([retain, test])[:, None], [1] * 900 + [0] * 100
     )
-    assert got["lr_entropy_member_rate"] == 1
-    assert got["lr_entropy_member_rate_held_out"] == pytest.approx(
-        attack.predict(held_out[:, None]).mean()
-    )
-    assert 0 < got["lr_entropy_member_rate_held_out"] < 0.5
+    assert got["lr_entropy_member_rate"].value == 1
+    rate = got["lr_entropy_member_rate_held_out"].value
+    assert rate == pytest.approx(attack.predict(held_out[:, None]).mean())
+    assert 0 < rate < 0.5
 
 
 def test_entropy_member_rate_is_scikit_learn_on_scipys_entropy():
@@ -645,7 +615,7 @@ def test_entropy_rate_of_an_audit_is_that_of_the_logits():
         name: (rng.normal(0, 2, (30, 4)), np.full(30, 3)) for name in ("forget", "test_forgotten")
     }
     wanted = entropy_member_rate(*(splits[name][0] for name in ("retain", "test", "forget")))
-    assert basic(splits)["lr_entropy_member_rate"] == wanted
+    assert basic(splits)["lr_entropy_member_rate"].value == wanted
 
 
 # ----------------------------------------------------------- networks, and the same in another form
@@ -667,13 +637,11 @@ def test_a_memorising_model_is_caught_by_every_score_and_a_blind_one_by_none():
     blind, blind_too = member_scores(images @ net, labels), member_scores(held_out @ net, own)
     for name in seen:
         got = roc_summary(name, seen[name], unseen[name])
-        assert (got[f"{name}_auc"], got[f"{name}_tpr_at_fpr_1"]) == (1, 1)
+        assert (got[f"{name}_auc"].value, got[f"{name}_tpr_at_fpr_1"].value) == (1, 1)
         chance = roc_summary(name, blind[name], blind_too[name], alpha=1e-3)
-        assert (
-            chance[f"{name}_auc_null_low"] < chance[f"{name}_auc"] < chance[f"{name}_auc_null_high"]
-        )
+        assert within_chance(chance[f"{name}_auc"])
     fit = (seen["loss"], labels), (unseen["loss"], own)
-    assert threshold_attack("loss", *fit, *fit)["loss_threshold_balanced_accuracy"] == 1
+    assert threshold_attack("loss", *fit, *fit)["loss_threshold_balanced_accuracy"].value == 1
 
 
 def all_attacks(forget, held_out):
@@ -688,7 +656,7 @@ def all_attacks(forget, held_out):
     results |= lr_entropy_attack(
         ours["entropy"], theirs["entropy"], ours["entropy"], theirs["entropy"]
     )
-    return results | lr_loss_attack(-ours["loss"], -theirs["loss"])
+    return flat(results | lr_loss_attack(-ours["loss"], -theirs["loss"]))
 
 
 @settings(max_examples=4, deadline=None, derandomize=True)

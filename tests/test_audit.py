@@ -18,7 +18,6 @@ from evaluation.audit import (
     epsilon,
     epsilon_of_rates,
     final_score,
-    floor_by_halves,
     forgetting_quality,
     gaussian_kl,
     gaussian_kl_floor,
@@ -524,36 +523,12 @@ def test_floor_of_the_gaussian_kl_is_its_mean_between_equal_gaussians(first, sec
         )  # (1 / N + 1 / M) / 2 for many models
 
 
-def test_halves_of_retrain_have_the_floor_of_half_as_many_models():
-    """On Gaussian margins both floors are the same number; M / 2 models, since M would be lower."""
-    pool = margins(41, 3000, 3, 5, 2)
-    assert floor_by_halves(gaussian_kl, pool) == pytest.approx(gaussian_kl_floor(20, 21), rel=0.05)
-    assert floor_by_halves(epsilon, pool) == pytest.approx(
-        simulated_floor(epsilon, 20, 21, scale=2), abs=0.05
-    )
-    assert floor_by_halves(klom, pool) == pytest.approx(simulated_floor(klom, 20, 21), rel=0.05)
-
-
-def test_halves_are_disjoint_whole_and_seeded():
-    pool, seen = np.arange(9.0)[:, None] + np.zeros((1, 2)), []
-    floor_by_halves(lambda a, b: seen.append((a[:, 0], b[:, 0])) or 0, pool, splits=3)
-    assert [(len(a), len(b)) for a, b in seen] == [(4, 5)] * 3
-    assert all(sorted([*a, *b]) == list(range(9)) for a, b in seen)
-    assert len({tuple(a) for a, _ in seen}) > 1
-    pool = margins(9, 4)
-    assert (
-        floor_by_halves(klom, pool)
-        == floor_by_halves(klom, pool)
-        != floor_by_halves(klom, pool, seed=1)
-    )
-
-
 def test_a_score_over_its_floor_is_near_one_for_retrain_and_near_zero_for_another_model():
     def quality(a, b):
         return forgetting_quality(epsilon(a, b), 24)
 
     pool, fresh = margins(48, 1500, 0, 4), margins(24, 1500, 1, 4)
-    floor = floor_by_halves(quality, pool)
+    floor = quality(pool[24:], pool[:24])
     assert quality(fresh, pool[:24]) / floor == pytest.approx(1, abs=0.1)
     assert quality(fresh + 3, pool[:24]) / floor < 0.1
 
@@ -582,7 +557,5 @@ def test_floors_refuse_too_few_models():
         gaussian_kl_floor(2, 2)
     with pytest.raises(ValueError, match="no finite mean"):
         gaussian_kl_floor(20, 3, pooled=False)
-    with pytest.raises(ValueError, match="four Retrain models"):
-        floor_by_halves(klom, np.zeros((3, 5)))
     with pytest.raises(ValueError, match="delta"):
         epsilon(np.zeros((2, 2)), np.zeros((2, 2)), 1)

@@ -17,10 +17,8 @@ from evaluation.distances import (
     distances,
     jensen_shannon,
     kl_divergence,
-    rf_jsd,
     tow,
     tow_mia,
-    zrf,
 )
 
 properties = settings(max_examples=40, deadline=None, derandomize=True)
@@ -115,7 +113,6 @@ def test_bounds_symmetry_and_zero(pair):
     assert 0 <= got["activation_distance"] <= math.sqrt(2) + 1e-12
     assert 0 <= got["disagreement"] <= 1
     assert 0 <= got["kl_retrain_unlearned"] < math.inf
-    assert 1 - math.log(2) <= zrf(a, b) <= 1
     assert all(got[name] == pytest.approx(swapped[name], rel=1e-12) for name in SYMMETRIC)
     assert same == pytest.approx(dict.fromkeys(DISTANCES, 0), abs=1e-15)
 
@@ -169,49 +166,6 @@ def test_empty_or_unequal_logits_are_refused(name, bad):
 def test_logits_of_a_diverged_model_are_refused(name, value):
     with pytest.raises(ValueError, match="diverged"):
         DISTANCES[name](np.zeros((2, 3)), np.array([[0, 0, 0], [0, value, 0]]))
-
-
-# ----------------------------------------------------------------------------------- ZRF and RF-JSD
-
-
-def test_zrf_is_one_for_the_random_net_itself_and_lowest_for_its_opposite():
-    a = logits()
-    assert zrf(a, a) == pytest.approx(1, abs=1e-15)
-    sure = 200 * np.eye(4)
-    assert zrf(sure, np.roll(sure, 1, 1)) == pytest.approx(1 - math.log(2))
-
-
-def test_rf_jsd_equals_a_loop_over_the_common_classes():
-    unlearned, original = logits(50, 4), logits(80, 4, seed=1)
-    forget_labels, test_labels = np.arange(50) % 3, 1 + np.arange(80) % 3  # 0 to 2 against 1 to 3
-    values = []
-    for c in (1, 2):
-        p = probabilities(unlearned)[forget_labels == c].mean(0)
-        q = probabilities(original)[test_labels == c].mean(0)
-        values.append(scipy.spatial.distance.jensenshannon(p, q) ** 2)
-    got = rf_jsd(unlearned, forget_labels, original, test_labels)
-    assert got == pytest.approx(np.mean(values), rel=1e-9)
-    rows, others = (
-        np.random.default_rng(0).permutation(50),
-        np.random.default_rng(1).permutation(80),
-    )
-    assert rf_jsd(
-        unlearned[rows], forget_labels[rows], original[others], test_labels[others]
-    ) == pytest.approx(got, rel=1e-12)
-
-
-def test_rf_jsd_of_the_same_outputs_is_zero_and_of_certain_opposites_ln_2():
-    a, labels = logits(40, 4), np.arange(40) % 4
-    assert rf_jsd(a, labels, a, labels) == pytest.approx(0, abs=1e-15)
-    sure = 2000 * np.eye(4)
-    assert rf_jsd(sure, np.arange(4), np.roll(sure, 1, 1), np.arange(4)) == pytest.approx(
-        math.log(2)
-    )
-
-
-def test_rf_jsd_needs_a_common_class():
-    with pytest.raises(ValueError, match="no class in common"):
-        rf_jsd(logits(3), np.zeros(3, int), logits(3), np.ones(3, int))
 
 
 # ---------------------------------------------------------------------------------------------- ToW

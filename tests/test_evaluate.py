@@ -16,7 +16,9 @@ import main_forget
 import main_random
 import main_train
 import report
-from evaluation.metrics import define
+from evaluation.accuracy import measured_error
+from evaluation.definition import PERCENT, Definition
+from evaluation.metrics import DEFINITIONS, define, definition_table
 from evaluation.verdicts import verdict_of
 from stages import audit as audit_stage
 from stages import outputs
@@ -270,6 +272,37 @@ def test_every_metric_of_a_standard_audit_is_defined(standard):
     for row in standard["rows"]:
         for name in row["mean"]:
             assert standard["metrics"][name]["text"] == define(name).text
+
+
+def test_one_definition_adds_a_metric_to_the_audit_the_report_and_the_documentation(
+    runs, tmp_path, monkeypatch, capsys
+):
+    toy = Definition(
+        "100 - RA, a toy",
+        PERCENT,
+        source="100 - RA",
+        group="accuracy",
+        measure=lambda splits: measured_error(splits["retain"]),
+    )
+    monkeypatch.setitem(DEFINITIONS, "toy", toy)
+    found = audit(runs, tmp_path, "--suite", "basic")
+    for model in found["models"]:
+        low, high = model["intervals"]["toy"]
+        assert low <= model["metrics"]["toy"] <= high
+        assert model["metrics"]["toy"] == pytest.approx(100 - model["metrics"]["RA"])
+    (row,) = [row for row in found["rows"] if row["label"] == "FT"]
+    assert row["mean"]["toy"] == pytest.approx(100 - row["mean"]["RA"])
+    assert row["gap"]["toy"] == pytest.approx(-row["gap"]["RA"])
+    assert all("toy" in row[kind] for kind in ("sd", "ci", "inside_noise"))
+    assert found["floors"]["toy"] == pytest.approx(found["floors"]["RA"])
+    capsys.readouterr()
+    assert report.main([str(tmp_path), "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    (shown,) = table["audits"]
+    assert shown["metrics"]["toy"] == {"unit": "percent", "good": "retrain", "text": toy.text}
+    (line,) = [row for row in shown["rows"] if row["label"] == "FT"]
+    assert line["mean"]["toy"] == row["mean"]["toy"]
+    assert "| accuracy | `toy` | 100 - RA, a toy | percent, 0 to 100 |" in definition_table()
 
 
 def test_the_original_needs_no_steps_to_know_again_what_it_knows(standard):

@@ -1,6 +1,8 @@
 """The metrics against independent computations: loops, scipy, and scikit-learn called directly."""
 
+import ast
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from evaluation.membership import (
     draw_rule,
     svc_attack,
 )
+
+ROOT = Path(__file__).parent.parent
 
 
 def loop_modified_entropy(logits, labels):
@@ -642,3 +646,54 @@ def test_machine_of_many_points_is_scikit_learns_on_all_of_them(trained_outputs,
     np.testing.assert_allclose(found, wanted, atol=5e-4)
     assert abs(np.mean(found < 0) - np.mean(wanted < 0)) <= 0.0005
     assert len(np.unique(found < 0)) == 2  # the attack calls some members and some not
+
+
+# --------------------------------------------------------------------------------- the room itself
+
+PURE = "collections collections.abc dataclasses fnmatch functools math operator statistics typing"
+ALLOWED = ("numpy", "scipy", "sklearn", "torch", "evaluation")
+OUTSIDE = "open print input eval exec load save savez loadtxt savetxt fromfile tofile memmap"
+
+
+def impure(source):
+    """Imports and calls in ``source`` that reach a file, a process or another room; of utils a
+    stream of random numbers is allowed.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+            if node.module == "utils" and [alias.name for alias in node.names] == ["stream"]:
+                continue
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            found += [called] if called in OUTSIDE.split() else []
+        found += [
+            name for name in names if name not in PURE.split() and name.split(".")[0] not in ALLOWED
+        ]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("evaluation/*.py")), ids=lambda path: path.name)
+def test_evaluation_is_functions_on_arrays(path):
+    assert impure(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os",
+        "from pathlib import Path",
+        "from unlearn.raw import Raw",
+        "from utils import warn",
+        "open('x')",
+        "np.load('x')",
+        "torch.save(x, 'y')",
+        "print(1)",
+    ],
+)
+def test_what_is_not_pure_is_named(source):
+    assert len(impure(source)) == 1

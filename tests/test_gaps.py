@@ -11,10 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.distances import jensen_shannon, kl_divergence
 from evaluation.gaps import (
     average_band,
-    between_oracles,
+    average_gap,
     distance_band,
     gap_floor,
     gap_of_means,
@@ -112,7 +111,6 @@ def test_noise_floor_is_the_mean_over_pairs(runs):
     wanted = np.mean([abs(a - b) for a, b in combinations(runs, 2)])
     assert noise_floor(runs) == pytest.approx(wanted, abs=1e-9)
     assert noise_floor(runs[::-1]) == noise_floor(runs)
-    assert between_oracles(lambda a, b: abs(a - b), runs) == pytest.approx(wanted, abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -163,17 +161,6 @@ def test_floor_of_one_run_against_one_is_the_paired_gap_between_oracles():
         for pair in combinations(range(3), 2)
     ]
     assert gap_floor(retrain, 1, 1) == pytest.approx(np.mean(paired))
-
-
-def test_distances_between_oracles_average_both_directions():
-    oracles = [np.random.default_rng(seed).normal(0, 2, (30, 4)) for seed in range(3)]
-    wanted = np.mean(
-        [kl_divergence(oracles[i], oracles[j]) for i in range(3) for j in range(3) if i != j]
-    )
-    assert between_oracles(kl_divergence, oracles) == pytest.approx(wanted)
-    assert between_oracles(jensen_shannon, oracles[:2]) == pytest.approx(
-        jensen_shannon(*oracles[:2])
-    )
 
 
 @pytest.mark.parametrize(("method_runs", "retrain_runs"), [(1, 3), (3, 5), (10, 10)])
@@ -244,7 +231,6 @@ def test_band_of_distances_by_hand():
     points = [0.0, 3.0, 9.0]
     own = [np.mean([abs(x - y) for y in points if y != x]) for x in points]
     assert own == [6.0, 4.5, 7.5]
-    assert np.mean(own) == between_oracles(lambda a, b: abs(a - b), points)
     half = scipy.stats.t.ppf(0.975, 2) * math.sqrt(1 / 2 + 1 / 3) * 2 * 1.5
     assert distance_band(own, 2) == pytest.approx(half)
     assert inside_distance([6 + 0.999 * half] * 2, own)
@@ -258,20 +244,33 @@ def test_usual_runs_are_the_commonest():
 
 
 def test_paired_gap_pairs_by_key():
-    retrain = [(3, (6.0, 10.0)), (2, (8.0, 14.0))]
-    assert paired_gap(
-        [(2, (3.0, 10.0)), (3, (5.0, 10.0)), (9, (0.0, 0.0))], retrain
-    ) == pytest.approx((5 + 4 + 1 + 0) / 4)
-    assert paired_gap([(9, (0.0, 0.0))], retrain) is None
+    retrain = {"UA": [6.0, 8.0], "MIA": [10.0, 14.0]}
+    method = {"UA": [3.0, 5.0, 0.0], "MIA": [10.0, 10.0, 0.0]}
+    assert paired_gap(method, retrain, ([2, 3, 9], [3, 2])) == pytest.approx((5 + 4 + 1 + 0) / 4)
+    assert paired_gap(method, retrain, ([7, 8, 9], [3, 2])) is None
+
+
+def test_an_average_gap_has_a_band_beside_three_retrains_and_never_of_retrain_itself():
+    retrain = {"UA": [5.0, 6.0, 7.0], "TA": [90.0, 90.0, 90.0]}
+    method, keys = {"UA": [9.0], "TA": [90.0]}, ([1], [1, 2, 3])
+    found = average_gap(method, retrain, keys)
+    assert found.of_means == pytest.approx(3 / 2)
+    assert found.paired == pytest.approx((9 - 5) / 2)
+    assert found.band == average_band(retrain, 1)
+    assert found.inside is inside_average(method, retrain) is True
+    assert average_gap({"UA": [19.0], "TA": [90.0]}, retrain, keys).inside is False
+    two = {name: values[:2] for name, values in retrain.items()}
+    for unmarked in (
+        average_gap(method, two, ([1], [1, 2])),
+        average_gap(method, retrain, keys, is_retrain=True),
+    ):
+        assert (unmarked.band, unmarked.inside) == (None, None)
+        assert unmarked.paired == found.paired
 
 
 def test_floors_need_two_retrains():
-    for call in (
-        lambda: noise_floor([1.0]),
-        lambda: between_oracles(jensen_shannon, [np.zeros((2, 2))]),
-    ):
-        with pytest.raises(ValueError, match="at least two"):
-            call()
+    with pytest.raises(ValueError, match="at least two"):
+        noise_floor([1.0])
     for call in (lambda: noise_band([1.0], 1), lambda: noise_band([1.0, 2.0], 0)):
         with pytest.raises(ValueError, match="two Retrain runs"):
             call()

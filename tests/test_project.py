@@ -24,7 +24,8 @@ from arg_parser import (
 )
 from datasets import DATASETS
 from evaluate import SUITES
-from evaluation.metrics import definition_table, markdown_line
+from evaluation.definition import markdown_line
+from evaluation.metrics import definition_table
 from masks.scores import SCORES
 from models import MODELS
 from report import make_parser as make_report_parser
@@ -132,7 +133,7 @@ def test_what_is_said_to_be_proven_is_shown_by_a_test_that_is_there():
 def test_the_metric_table_escapes_bars():
     assert markdown_line(["`a`", "|x - y|"]) == r"| `a` | \|x - y\| |"
     assert all(
-        len(re.split(r"(?<!\\)\|", line)) == 6 + 2 for line in definition_table().splitlines()
+        len(re.split(r"(?<!\\)\|", line)) == 8 + 2 for line in definition_table().splitlines()
     )
 
 

@@ -14,8 +14,10 @@ import main_forget
 import main_train
 import report
 from arg_parser import train_request
+from evaluation.alarms import audit_alarms
 from evaluation.gaps import noise_band, trained_unlike
-from evaluation.rows import Judged, audit_alarms
+from evaluation.intervals import Metric
+from evaluation.rows import Judged
 from runtime.files import save
 from stages.records import differences
 from utils import UserError
@@ -595,10 +597,9 @@ def test_an_original_that_fits_the_retain_set_unlike_retrain_is_named():
     assert not trained_unlike(99.6, [100.0] * 5), "half a point is nothing"
     assert trained_unlike(99.4, [100.0] * 5)
 
-    def model(role, accuracy, area=0.9):
-        return Judged(
-            role, role, role, 1, {}, {"RA": accuracy, "loss_auc": area}, {"loss_auc": (0.4, 0.6)}
-        )
+    def model(role, accuracy):
+        metrics = {"RA": Metric(accuracy), "loss_auc": Metric(0.9, chance=(0.4, 0.6))}
+        return Judged(role, role, role, 1, {}, metrics)
 
     models = [model("original", 66.2), *(model("retrain", accuracy) for accuracy in retrains)]
     (found,) = audit_alarms(models)

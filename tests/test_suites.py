@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import make_data, make_image_set, make_model
+from helpers import flat, make_data, make_image_set, make_model, within_chance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -15,13 +15,16 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from engine import predict
 from evaluation import rows, suites
 from evaluation.accuracy import accuracies
+from evaluation.alarms import audit_alarms, row_alarms
 from evaluation.attacks import class_weights
+from evaluation.distributions import distribution_gaps
+from evaluation.intervals import Metric, chances_of, intervals_of, values_of
 from evaluation.membership import DrawRule, means, svc_attack, svc_draws
 from evaluation.metrics import DEFINITIONS, define, definition_table
 from evaluation.references import ulira_by_memorisation, ulira_summary
-from evaluation.rows import Judged, audit_alarms, distribution_gaps, make_rows, row_alarms
+from evaluation.rows import Judged, make_rows
 from evaluation.scores import margin
-from evaluation.suites import basic, class_accuracies, curves, folded, held_out, left_out, standard
+from evaluation.suites import basic, class_accuracies, curves, held_out, left_out, standard
 from stages.cache import cached
 
 SIZES = {"forget": 120, "retain": 400, "val": 120, "test": 300}
@@ -53,14 +56,12 @@ def test_attacks_know_nothing_of_a_model_that_knows_nothing():
 
 
 def _all_at_chance(found):
-    """Within what all but one in a thousand draws give; NAME_null_low and _high are for one in
+    """Within what all but one in a thousand draws give; the intervals of chance are for one in
     twenty.
     """
-    judged = [name for name in found if f"{name}_null_low" in found]
-    assert len(judged) > 8
-    for name in judged:
-        reach = (found[f"{name}_null_high"] - found[f"{name}_null_low"]) / 2 * 3.29 / 1.96
-        assert abs(found[name] - 0.5) <= reach, name
+    assert len(chances_of(found)) > 8
+    for name in chances_of(found):
+        assert within_chance(found[name], 3.29 / 1.96), name
 
 
 def test_attacks_know_nothing_of_a_network_that_never_trained():
@@ -93,12 +94,12 @@ def test_bf16_logits_would_falsify_an_attack():
         name: (torch.from_numpy(logits).bfloat16().double().numpy(), labels)
         for name, (logits, labels) in splits.items()
     }
-    assert basic(splits)["loss_auc"] == 1
-    assert basic(rounded)["loss_auc"] < 0.9
+    assert basic(splits)["loss_auc"].value == 1
+    assert basic(rounded)["loss_auc"].value < 0.9
 
 
 def test_attacks_know_all_of_a_model_that_knows_its_members_by_heart():
-    found = basic(outputs(knows=("forget", "retain")))
+    found = values_of(basic(outputs(knows=("forget", "retain"))))
     assert found["loss_auc"] == found["m_entropy_auc"] == found["entropy_auc"] == 1
     assert found["loss_threshold_balanced_accuracy"] > 0.97
     assert found["loss_tpr_at_fpr_0.1"] == 1
@@ -113,17 +114,17 @@ def test_retrain_passes_its_own_audit():
     others of them see nothing.
     """
     models = [outputs(seed, knows=("retain",)) for seed in range(4)]
-    metrics = [folded(basic(splits))[0] for splits in models]
+    metrics = [basic(splits) for splits in models]
     found = standard(models[0], metrics[0], models[1:], metrics[1:])
     for name in ("rmia_auc", "lira_auc"):
-        reach = (found[f"{name}_null_high"] - found[f"{name}_null_low"]) / 2
-        assert abs(found[name] - 0.5) <= reach * 3.29 / 1.96
-    assert found["js_forget"] > 0
+        assert within_chance(found[name], 3.29 / 1.96)
+    assert found["js_forget"].value > 0
 
 
 def test_basic_equals_scikit_learn_and_the_functions_of_a_run():
     splits = outputs(3, knows=("retain",))
-    found, intervals, chance = folded(basic(splits, DrawRule(seed=5)))
+    metrics = basic(splits, DrawRule(seed=5))
+    found, intervals, chance = values_of(metrics), intervals_of(metrics), chances_of(metrics)
     assert {name: found[name] for name in ("UA", "RA", "TA", "VA")} == accuracies(splits)
     for name, split in (("RA", "retain"), ("TA", "test")):
         logits, labels = splits[split]
@@ -199,7 +200,7 @@ def test_a_true_retrain_is_at_chance_on_a_list_of_mostly_one_class():
     is still seen.
     """
     models = [skewed(seed) for seed in range(3)]
-    metrics = [folded(basic(splits))[0] for splits in models]
+    metrics = [basic(splits) for splits in models]
     found = basic(models[0]) | standard(models[0], metrics[0], models[1:], metrics[1:])
     assert {"loss_auc", "rmia_auc", "lira_auc", "lr_loss_accuracy"} <= found.keys()
     _all_at_chance(found)
@@ -213,10 +214,11 @@ def test_a_true_retrain_is_at_chance_on_a_list_of_mostly_one_class():
             for name, n in (("forget", 200), ("val", 400))
         ]
     )
-    assert found["loss_auc"] == pytest.approx(roc_auc_score(truth, -losses, sample_weight=weights))
+    area = found["loss_auc"].value
+    assert area == pytest.approx(roc_auc_score(truth, -losses, sample_weight=weights))
     line = curves(models[0], [])["roc"]["loss"]
-    assert np.trapezoid(line["tpr"], line["fpr"]) == pytest.approx(found["loss_auc"], abs=0.01)
-    assert basic(skewed(0, knows=("forget",)))["loss_auc"] > 0.99
+    assert np.trapezoid(line["tpr"], line["fpr"]) == pytest.approx(area, abs=0.01)
+    assert basic(skewed(0, knows=("forget",)))["loss_auc"].value > 0.99
 
 
 def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with_them():
@@ -225,7 +227,7 @@ def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with
     for each in splits:
         logits, labels = each["val"]
         each["val"] = logits[labels != 2], labels[labels != 2]
-    metrics = [folded(basic(each))[0] for each in splits]
+    metrics = [basic(each) for each in splits]
     assert not [
         name
         for name in metrics[0]
@@ -237,7 +239,7 @@ def test_a_forgotten_class_without_held_out_images_leaves_out_what_compares_with
     assert not [name for name in more if "_auc" in name]
     assert curves(splits[0], splits[1:]) == {}
     models = [
-        _judged(i, each, metrics[i], role, chance={})
+        _judged(i, each, metrics[i], role)
         for i, (each, role) in enumerate(
             zip(splits, ("models", "retrain", "original"), strict=True)
         )
@@ -268,7 +270,7 @@ def test_metrics_depend_on_no_order_no_shift_and_no_name_of_classes(seed):
         order = rng.permutation(len(labels))
         shifted = logits[order] + rng.normal(0, 5, (len(labels), 1))
         moved[name] = shifted[:, np.argsort(names)], names[labels[order]]
-    before, after = basic(splits), basic(moved)
+    before, after = flat(basic(splits)), flat(basic(moved))
     for name, value in before.items():
         if not name.startswith("svc_"):
             assert after[name] == pytest.approx(value, abs=1e-9), name
@@ -284,8 +286,8 @@ def test_class_accuracies_are_those_of_each_class():
 
 def test_a_model_is_at_no_distance_from_itself():
     splits = outputs(4)
-    metrics = folded(basic(splits))[0]
-    found = standard(splits, metrics, [splits], [metrics])
+    metrics = basic(splits)
+    found = values_of(standard(splits, metrics, [splits], [metrics]))
     assert found["tow"] == found["tow_mia"] == 1
     for name in ("js", "activation_distance", "disagreement"):
         assert [found[f"{name}_{split}"] for split in suites.COMPARED_ON] == pytest.approx(
@@ -314,46 +316,52 @@ def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_nam
     models = [outputs(seed, knows=("retain",)) for seed in range(3)]
     for splits in models:
         splits["test_forgotten"] = splits["val"]
-    metrics = [folded(basic(splits))[0] for splits in models]
-    names = {*metrics[0], *folded(standard(models[0], metrics[0], models[1:], metrics[1:]))[0]}
+    metrics = [basic(splits) for splits in models]
     judged = [_judged(i, splits, metrics[i]) for i, splits in enumerate(models)]
     others = [_judged(i, splits, metrics[i], "retrain") for i, splits in enumerate(models)]
-    names |= {
+    rng, member = np.random.default_rng(0), np.arange(54).reshape(6, 9) % 2 == 0
+    margins = rng.normal(size=(6, 9))
+    (row, _), floors = make_rows([*judged, *others])
+    names = {
+        *metrics[0],
+        *standard(models[0], metrics[0], models[1:], metrics[1:]),
         *distribution_gaps(judged, others, audit=True),
-        "gap_of_means",
-        "mean_paired_gap",
-        "gap_of_means_entropy",
-        "relearn_steps",
-        "relearn_ratio",
-        "relearn_accuracy",
+        *ulira_summary(margins, margins, member),
+        *ulira_by_memorisation(margins, member, np.arange(9)),
+        *(name for name in row if "gap_" in name),
+        *(name for name in floors if name != "runs"),
+        *("ulira_TA", "relearn_steps", "relearn_ratio", "relearn_accuracy"),
     }
-    margins, member = (
-        np.random.default_rng(0).normal(size=(6, 9)),
-        np.arange(54).reshape(6, 9) % 2 == 0,
-    )
-    names |= {*folded(ulira_summary(margins, margins, member))[0], "ulira_TA"}
-    names |= folded(ulira_by_memorisation(margins, member, np.arange(9)))[0].keys()
-    used = set()
+    used = {id(define(name)) for name in names}
+    unused = [pattern for pattern, each in DEFINITIONS.items() if id(each) not in used]
+    assert not unused
     for name in names:
-        used.add(id(define(name)))
-    assert not [
-        pattern for pattern, definition in DEFINITIONS.items() if id(definition) not in used
-    ]
-    with pytest.raises(KeyError):
-        define("no such metric")
-    assert all(f"| `{pattern.split('|')[0]}`" in definition_table() for pattern in DEFINITIONS)
+        if (end := define(name).chance) is not None:
+            assert name + end in names
+    for pattern, definition in DEFINITIONS.items():
+        assert definition.group
+        assert definition.source != "-"
+        assert f" | `{pattern.split('|')[0]}`" in definition_table()
+
+
+def test_a_metric_without_a_definition_is_refused_where_it_is_computed(monkeypatch):
+    losses = suites._losses
+    monkeypatch.setattr(suites, "_losses", lambda splits: losses(splits) | {"odd": Metric(1.0)})
+    with pytest.raises(LookupError, match="metric odd has no definition: add one to DEFINITIONS"):
+        basic(outputs())
 
 
 # --------------------------------------------------------------------------------------------- rows
 
 
-def _judged(seed, splits, metrics, role="models", label="FT", chance=None):
-    chance = {"loss_auc": [0.45, 0.55]} if chance is None else chance
-    return Judged(label, role, label + role, seed, splits, metrics, chance)
+def _judged(seed, splits, metrics, role="models", label="FT"):
+    return Judged(label, role, label + role, seed, splits, metrics)
 
 
 def _front(ua, ra=100.0, ta=90.0, mia=10.0, **more):
-    return {"UA": ua, "RA": ra, "TA": ta, "svc_confidence_tnr": mia, **more}
+    numbers = {"UA": ua, "RA": ra, "TA": ta, "svc_confidence_tnr": mia, **more}
+    chances = {"loss_auc": (0.45, 0.55)}
+    return {name: Metric(value, None, chances.get(name)) for name, value in numbers.items()}
 
 
 def test_noise_of_the_draws_is_in_the_marks_of_mia_and_in_a_quarter_of_the_average_s():
@@ -558,16 +566,16 @@ def test_distribution_gaps_of_one_distribution_are_at_their_floors():
                 for name, count in SIZES.items()
             }
             splits["forget"][0][:, 0] += shift
-            found.append(_judged(seed, splits, {"RA": 100.0, "TA": 90.0}))
+            found.append(_judged(seed, splits, _front(0.0)))
         return found
 
     retrain, same, other = models(0), models(0), models(4)
-    found = distribution_gaps(same, retrain, audit=True)
+    found = values_of(distribution_gaps(same, retrain, audit=True))
     assert found["gaussian_kl_forget"] == pytest.approx(found["gaussian_kl_floor"], rel=0.3)
     assert found["klom_forget"] == pytest.approx(found["klom_floor"], rel=0.1)
     assert found["epsilon"] == pytest.approx(found["epsilon_floor"], rel=0.15)
     assert found["forgetting_quality"] == pytest.approx(found["forgetting_quality_floor"], rel=0.3)
-    shifted = distribution_gaps(other, retrain, audit=True)
+    shifted = values_of(distribution_gaps(other, retrain, audit=True))
     assert shifted["gaussian_kl_forget"] > 10 * found["gaussian_kl_forget"]
     assert shifted["epsilon"] > 2 * found["epsilon"]
     assert margin(*same[0].splits["forget"]).shape == (120,)

@@ -10,7 +10,9 @@ from records import result, runs, write
 from scipy.stats import binom, ttest_rel
 
 import report
-from evaluation.rows import Judged, audit_alarms, make_rows, row_alarms
+from evaluation.alarms import audit_alarms, row_alarms
+from evaluation.intervals import Metric
+from evaluation.rows import Judged, make_rows
 from evaluation.verdicts import (
     Standing,
     at_chance,
@@ -322,17 +324,11 @@ def test_the_remedy_is_one_that_the_method_has():
 # -------------------------------------------------------------------------------------------- audit
 
 
-def judged(role, splits, metrics=None, label=None):
-    means = {"UA": 0.0, "RA": standing(*splits["retain"]).accuracy, "TA": 90.0, **(metrics or {})}
-    return Judged(
-        label or {"models": "FT", "retrain": "Retrain", "original": "Original"}[role],
-        role,
-        role,
-        1,
-        splits,
-        means,
-        {},
-    )
+def judged(role, splits, metrics=None, raw=False):
+    percent = {"UA": 0.0, "RA": standing(*splits["retain"]).accuracy, "TA": 90.0, **(metrics or {})}
+    found = {name: Metric(value) for name, value in percent.items()}
+    label = {"models": "FT", "retrain": "Retrain", "original": "Original"}[role]
+    return Judged(label, role, role, 1, splits, found, raw=raw)
 
 
 def alarms_of(*models):
@@ -359,7 +355,7 @@ def test_audit_judges_two_classes_and_a_real_collapse():
 def test_audit_names_no_original_and_no_forgotten_class():
     original = judged("original", splits_of(8.0))
     assert alarms_of(original) == []
-    assert alarms_of(judged("models", splits_of(8.0), label="Original"), original) == []
+    assert alarms_of(judged("models", splits_of(8.0), raw=True), original) == []
     assert kinds(alarms_of(judged("models", splits_of(8.0)), original)) == ["changed nothing"]
     forgot = judged("models", splits_of(8.0, wrong=(50, 20, 10, 20)), {"UA": 100.0})
     assert alarms_of(forgot, original) == []
