@@ -18,7 +18,6 @@ from evaluation.metrics import define, describe, measured
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, make_rows
 from evaluation.suites import (
-    Splits,
     attack_by_draw,
     basic,
     class_accuracies,
@@ -26,7 +25,6 @@ from evaluation.suites import (
     left_out,
     standard,
 )
-from evaluation.verdicts import relative_change
 from reporting.audits import ulira_cells
 from runtime import distributed
 from runtime.devices import pick_device, tune_cuda, use_threads, with_threads
@@ -34,7 +32,7 @@ from runtime.files import lock, save_arrays, save_json
 from runtime.provenance import provenance
 from stages.outputs import Subject
 from stages.requests import AuditRequest
-from stages.saved import Saved, expand, read_saved, with_reference
+from stages.saved import Saved, expand, other_originals, read_saved, weights_moved, with_reference
 from stages.shadows import Pool
 from unlearn.raw import Raw
 from utils import UserError, warn
@@ -42,8 +40,6 @@ from utils import UserError, warn
 SUITES = ("basic", "standard", "full")
 # Points of accuracy below the original's at which it counts as relearned.
 RELEARNED = 1.0
-# What BatchNorm keeps beside its weights; a pass over images in training mode renews it.
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def audit(request: AuditRequest) -> dict:
@@ -205,45 +201,6 @@ def model_record(
         "per_class": class_accuracies(outputs, subject.dataset.classes),
         "curves": curves(outputs, []) | extra,
     }
-
-
-def other_originals(saved: list[Saved]) -> list[str]:
-    """What names the models that began with another original than the given one, which is none of
-    theirs.
-    """
-    given = next((each.sha256 for each in saved if each.role == "original"), "")
-    others = [
-        str(each.path)
-        for each in saved
-        if each.role == "models" and given and each.original not in ("", given)
-    ]
-    return (
-        [
-            f"{len(others)} models were unlearned from another original than --original:"
-            f" {', '.join(others)}"
-        ]
-        if others
-        else []
-    )
-
-
-def weights_moved(saved: list[Saved]) -> list[float]:
-    """For each model how far its weights are from the original's; 1 where no original is given.
-
-    Also of a file that keeps a model's outputs and no weights, as benchmarks/gpu/table.py's do.
-    """
-    original = next((each for each in saved if each.role == "original"), None)
-    if original is None:
-        return [1.0] * len(saved)
-    names = [name for name in original.weights if not name.endswith(STATISTICS)]
-    before = {name: original.weights[name].float().numpy() for name in names}
-
-    def moved(each: Saved) -> float:
-        if not before.keys() <= each.weights.keys():
-            return 1.0
-        return relative_change({name: each.weights[name].float().numpy() for name in names}, before)
-
-    return [moved(each) for each in saved]
 
 
 def one_by_one(saved: list[Saved], stage: str) -> Iterator[Saved]:

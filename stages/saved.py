@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from datasets.splits import ForgetSplit
+from evaluation.verdicts import relative_change
 from reporting.tables import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
 from stages.checkpoints import read_checkpoint
@@ -176,3 +177,51 @@ def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
         else "indexes"
     )
     return ForgetSplit(kind, saved.forget, saved.retain, asked if whole else None)
+
+
+# What BatchNorm keeps beside its weights; a pass over images in training mode renews it.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def other_originals(saved: list[Saved]) -> list[str]:
+    """What names the models that began with another original than the given one, which is none of
+    theirs.
+    """
+    given = next((each.sha256 for each in saved if each.role == "original"), "")
+    others = [
+        str(each.path)
+        for each in saved
+        if each.role == "models" and given and each.original not in ("", given)
+    ]
+    return (
+        [
+            f"{len(others)} models were unlearned from another original than --original:"
+            f" {', '.join(others)}"
+        ]
+        if others
+        else []
+    )
+
+
+def weights_moved(saved: list[Saved]) -> list[float]:
+    """For each model how far its weights are from the original's; 1 where no original is given.
+
+    Also of a file that keeps a model's outputs and no weights, as benchmarks/gpu/table.py's do.
+    """
+    before = {}
+    for each in saved:
+        if each.role == "original":
+            before = trained_weights(each)
+    moved = []
+    for each in saved:
+        now = {name: value for name, value in trained_weights(each).items() if name in before}
+        moved.append(
+            relative_change(now, before) if before and now.keys() == before.keys() else 1.0
+        )
+    return moved
+
+
+def trained_weights(saved: Saved) -> dict[str, np.ndarray]:
+    """The weights of a model by name, without BatchNorm's statistics."""
+    weights = saved.weights.items()
+    return {name: w.float().numpy() for name, w in weights if not name.endswith(STATISTICS)}
