@@ -548,8 +548,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both():
 ONE_BAD_LOSS = """
 import torch
 from runtime import distributed
-from helpers import CPU, make_data, make_model
-from engine import train_epoch
+from helpers import CPU, make_data, make_model, train_epoch
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from utils import RunFailed
@@ -564,7 +563,7 @@ def steps():
 
 try:
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
-    train_epoch(model, steps(), optimizer, device=CPU, print_freq=3)
+    train_epoch(model, steps(), optimizer, print_freq=3)
 except RunFailed as error:
     print("RunFailed", error)
 distributed.destroy()

@@ -24,10 +24,10 @@ from helpers import (
 
 from arg_parser import parse_args
 from datasets.splits import choose_forget
-from engine import fit, predict
+from engine import Trainer, predict
 from masks.gate import SaliencyGate
 from models import initialise
-from recipe import make_optimizer
+from recipe import Recipe
 from runtime.clock import Stopwatch
 from stages.settings import recipe_of, settle
 from unlearn.amnesiac import Amnesiac
@@ -420,19 +420,12 @@ def rewound(request=None, **fields):
         make_data(**request or {}),
         run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1)),
     )
-    method = ScrubRewind(**{"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2} | fields)
+    settings = {"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2, "weight_decay": 0.0}
+    method = ScrubRewind(**settings | fields)
     method.prepare(model, data, None)
-    optimizer = make_optimizer(model.parameters(), method.unlearn_lr, 0.9, 0.0)
     models = [copy.deepcopy(model)]
-    fit(
-        model,
-        method,
-        data,
-        optimizer,
-        epochs=method.unlearn_epochs,
-        clock=Stopwatch(CPU),
-        after_epoch=lambda epoch, stats: models.append(copy.deepcopy(model)),
-    )
+    trainer = Trainer(model, method, data, Recipe(), Stopwatch(CPU))
+    trainer.fit(lambda epoch, stats: models.append(copy.deepcopy(model)))
     return method, data, model, models, method.finish(model, data)
 
 
