@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import ForgetSplit, Split
-from engine import predict, train_epoch
+from engine import Loop, Updater, predict, train_epoch
 from evaluation.suites import Splits
 from models import build_model, place
 from recipe import make_optimizer
@@ -449,12 +449,10 @@ def relearn_curve(
         if mark > before:
             few = itertools.islice(batches, mark - before)
             train_epoch(
-                model,
                 cross_entropy_steps(model, few),
-                optimizer,
-                device=loader.images.device,
+                Updater(model, optimizer),
+                Loop(one_image=True),
                 title="relearn",
-                one_image=True,
             )
         logits, labels = predict(model, seen)
         accuracy.append(100 * float((logits.argmax(1) == labels).double().mean()))
