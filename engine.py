@@ -158,6 +158,7 @@ class Trainer:
                 self.updater,
                 loop,
                 total=method.steps(data, epoch),
+                forget_total=method.forget_steps(data, epoch),
                 limit=self.last_limit if epoch + 1 == self.epochs else None,
                 title=title,
                 begun=begun,

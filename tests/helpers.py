@@ -221,7 +221,7 @@ def first_step(method, data, model):
 def train_epoch(model, steps, optimizer, scheduler=None, **options):
     """One epoch of the loop; ``options`` are those of Updater, Loop and engine.train_epoch."""
     of_loop = {field.name for field in dataclasses.fields(Loop)}
-    of_epoch = ("total", "limit", "title", "begun")
+    of_epoch = ("total", "forget_total", "limit", "title", "begun")
     loop = {name: options.pop(name) for name in [*options] if name in of_loop}
     epoch = {name: options.pop(name) for name in [*options] if name in of_epoch}
     updater = Updater(model, optimizer, scheduler, **options)

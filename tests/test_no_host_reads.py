@@ -28,6 +28,7 @@ from helpers import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toys import Alternate, Pair
 
 import engine
 import unlearn.proximal
@@ -242,7 +243,8 @@ def watched(name, guard, mask, one_image=False, **recipe):
     epoch is not of the loop.
     """
     data, model = make_data(make_image_set(120), count=24, batch_size=8), make_model()
-    gate, method = SaliencyGate(model, mask(model)) if mask else None, small(name)
+    gate = SaliencyGate(model, mask(model)) if mask else None
+    method = name() if isinstance(name, type) else small(name)
     method.prepare(model, data, mask(model) if mask else None)
     steps = [method.steps(data, epoch) for epoch in range(2)]
     assert min(steps) > 1, "one step shows nothing of what lies between two"
@@ -265,6 +267,14 @@ def test_no_method_waits_inside_an_epoch(name, masked, guard):
 )
 def test_no_setting_of_the_loop_waits(loop, guard):
     watched("RL", guard, random_mask, **loop)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("toy", [Alternate, Pair])
+def test_phases_edits_and_pairs_do_not_wait(toy, masked, accumulate, guard):
+    mask = random_mask if masked else None
+    watched(toy, guard, mask, accumulate=accumulate, clip_norm=1.0)
 
 
 def test_who_may_wait_does_it_once_an_epoch_at_its_end(guard):

@@ -34,7 +34,7 @@ from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.neggrad_plus import NegGradPlus, cycled
+from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
 from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
 from unlearn.tools.teachers import divergence, frozen_copy
@@ -220,7 +220,7 @@ def test_the_guard_keeps_long_ascent_from_diverging():
 def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
     """Each cycle holds every forget image once; brightness identifies an image of this data set."""
     data = make_data(augment=False, batch_size=8)
-    batches = cycled(data.forget)
+    batches = data.forget.cycled()
     cycles = [
         torch.cat([next(batches)[0].sum((1, 2, 3)) for _ in range(len(data.forget))])
         for _ in range(3)

@@ -34,10 +34,9 @@ class Waiting:
 class Updater:
     """Turns the losses of steps into updates of the weights.
 
-    An update is made of ``accumulate`` steps of one phase, or of fewer where an epoch ends: of the
-    mean of their losses, each weighted by its number of labels; in a run of several processes the
-    gradients are summed over them. Its order: mean gradient, ``edit_gradients``, clip, optimizer,
-    ``project``, gate, scheduler. Hooks are the last step's.
+    An update is made of ``accumulate`` steps of one phase, or of fewer where the phase's part of an
+    epoch ends: of the mean of their losses, each weighted by its number of labels, over all ranks.
+    Its order: mean gradient, ``edit_gradients``, clip, optimizer, ``project``, gate, scheduler.
 
     Args:
         forget: the optimizer and scheduler that serve the forget phase; else all phases share one.
@@ -58,17 +57,16 @@ class Updater:
         accumulate: int = 1,
     ):
         self.model, self.gate, self.clip_norm, self.accumulate = model, gate, clip_norm, accumulate
-        self.descents = {
-            "retain": (optimizer, scheduler),
-            "forget": forget or (optimizer, scheduler),
-        }
+        own = optimizer, scheduler
+        self.descents = {"forget": forget or own, "retain": own}
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.by_labels = accumulate > 1 or distributed.world_size() > 1
         self.phase = "retain"  # whose gradients the parameters hold
         self.begin()
 
-    def begin(self) -> None:
-        """Drop what an epoch that was left early has not used."""
+    def begin(self, left: dict[str, int] | None = None) -> None:
+        """Begin an epoch with so many steps ``left`` of each phase, where that is known."""
+        self.left = left or {}
         self.waiting = {phase: Waiting() for phase in self.descents}
         self.lr = learning_rate(self.descents["retain"][0])
         for optimizer, _ in self.descents.values():
@@ -87,18 +85,19 @@ class Updater:
         waiting.labels += len(step.labels)
         waiting.last = step
 
-    def update(self, *, end: bool, at_most: int | None = None) -> int:
-        """Make the updates that are due, at an epoch's ``end`` all that wait; returns how many."""
-        due = [
-            phase
-            for phase, waiting in self.waiting.items()
-            if waiting.steps >= (1 if end else self.accumulate)
-        ]
-        for phase in due[:at_most]:
-            self._hold(phase)
-            self._descend(*self.descents[phase], self.waiting[phase])
-            self.waiting[phase] = Waiting()
-        return len(due[:at_most])
+    def update_if_due(self, phase: str) -> bool:
+        """Make the update that the last step, one of ``phase``, completes; whether it did."""
+        self.left[phase] = self.left.get(phase, 0) - 1
+        due = self.waiting[phase].steps == self.accumulate or self.left[phase] == 0
+        if due:
+            self._descend(phase)
+        return due
+
+    def flush(self) -> None:
+        """Make the updates that still wait where an epoch ends."""
+        for phase, waiting in self.waiting.items():
+            if waiting.steps:
+                self._descend(phase)
 
     def is_waiting(self) -> bool:
         """Whether a step's gradients wait for an update."""
@@ -115,13 +114,11 @@ class Updater:
             parameter.grad = own.gradients[number] if own.steps else None
         self.phase = phase
 
-    def _descend(
-        self,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-        waiting: Waiting,
-    ) -> None:
+    def _descend(self, phase: str) -> None:
         """The one update."""
+        self._hold(phase)
+        optimizer, scheduler = self.descents[phase]
+        waiting, self.waiting[phase] = self.waiting[phase], Waiting()
         step, lr = waiting.last, learning_rate(optimizer)
         if optimizer is self.descents["retain"][0]:
             self.lr = lr
@@ -207,6 +204,7 @@ def train_epoch(
     loop: Loop | None = None,
     *,
     total: int | None = None,
+    forget_total: int = 0,
     limit: int | None = None,
     title: str = "",
     begun: dict | None = None,
@@ -215,8 +213,8 @@ def train_epoch(
     update.
 
     Args:
-        total: steps of the epoch, where known: the last one's update is then made before the method
-            goes on.
+        total: steps of the epoch, where known, and ``forget_total`` those of its forget phase. The
+            update of a phase's last step is then made before the method goes on.
         limit: updates after which the epoch ends, whatever else it would yield.
         begun: the meter's state where ``steps`` goes on inside an epoch.
 
@@ -227,27 +225,26 @@ def train_epoch(
     model.train()
     for norm in batch_norms(model) if loop.freeze_bn else ():
         norm.eval()
-    updater.begin()
     meter = Meter(updater.parameters[0].device)
     if begun is not None:
         meter.load_state(begun)
+    left = {"forget": forget_total, "retain": total - forget_total - meter.steps} if total else None
+    updater.begin(left)
     made, answer, unsaved = meter.steps // updater.accumulate, None, 0
     autocast = _autocast(loop.precision, updater.parameters[0].device)
     with _single_images(loop, model), _progress(total, meter.steps, title) as progress:
         while made != limit:
             step = _next_step(steps, answer, autocast, loop)
             if step is None:
-                updater.update(end=True)
+                updater.flush()
                 break
             updater.backward(step)
             meter.update(step)
             progress.update()
-            unsaved, is_last = unsaved + 1, meter.steps == total
-            left = None if limit is None else limit - made
-            updates = updater.update(end=is_last, at_most=left)
-            made, answer = made + updates, updates > 0
-            used = answer and not updater.is_waiting()
-            saving = used and 0 < loop.save_every <= unsaved and not is_last
+            answer = updater.update_if_due(step.phase)
+            made, unsaved = made + answer, unsaved + 1
+            used = answer and not updater.is_waiting() and meter.steps != total
+            saving = used and 0 < loop.save_every <= unsaved
             if saving or meter.steps % loop.print_freq == 0:
                 meter.check(title)
                 if answer:

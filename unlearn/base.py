@@ -226,6 +226,19 @@ class OneShot(Method):
         raise NotImplementedError
 
 
+def joint_loss(*terms: tuple[Tensor, Loader]) -> Tensor:
+    """A step's loss over batches of several loaders: the sum of terms that are each a mean over its
+    loader's batch at hand. The step's labels are those of the first.
+
+    In a run of several processes the loop weights a rank's loss by its part of these labels, and
+    its part of another loader's batch may be another.
+    """
+    (total, first), *others = terms
+    for loss, loader in others:
+        total = total + loss * (loader.share / first.share)
+    return total
+
+
 def cross_entropy_steps(model: nn.Module, batches: Loader, label_smoothing: float = 0.0) -> Steps:
     """Plain training: one cross-entropy step per batch."""
     for images, labels in batches:

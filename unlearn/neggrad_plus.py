@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Batch, Data, Loader
+from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import (
     LONG_BUDGET,
@@ -18,6 +17,7 @@ from unlearn.base import (
     Step,
     Steps,
     cross_entropy_steps,
+    joint_loss,
     option,
 )
 from utils import UserError
@@ -167,22 +167,13 @@ class NegGradPlus(Iterative):
             yield from self._paired(model, data)
 
     def _paired(self, model: nn.Module, data: Data) -> Steps:
-        forget = cycled(data.forget)
+        forget = data.forget.cycled()
         for images, labels in data.retain:
             forget_images, forget_labels = next(forget)
             logits = model(images)
             climbed = self.forget_loss(model(forget_images), forget_labels)
-            # The loop weights a process's loss by its part of the retain batch; its part of the
-            # forget batch may be another.
-            climbed = climbed * (data.forget.share / data.retain.share)
-            loss = (
-                self.retain_share * F.cross_entropy(logits, labels)
-                - (1 - self.retain_share) * climbed
+            loss = joint_loss(
+                (self.retain_share * F.cross_entropy(logits, labels), data.retain),
+                ((self.retain_share - 1) * climbed, data.forget),
             )
             yield Step(loss, logits, labels)
-
-
-def cycled(batches: Loader) -> Iterator[Batch]:
-    """The batches again and again, each pass in its own seeded order."""
-    while True:
-        yield from batches

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Data, Loader
+from datasets.loaders import Data, Loader, own_part
 from masks.masks import Mask
-from runtime import distributed
 from runtime.devices import exact_fp32
 from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
@@ -140,8 +139,7 @@ class Unsir(Iterative):
         count, shown = len(batches), self.noise_batches * len(self.labels)
         for number, (images, labels) in enumerate(batches):
             first, last = shown * number // count, shown * (number + 1) // count
-            low, high = distributed.rank_bounds(last - first)
-            chosen = torch.arange(first + low, first + high, device=data.device) % len(self.labels)
+            chosen = own_part(torch.arange(first, last, device=data.device) % len(self.labels))
             images, labels = (
                 torch.cat([images, self.noise[chosen]]),
                 torch.cat([labels, self.labels[chosen]]),
