@@ -17,9 +17,10 @@ from datasets.loaders import Data
 from models import build_model
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
-from unlearn.fisher import FisherForgetting, classifier_parameters
+from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening, dampen
+from unlearn.tools.noise import classifier_parameters
 from unlearn.tools.per_sample import true_fisher_diagonal
 from utils import UserError
 

@@ -37,6 +37,7 @@ from unlearn.gradient_ascent import GradientAscent
 from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
 from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
+from unlearn.tools.splits import mixed, part_of
 from unlearn.tools.teachers import divergence, frozen_copy
 from utils import RunFailed, UserError, stream
 
@@ -567,29 +568,28 @@ def test_bad_teaching_loss_asks_each_sample_its_own_teacher():
     method = prepared(BadTeaching(), make_model(), data)
     (step,) = method.losses(model, data, 0)
     data.set_epoch(0)
-    mixed = method._mixed(data)
-    images, marked = next(iter(mixed))
+    images, labels, is_forget = next(mixed(data.forget, part_of(data.retain, 0.3)))
     with torch.no_grad():
         probability = [
             scipy.special.softmax(net(images).double().numpy(), 1)
             for net in (method.good, method.bad, model)
         ]
     each = [
-        scipy.stats.entropy(p if label < 0 else b, q)
-        for p, b, q, label in zip(*probability, marked.tolist(), strict=True)
+        scipy.stats.entropy(b if forgotten else p, q)
+        for p, b, q, forgotten in zip(*probability, is_forget.tolist(), strict=True)
     ]
     assert step.loss.item() == pytest.approx(np.mean(each), rel=1e-4)
-    assert (marked >= 0).sum() == 40
-    assert (marked < 0).sum() == int(0.3 * data.retain.num_samples)
-    assert torch.equal(step.labels, torch.where(marked < 0, -1 - marked, marked))
+    assert is_forget.sum() == 40
+    assert (~is_forget).sum() == int(0.3 * data.retain.num_samples)
+    assert torch.equal(step.labels, labels)
 
 
 def test_bad_teaching_uses_one_seeded_part_of_retain():
-    data, method = make_data(augment=False, batch_size=1000), BadTeaching(retain_part=0.3)
+    data = make_data(augment=False, batch_size=1000)
 
     def retained():
-        images, labels = next(iter(method._mixed(data)))
-        return images[labels < 0].sum((1, 2, 3)).sort().values
+        images, _, is_forget = next(mixed(data.forget, part_of(data.retain, 0.3)))
+        return images[~is_forget].sum((1, 2, 3)).sort().values
 
     first = retained()
     data.set_epoch(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from unlearn.base import OneShot, Preset, Range, option
-from unlearn.fisher import add_noise, classifier_parameters, retain_samples
+from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
 from unlearn.tools.per_sample import Vector, true_fisher_diagonal
 from utils import UserError
 

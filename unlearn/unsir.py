@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from datasets.loaders import Data, Loader, own_part
 from masks.masks import Mask
 from runtime.devices import exact_fp32
-from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.tools.splits import check_part, part_of
 from utils import UserError, generator
 
 
