@@ -59,10 +59,9 @@ class FisherForgetting(OneShot):
         }
         limited = sum((value >= self.noise_limit).sum() for value in wanted.values())
         boosted = classifier_parameters(model)
-        deviations = {
-            name: value.clamp(max=self.noise_limit) * (CLASSIFIER_NOISE if name in boosted else 1)
-            for name, value in wanted.items()
-        }
+        deviations = {name: value.clamp(max=self.noise_limit) for name, value in wanted.items()}
+        for name in boosted:
+            deviations[name] *= CLASSIFIER_NOISE
         add_noise(model, deviations, data)
         count = sum(value.numel() for value in wanted.values())
         return {"fisher_samples": samples.num_samples, "at_noise_limit": float(limited) / count}

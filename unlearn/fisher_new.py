@@ -71,9 +71,8 @@ class FisherScrubbing(OneShot):
 
     def variance(self, fisher: Tensor, is_classifier: bool) -> Tensor:
         """v in the shape of a parameter, one entry along a second dimension."""
-        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(
-            max=1e2 if is_classifier else 1e3
-        )
+        limit = 1e2 if is_classifier else 1e3
+        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(max=limit)
         if variance.ndim > 1:
             variance = variance.mean(1, keepdim=True)
         return FACTOR * variance if is_classifier or variance.ndim == 1 else variance

@@ -126,9 +126,7 @@ class NegGradPlus(Iterative):
             raise UserError(f"--pull {self.pull}: a weight of at least 0 is wanted")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.original = (
-            [parameter.detach().clone() for parameter in model.parameters()] if self.pull else []
-        )
+        self.original = [p.detach().clone() for p in model.parameters()] if self.pull else []
 
     def steps(self, data: Data, epoch: int) -> int:
         return len(data.retain if self.retain_share else data.forget)
@@ -139,20 +137,15 @@ class NegGradPlus(Iterative):
         """
         if not self.clip_forget:
             return F.cross_entropy(logits, labels)
-        return (
-            F.cross_entropy(logits, labels, reduction="none")
-            .clamp(max=math.log(logits.shape[1]))
-            .mean()
-        )
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return each.clamp(max=math.log(logits.shape[1])).mean()
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         weight = self.retain_share * self.pull / 2
         for step in self._steps(model, data):
             if weight:
-                away = [
-                    (p - start).square().sum()
-                    for p, start in zip(model.parameters(), self.original, strict=True)
-                ]
+                pairs = zip(model.parameters(), self.original, strict=True)
+                away = [(parameter - start).square().sum() for parameter, start in pairs]
                 step = step._replace(loss=step.loss + weight * torch.stack(away).sum())
             yield step
 
