@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -48,10 +49,31 @@ class Recipe:
         names = ("batch_size", "forget_batch_size", "tail", "accumulate", "augment")
         return {name: getattr(self, name) for name in names}
 
-    def rate_factor(self, epochs: int, lr: float) -> Callable[[float], float]:
+    def rate_factor(self, epochs: float, lr: float) -> Callable[[float], float]:
         """:func:`learning_rate_factor` of a run of so many epochs from the learning rate ``lr``."""
         final = self.final_lr / lr if self.final_lr else 0.0
         return learning_rate_factor(self.schedule, epochs, self.warmup, self.milestones, final)
+
+
+class Descent(NamedTuple):
+    """An optimizer and its schedule: ``rate_factor`` times ``lr`` at a progress in epochs (3.5 =
+    half of the fourth); ``momentum`` is SGD's.
+    """
+
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    rate_factor: Callable[[float], float] = lambda progress: 1.0
+
+    def start(
+        self, parameters: Iterable[nn.Parameter], updates: Sequence[int]
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        """The optimizer of ``parameters`` and its scheduler for so many updates in each epoch."""
+        optimizer = make_optimizer(
+            parameters, self.lr, self.momentum, self.weight_decay, self.optimizer
+        )
+        return optimizer, make_scheduler(optimizer, self.rate_factor, updates)
 
 
 def make_optimizer(
@@ -81,7 +103,7 @@ def make_optimizer(
 
 def learning_rate_factor(
     schedule: str,
-    epochs: int,
+    epochs: float,
     warmup: int = 0,
     milestones: tuple[float, ...] = (),
     final: float = 0.0,

@@ -36,7 +36,7 @@ from benchmarks.stages import (
     optimizer_of,
     prepare,
 )
-from engine import train_epoch
+from engine import Loop, Updater, train_epoch
 from masks.gate import SaliencyGate
 from runtime.clock import Stopwatch
 from runtime.devices import pick_precision
@@ -242,7 +242,7 @@ def gate(quick: bool) -> dict:
             )
         ]
         step = lambda b=batch: train_epoch(  # noqa: E731
-            model, cross_entropy_steps(model, b), optimizer, device=DEVICE, precision=precision
+            cross_entropy_steps(model, b), Updater(model, optimizer), Loop(precision=precision)
         )
         actions = {"step": step, "gate": mask_gate.restore}
         seconds = {name: [] for name in actions}

@@ -24,7 +24,7 @@ from benchmarks import plain
 from datasets import load_dataset
 from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import choose_forget, make_split
-from engine import predict, train_epoch
+from engine import Loop, Updater, predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
 from masks.gate import SaliencyGate
@@ -133,12 +133,9 @@ def training(side: str, quick: bool) -> Side:
         )
     precision = pick_precision("auto" if side == "ours" else "fp32", DEVICE)
     run = lambda: train_epoch(  # noqa: E731
-        model,
         cross_entropy_steps(model, data.retain),
-        optimizer,
-        device=DEVICE,
-        precision=precision,
-        total=None,
+        Updater(model, optimizer),
+        Loop(precision=precision),
     )
     return Side(run, lambda: first_gradient(model, images, labels))
 
@@ -190,12 +187,9 @@ def salun(side: str, quick: bool) -> Side:
     gate, method = SaliencyGate(model, mask), RandomLabel()
     precision = pick_precision("auto", DEVICE)
     run = lambda: train_epoch(  # noqa: E731
-        model,
         method.losses(model, data, 0),
-        optimizer,
-        device=DEVICE,
-        precision=precision,
-        gate=gate,
+        Updater(model, optimizer, gate=gate),
+        Loop(precision=precision),
     )
     return Side(run, check)
 
@@ -257,7 +251,7 @@ def trained_outputs(
     optimizer = make_optimizer(model.parameters(), 0.05, MOMENTUM, DECAY)
     for epoch in range(epochs):
         data.set_epoch(epoch)
-        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=device)
+        train_epoch(cross_entropy_steps(model, data.retain), Updater(model, optimizer))
     moves = [(y, x) for y in (0, 1, -1, 2, -2) for x in (0, 1, -1)]
     held_out = (
         np.concatenate([whole.x_test, whole.x_train[split.val]]),

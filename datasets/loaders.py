@@ -6,19 +6,26 @@ Python.
 """
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from datasets import ImageSet
+from datasets.device_images import Augmentation, DeviceImages
 from datasets.splits import ForgetSplit, Split
 from runtime import distributed
 from utils import UserError, generator, stream
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def own_part(values: torch.Tensor) -> torch.Tensor:
+    """This process's part of a batch (n, ...) that a method makes itself and all processes know."""
+    start, end = distributed.rank_bounds(len(values))
+    return values[start:end]
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -30,36 +37,13 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.to(device)
 
 
-class DeviceImages:
-    """uint8 images (n, side, side, 3) on the device, zero-padded once so that a random crop is a
-    shifted window.
-    """
-
-    def __init__(self, images: np.ndarray, device: torch.device, pad: int):
-        resident = torch.from_numpy(images).to(device)
-        self.padded = F.pad(resident, (0, 0, pad, pad, pad, pad))
-        self.pad, self.side, self.device = pad, images.shape[1], device
-        self.windows = self.padded.unfold(1, self.side, 1).unfold(
-            2, self.side, 1
-        )  # (n, 2p+1, 2p+1, 3, side, side), a view
-
-    def batch(
-        self, indices: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
-    ) -> torch.Tensor:
-        """uint8 windows (b, 3, side, side) of ``indices`` at the given offsets in 0..2*pad."""
-        # The pixel layout stays (row, column, channel), which is what channels_last means for the
-        # permuted view.
-        windows = self.windows.permute(0, 1, 2, 4, 5, 3)
-        return windows[indices, rows, columns].permute(0, 3, 1, 2)
-
-
 class Loader:
     """One split's batches: images (b, 3, side, side) fp32 in [0, 1] channels_last, labels (b,)
-    int64, on the device.
+    int64, on the device, in order and as they are.
 
-    A training loader shuffles and augments; each pass over it has streams of its own, fixed by
-    seed, name, epoch and pass, so what one split draws never shifts another. ``eval_view()`` is the
-    same split in order, as it is.
+    A :meth:`training` loader shuffles and augments; each pass over it has streams of its own, fixed
+    by seed, name, epoch and pass, so what one split draws never shifts another. ``eval_view()`` is
+    the same split in order, as it is.
 
     In a run of several processes all draw the same batches, and each is given its part of every
     training batch; ``share`` says which fraction of the batch at hand that is. Other loaders give
@@ -75,18 +59,13 @@ class Loader:
         *,
         name: str,
         seed: int = 0,
-        train: bool = False,
-        crop: bool = False,
-        flip: bool = False,
-        tail: str = "keep",
-        accumulate: int = 1,
     ):
         self.images = images
         self.indices = torch.from_numpy(np.ascontiguousarray(indices)).to(images.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
         self.batch_size, self.name, self.seed = batch_size, name, seed
-        self.train, self.crop, self.flip = train, crop, flip
-        self.tail, self.accumulate = tail, accumulate
+        self.train = self.crop = self.flip = False
+        self.tail, self.accumulate = "keep", 1
         self.epoch = self.passes = self.first_batch = 0
         self.share, self.own = 1.0, slice(None)
 
@@ -142,22 +121,34 @@ class Loader:
         return generator(self.images.device, self.seed, self.name, purpose, self.epoch, self.passes)
 
     def __iter__(self) -> Iterator[Batch]:
-        order, rows, columns, flips = self._draws()
+        for images, labels in self._views(self._augmentation("")):
+            yield images[0], labels
+
+    def two_views(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """One pass of (images, images, labels): each batch under two independent augmentations, of
+        which the first is the one that a plain pass has.
+        """
+        for images, labels in self._views(self._augmentation(""), self._augmentation(" again")):
+            yield *images, labels
+
+    def cycled(self) -> Iterator[Batch]:
+        """The batches again and again, each pass in its own seeded order."""
+        while True:
+            yield from self
+
+    def _views(
+        self, *augmentations: Augmentation
+    ) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        """One pass: each batch's images under each of ``augmentations``, and its labels."""
+        order = self._order()
         self.passes += 1
         first, self.first_batch = self.first_batch, 0
         for start, end in self.bounds()[first:][self.own]:
             start, end = self._part(start, end)
             chosen = slice(start, end) if order is None else order[start:end]
-            offsets = (
-                (self.images.pad,) * 2 if rows is None else (rows[start:end], columns[start:end])
-            )
-            pixels = self.images.batch(self.indices[chosen], *offsets)
-            if flips is not None:
-                pixels = torch.where(flips[start:end, None, None, None], pixels.flip(-1), pixels)
-            yield (
-                pixels.float().div_(255).contiguous(memory_format=torch.channels_last),
-                self.labels[chosen],
-            )
+            indices = self.indices[chosen]
+            parts = [augmentation.part(start, end) for augmentation in augmentations]
+            yield [self.images.augmented(indices, part) for part in parts], self.labels[chosen]
 
     def check_parts(self) -> None:
         """Raise :class:`UserError` where a training batch has no image for one of several
@@ -180,28 +171,38 @@ class Loader:
         self.share = (high - low) / size
         return start + low, start + high
 
-    def _draws(self) -> tuple[torch.Tensor | None, ...]:
-        """This pass's order, crop offsets and flips, all at once: four small tensors, no draw
-        inside the loop.
-        """
-        n, device = self.num_samples, self.images.device
+    def _order(self) -> torch.Tensor | None:
+        """This pass's order (n,); None for the loader's own."""
         if not self.train:
-            return None, None, None, None
-        order = torch.randperm(n, generator=self.generator("order"), device=device)
+            return None
+        generator = self.generator("order")
+        return torch.randperm(self.num_samples, generator=generator, device=self.images.device)
+
+    def _augmentation(self, again: str) -> Augmentation:
+        """A pass's crops and flips, drawn at once: no draw inside the loop. ``again`` names other
+        streams.
+        """
+        n, pad, device = self.num_samples, self.images.pad, self.images.device
         rows = columns = flips = None
-        if self.crop and self.images.pad:
-            draw = torch.randint(
-                0, 2 * self.images.pad + 1, (2, n), generator=self.generator("crop"), device=device
-            )
+        if self.train and self.crop and pad:
+            generator = self.generator("crop" + again)
+            draw = torch.randint(0, 2 * pad + 1, (2, n), generator=generator, device=device)
             rows, columns = draw.unbind()
-        if self.flip:
-            flips = torch.randint(
-                0, 2, (n,), generator=self.generator("flip"), device=device
-            ).bool()
-        return order, rows, columns, flips
+        if self.train and self.flip:
+            generator = self.generator("flip" + again)
+            flips = torch.randint(0, 2, (n,), generator=generator, device=device).bool()
+        return Augmentation(rows, columns, flips)
 
     # Views. A view keeps the epoch it was made in: make those that train inside ``losses``, once an
     # epoch.
+
+    def training(
+        self, *, crop: bool = False, flip: bool = False, tail: str = "keep", accumulate: int = 1
+    ) -> "Loader":
+        """The same images shuffled, cropped and flipped as told; for ``tail`` and ``accumulate``
+        see :meth:`bounds`.
+        """
+        return self._with(train=True, crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
     def eval_view(self) -> "Loader":
         """The same images in order, neither shuffled nor augmented, and all of them, also where
@@ -301,13 +302,24 @@ class Loader:
         return view
 
 
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """How training images come in batches: the fields of a :class:`recipe.Recipe` that say so."""
+
+    batch_size: int
+    forget_batch_size: int | None = None
+    tail: str = "spread"
+    accumulate: int = 1
+    augment: bool = True
+
+
 class Data:
     """What methods see: training loaders ``forget`` and ``retain``, the class count, and seeded
     generators.
 
     The evaluation views of all four splits are in ``evaluation``; nothing that a method does can
     change them. Where ``retain`` gives the indices of a part of the retain set, methods see that
-    part and evaluation sees all of it.
+    part and evaluation sees all of it. ``batches`` are the fields of :class:`Batches`.
     """
 
     def __init__(
@@ -317,61 +329,54 @@ class Data:
         chosen: ForgetSplit | None,
         *,
         device: torch.device,
-        batch_size: int,
         seed: int,
-        augment: bool = True,
         retain: np.ndarray | None = None,
-        forget_batch_size: int | None = None,
-        tail: str = "spread",
-        accumulate: int = 1,
+        **batches: object,
     ):
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
-        train_images = DeviceImages(dataset.x_train, device, dataset.crop if augment else 0)
-        test_images = DeviceImages(dataset.x_test, device, 0)
-        judges = {
-            "val": (train_images, split.val, dataset.y_train),
-            "test": (test_images, np.arange(len(dataset.y_test)), dataset.y_test),
-        }
-        dropped = None if chosen is None else chosen.dropped_class
-        self.evaluation = {
-            name: Loader(
-                images,
-                kept[labels[kept] != dropped] if dropped is not None else kept,
-                labels,
-                batch_size,
-                name=name,
-            )
-            for name, (images, kept, labels) in judges.items()
-        }
-        parts = (
-            {"train": split.train}
-            if chosen is None
-            else {"forget": chosen.forget, "retain": chosen.retain}
+        self.batches = Batches(**batches)
+        train_images = DeviceImages(
+            dataset.x_train, device, dataset.crop if self.batches.augment else 0
         )
+        parts = {"train": split.train}
+        if chosen is not None:
+            parts = {"forget": chosen.forget, "retain": chosen.retain}
         seen = parts if retain is None else parts | {"retain": retain}
+        self.evaluation = self._held_out(train_images)
+        self.loaders = []
         for name in parts:
-            size = forget_batch_size or batch_size if name == "forget" else batch_size
-            whole, part = (
-                Loader(
-                    train_images,
-                    np.sort(indices),
-                    dataset.y_train,
-                    size,
-                    name=name,
-                    seed=seed,
-                    train=True,
-                    crop=augment,
-                    flip=augment and dataset.flip,
-                    tail=tail,
-                    accumulate=accumulate,
-                )
-                for indices in (parts[name], seen[name])
-            )
-            setattr(self, name, part)
-            self.evaluation[name] = whole.eval_view()
-        self.loaders = [getattr(self, name) for name in parts]
+            self.evaluation[name] = self._training(train_images, name, parts[name]).eval_view()
+            loader = self._training(train_images, name, seen[name])
+            setattr(self, name, loader)
+            self.loaders.append(loader)
         self.epoch = 0
+
+    def _held_out(self, train_images: DeviceImages) -> dict[str, Loader]:
+        """The validation and the test split, without a class that is forgotten as a whole."""
+        dataset, dropped = self.dataset, self.chosen and self.chosen.dropped_class
+        test_images = DeviceImages(dataset.x_test, self.device, 0)
+        val, test = self.split.val, np.arange(len(dataset.y_test))
+        if dropped is not None:
+            val, test = val[dataset.y_train[val] != dropped], test[dataset.y_test != dropped]
+        size = self.batches.batch_size
+        return {
+            "val": Loader(train_images, val, dataset.y_train, size, name="val"),
+            "test": Loader(test_images, test, dataset.y_test, size, name="test"),
+        }
+
+    def _training(self, images: DeviceImages, name: str, indices: np.ndarray) -> Loader:
+        batches, size = self.batches, self.batches.batch_size
+        if name == "forget":
+            size = batches.forget_batch_size or size
+        labels = self.dataset.y_train
+        loader = Loader(images, np.sort(indices), labels, size, name=name, seed=self.seed)
+        return loader.training(
+            crop=batches.augment,
+            flip=batches.augment and self.dataset.flip,
+            tail=batches.tail,
+            accumulate=batches.accumulate,
+        )
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Move every stream to ``epoch``, and each loader's next pass to ``first_batch``."""

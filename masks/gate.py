@@ -7,7 +7,8 @@ from masks.masks import Mask
 
 
 class SaliencyGate:
-    """Keeps every frozen weight at its original value, bit for bit, whatever the optimizer did.
+    """Keeps every frozen weight at its value, bit for bit, whatever the optimizer did: the original
+    one, unless a step that is not gated has moved it.
 
     The parameters are moved into one flat buffer that they view, so that :meth:`restore` is one
     ``where`` over contiguous memory and needs neither a loop over tensors nor a word from the
@@ -24,7 +25,7 @@ class SaliencyGate:
         first = next(iter(named.values()))
         self.flat = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
         self.mask = torch.empty_like(self.flat, dtype=torch.bool)
-        self.original = torch.empty_like(self.flat)
+        self.kept = torch.empty_like(self.flat)
         self.frozen_grads = []
         offset = 0
         for (name, parameter), size in zip(named.items(), sizes, strict=True):
@@ -33,7 +34,7 @@ class SaliencyGate:
                 return buffer.as_strided(like.shape, like.stride(), offset)
 
             view(self.mask).copy_(mask[name])
-            view(self.original).copy_(parameter.detach())
+            view(self.kept).copy_(parameter.detach())
             view(self.flat).copy_(parameter.detach())
             parameter.data = view(self.flat)
             self.frozen_grads.append((parameter, ~view(self.mask)))
@@ -42,7 +43,12 @@ class SaliencyGate:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the frozen weights back; call after every update."""
-        torch.where(self.mask, self.flat, self.original, out=self.flat)
+        torch.where(self.mask, self.flat, self.kept, out=self.flat)
+
+    @torch.no_grad()
+    def keep_current(self) -> None:
+        """Take the weights as they are now for those to keep."""
+        self.kept.copy_(self.flat)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -24,10 +24,8 @@ def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) ->
     ones that a stable sort would give.
     """
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    shapes, sizes = (
-        [score.shape for score in scores.values()],
-        [score.numel() for score in scores.values()],
-    )
+    shapes = [score.shape for score in scores.values()]
+    sizes = [score.numel() for score in scores.values()]
     counts = {ratio: int(flat.numel() * ratio) for ratio in ratios}
     lowest = lowest_chosen(flat, counts.values())
     masks = {}
@@ -45,17 +43,14 @@ def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) ->
 def lowest_chosen(values: Tensor, counts: Iterable[int]) -> dict[int, Tensor]:
     """{count: the smallest of the ``count`` largest ``values`` (n,)} for every count above 0."""
     positions = {count: len(values) - count for count in counts if count}
-    # On the CPU a partition at ten places costs a fifth of torch's sort, and one at one place a
-    # quarter of its kthvalue.
-    on_cpu = values.device.type == "cpu"
-    ordered = (
-        torch.from_numpy(np.partition(values.numpy(), list(positions.values())))
-        if on_cpu
-        else values.sort().values
-    )
-    return {
-        count: ordered[position] for count, position in positions.items()
-    }  # views: no word from the device
+    if values.device.type == "cpu":
+        # A partition at ten places costs a fifth of torch's sort, and one at one place a quarter of
+        # its kthvalue.
+        ordered = torch.from_numpy(np.partition(values.numpy(), list(positions.values())))
+    else:
+        ordered = values.sort().values
+    # Views, which do not wait for the device.
+    return {count: ordered[position] for count, position in positions.items()}
 
 
 def read_mask(content: object, where: str) -> Mask:
@@ -129,9 +124,8 @@ def overlap(a: Iterable[Tensor], b: Iterable[Tensor]) -> Overlap:
 
 def density(mask: Mask) -> float:
     """The share of the weights that may change."""
-    return sum(int(value.sum()) for value in mask.values()) / sum(
-        value.numel() for value in mask.values()
-    )
+    total = sum(value.numel() for value in mask.values())
+    return sum(int(value.sum()) for value in mask.values()) / total
 
 
 def belongs(name: str, layers: Sequence[str]) -> bool:
@@ -157,8 +151,8 @@ def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
     """Integer scores that rank every weight of ``layers`` before all others and keep the order of
     ``scores`` (fp32) in each group.
     """
-    # Floats >= 0 have the order of their bits: 31 of them, so that the next one can stand for the
-    # group and nothing is rounded.
+    # Floats >= 0 are ordered as their bits are, 31 of them; the next bit is the group's. A sum of
+    # score and group would round.
     return {
         name: score.view(torch.int32).long() + (belongs(name, layers) << 31)
         for name, score in scores.items()

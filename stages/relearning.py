@@ -1,11 +1,12 @@
 """How fast a model learns again what it forgot."""
 
 import itertools
+from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from datasets.loaders import Loader
-from engine import predict, train_epoch
+from engine import Loop, Updater, predict, train_epoch
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 
@@ -28,20 +29,14 @@ def relearn_curve(
     for before, mark in itertools.pairwise([0, *marks]):
         if mark > before:
             few = itertools.islice(batches, mark - before)
-            train_epoch(
-                model,
-                cross_entropy_steps(model, few),
-                optimizer,
-                device=loader.images.device,
-                title="relearn",
-                one_image=True,
-            )
+            updater, loop = Updater(model, optimizer), Loop(one_image=True)
+            train_epoch(cross_entropy_steps(model, few), updater, loop, title="relearn")
         logits, labels = predict(model, seen)
         accuracy.append(100 * float((logits.argmax(1) == labels).double().mean()))
     return marks, accuracy
 
 
-def endless(loader: Loader):  # noqa: ANN201
+def endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's batches, epoch after epoch."""
     epoch = 0
     while True:

@@ -20,7 +20,7 @@ from arg_parser import unlearn_request
 from datasets import ImageSet
 from datasets.loaders import Data
 from datasets.splits import choose_forget, make_split
-from engine import Trainer
+from engine import Loop, Trainer, Updater
 from masks.gate import SaliencyGate
 from models.normalize import Normalize
 from recipe import Recipe
@@ -220,6 +220,16 @@ def first_batch(loader):
 
 def first_step(method, data, model):
     return next(method.losses(model, data, 0))
+
+
+def train_epoch(model, steps, optimizer, scheduler=None, **options):
+    """One epoch of the loop; ``options`` are those of Updater, Loop and engine.train_epoch."""
+    of_loop = {field.name for field in dataclasses.fields(Loop)}
+    of_epoch = ("total", "forget_total", "limit", "title", "begun")
+    loop = {name: options.pop(name) for name in [*options] if name in of_loop}
+    epoch = {name: options.pop(name) for name in [*options] if name in of_epoch}
+    updater = Updater(model, optimizer, scheduler, **options)
+    return engine.train_epoch(steps, updater, Loop(**loop), **epoch)
 
 
 def run_part(method, model, data, mask=None, state=None, until=None):

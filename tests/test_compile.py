@@ -8,6 +8,7 @@ overwritten with NaN.
 
 import functools
 import shutil
+from unittest import mock
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import engine
-from engine import compile_model, fit
+from engine import Trainer, compile_model
 from masks.gate import SaliencyGate
-from recipe import make_optimizer
+from recipe import Recipe
 from runtime.clock import Stopwatch
 from utils import RunFailed
 
@@ -55,31 +56,22 @@ def test_graphs_are_for_one_backward_pass_an_update_and_one_process(
 # ------------------------------------------------------------------------------------- whole epochs
 
 
-def run(name, masked, prepare=lambda model: {}, count=12, **loop):
-    """Two epochs of a method; ``prepare`` gets the model before them and returns flags of the loop.
-    Mean losses, weights, buffers.
+def run(name, masked, prepare=lambda model: False, count=12, one_image=False, **recipe):
+    """Two epochs of a method; ``prepare`` gets the model before them and returns whether to mark
+    its steps. Mean losses, weights, buffers.
     """
     data, model = make_data(make_image_set(90), count=count, batch_size=8), make_model()
     mask = random_mask(model) if masked else None
     gate, method = SaliencyGate(model, mask) if mask else None, small(name)
     method.prepare(model, data, mask)
-    optimizer = make_optimizer(
-        [*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer
-    )
+    trainer = Trainer(model, method, data, Recipe(**recipe), Stopwatch(CPU), gate)
     losses = []
-    fit(
-        model,
-        method,
-        data,
-        optimizer,
-        epochs=2,
-        clock=Stopwatch(CPU),
-        gate=gate,
-        freeze_bn=method.bn == "freeze",
-        after_epoch=lambda epoch, stats: losses.append(torch.tensor(stats[:2])),
-        **prepare(model),
-        **loop,
-    )
+    with mock.patch.object(engine, "compile_model", lambda model, *unused: prepare(model)):
+        trainer.fit(
+            lambda epoch, stats: losses.append(torch.tensor(stats[:2])),
+            compile=True,
+            one_image=one_image,
+        )
     method.finish(model, data)
     return [*losses, *model.state_dict().values()]
 
@@ -108,7 +100,7 @@ class GraphMemory:
             parameter.register_post_accumulate_grad_hook(
                 lambda parameter: self.kept.append(parameter.grad)
             )
-        return {"mark_steps": True}
+        return True
 
 
 def assert_same(one, other):
@@ -137,9 +129,9 @@ def test_steps_are_marked_before_each_forward_pass_and_only_where_asked_for(monk
     events = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: events.append("step"))
 
-    def listen(model, **flags):
+    def listen(model, mark_steps=False):
         model.register_forward_pre_hook(lambda module, inputs: events.append("forward"))
-        return flags
+        return mark_steps
 
     run("neggrad_plus", False, functools.partial(listen, mark_steps=True))
     assert (
@@ -159,7 +151,7 @@ def compiled(model, backend, monkeypatch, **options):
     monkeypatch.setattr(
         nn.Module, "compile", functools.partialmethod(compile_module, backend=backend, **options)
     )
-    return {"mark_steps": compile_model(model, CPU)}
+    return compile_model(model, CPU)
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, make_data, make_model
+from helpers import CPU, make_data, make_model, train_epoch
 from torch.torch_version import TorchVersion
 
-from engine import Meter, check_batch_norm, check_finite, predict, train_epoch
+from engine import check_batch_norm, predict
 from masks.gate import SaliencyGate
 from models import MODELS
 from recipe import learning_rate_factor, make_optimizer, make_scheduler
+from training.meter import Meter, check_finite
 from unlearn.base import Step, cross_entropy_steps
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.random_label import RandomLabel
@@ -144,9 +145,7 @@ def test_projection_follows_the_update_and_the_gate_follows_the_projection():
             assert not model.fc.weight[0].any()
             assert torch.equal(model.fc.weight[1:], original.fc.weight[1:])
 
-    train_epoch(
-        model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), device=CPU, gate=gate
-    )
+    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 5e-4), gate=gate)
     assert seen == [True]
     assert torch.equal(model.conv.weight, original.conv.weight)
 
@@ -167,7 +166,7 @@ def test_projection_gets_the_learning_rate_of_the_update_before_it():
 
     optimizer = make_optimizer([weight], 0.1, 0.0, 0.0)
     scheduler = make_scheduler(optimizer, learning_rate_factor("cosine", 2), [3, 3])
-    train_epoch(torch.nn.Module(), steps(), optimizer, device=CPU, scheduler=scheduler)
+    train_epoch(torch.nn.Module(), steps(), optimizer, scheduler=scheduler)
     assert given == pytest.approx(made, abs=1e-6)
     assert len(set(given)) == 6
 
@@ -198,7 +197,6 @@ def test_non_finite_loss_stops_the_run_and_names_its_first_step(bad, print_freq)
             model,
             steps,
             make_optimizer(model.parameters(), 0.1, 0.9, 0),
-            device=CPU,
             print_freq=print_freq,
         )
 
@@ -234,7 +232,6 @@ def test_a_weight_that_no_loss_shows_is_found_at_the_next_look():
             model,
             sent(),
             make_optimizer(model.conv.parameters(), 0.1, 0, 0),
-            device=CPU,
             print_freq=2,
             title="epoch 7/9",
             total=5,
@@ -257,7 +254,6 @@ def test_nothing_is_kept_of_a_run_that_went_wrong_nor_after_the_last_step():
                 model,
                 steps(),
                 make_optimizer(model.parameters(), 0.1, 0, 0),
-                device=CPU,
                 total=4,
                 save_every=1,
                 title="epoch 1/2",
@@ -311,9 +307,7 @@ def test_one_image_is_normalised_by_running_statistics_also_where_it_is_one_pixe
         for network, options in ((model, {"one_image": True}), (frozen, {"freeze_bn": True})):
             data.set_epoch(0)
             optimizer = make_optimizer(network.parameters(), 0.1, 0.9, 0)
-            train_epoch(
-                network, GradientAscent().losses(network, data, 0), optimizer, device=CPU, **options
-            )
+            train_epoch(network, GradientAscent().losses(network, data, 0), optimizer, **options)
         assert all(
             torch.equal(a, b) for a, b in zip(model.parameters(), frozen.parameters(), strict=True)
         )
@@ -324,7 +318,6 @@ def test_one_image_is_normalised_by_running_statistics_also_where_it_is_one_pixe
             model,
             RandomLabel().losses(model, data, 0),
             make_optimizer(model.parameters(), 0, 0, 0),
-            device=CPU,
             one_image=True,
         )
         assert not all(torch.equal(value, before[name]) for name, value in buffers(model).items())
@@ -336,16 +329,14 @@ def test_a_single_value_per_channel_fails_in_one_line():
     )
     steps = cross_entropy_steps(model, make_data(count=1).forget)
     with pytest.raises(RunFailed, match="one image"):
-        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU)
+        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0, 0))
 
 
 def test_loss_without_gradient_is_refused():
     model = make_model()
     step = Step(torch.tensor(1.0), torch.zeros(1, 4), torch.zeros(1))
     with pytest.raises(AssertionError, match="gradient"):
-        train_epoch(
-            model, iter_steps(step), make_optimizer(model.parameters(), 0.1, 0, 0), device=CPU
-        )
+        train_epoch(model, iter_steps(step), make_optimizer(model.parameters(), 0.1, 0, 0))
 
 
 def iter_steps(*steps):
@@ -362,7 +353,7 @@ def test_methods_learn_whether_an_update_happened():
             updated = yield Step(F.cross_entropy(logits, torch.arange(4)), logits, torch.arange(4))
             seen.append((updated, not torch.equal(before, model.fc.bias)))
 
-    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 0), device=CPU)
+    train_epoch(model, steps(), make_optimizer(model.parameters(), 0.1, 0.9, 0))
     assert seen == [(True, True), (True, True)]
 
 
@@ -378,7 +369,6 @@ def test_frozen_batchnorm_keeps_its_buffers_bit_for_bit_and_the_default_moves_th
             model,
             cross_entropy_steps(model, data.retain),
             make_optimizer(model.parameters(), 0.1, 0.9, 0),
-            device=CPU,
             freeze_bn=freeze,
         )
         after = buffers(model)
@@ -405,7 +395,6 @@ def test_stats_are_the_means_over_samples():
         model,
         cross_entropy_steps(model, data.retain),
         make_optimizer(model.parameters(), 0.0, 0.0, 0.0),
-        device=CPU,
     )
     assert stats.loss == pytest.approx(total / data.retain.num_samples, rel=1e-5)
     assert stats.accuracy == pytest.approx(100 * right / data.retain.num_samples)
@@ -444,7 +433,6 @@ def trained(batch_size, accumulate, *, total=True, gate=False, clip_norm=0.0, sc
             model,
             cross_entropy_steps(model, data.retain),
             optimizer,
-            device=CPU,
             freeze_bn=True,
             accumulate=accumulate,
             gate=saliency,
@@ -498,6 +486,6 @@ def test_a_method_learns_whether_its_step_was_an_update():
         "save_every": 2,
         "keep": lambda meter: kept.append(meter["steps"]),
     }
-    train_epoch(model, losses(), optimizer, device=CPU, **loop)
+    train_epoch(model, losses(), optimizer, **loop)
     assert answers == [False, False, True, False, False, True, False, True]
     assert kept == [3, 6]  # only where an update has used every gradient

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers import CLASSES, CPU, TinyNet, make_data, make_image_set, make_model, whole
+from helpers import CLASSES, CPU, TinyNet, make_data, make_image_set, make_model, train_epoch, whole
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from datasets.loaders import Data
-from engine import train_epoch
 from models import build_model
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
-from unlearn.fisher import FisherForgetting, classifier_parameters
+from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening, dampen
+from unlearn.tools.noise import classifier_parameters
 from unlearn.tools.per_sample import true_fisher_diagonal
 from utils import UserError
 
@@ -181,7 +181,7 @@ def taught():
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 5e-4)
     for epoch in range(6):
         data.set_epoch(epoch)
-        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer, device=CPU)
+        train_epoch(model, cross_entropy_steps(model, data.retain), optimizer)
     return model, images
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, make_data, make_model
+from helpers import CPU, make_data, make_model, train_epoch
 from torch import nn
 from torch.autograd import DeviceType
 
@@ -32,7 +32,6 @@ from benchmarks.gpu.timing import (
     spread,
     union,
 )
-from engine import train_epoch
 from recipe import make_optimizer
 from unlearn.base import Step, cross_entropy_steps
 
@@ -192,7 +191,7 @@ def test_a_window_of_the_training_loop_sees_what_waits_in_it(steps_of, reads):
     data, model = make_data(), make_model()
     window = Window(CPU, 1, 2)
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
-    train_epoch(model, between(steps_of(model, data.retain), window.marks), optimizer, device=CPU)
+    train_epoch(model, between(steps_of(model, data.retain), window.marks), optimizer)
     events = window.events()
     assert host_waits(events, on_cuda=False) == (
         {READ: f"{reads} under aten::item"} if reads else {}
@@ -216,7 +215,7 @@ def test_the_lines_that_torch_warns_of_are_counted():
     window = Window(CPU, 1, 2)
     steps = between(warning_steps(model, data.retain), window.marks)
     with pytest.warns(UserWarning, match="called"):  # the step before the window
-        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU)
+        train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0))
     (line,) = window.lines()
     assert line.startswith("2 at test_gpu_timing.py:")
     assert window.waits() == [line]
@@ -238,7 +237,7 @@ def test_a_profile_without_the_device_says_nothing_of_waits():
     data, model = make_data(), make_model()
     window = Window(CPU, 1, 2)
     steps = between(cross_entropy_steps(model, data.retain), window.marks)
-    train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU)
+    train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0))
     window.on_cuda = True  # as on a machine whose driver keeps its counters to itself
     with pytest.raises(Blind, match="saw nothing on the device"):
         window.waits()
@@ -252,20 +251,19 @@ def test_steps_between_marks_are_done_when_a_mark_is_called():
     )
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
     steps = between(cross_entropy_steps(model, data.retain), {0: look, 1: look})
-    train_epoch(model, steps, optimizer, device=CPU)
+    train_epoch(model, steps, optimizer)
     assert seen == [False, True]
     with pytest.raises(ValueError, match="epoch ended after 4 steps, 9 are needed"):
         train_epoch(
             model,
             between(cross_entropy_steps(model, data.retain), {9: look}),
             optimizer,
-            device=CPU,
         )
 
 
 def test_host_time_has_one_entry_for_each_step():
     data, model, found = make_data(), make_model(), []
     steps = between(cross_entropy_steps(model, data.retain), host_marks(CPU, 1, 2, found))
-    train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0), device=CPU)
+    train_epoch(model, steps, make_optimizer(model.parameters(), 0.1, 0.9, 0.0))
     assert len(found) == 2
     assert min(found) > 0

@@ -76,18 +76,8 @@ def make_loader(
 ):
     pad = image_set.crop if crop else 0
     images = DeviceImages(image_set.x_train, CPU, pad)
-    return Loader(
-        images,
-        np.arange(count),
-        image_set.y_train,
-        batch_size,
-        name=name,
-        seed=seed,
-        train=train,
-        crop=crop,
-        flip=flip,
-        **options,
-    )
+    loader = Loader(images, np.arange(count), image_set.y_train, batch_size, name=name, seed=seed)
+    return loader.training(crop=crop, flip=flip, **options) if train else loader
 
 
 def a_pass(loader):
@@ -272,14 +262,36 @@ def test_unaugmented_training_images_are_as_they_are(how):
 def test_training_leaves_the_resident_images_unchanged():
     images = DeviceImages(IMAGES.x_train, CPU, 1)
     before = images.padded.clone()
-    loader = Loader(
-        images, np.arange(40), IMAGES.y_train, 16, name="retain", train=True, crop=True, flip=True
-    )
+    loader = Loader(images, np.arange(40), IMAGES.y_train, 16, name="retain")
+    loader = loader.training(crop=True, flip=True)
     for batch, _ in loader:
         batch.zero_()
     for batch, _ in loader.eval_view():
         batch.zero_()
     assert torch.equal(images.padded, before)
+
+
+@pytest.mark.parametrize("name", ["crop", "flip"])
+def test_the_first_of_two_views_is_that_of_a_plain_pass_and_the_second_another(name):
+    """The same images in the same order, crops and flips of their own, in every pass others."""
+    other = {"crop": "flip", "flip": "crop"}[name]
+    loader, plain = (make_loader(**{other: False}) for _ in range(2))
+    bare = make_loader(crop=False, flip=False, image_set=IMAGES)
+    seen = []
+    for _ in range(2):
+        pairs, batches = list(loader.two_views()), a_pass(plain)
+        assert same([(one, labels) for one, _, labels in pairs], batches)
+        again = torch.cat([images for _, images, _ in pairs])
+        first, unchanged = (torch.cat([x for x, _ in each]) for each in (batches, a_pass(bare)))
+        if name == "flip":
+            flipped = (again != unchanged).flatten(1).any(1)
+            assert torch.equal(again[flipped], unchanged[flipped].flip(-1))
+            assert 5 < flipped.sum() < 35
+        assert 5 < (again != first).flatten(1).any(1).sum() < 40
+        seen.append(again)
+    assert not torch.equal(*seen)
+    pairs = list(make_loader(crop=False, flip=False).two_views())
+    assert all(torch.equal(one, other) for one, other, _ in pairs)
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -594,9 +606,7 @@ def sizes_of(n, batch_size, **options):
         IMAGES.y_train,
         batch_size,
         name="some",
-        train=True,
-        **options,
-    )
+    ).training(**options)
     sizes = [len(labels) for _, labels in loader]
     assert len(loader) == len(sizes)
     return sizes
@@ -623,9 +633,7 @@ def test_the_other_tails_are_kept_or_dropped():
         IMAGES.y_train,
         32,
         name="some",
-        train=True,
-        tail="drop",
-    )
+    ).training(tail="drop")
     assert sum(len(labels) for _, labels in loader.eval_view()) == 70, "what is evaluated is whole"
     assert sizes_of(132, 64) == [
         64,

@@ -15,19 +15,31 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, ITERATIVE, make_data, make_image_set, make_model, random_mask, small
+from helpers import (
+    CPU,
+    ITERATIVE,
+    make_data,
+    make_image_set,
+    make_model,
+    random_mask,
+    small,
+    train_epoch,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toys import Alternate, Pair
 
 import engine
 import unlearn.proximal
 from datasets import loaders
-from engine import fit, train_epoch
+from engine import Trainer
 from masks.gate import SaliencyGate
 from masks.scores import mean_gradient
-from recipe import make_optimizer, make_scheduler
+from recipe import Recipe, make_optimizer
 from runtime.clock import Stopwatch
+from training import loop as training_loop
+from training.meter import Meter
 from unlearn.base import Step, cross_entropy_steps
 from unlearn.tools.per_sample import fisher_diagonal
 
@@ -171,8 +183,9 @@ def guard(monkeypatch):
     """A guard that lets through where the engine looks, and what only the CPU does."""
     guard = Guard()
     for name in ("check", "read"):
-        monkeypatch.setattr(engine.Meter, name, let_through(guard, getattr(engine.Meter, name)))
-    monkeypatch.setattr(engine, "check_finite", let_through(guard, engine.check_finite))
+        monkeypatch.setattr(Meter, name, let_through(guard, getattr(Meter, name)))
+    for module in (engine, training_loop):
+        monkeypatch.setattr(module, "check_finite", let_through(guard, module.check_finite))
     # Pinned and non-blocking on CUDA: test_to_device_pins_for_cuda.
     monkeypatch.setattr(loaders, "to_device", let_through(guard, loaders.to_device))
     # Elsewhere than on the CPU, where numpy partitions, a sort finds it:
@@ -225,35 +238,21 @@ def test_the_guard_lets_pass_what_does_not_wait():
 # ------------------------------------------------------------------------------------------ methods
 
 
-def watched(name, guard, mask, **loop):
+def watched(name, guard, mask, one_image=False, **recipe):
     """Both epochs of a method under the guard; what it does before its first and after its last
     epoch is not of the loop.
     """
     data, model = make_data(make_image_set(120), count=24, batch_size=8), make_model()
-    gate, method = SaliencyGate(model, mask(model)) if mask else None, small(name)
+    gate = SaliencyGate(model, mask(model)) if mask else None
+    method = name() if isinstance(name, type) else small(name)
     method.prepare(model, data, mask(model) if mask else None)
     steps = [method.steps(data, epoch) for epoch in range(2)]
     assert min(steps) > 1, "one step shows nothing of what lies between two"
-    optimizer = make_optimizer(
-        [*model.parameters(), *method.extra_parameters()], 0.01, 0.9, 5e-4, method.optimizer
-    )
-    scheduler = make_scheduler(optimizer, lambda progress: 1 / (1 + progress), steps)
+    recipe = Recipe(schedule="cosine", **recipe)
+    trainer = Trainer(model, method, data, recipe, Stopwatch(CPU), gate)
     guard.allowed = ALLOWED.get(name, ())
     with guard.watch():
-        fit(
-            model,
-            method,
-            data,
-            optimizer,
-            epochs=2,
-            clock=Stopwatch(CPU),
-            gate=gate,
-            scheduler=scheduler,
-            print_freq=10**6,
-            freeze_bn=method.bn == "freeze",
-            after_epoch=lambda epoch, stats: None,
-            **loop,
-        )
+        trainer.fit(lambda epoch, stats: None, print_freq=10**6, one_image=one_image)
     assert guard.seen > 50 * sum(steps)
 
 
@@ -268,6 +267,14 @@ def test_no_method_waits_inside_an_epoch(name, masked, guard):
 )
 def test_no_setting_of_the_loop_waits(loop, guard):
     watched("RL", guard, random_mask, **loop)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("toy", [Alternate, Pair])
+def test_phases_edits_and_pairs_do_not_wait(toy, masked, accumulate, guard):
+    mask = random_mask if masked else None
+    watched(toy, guard, mask, accumulate=accumulate, clip_norm=1.0)
 
 
 def test_who_may_wait_does_it_once_an_epoch_at_its_end(guard):
@@ -290,7 +297,6 @@ def test_who_may_wait_does_it_once_an_epoch_at_its_end(guard):
             model,
             steps(),
             make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
-            device=CPU,
             print_freq=10**6,
         )
     assert set(counts[:-1]) == {0}
@@ -309,7 +315,6 @@ def test_a_method_that_waits_is_found(guard):
             model,
             steps(model, data.retain),
             make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
-            device=CPU,
         )
 
 
@@ -336,7 +341,6 @@ def test_a_backward_pass_that_waits_is_found(guard):
             model,
             steps(model, data.retain),
             make_optimizer(model.parameters(), 0.01, 0.9, 0.0),
-            device=CPU,
         )
 
 
@@ -363,7 +367,7 @@ def test_a_step_makes_its_numbers_on_the_device(looks, monkeypatch):
     """On the meta device, which is not the CPU: also Python numbers, in the meter say, become no
     tensors of the host.
     """
-    monkeypatch.setattr(engine.Meter, "read", lambda meter, lr, title="": meter.steps)
+    monkeypatch.setattr(Meter, "read", lambda meter, lr, title="": meter.steps)
     meta = torch.device("meta")
     model = make_model().to(meta)
     gate = SaliencyGate(model, random_mask(make_model()))
@@ -378,29 +382,29 @@ def test_a_step_makes_its_numbers_on_the_device(looks, monkeypatch):
 
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, foreach=False)
     with Elsewhere("meta") as seen:
-        assert train_epoch(model, steps(), optimizer, device=meta, gate=gate, clip_norm=1.0) == 2
+        assert train_epoch(model, steps(), optimizer, gate=gate, clip_norm=1.0) == 2
     assert seen.found == ({"ones", "mul"} if looks else set())
     assert seen.seen > 100
 
 
 def test_the_engine_looks_every_print_freq_steps_and_at_the_end(monkeypatch):
     looks, steps = [], []
-    check, finite = engine.Meter.check, engine.check_finite
+    check, finite = Meter.check, training_loop.check_finite
     monkeypatch.setattr(
-        engine.Meter,
+        Meter,
         "check",
         lambda meter, title="": looks.append(meter.steps) or check(meter, title),
     )
     monkeypatch.setattr(
-        engine, "check_finite", lambda model, when="": steps.append(when) or finite(model, when)
+        training_loop,
+        "check_finite",
+        lambda model, when="": steps.append(when) or finite(model, when),
     )
     weight = torch.nn.Parameter(torch.zeros(()))
     losses = (
         Step(weight * 1.0, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)) for _ in range(7)
     )
-    train_epoch(
-        make_model(), losses, make_optimizer([weight], 0.1, 0.0, 0.0), device=CPU, print_freq=3
-    )
+    train_epoch(make_model(), losses, make_optimizer([weight], 0.1, 0.0, 0.0), print_freq=3)
     assert looks == [3, 6, 7]
     assert len(steps) == 2
 

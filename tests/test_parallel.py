@@ -91,7 +91,7 @@ def test_shared_batches_are_whole_and_each_is_one_processes(as_process, count):
 def test_a_last_batch_with_too_few_images_joins_its_neighbour(as_process):
     as_process(0, 4)
     images = DeviceImages(make_image_set(train=19).x_train, torch.device("cpu"), 0)
-    loader = Loader(images, np.arange(19), np.zeros(19, dtype=np.int64), 8, name="few", train=True)
+    loader = Loader(images, np.arange(19), np.zeros(19, dtype=np.int64), 8, name="few").training()
     assert loader.bounds() == [(0, 8), (8, 19)]
 
 
@@ -548,8 +548,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both():
 ONE_BAD_LOSS = """
 import torch
 from runtime import distributed
-from helpers import CPU, make_data, make_model
-from engine import train_epoch
+from helpers import CPU, make_data, make_model, train_epoch
 from recipe import make_optimizer
 from unlearn.base import cross_entropy_steps
 from utils import RunFailed
@@ -564,12 +563,52 @@ def steps():
 
 try:
     optimizer = make_optimizer(model.parameters(), 0.1, 0.9, 0.0)
-    train_epoch(model, steps(), optimizer, device=CPU, print_freq=3)
+    train_epoch(model, steps(), optimizer, print_freq=3)
 except RunFailed as error:
     print("RunFailed", error)
 distributed.destroy()
 distributed.exit_process(0)
 """
+
+
+TOYS = """
+import sys
+import torch
+from helpers import CPU, make_data, make_model, random_mask
+from engine import run
+from recipe import Recipe
+from runtime import distributed
+from toys import Alternate, Pair
+
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
+distributed.initialize(CPU)
+ended = {}
+for name, method in (("alternate", Alternate), ("ungated", lambda: Alternate(gated=False)),
+                     ("by updates", lambda: Alternate(unlearn_steps=11)), ("pair", Pair)):
+    for accumulate in (1, 2):
+        for masked in (False, True):
+            model, data = make_model().double(), make_data(count=20, batch_size=13)
+            mask = random_mask(model) if masked else None
+            run(model, method(), data, Recipe(accumulate=accumulate, clip_norm=0.5), mask)
+            ended[f"{name} {accumulate} {masked}"] = model.state_dict()
+torch.save(ended, f"{sys.argv[1]}/{distributed.world_size()}.{distributed.rank()}")
+distributed.destroy()
+distributed.exit_process(0)
+"""
+
+
+def test_phases_edits_and_pairs_are_those_of_one_process(tmp_path):
+    """Batches of odd sizes, whose parts differ; the edit of gradients is not linear."""
+    for count in (1, 2):
+        ended(processes(["-c", TOYS, str(tmp_path)], count), (0,) * count)
+    one, two, other = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("1.0", "2.0", "2.1")
+    )
+    start = make_model().double().state_dict()
+    for name in one:
+        assert apart(one[name], two[name]) <= 1e-8 * apart(one[name], start), name
+        assert apart(two[name], other[name]) == 0, name
 
 
 def test_predictions_are_gathered_in_order(tmp_path):

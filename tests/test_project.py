@@ -268,12 +268,12 @@ def lines_with(pattern, paths):
     ]
 
 
-def test_the_only_update_is_in_the_engine():
+def test_the_only_update_is_in_the_loop():
     assert [line.split(":")[0] for line in lines_with(r"optimizer\.step\(", SOURCES)] == [
-        "engine.py"
+        "training/loop.py"
     ]
     assert {line.split(":")[0] for line in lines_with(r"\.backward\(", SOURCES)} == {
-        "engine.py",
+        "training/loop.py",
         "masks/scores.py",
     }
 

@@ -16,8 +16,8 @@ from helpers import CLASSES, make_data, make_model
 import main_forget
 import main_train
 from arg_parser import unlearn_request
-from engine import fit
-from recipe import learning_rate_factor, make_optimizer, make_scheduler
+from engine import Trainer
+from recipe import Recipe
 from runtime.clock import Stopwatch
 from stages.saved import read_saved
 from stages.settings import LOOP, settle_and_say
@@ -98,30 +98,17 @@ def test_bad_teaching_of_sfron_makes_the_updates_of_a_loss_divided_by_the_classe
     assert (args.schedule, args.no_aug) == ("cosine", False)
     data, ours, theirs = make_data(count=40), make_model(), make_model().train()
     method.prepare(ours, data, None)
-    per_epoch = method.steps(data, 0)
-    optimizer = make_optimizer(
-        ours.parameters(), method.unlearn_lr, args.momentum, method.weight_decay, method.optimizer
-    )
-    scheduler = make_scheduler(optimizer, learning_rate_factor("cosine", 3), [per_epoch] * 3)
-    rates = []
+    recipe = Recipe(momentum=args.momentum, schedule=args.schedule)
+    trainer, rates = Trainer(ours, method, data, recipe, Stopwatch(data.device)), []
     losses = method.losses
 
     def watched(*arguments):
         for step in losses(*arguments):
-            rates.append(optimizer.param_groups[0]["lr"])
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
             yield step
 
     method.losses = watched
-    fit(
-        ours,
-        method,
-        data,
-        optimizer,
-        epochs=3,
-        clock=Stopwatch(data.device),
-        scheduler=scheduler,
-        after_epoch=lambda *unused: None,
-    )
+    trainer.fit(lambda *unused: None)
     plain = torch.optim.SGD(
         theirs.parameters(),
         CLASSES * method.unlearn_lr,

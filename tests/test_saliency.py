@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CPU, flatten, make_data, make_model, per_sample_gradients, random_mask, whole
+from helpers import (
+    flatten,
+    make_data,
+    make_model,
+    per_sample_gradients,
+    random_mask,
+    train_epoch,
+    whole,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import train_epoch
 from masks.gate import SaliencyGate
 from masks.masks import RATIOS, check_mask, top_masks
 from masks.scores import mean_gradient, saliency_scores
@@ -122,7 +129,7 @@ def descend(model, optimizer, gate, steps=6, **options):
             logits = model(images)
             yield Step(F.cross_entropy(logits, labels), logits, labels)
 
-    train_epoch(model, losses(), optimizer, device=CPU, gate=gate, **options)
+    train_epoch(model, losses(), optimizer, gate=gate, **options)
 
 
 OPTIMIZERS = {

@@ -24,19 +24,20 @@ from helpers import (
 )
 
 from datasets.splits import choose_forget
-from engine import fit, predict
+from engine import Trainer, predict
 from masks.gate import SaliencyGate
 from models import initialise
-from recipe import make_optimizer
+from recipe import Recipe
 from runtime.clock import Stopwatch
 from stages.settings import recipe_of
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
-from unlearn.neggrad_plus import NegGradPlus, cycled
+from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
 from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
+from unlearn.tools.splits import mixed, part_of
 from unlearn.tools.teachers import divergence, frozen_copy
 from utils import RunFailed, UserError, stream
 
@@ -218,7 +219,7 @@ def test_the_guard_keeps_long_ascent_from_diverging():
 def test_forget_batches_are_cycled_in_seeded_orders_that_differ():
     """Each cycle holds every forget image once; brightness identifies an image of this data set."""
     data = make_data(augment=False, batch_size=8)
-    batches = cycled(data.forget)
+    batches = data.forget.cycled()
     cycles = [
         torch.cat([next(batches)[0].sum((1, 2, 3)) for _ in range(len(data.forget))])
         for _ in range(3)
@@ -414,19 +415,12 @@ def rewound(request=None, **fields):
         make_data(**request or {}),
         run(FineTune(unlearn_epochs=4, unlearn_lr=0.1), make_model(), make_data(count=1)),
     )
-    method = ScrubRewind(**{"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2} | fields)
+    settings = {"unlearn_epochs": 5, "unlearn_lr": 0.02, "msteps": 2, "weight_decay": 0.0}
+    method = ScrubRewind(**settings | fields)
     method.prepare(model, data, None)
-    optimizer = make_optimizer(model.parameters(), method.unlearn_lr, 0.9, 0.0)
     models = [copy.deepcopy(model)]
-    fit(
-        model,
-        method,
-        data,
-        optimizer,
-        epochs=method.unlearn_epochs,
-        clock=Stopwatch(CPU),
-        after_epoch=lambda epoch, stats: models.append(copy.deepcopy(model)),
-    )
+    trainer = Trainer(model, method, data, Recipe(), Stopwatch(CPU))
+    trainer.fit(lambda epoch, stats: models.append(copy.deepcopy(model)))
     return method, data, model, models, method.finish(model, data)
 
 
@@ -568,29 +562,28 @@ def test_bad_teaching_loss_asks_each_sample_its_own_teacher():
     method = prepared(BadTeaching(), make_model(), data)
     (step,) = method.losses(model, data, 0)
     data.set_epoch(0)
-    mixed = method._mixed(data)
-    images, marked = next(iter(mixed))
+    images, labels, is_forget = next(mixed(data.forget, part_of(data.retain, 0.3)))
     with torch.no_grad():
         probability = [
             scipy.special.softmax(net(images).double().numpy(), 1)
             for net in (method.good, method.bad, model)
         ]
     each = [
-        scipy.stats.entropy(p if label < 0 else b, q)
-        for p, b, q, label in zip(*probability, marked.tolist(), strict=True)
+        scipy.stats.entropy(b if forgotten else p, q)
+        for p, b, q, forgotten in zip(*probability, is_forget.tolist(), strict=True)
     ]
     assert step.loss.item() == pytest.approx(np.mean(each), rel=1e-4)
-    assert (marked >= 0).sum() == 40
-    assert (marked < 0).sum() == int(0.3 * data.retain.num_samples)
-    assert torch.equal(step.labels, torch.where(marked < 0, -1 - marked, marked))
+    assert is_forget.sum() == 40
+    assert (~is_forget).sum() == int(0.3 * data.retain.num_samples)
+    assert torch.equal(step.labels, labels)
 
 
 def test_bad_teaching_uses_one_seeded_part_of_retain():
-    data, method = make_data(augment=False, batch_size=1000), BadTeaching(retain_part=0.3)
+    data = make_data(augment=False, batch_size=1000)
 
     def retained():
-        images, labels = next(iter(method._mixed(data)))
-        return images[labels < 0].sum((1, 2, 3)).sort().values
+        images, _, is_forget = next(mixed(data.forget, part_of(data.retain, 0.3)))
+        return images[~is_forget].sum((1, 2, 3)).sort().values
 
     first = retained()
     data.set_epoch(1)

@@ -10,8 +10,9 @@ from datasets.loaders import Data, Loader
 from masks.masks import Mask
 from models import redraw
 from unlearn.base import Iterative, Preset, Range, Step, Steps, option
+from unlearn.tools.splits import check_part, mixed, part_of
 from unlearn.tools.teachers import ask, divergence, frozen_copy
-from utils import UserError, stream
+from utils import stream
 
 
 @dataclasses.dataclass
@@ -68,36 +69,15 @@ class BadTeaching(Iterative):
         redraw(self.bad, stream(data.seed, "bad teacher"))
 
     def loaders(self, data: Data) -> list[Loader]:
-        return [self._mixed(data)]
+        return [data.forget.joined(part_of(data.retain, self.retain_part))]
 
     def steps(self, data: Data, epoch: int) -> int:
-        return len(self._mixed(data))
-
-    def _mixed(self, data: Data) -> Loader:
-        """Forget and the part of retain in one shuffle; the sign of a label (-1 - label) marks
-        retain.
-        """
-        retain = part_of(data.retain, self.retain_part)
-        return data.forget.joined(retain.relabelled(-1 - retain.labels))
+        return len(self.loaders(data)[0])
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        for images, labels in self._mixed(data):
-            is_retain = labels < 0
-            teacher = torch.where(is_retain[:, None], ask(self.good, images), ask(self.bad, images))
+        retain = part_of(data.retain, self.retain_part)
+        for images, labels, is_forget in mixed(data.forget, retain):
+            good, bad = ask(self.good, images), ask(self.bad, images)
+            teacher = torch.where(is_forget[:, None], bad, good)
             logits = model(images)
-            yield Step(
-                divergence(teacher, logits).mean(),
-                logits,
-                torch.where(is_retain, -1 - labels, labels),
-            )
-
-
-def check_part(fraction: float) -> None:
-    """Refuse a ``--retain_part`` that is no fraction."""
-    if not 0 < fraction <= 1:
-        raise UserError(f"--retain_part {fraction}: allowed above 0 and up to 1")
-
-
-def part_of(retain: Loader, fraction: float) -> Loader:
-    """The seeded part of the retain set, the same at every epoch, at least one image."""
-    return retain.subset(max(1, int(fraction * retain.num_samples)), "fraction")
+            yield Step(divergence(teacher, logits).mean(), logits, labels)

@@ -11,21 +11,39 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
 from masks.masks import Mask
+from recipe import Descent
 
 
 class Step(NamedTuple):
     """One descent step: a scalar loss that requires a gradient, and the logits (b, k) and labels
     (b,) it came from.
 
-    ``project``, called with the learning rate of the update, edits the weights right after it, such
-    as a proximal step. The gate acts after it, so that a frozen weight stays frozen whatever it
-    does.
+    Attributes:
+        project: called with the learning rate of the update, edits the weights right after it, such
+            as a proximal step. The gate acts after it.
+        phase: with which other steps this one accumulates under ``--accumulate``, and which
+            optimizer it descends with: see :meth:`Iterative.forget_optimizer`.
+        edit_gradients: called with the parameters before the update; edits their ``grad``, the mean
+            over the update's images of all ranks (None where it has none), in place. Clip and gate
+            act after it. Every rank has to make the same edit.
+        clip: whether ``--clip_norm`` applies to this step.
+        gated: whether the mask applies to this step. A step that is not gated may move every
+            weight, by the momentum that gated steps have gathered too; gated steps then keep what
+            is frozen where it left it. At the end of a run whose steps are all gated a frozen
+            weight is the original's, bit for bit.
+
+    Steps of one update agree in ``clip`` and ``gated``; ``project`` and ``edit_gradients`` are
+    those of its last step.
     """
 
     loss: Tensor
     logits: Tensor
     labels: Tensor
     project: Callable[[float], None] | None = None
+    phase: Literal["forget", "retain"] = "retain"
+    edit_gradients: Callable[[list[nn.Parameter]], None] | None = None
+    clip: bool = True
+    gated: bool = True
 
 
 Steps = Generator[Step, Any, None]
@@ -127,6 +145,9 @@ class Iterative(Method):
     forget_share: ClassVar[float] = 1.0
     # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
     inherits: ClassVar[dict[str, str]] = {}
+    # Updates after which the run ends, inside an epoch or after some, in the place of
+    # ``unlearn_epochs``. A method that has a length in updates makes a field of it.
+    unlearn_steps: ClassVar[int | None] = None
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-4, 0.3))
@@ -141,8 +162,18 @@ class Iterative(Method):
         return [getattr(data, split) for split in self.splits]
 
     def steps(self, data: Data, epoch: int) -> int:
-        """Updates that ``epoch`` takes, for the schedule and the progress bar."""
+        """Steps that ``epoch`` takes, for the schedule and the progress bar."""
         return sum(len(getattr(data, split)) for split in self.splits)
+
+    def forget_steps(self, data: Data, epoch: int) -> int:
+        """How many of :meth:`steps` are of the phase "forget"."""
+        return 0
+
+    def forget_optimizer(self) -> Descent | None:
+        """What the steps of the phase "forget" descend with, beside the optimizer of the others.
+        None: one serves both.
+        """
+        return None
 
     def rate_factor(self, epoch: int) -> float:
         """A factor on the learning rate in ``epoch``, on top of the schedule."""
@@ -193,6 +224,19 @@ class OneShot(Method):
         An entry "warning" is shown to the user and listed among the result's warnings.
         """
         raise NotImplementedError
+
+
+def joint_loss(*terms: tuple[Tensor, Loader]) -> Tensor:
+    """A step's loss over batches of several loaders: the sum of terms that are each a mean over its
+    loader's batch at hand. The step's labels are those of the first.
+
+    In a run of several processes the loop weights a rank's loss by its part of these labels, and
+    its part of another loader's batch may be another.
+    """
+    (total, first), *others = terms
+    for loss, loader in others:
+        total = total + loss * (loader.share / first.share)
+    return total
 
 
 def cross_entropy_steps(model: nn.Module, batches: Loader, label_smoothing: float = 0.0) -> Steps:

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import torch
 from torch import nn
 
-from datasets.loaders import Data, Loader
+from datasets.loaders import Data
 from unlearn.base import OneShot, Range, option
-from unlearn.tools.per_sample import Vector, fisher_diagonal, samples_at_once
+from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
+from unlearn.tools.per_sample import fisher_diagonal
 from utils import UserError
 
 CLASSIFIER_NOISE = 10  # the reference's factor on the classifier's noise
@@ -59,34 +59,9 @@ class FisherForgetting(OneShot):
         }
         limited = sum((value >= self.noise_limit).sum() for value in wanted.values())
         boosted = classifier_parameters(model)
-        deviations = {
-            name: value.clamp(max=self.noise_limit) * (CLASSIFIER_NOISE if name in boosted else 1)
-            for name, value in wanted.items()
-        }
+        deviations = {name: value.clamp(max=self.noise_limit) for name, value in wanted.items()}
+        for name in boosted:
+            deviations[name] *= CLASSIFIER_NOISE
         add_noise(model, deviations, data)
         count = sum(value.numel() for value in wanted.values())
         return {"fisher_samples": samples.num_samples, "at_noise_limit": float(limited) / count}
-
-
-def retain_samples(data: Data, count: int) -> Loader:
-    """``count`` seeded retain images (0: all), un-augmented, in batches for the Fisher pass."""
-    retain = data.retain.eval_view()
-    samples = retain.subset(count, "fisher") if count else retain
-    return samples.batches_of(samples_at_once(samples))
-
-
-def classifier_parameters(model: nn.Module) -> set[str]:
-    """The last linear layer's parameters; a first dimension of K would also fit a convolution with
-    K channels.
-    """
-    *_, last = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    return {f"{last}.weight", f"{last}.bias"}
-
-
-@torch.no_grad()
-def add_noise(model: nn.Module, deviations: Vector, data: Data) -> None:
-    """Add seeded Gaussian noise; each parameter's standard deviations broadcast to its shape."""
-    draw = data.generator("fisher noise")
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=draw, device=parameter.device)
-        parameter.add_(deviations[name] * noise)

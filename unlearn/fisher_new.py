@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from unlearn.base import OneShot, Preset, Range, option
-from unlearn.fisher import add_noise, classifier_parameters, retain_samples
+from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
 from unlearn.tools.per_sample import Vector, true_fisher_diagonal
 from utils import UserError
 
@@ -71,9 +71,8 @@ class FisherScrubbing(OneShot):
 
     def variance(self, fisher: Tensor, is_classifier: bool) -> Tensor:
         """v in the shape of a parameter, one entry along a second dimension."""
-        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(
-            max=1e2 if is_classifier else 1e3
-        )
+        limit = 1e2 if is_classifier else 1e3
+        variance = self.alpha * (fisher + 1e-8).reciprocal().clamp(max=limit)
         if variance.ndim > 1:
             variance = variance.mean(1, keepdim=True)
         return FACTOR * variance if is_classifier or variance.ndim == 1 else variance

@@ -60,10 +60,8 @@ class FinetuneLastBlocks(Iterative):
                 f" architecture's classifier{but}"
             )
         first, end = before - self.k, before if frozen else len(groups)
-        self.frozen, self.trained = (
-            list(itertools.chain(*part))
-            for part in (groups[:first] + groups[end:], groups[first:end])
-        )
+        self.frozen = list(itertools.chain(*groups[:first], *groups[end:]))
+        self.trained = list(itertools.chain(*groups[first:end]))
         model.requires_grad_(False)
         for name in self.trained:
             model.get_submodule(name).requires_grad_(True)

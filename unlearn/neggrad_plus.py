@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Batch, Data, Loader
+from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import (
     LONG_BUDGET,
@@ -18,6 +17,7 @@ from unlearn.base import (
     Step,
     Steps,
     cross_entropy_steps,
+    joint_loss,
     option,
 )
 from utils import UserError
@@ -126,9 +126,7 @@ class NegGradPlus(Iterative):
             raise UserError(f"--pull {self.pull}: a weight of at least 0 is wanted")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.original = (
-            [parameter.detach().clone() for parameter in model.parameters()] if self.pull else []
-        )
+        self.original = [p.detach().clone() for p in model.parameters()] if self.pull else []
 
     def steps(self, data: Data, epoch: int) -> int:
         return len(data.retain if self.retain_share else data.forget)
@@ -139,20 +137,15 @@ class NegGradPlus(Iterative):
         """
         if not self.clip_forget:
             return F.cross_entropy(logits, labels)
-        return (
-            F.cross_entropy(logits, labels, reduction="none")
-            .clamp(max=math.log(logits.shape[1]))
-            .mean()
-        )
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return each.clamp(max=math.log(logits.shape[1])).mean()
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         weight = self.retain_share * self.pull / 2
         for step in self._steps(model, data):
             if weight:
-                away = [
-                    (p - start).square().sum()
-                    for p, start in zip(model.parameters(), self.original, strict=True)
-                ]
+                pairs = zip(model.parameters(), self.original, strict=True)
+                away = [(parameter - start).square().sum() for parameter, start in pairs]
                 step = step._replace(loss=step.loss + weight * torch.stack(away).sum())
             yield step
 
@@ -167,22 +160,13 @@ class NegGradPlus(Iterative):
             yield from self._paired(model, data)
 
     def _paired(self, model: nn.Module, data: Data) -> Steps:
-        forget = cycled(data.forget)
+        forget = data.forget.cycled()
         for images, labels in data.retain:
             forget_images, forget_labels = next(forget)
             logits = model(images)
             climbed = self.forget_loss(model(forget_images), forget_labels)
-            # The loop weights a process's loss by its part of the retain batch; its part of the
-            # forget batch may be another.
-            climbed = climbed * (data.forget.share / data.retain.share)
-            loss = (
-                self.retain_share * F.cross_entropy(logits, labels)
-                - (1 - self.retain_share) * climbed
+            loss = joint_loss(
+                (self.retain_share * F.cross_entropy(logits, labels), data.retain),
+                ((self.retain_share - 1) * climbed, data.forget),
             )
             yield Step(loss, logits, labels)
-
-
-def cycled(batches: Loader) -> Iterator[Batch]:
-    """The batches again and again, each pass in its own seeded order."""
-    while True:
-        yield from batches

@@ -78,10 +78,8 @@ class ProximalRandomLabel(RandomLabel):
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         steps = [self.steps(data, e) for e in range(self.unlearn_epochs)]
-        before, total = (
-            sum(steps[:epoch]),
-            sum(steps),
-        )  # and no counter, which a resumed run would have lost
+        # Counted from the epoch, since a resumed run would have lost a counter.
+        before, total = sum(steps[:epoch]), sum(steps)
         for t, step in enumerate(super().losses(model, data, epoch), start=before):
             pinned = int(self.rho * (1 - t / total) * self.free)
             yield step._replace(project=functools.partial(self.pull, pinned) if pinned else None)
@@ -92,9 +90,8 @@ class ProximalRandomLabel(RandomLabel):
         """
         weights = flatten(self.weights)
         moved = weights - self.original
-        distance = moved.abs().masked_fill_(
-            self.frozen, torch.inf
-        )  # what the gate keeps is never among the nearest
+        # What the gate keeps is never among the nearest.
+        distance = moved.abs().masked_fill_(self.frozen, torch.inf)
         others = len(distance) - pinned + 1
         tau = lowest_chosen(distance, [others])[others]
         weights = torch.where(distance <= tau, self.original, weights - moved.sign() * tau)

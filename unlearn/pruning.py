@@ -38,22 +38,19 @@ class Pruning:
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
-        named = {
-            f"{name}.weight": layer.weight
-            for name, layer in model.named_modules()
-            if isinstance(layer, nn.Conv2d)
-        }
+        named = {}
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                named[f"{name}.weight"] = layer.weight
         self.weights = list(named.values())
         self.frozen = frozen_flat(named.items(), mask)
         self.free = len(self.frozen) - int(self.frozen.sum())
 
     def share(self, epoch: int) -> float:
         """Share of the convolution weights that may change which are zero during ``epoch``."""
-        return (
-            1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs)
-            if self.gradual
-            else self.rate
-        )
+        if not self.gradual:
+            return self.rate
+        return 1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         # The smallest include the zeros of earlier epochs: masks nest, and a resumed run finds its

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Preset, Range, Step, Steps, option
+from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.tools.splits import mixed
 from utils import generator
 
 
@@ -129,33 +130,22 @@ class RandomLabel(Iterative):
         return [data.forget.joined(data.retain)] if self.order == "mixed" else super().loaders(data)
 
     def steps(self, data: Data, epoch: int) -> int:
-        if not self.retain_weight:
-            return len(data.forget)
-        return (
-            len(data.forget.joined(data.retain))
-            if self.order == "mixed"
-            else super().steps(data, epoch)
-        )
+        return sum(map(len, self.loaders(data)))
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget.relabelled(self.random_labels(data))
-        if self.order == "mixed" and self.retain_weight:
-            yield from self._mixed(model, forget, data)
-            return
-        for weight, batches in ((1.0, forget), (self.retain_weight, data.retain)):
-            for images, labels in batches if weight else ():
-                logits = model(images)
-                yield Step(weight * F.cross_entropy(logits, labels), logits, labels)
+        if not self.retain_weight:
+            yield from cross_entropy_steps(model, forget)
+        elif self.order == "mixed":
+            yield from self._mixed(model, forget, data.retain)
+        else:
+            yield from cross_entropy_steps(model, forget)
+            for step in cross_entropy_steps(model, data.retain):
+                yield step._replace(loss=self.retain_weight * step.loss)
 
-    def _mixed(self, model: nn.Module, forget: Loader, data: Data) -> Steps:
-        # A sample's weight rides on the sign of its label (-1 - label marks retain), so that one
-        # shuffle serves both.
-        marked = data.retain.relabelled(-1 - data.retain.labels)
-        for images, labels in forget.joined(marked):
-            is_retain = labels < 0
-            labels = torch.where(is_retain, -1 - labels, labels)
+    def _mixed(self, model: nn.Module, forget: Loader, retain: Loader) -> Steps:
+        for images, labels, is_forget in mixed(forget, retain):
             logits = model(images)
             each = F.cross_entropy(logits, labels, reduction="none")
-            yield Step(
-                torch.where(is_retain, self.retain_weight * each, each).mean(), logits, labels
-            )
+            weighted = torch.where(is_forget, each, self.retain_weight * each)
+            yield Step(weighted.mean(), logits, labels)

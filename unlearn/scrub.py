@@ -135,7 +135,8 @@ class Scrub(Iterative):
         return len(data.retain) + (len(data.forget) if epoch < self.msteps else 0)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        for images, labels in data.forget if epoch < self.msteps else ():
+        forget = data.forget if epoch < self.msteps else ()
+        for images, labels in forget:
             logits = model(images)
             yield Step(-self._distance(images, logits), logits, labels)
         for images, labels in data.retain:
@@ -146,10 +147,8 @@ class Scrub(Iterative):
             yield Step(loss, logits, labels)
 
     def _distance(self, images: Tensor, logits: Tensor) -> Tensor:
-        return (
-            self.temperature**2
-            * divergence(ask(self.teacher, images), logits, self.temperature).mean()
-        )
+        apart = divergence(ask(self.teacher, images), logits, self.temperature)
+        return self.temperature**2 * apart.mean()
 
 
 @dataclasses.dataclass
@@ -187,11 +186,8 @@ class ScrubRewind(Scrub):
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         if not self.snapshots:
             return {}
-        target, errors, candidates = (
-            error(model, self.held_out),
-            [],
-            [self.original, *self.snapshots],
-        )
+        target, errors = error(model, self.held_out), []
+        candidates = [self.original, *self.snapshots]
         for candidate in candidates:
             model.load_state_dict(candidate)
             errors.append(error(model, data.evaluation["forget"]))

@@ -69,11 +69,10 @@ class SelectiveSynapticDampening(OneShot):
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.dampening < 0 or self.importance_batch < 1:
-            given = (
+            raise UserError(
                 f"--alpha {self.alpha} --dampening {self.dampening} --importance_batch"
-                f" {self.importance_batch}"
+                f" {self.importance_batch}: the first two must be at least 0, the batch at least 1"
             )
-            raise UserError(f"{given}: the first two must be at least 0, the batch at least 1")
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         of_forget = self.importance(model, data.forget)
@@ -83,11 +82,9 @@ class SelectiveSynapticDampening(OneShot):
         print(f"{self.label}: {selected} weights dampened, {100 * share:.3g} % of all")
         report = {"selected": selected, "selected_share": share}
         if not selected:
-            other = (
-                ", or take --importance_order shuffled"
-                if self.importance_order == "class" and self.importance_batch > 1
-                else ""
-            )
+            other = ""
+            if self.importance_order == "class" and self.importance_batch > 1:
+                other = ", or take --importance_order shuffled"
             report["warning"] = (
                 f"no weight matters to the forget set {self.alpha:g} times as much as to all"
                 f" images: lower --alpha{other}"
@@ -104,14 +101,10 @@ class SelectiveSynapticDampening(OneShot):
         """
         views = [split.eval_view() for split in splits]
         if self.importance_order == "class":
-            return functools.reduce(Loader.joined, [view.by_class() for view in views]).evenly(
-                self.importance_batch
-            )
-        return (
-            functools.reduce(Loader.joined, views)
-            .shuffled("importance")
-            .evenly(self.importance_batch)
-        )
+            joined = functools.reduce(Loader.joined, [view.by_class() for view in views])
+        else:
+            joined = functools.reduce(Loader.joined, views).shuffled("importance")
+        return joined.evenly(self.importance_batch)
 
 
 @dataclasses.dataclass
@@ -136,9 +129,8 @@ def dampen(
     """Shrink the weights with ``of_forget > alpha of_all``; returns how many there are."""
     selected = []
     for name, parameter in model.named_parameters():
-        chosen = (
-            of_forget[name] > alpha * of_all[name]
-        )  # never where both are 0, nor (inf * 0) for an infinite alpha
+        # Never where both are 0, nor (inf * 0 is NaN) for an infinite alpha.
+        chosen = of_forget[name] > alpha * of_all[name]
         factor = (dampening * of_all[name] / of_forget[name]).clamp(max=1)
         parameter.copy_(torch.where(chosen, parameter * factor, parameter))
         selected.append(chosen.sum())

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Data, Loader
+from datasets.loaders import Data, Loader, own_part
 from masks.masks import Mask
-from runtime import distributed
 from runtime.devices import exact_fp32
-from unlearn.bad_teaching import check_part, part_of
 from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.tools.splits import check_part, part_of
 from utils import UserError, generator
 
 
@@ -85,18 +84,10 @@ class Unsir(Iterative):
     def _learn_noise(self, model: nn.Module, data: Data) -> Tensor:
         """Images (n, 3, side, side) in the model's own scale, one for each of ``self.labels``."""
         side, device = data.dataset.image_size, data.device
-        mean, std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (data.dataset.mean, data.dataset.std)
-        )
-        draw = torch.randn(
-            len(self.labels),
-            3,
-            side,
-            side,
-            generator=generator(device, data.seed, "noise"),
-            device=device,
-        )
+        mean = torch.tensor(data.dataset.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(data.dataset.std, device=device).view(1, 3, 1, 1)
+        shape, draws = (len(self.labels), 3, side, side), generator(device, data.seed, "noise")
+        draw = torch.randn(shape, generator=draws, device=device)
         noise = draw.contiguous(memory_format=torch.channels_last).requires_grad_()
         adam = torch.optim.Adam([noise], lr=self.noise_lr)
         model.eval()
@@ -117,17 +108,13 @@ class Unsir(Iterative):
     def _impairing(self, data: Data) -> Loader:
         """The retain part in as many batches as it and the noise fill together."""
         retain = self._retain(data)
-        batches = -(
-            -(retain.num_samples + self.noise_batches * len(self.labels)) // retain.batch_size
-        )
+        shown = retain.num_samples + self.noise_batches * len(self.labels)
+        batches = -(-shown // retain.batch_size)
         return retain.batches_of(-(-retain.num_samples // batches))
 
     def rate_factor(self, epoch: int) -> float:
-        return (
-            self.repair_lr / self.unlearn_lr
-            if self.unlearn_lr and epoch >= self.impair_epochs
-            else 1.0
-        )
+        repairs = self.unlearn_lr and epoch >= self.impair_epochs
+        return self.repair_lr / self.unlearn_lr if repairs else 1.0
 
     def resets(self, epoch: int) -> bool:
         return epoch == self.impair_epochs
@@ -140,11 +127,8 @@ class Unsir(Iterative):
         count, shown = len(batches), self.noise_batches * len(self.labels)
         for number, (images, labels) in enumerate(batches):
             first, last = shown * number // count, shown * (number + 1) // count
-            low, high = distributed.rank_bounds(last - first)
-            chosen = torch.arange(first + low, first + high, device=data.device) % len(self.labels)
-            images, labels = (
-                torch.cat([images, self.noise[chosen]]),
-                torch.cat([labels, self.labels[chosen]]),
-            )
+            chosen = own_part(torch.arange(first, last, device=data.device) % len(self.labels))
+            images = torch.cat([images, self.noise[chosen]])
+            labels = torch.cat([labels, self.labels[chosen]])
             logits = model(images)
             yield Step(F.cross_entropy(logits, labels), logits, labels)

@@ -74,19 +74,14 @@ class InfluenceUnlearning(OneShot):
                     f"wfisher: {report['iterations']} iterations, relative residual"
                     f" {report['residual']:.1e}"
                 )
-                if (
-                    report["residual"] > 2 * self.tolerance
-                ):  # computed afresh, so rounding may lift a converged one a little
+                # The residual is computed afresh: rounding may lift a converged one a little.
+                if report["residual"] > 2 * self.tolerance:
                     report["warning"] = (
                         "the influence solver did not converge: raise --max_iterations or --damping"
                     )
             else:
-                solution, report = (
-                    one_vector_recursion(
-                        per_sample_gradients(model, chosen), v, chosen.num_samples
-                    ),
-                    {},
-                )
+                gradients = per_sample_gradients(model, chosen)
+                solution, report = one_vector_recursion(gradients, v, chosen.num_samples), {}
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.add_(solution[name], alpha=self.alpha)
@@ -168,9 +163,8 @@ def conjugate_gradients(
         step = squared / dot(direction, image)
         solution, residual = axpy(step, direction, solution), axpy(-step, image, residual)
         previous, squared = squared, dot(residual, residual)
-        distributed.broadcast(
-            [squared]
-        )  # all stop at the same iteration, also on GPUs that round differently
+        # All ranks stop at the same iteration, also on GPUs that round differently.
+        distributed.broadcast([squared])
         direction = axpy(squared / previous, direction, residual)
         iterations += 1
         progress.update()

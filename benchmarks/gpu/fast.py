@@ -60,7 +60,8 @@ from benchmarks.stages import (
 from datasets import ImageSet, load_dataset
 from datasets.loaders import Data, Loader
 from datasets.splits import choose_forget, make_split
-from engine import predict, train_epoch
+from engine import Loop as Settings
+from engine import Updater, predict, train_epoch
 from evaluation.accuracy import accuracies
 from evaluation.membership import DrawRule, svc_attack
 from masks.gate import SaliencyGate
@@ -78,7 +79,7 @@ from unlearn.random_label import RandomLabel
 from unlearn.tools.per_sample import fisher_diagonal
 from unlearn.wfisher import FISHER_PIXELS, FisherProduct
 
-# Compiles a model in place; returns more keyword arguments of engine.train_epoch.
+# Compiles a model in place; returns arguments of engine.Loop.
 Compiler = Callable[[nn.Module, torch.device], dict[str, object]]
 CLASSES = 10
 LAUNCHES = (
@@ -261,8 +262,8 @@ def checks_of(fast: "Fast") -> dict[str, Callable[[], dict]]:
 
 
 def as_flag(model: nn.Module, device: torch.device) -> dict[str, object]:
-    """Compile ``model`` in place as --compile does; returns what :func:`engine.train_epoch` is to
-    be given then.
+    """Compile ``model`` in place as --compile does; returns what
+    :class:`engine.Loop` is to be given then.
     """
     return {"mark_steps": engine.compile_model(model, device)}
 
@@ -381,15 +382,10 @@ class Loop:
         steps = self.steps_of(self.number)
         self.number += 1
         train_epoch(
-            self.model,
             between(steps, marks) if marks else steps,
-            self.optimizer,
-            device=self.data.device,
-            gate=self.gate,
-            scheduler=self.scheduler,
-            precision=self.precision,
+            Updater(self.model, self.optimizer, self.scheduler, gate=self.gate),
+            Settings(precision=self.precision, **self.flags),
             total=self.steps,
-            **self.flags,
         )
 
     def profiled(self, first: int, count: int) -> Window:

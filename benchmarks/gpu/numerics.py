@@ -16,7 +16,7 @@ from arg_parser import unlearn_request
 from benchmarks.gpu.battery import judged
 from benchmarks.gpu.runs import Bench, compared, relative, same, weights
 from datasets.loaders import Data, Loader
-from engine import check_batch_norm, predict, run, train_epoch
+from engine import Updater, check_batch_norm, predict, run, train_epoch
 from masks.masks import Mask, top_masks
 from masks.scores import mean_gradient
 from recipe import make_optimizer
@@ -245,10 +245,8 @@ class Side:
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         batch = [next(iter(self.forget))]
         train_epoch(
-            model,
             cross_entropy_steps(model, batch),
-            make_optimizer(model.parameters(), 0.1, 0.9, 5e-4),
-            device=self.device,
+            Updater(model, make_optimizer(model.parameters(), 0.1, 0.9, 5e-4)),
         )
         return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 

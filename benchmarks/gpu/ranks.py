@@ -23,9 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import engine
 from benchmarks.gpu.runs import relative
-from engine import BATCH_NORM, train_epoch
+from engine import BATCH_NORM, Trainer, Updater, train_epoch
 from models import build_model
 from recipe import make_optimizer
 from runtime import distributed
@@ -36,10 +35,11 @@ from unlearn.base import cross_entropy_steps
 def run(script: str, argv: list[str]) -> tuple[int, dict]:
     """A script's exit code, and what is known of its model after the last epoch."""
     found: dict = {}
-    fit = engine.fit
+    fit = Trainer.fit
 
-    def fit_and_look(model: nn.Module, *args: object, **kwargs: object) -> None:
-        fit(model, *args, **kwargs)
+    def fit_and_look(trainer: Trainer, *args: object, **kwargs: object) -> None:
+        fit(trainer, *args, **kwargs)
+        model = trainer.model
         found.update(
             weights=hash_arrays(model.state_dict()),
             device=str(next(model.parameters()).device),
@@ -50,7 +50,7 @@ def run(script: str, argv: list[str]) -> tuple[int, dict]:
             batch_norms=sum(isinstance(module, BATCH_NORM) for module in model.modules()),
         )
 
-    with mock.patch.object(engine, "fit", fit_and_look):
+    with mock.patch.object(Trainer, "fit", fit_and_look):
         return importlib.import_module(script).main(argv), found
 
 
@@ -65,10 +65,8 @@ def three_steps(model: nn.Module, device: torch.device) -> dict[str, torch.Tenso
         for _ in range(3)
     ]
     train_epoch(
-        model,
         cross_entropy_steps(model, batches),
-        make_optimizer(model.parameters(), 0.01, 0.9, 5e-4),
-        device=device,
+        Updater(model, make_optimizer(model.parameters(), 0.01, 0.9, 5e-4)),
     )
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 

@@ -192,9 +192,8 @@ def _add_by_layer(
         def after_forward(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             assert name not in calls, f"{name} is used twice in one forward pass"
             gradient: list[Tensor] = []
-            output.register_hook(
-                gradient.append
-            )  # the output as it is now, also where an in-place ReLU follows
+            # The output as it is now, also where an in-place ReLU follows.
+            output.register_hook(gradient.append)
             calls[name] = inputs[0].detach(), inputs[0]._version, gradient
 
         return after_forward
@@ -259,10 +258,8 @@ def _linear_sizes(layer: nn.Linear, inputs: Tensor, gradient: Tensor, size: Size
 
 
 def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
-    mean, scale = (
-        layer.running_mean[:, None, None],
-        torch.rsqrt(layer.running_var + layer.eps)[:, None, None],
-    )
+    mean = layer.running_mean[:, None, None]
+    scale = torch.rsqrt(layer.running_var + layer.eps)[:, None, None]
     yield "weight", size((gradient * ((inputs - mean) * scale)).sum((2, 3))).sum(0)
     yield "bias", size(gradient.sum((2, 3))).sum(0)
 
