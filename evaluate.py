@@ -39,7 +39,7 @@ from evaluation.suites import (
     standard,
 )
 from evaluation.verdicts import relative_change
-from reporting.audits import ulira_cells
+from reporting.attacks import ulira_cells
 from runtime import distributed
 from runtime.cli import script
 from runtime.devices import pick_device, tune_cuda, use_threads, with_threads

@@ -31,7 +31,8 @@ from arg_parser import (
 from evaluate import SUITES
 from report import make_parser as report_parser
 from reporting.formats import FORMATS
-from reporting.tables import collect, scenarios
+from reporting.results import collect
+from reporting.tables import scenarios
 from runtime.cli import script
 from sweeping.inputs import check_inputs
 from sweeping.launchers import LAUNCHERS, supervise, visible_gpus, worker_command

@@ -20,7 +20,7 @@ from engine import predict, train_epoch
 from evaluation.suites import Splits
 from models import build_model, place
 from recipe import make_optimizer
-from reporting.tables import grouped, is_whole, pick_reference
+from reporting.groups import grouped, is_whole, pick_reference
 from runtime import distributed
 from runtime.files import hash_arrays, load, load_json, reading
 from stages.cache import cached

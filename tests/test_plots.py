@@ -13,9 +13,13 @@ import pytest
 from records import HOSTILE, LAYERS, NEAR, RETRAIN, audit, everything, result, runs, write
 
 import report
-from reporting import figures, plots
-from reporting.audits import named_rows, read_audits, with_curves
-from reporting.tables import collect, scenarios
+from reporting import plots
+from reporting.attacks import named_rows
+from reporting.audit_plots import relearn_figure, roc_figure
+from reporting.audits import read_audits
+from reporting.curves import with_curves
+from reporting.results import collect
+from reporting.tables import scenarios
 
 
 def read(folder):
@@ -430,8 +434,8 @@ def test_a_panel_of_thousands_of_runs_draws_the_first_hundred():
         "fpr": [0.1, 1.0],
         "tpr": [0.2, 1.0],
     }
-    for draw, lines in ((figures.relearn_figure, 200), (figures.roc_figure, 201)):
+    for draw, lines in ((relearn_figure, 200), (roc_figure, 201)):
         (panel,) = [
-            panel for panel in draw([("FT", [curve] * 3000)], [curve] * 3000).axes if panel.lines
+            panel for panel in draw({"FT": [curve] * 3000}, [curve] * 3000).axes if panel.lines
         ]
         assert len(panel.lines) == lines

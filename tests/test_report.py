@@ -15,7 +15,8 @@ from records import audit, result, runs, with_shadows, write
 from scipy import stats
 
 import report
-from reporting.tables import by_scenario, collect, unless_gone
+from reporting.results import collect, unless_gone
+from reporting.tables import by_scenario
 from utils import UserError
 
 METRICS = ("UA", "RA", "TA", "MIA")
