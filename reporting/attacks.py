@@ -59,7 +59,7 @@ def attack_numbers(
 def _numbers_of(row: dict) -> dict[str, float]:
     numbers = {}
     chances = [model["chance"].get("rmia_auc") for model in row["models"]]
-    if "rmia_auc" in row["mean"] and None not in chances:
+    if "rmia_auc" in row["mean"] and chances and None not in chances:
         low, high = (statistics.fmean(ends) for ends in zip(*chances, strict=True))
         numbers["rmia_auc"] = row["mean"]["rmia_auc"]
         numbers["rmia_auc_chance_low"], numbers["rmia_auc_chance_high"] = low, high

@@ -9,6 +9,8 @@ from reporting.results import unless_gone
 from reporting.tables import Scenario
 from utils import UserError
 
+MOST_EPOCHS = 1e9  # ticks of axes are whole numbers, which numpy has up to 2**63
+
 
 def with_curves(scenario: Scenario) -> Scenario:
     """``scenario`` with ``curves``: by the name of a row a list of epochs for each run that
@@ -34,8 +36,9 @@ def _curve(file: Path) -> list[dict]:
     try:
         lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
         epochs = [{text(name): number(value) for name, value in line.items()} for line in lines]
-        if any(epoch["epoch"] is None for epoch in epochs):
-            raise ValueError("an epoch without a number")
+        for epoch in epochs:
+            if epoch["epoch"] is None or abs(epoch["epoch"]) > MOST_EPOCHS:
+                raise ValueError("an epoch without a number, or with one that no run reaches")
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"curve {file} is damaged ({reason[:100]}); move the file away") from None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting.json_values import LARGEST, encodable
+from reporting.json_values import LARGEST, each, encodable, number
 from reporting.notes import original_standing, standing_of
 from reporting.rows import METRICS, pair_key
 from reporting.tables import scenario_of, summarise
@@ -111,6 +111,9 @@ def _check(result: dict) -> None:
         raise TypeError(f"label is {label!r}")
     score = mask.get("score") if mask else None
     result["label"] = label_today(result["method"], label, bool(mask), score)
+    draws = (result.get("attack") or {}).get("MIA")
+    if isinstance(draws, list):
+        each(draws, number)
     encodable(result)
     scenario = scenario_of(result)
     hash(pair_key(result))

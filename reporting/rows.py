@@ -103,10 +103,10 @@ def _draw_noise(group: Sequence[dict], retrain: Sequence[dict]) -> Noise:
         return {}
     sides = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
     draws = [values if isinstance(values, list) else [] for side in sides for values in side]
-    fewest = min(map(len, draws))
-    if fewest < 2 or any(None in values for values in draws):
+    count = len(draws[0])
+    if count < 2 or any(len(values) != count or None in values for values in draws):
         return {}
-    return {"MIA": (draw_noise(*sides), fewest)}
+    return {"MIA": (draw_noise(*sides), count)}
 
 
 def _gap(

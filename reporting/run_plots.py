@@ -18,6 +18,7 @@ from reporting.drawing import (
     small_multiples,
 )
 from reporting.groups import told_apart
+from reporting.json_values import LARGEST
 from reporting.tables import Scenario
 
 Points = list[tuple[float, float]]  # (value, Avg. Gap)
@@ -174,7 +175,7 @@ def sensitivity(scenario: Scenario) -> dict[str, Points]:
         if gap is None or not math.isfinite(gap):
             continue
         for flag, value in runs[0]["hyperparameters"].items():
-            if type(value) in (int, float) and math.isfinite(value):
+            if type(value) in (int, float) and abs(value) <= LARGEST:
                 found.setdefault(f"{runs[0]['label']}: {flag}", []).append((value, gap))
     return {name: points for name, points in found.items() if len(dict(points)) >= FEWEST_VALUES}
 

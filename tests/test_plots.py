@@ -153,6 +153,7 @@ def test_damaged_curves_of_an_audit_are_refused_by_name(tmp_path, capsys, curves
         '{"loss": 1}',
         '{"epoch": "x"}',
         '{"epoch": null}',
+        '{"epoch": 1e99}',
         '{"epoch": 1, "loss": []}',
         "\x00",
     ],
@@ -341,6 +342,15 @@ def test_sensitivity_has_a_panel_for_each_number_with_three_values(tmp_path):
     assert line.get_ydata().tolist() == expected
     assert sorted(dots.get_ydata().tolist()) == sorted(expected)
     assert panel.get_xscale() == "log"
+
+
+def test_a_value_that_no_axis_can_hold_is_not_plotted(tmp_path):
+    tried = [result("FT", lr=lr) for lr in (0.1, 0.2, 0.3)]
+    huge = result("FT")
+    huge["hyperparameters"]["unlearn_lr"] = 10**400
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *tried, huge)
+    dots, _ = figure_of(read(tmp_path), "sensitivity").axes[0].get_lines()
+    assert dots.get_xdata().tolist() == [0.1, 0.2, 0.3]
 
 
 def test_svg_is_wellformed_undated_and_in_the_colour_of_the_page(tmp_path):

@@ -880,6 +880,30 @@ def test_odd_entries_are_refused_by_file(tmp_path, capsys, change):
     assert "run0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("draw", ["x", [1.0], 10**400, True], ids=["text", "list", "huge", "bool"])
+def test_an_odd_draw_of_the_attack_is_refused_by_file(folder, capsys, draw):
+    content = drawn(result("GA"), 1, 2, 3, 4)
+    content["attack"]["MIA"][1] = draw
+    (folder / "GAresult.json").write_text(json.dumps(content))
+    assert str(folder / "GAresult.json") in refused(capsys, folder)
+
+
+def test_runs_with_unlike_numbers_of_draws_get_no_noise_from_them(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
+    write(tmp_path, *retrain, drawn(result("FT"), 1, 2, 3))
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["FT"]["MIA_draw_noise"] is None
+
+
+def test_an_audited_row_without_models_adds_nothing_to_the_table(tmp_path, capsys):
+    results = [result("FT"), result("retrain", "Retrain")]
+    content = audit(*results)
+    content["rows"][0] |= {"models": [], "mean": {"rmia_auc": 0.5}}
+    write(tmp_path, *results)
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert "RMIA" not in run(capsys, tmp_path)
+
+
 def test_runs_on_other_images_stand_in_another_table(tmp_path):
     other = result(seed=2)
     other["data"]["data_sha256"] = "e" * 64
