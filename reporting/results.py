@@ -111,9 +111,6 @@ def _check(result: dict) -> None:
         raise TypeError(f"label is {label!r}")
     score = mask.get("score") if mask else None
     result["label"] = label_today(result["method"], label, bool(mask), score)
-    draws = (result.get("attack") or {}).get("MIA")
-    if isinstance(draws, list):
-        each(draws, number)
     encodable(result)
     scenario = scenario_of(result)
     hash(pair_key(result))
@@ -123,7 +120,12 @@ def _check(result: dict) -> None:
 
 
 def _check_optional(result: dict) -> None:
-    """Raise unless the entries that only the page shows are absent or of the right kind."""
+    """Raise unless the entries that one result alone does not use are absent or of the right kind:
+    the attack's draws, and what only the page shows.
+    """
+    draws = (result.get("attack") or {}).get("MIA")
+    if isinstance(draws, list):
+        each(draws, number)
     origin = result["provenance"]
     command, weights = origin.get("command", []), origin.get("unlearned_sha256", "")
     if not isinstance(command, list) or not isinstance(weights, str):

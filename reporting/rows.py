@@ -43,11 +43,10 @@ def row_of(name: str, group: list[dict], retrain: list[dict]) -> dict:
     for metric in (*METRICS, ENTROPY, "RTE"):
         row |= _spread(metric, values_of(group, metric))
     noise = _draw_noise(group, retrain)
-    marked = not row["is_retrain"]
     for metric in (*METRICS, ENTROPY):
-        row |= _gap(metric, group, retrain, noise, marked=marked)
+        row |= _gap(metric, group, retrain, noise)
     for end, metrics in AVERAGES.items():
-        row |= _average(end, metrics, group, retrain, noise, marked=marked)
+        row |= _average(end, metrics, group, retrain, noise)
     if retrain and rule_of(group[0]) != rule_of(retrain[0]):
         row |= dict.fromkeys(("MIA_band", "MIA_inside_noise", "MIA_draw_noise"))
         row |= {"avg_gap_band": None, "inside_noise": None, "other_draw": True}
@@ -109,17 +108,16 @@ def _draw_noise(group: Sequence[dict], retrain: Sequence[dict]) -> Noise:
     return {"MIA": (draw_noise(*sides), count)}
 
 
-def _gap(
-    metric: str, group: Sequence[dict], retrain: Sequence[dict], noise: Noise, *, marked: bool
-) -> dict:
+def _gap(metric: str, group: list[dict], retrain: list[dict], noise: Noise) -> dict:
     """The signed gap, the half-width of the band of Retrain's noise, and whether the gap is in it.
-    The last two need three Retrain runs and finite values.
+    The last two need three Retrain runs and finite values, and are not given for Retrain itself.
     """
     ours, target = values_of(group, metric), values_of(retrain, metric)
     gap = band = inside = None
     if ours and target:
         gap = statistics.fmean(ours) - statistics.fmean(target)
-        if marked and len(target) >= FEWEST and all(map(math.isfinite, ours + target)):
+        is_finite = all(map(math.isfinite, ours + target))
+        if group is not retrain and len(retrain) >= FEWEST and is_finite:
             added = noise.get(metric, NO_NOISE)
             band = widened(noise_band(target, len(ours)), *added)
             inside = inside_noise(ours, target, *added)
@@ -127,13 +125,7 @@ def _gap(
 
 
 def _average(
-    end: str,
-    metrics: Sequence[str],
-    group: Sequence[dict],
-    retrain: Sequence[dict],
-    noise: Noise,
-    *,
-    marked: bool,
+    end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], noise: Noise
 ) -> dict:
     """An average gap: of means, of paired runs, to expect of Retrain itself, the band that Retrain
     itself stays below, and whether this gap does.
@@ -143,7 +135,7 @@ def _average(
     if ours and target:
         gap = gap_of_means(ours, target)
         paired = paired_gap(_by_seed(group, metrics), _by_seed(retrain, metrics))
-        if marked and len(retrain) >= FEWEST:
+        if group is not retrain and len(retrain) >= FEWEST:
             band = average_band(target, len(group), noise)
             inside = inside_average(ours, target, noise)
     return {

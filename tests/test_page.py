@@ -16,8 +16,10 @@ from records import HOSTILE, audit, everything, result, with_shadows, write
 
 import report
 from reporting.audits import read_audits
+from reporting.cells import HEADER
 from reporting.markup import Html, escape, tag
 from reporting.page_audit import class_table, metric_table
+from reporting.page_results import TEXTS
 
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "wbr"}
@@ -241,6 +243,10 @@ def test_accuracy_by_class_is_the_mean_over_a_rows_models():
     assert [text for _, text in reader.all("td")] == ["90.0", "70.0", "85.0", "60.0"]
     assert [text for _, text in reader.all("button")] == ["method", "cat", "dog"]
     assert class_table("test", "test images", rows) is None
+
+
+def test_the_page_has_the_columns_of_the_other_formats():
+    assert list(TEXTS) == HEADER[1:]
 
 
 def test_results_alone_make_a_page(tmp_path):
