@@ -37,8 +37,10 @@ def _curve(file: Path) -> list[dict]:
         lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
         epochs = [{text(name): number(value) for name, value in line.items()} for line in lines]
         for epoch in epochs:
-            if epoch["epoch"] is None or abs(epoch["epoch"]) > MOST_EPOCHS:
-                raise ValueError("an epoch without a number, or with one that no run reaches")
+            if epoch["epoch"] is None:
+                raise ValueError("an epoch without a number")
+            if abs(epoch["epoch"]) > MOST_EPOCHS:
+                raise ValueError(f"an epoch is numbered {epoch['epoch']:g}")
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"curve {file} is damaged ({reason[:100]}); move the file away") from None
