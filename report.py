@@ -17,9 +17,13 @@ import sys
 from pathlib import Path
 
 from flag_types import Parser
-from reporting.audits import read_audits, with_curves
+from reporting import plots
+from reporting.audits import read_audits
+from reporting.curves import with_curves
 from reporting.formats import FORMATS
-from reporting.tables import Scenario, collect, scenarios
+from reporting.page import page
+from reporting.results import collect
+from reporting.tables import Scenario, scenarios
 from runtime.cli import script
 from runtime.files import save_bytes, save_text
 from utils import UserError
@@ -29,12 +33,6 @@ from utils import UserError
 def main(argv: list[str]) -> None:
     args = make_parser().parse_args(argv)
     check(args.html, args.plots, args.plot_format)
-    if args.html or args.plots:
-        from reporting import (
-            plots,
-        )  # matplotlib is wanted for these two alone: a missing one is named before any work
-
-        plots.require()
     found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference, args.mia_members)
     if not found:
         where = ", ".join(map(str, args.dirs))
@@ -42,68 +40,56 @@ def main(argv: list[str]) -> None:
             f"no unlearning result and no audit in {where}; main_forget.py, main_random.py and"
             " evaluate.py write them"
         )
-    if args.reference is not None and not any(
-        row["is_retrain"] and args.reference in row["name"]
-        for each in found
-        for row in each.table["rows"]
-    ):
-        raise UserError(f"--reference '{args.reference}': no Retrain is called so in any table")
+    if args.reference is not None:
+        check_reference(found, args.reference)
     for scenario in found:
         check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:
         found = [with_curves(scenario) for scenario in found]
     text = FORMATS[args.format](found)
     if args.html:
-        from reporting.page import page
-
         save_text(page(found), args.html)
         print(f"wrote {args.html}", file=sys.stderr)
     if args.plots:
-        kind = args.plot_format or "png"
-        files = {args.plots / f"{name}.{kind}": plot for name, plot in plots.named(found).items()}
-        for file, plot in files.items():
-            save_bytes(plots.as_file(plot.figure(), kind), file)
-        print(f"wrote {len(files)} plots to {args.plots}", file=sys.stderr)
+        kind, named = args.plot_format or "png", plots.named(found)
+        for name, plot in named.items():
+            save_bytes(plots.as_file(plot.figure(), kind), args.plots / f"{name}.{kind}")
+        print(f"wrote {len(named)} plots to {args.plots}", file=sys.stderr)
     print(text)
 
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "dirs",
-        metavar="DIR",
-        nargs="+",
-        type=Path,
-        help="folders to search for *result.json and audit.json",
-    )
-    parser.add_argument(
-        "--format", default="text", choices=FORMATS, help="of what is printed; default: %(default)s"
-    )
-    parser.add_argument(
-        "--html",
-        metavar="FILE",
-        type=Path,
-        help="also write one page with tables and plots, readable without a network",
-    )
-    parser.add_argument(
-        "--plots", metavar="FOLDER", type=Path, help="also write each plot as a file of its own"
-    )
-    parser.add_argument(
-        "--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png"
-    )
+    add = parser.add_argument
+    folders = "folders to search for *result.json and audit.json"
+    add("dirs", metavar="DIR", nargs="+", type=Path, help=folders)
+    printed = "of what is printed; default: %(default)s"
+    add("--format", default="text", choices=FORMATS, help=printed)
+    html = "also write one page with tables and plots, readable without a network"
+    add("--html", metavar="FILE", type=Path, help=html)
+    files = "also write each plot as a file of its own"
+    add("--plots", metavar="FOLDER", type=Path, help=files)
+    add("--plot_format", choices=("png", "pdf"), help="of the files of --plots; default: png")
     members = (
         "the rule of the attack that gaps are taken by: Retrain's of these members; a result by"
         " another rule is named"
     )
-    parser.add_argument("--mia_members", choices=("balanced", "first"), help=members)
-    mixed = "average rows over several forget sets; without it such results are refused"
+    add("--mia_members", choices=("balanced", "first"), help=members)
     reference = (
         "the Retrain that gaps are to, where several kinds lie in DIR: its row's name or a part"
         " that no other has"
     )
-    parser.add_argument("--reference", metavar="NAME", help=reference)
-    parser.add_argument("--mixed", action="store_true", help=mixed)
+    add("--reference", metavar="NAME", help=reference)
+    mixed = "average rows over several forget sets; without it such results are refused"
+    add("--mixed", action="store_true", help=mixed)
     return parser
+
+
+def check_reference(found: list[Scenario], reference: str) -> None:
+    """Refuse a reference that is in no table."""
+    rows = [row for scenario in found for row in scenario.table["rows"]]
+    if not any(row["is_retrain"] and reference in row["name"] for row in rows):
+        raise UserError(f"--reference '{reference}': no Retrain is called so in any table")
 
 
 def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
@@ -126,6 +112,8 @@ def check(html: Path | None, folder: Path | None, kind: str | None) -> None:
         raise UserError(f"--plots {folder}: a file, a folder is wanted")
     if kind and not folder:
         raise UserError(f"--plot_format {kind}: needs --plots FOLDER")
+    if html or folder:
+        plots.require()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 import sweep
 from benchmarks.hardware import describe, hardware_line
-from reporting.tables import collect, scenarios
+from reporting.results import collect
+from reporting.tables import scenarios
 from sweeping import runs as execution
 from sweeping.expansion import Run, expand
 from sweeping.plan import Plan, make_plan

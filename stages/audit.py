@@ -25,7 +25,7 @@ from evaluation.suites import (
     left_out,
     standard,
 )
-from reporting.audits import ulira_cells
+from reporting.attacks import ulira_cells
 from runtime import distributed
 from runtime.devices import pick_device, tune_cuda, use_threads, with_threads
 from runtime.files import lock, save_arrays, save_json

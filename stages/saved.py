@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datasets.splits import ForgetSplit
 from evaluation.verdicts import relative_change
-from reporting.tables import grouped, is_whole, pick_reference
+from reporting.groups import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
 from stages.checkpoints import read_checkpoint
 from stages.mask_files import recorded_score

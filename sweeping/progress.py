@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from reporting.formats import FORMATS
-from reporting.tables import collect, scenarios
+from reporting.results import collect
+from reporting.tables import scenarios
 from sweeping.expansion import Run
 from sweeping.runs import DIED, DONE, FAILED, OPEN, RUNNING, is_held, read_record, state_of
 from utils import UserError

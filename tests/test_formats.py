@@ -16,8 +16,9 @@ from records import METRICS, audit, result, runs, with_shadows, write
 from scipy.stats import t
 
 import report
-from reporting.formats import LATEX, as_latex, latex
-from reporting.tables import collect, scenarios
+from reporting.latex import LATEX, as_latex, latex
+from reporting.results import collect
+from reporting.tables import scenarios
 
 RETRAIN = [(5.0, 100.0, 94.0, 13.0), (6.0, 99.9, 94.5, 12.0), (4.0, 100.0, 93.5, 15.0)]
 NEAR = [

@@ -16,7 +16,10 @@ from records import HOSTILE, audit, everything, result, with_shadows, write
 
 import report
 from reporting.audits import read_audits
-from reporting.page import Html, _audit_table, _class_table, escape, tag
+from reporting.cells import HEADER
+from reporting.markup import Html, escape, tag
+from reporting.page_audit import class_table, metric_table
+from reporting.page_results import TEXTS
 
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "wbr"}
@@ -190,7 +193,7 @@ def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
         "metrics": {},
         "floors": {"runs": 1.0, "UA": 0.75, "js_forget": 0.0125, "gap_of_means": 0.5},
     }
-    reader = Reader(_audit_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
+    reader = Reader(metric_table("t", ["UA", "js_forget", "gap_of_means"], audited, {"FT": row}))
     assert [text for attributes, text in reader.all("th") if attributes["scope"] == "row"] == [
         "Retrain again (1 run)",
         "FT",
@@ -209,7 +212,7 @@ def test_audit_says_of_how_many_runs_its_floors_are_and_marks_averages():
         "noise",
     ]
     del audited["floors"]["runs"]
-    assert "Two Retrain runs differ by" in _audit_table("t", ["UA"], audited, {"FT": row})
+    assert "Two Retrain runs differ by" in metric_table("t", ["UA"], audited, {"FT": row})
 
 
 @pytest.mark.parametrize(("retrains", "kept"), [(2, {}), (3, {"UA": True, "loss_auc": False})])
@@ -236,10 +239,14 @@ def test_accuracy_by_class_is_the_mean_over_a_rows_models():
             ],
         },
     }
-    reader = Reader(_class_table("forget", "forget set", rows))
+    reader = Reader(class_table("forget", "forget set", rows))
     assert [text for _, text in reader.all("td")] == ["90.0", "70.0", "85.0", "60.0"]
     assert [text for _, text in reader.all("button")] == ["method", "cat", "dog"]
-    assert _class_table("test", "test images", rows) is None
+    assert class_table("test", "test images", rows) is None
+
+
+def test_the_page_has_the_columns_of_the_other_formats():
+    assert list(TEXTS) == HEADER[1:]
 
 
 def test_results_alone_make_a_page(tmp_path):

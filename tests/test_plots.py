@@ -13,9 +13,13 @@ import pytest
 from records import HOSTILE, LAYERS, NEAR, RETRAIN, audit, everything, result, runs, write
 
 import report
-from reporting import figures, plots
-from reporting.audits import named_rows, read_audits, with_curves
-from reporting.tables import collect, scenarios
+from reporting import plots
+from reporting.attacks import named_rows
+from reporting.audit_plots import relearn_figure, roc_figure
+from reporting.audits import read_audits
+from reporting.curves import with_curves
+from reporting.results import collect
+from reporting.tables import scenarios
 
 
 def read(folder):
@@ -149,6 +153,7 @@ def test_damaged_curves_of_an_audit_are_refused_by_name(tmp_path, capsys, curves
         '{"loss": 1}',
         '{"epoch": "x"}',
         '{"epoch": null}',
+        '{"epoch": 1e99}',
         '{"epoch": 1, "loss": []}',
         "\x00",
     ],
@@ -339,6 +344,15 @@ def test_sensitivity_has_a_panel_for_each_number_with_three_values(tmp_path):
     assert panel.get_xscale() == "log"
 
 
+def test_a_value_that_no_axis_can_hold_is_not_plotted(tmp_path):
+    tried = [result("FT", lr=lr) for lr in (0.1, 0.2, 0.3)]
+    huge = result("FT")
+    huge["hyperparameters"]["unlearn_lr"] = 10**400
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *tried, huge)
+    dots, _ = figure_of(read(tmp_path), "sensitivity").axes[0].get_lines()
+    assert dots.get_xdata().tolist() == [0.1, 0.2, 0.3]
+
+
 def test_svg_is_wellformed_undated_and_in_the_colour_of_the_page(tmp_path):
     everything(tmp_path, HOSTILE)
     found = svgs(read(tmp_path))
@@ -430,8 +444,8 @@ def test_a_panel_of_thousands_of_runs_draws_the_first_hundred():
         "fpr": [0.1, 1.0],
         "tpr": [0.2, 1.0],
     }
-    for draw, lines in ((figures.relearn_figure, 200), (figures.roc_figure, 201)):
+    for draw, lines in ((relearn_figure, 200), (roc_figure, 201)):
         (panel,) = [
-            panel for panel in draw([("FT", [curve] * 3000)], [curve] * 3000).axes if panel.lines
+            panel for panel in draw({"FT": [curve] * 3000}, [curve] * 3000).axes if panel.lines
         ]
         assert len(panel.lines) == lines

@@ -15,7 +15,8 @@ from records import audit, result, runs, with_shadows, write
 from scipy import stats
 
 import report
-from reporting.tables import by_scenario, collect, unless_gone
+from reporting.results import collect, unless_gone
+from reporting.tables import by_scenario
 from utils import UserError
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -877,6 +878,30 @@ def test_odd_entries_are_refused_by_file(tmp_path, capsys, change):
     write(tmp_path, odd, good)
     assert report.main([str(tmp_path)]) == 2
     assert "run0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("draw", ["x", [1.0], 10**400, True], ids=["text", "list", "huge", "bool"])
+def test_an_odd_draw_of_the_attack_is_refused_by_file(folder, capsys, draw):
+    content = drawn(result("GA"), 1, 2, 3, 4)
+    content["attack"]["MIA"][1] = draw
+    (folder / "GAresult.json").write_text(json.dumps(content))
+    assert str(folder / "GAresult.json") in refused(capsys, folder)
+
+
+def test_runs_with_unlike_numbers_of_draws_get_no_noise_from_them(tmp_path, capsys):
+    retrain = [drawn(result("retrain", "Retrain", seed=seed), 1, 2, 3, 4) for seed in (1, 2, 3)]
+    write(tmp_path, *retrain, drawn(result("FT"), 1, 2, 3))
+    rows, _ = only_table(capsys, tmp_path)
+    assert rows["FT"]["MIA_draw_noise"] is None
+
+
+def test_an_audited_row_without_models_adds_nothing_to_the_table(tmp_path, capsys):
+    results = [result("FT"), result("retrain", "Retrain")]
+    content = audit(*results)
+    content["rows"][0] |= {"models": [], "mean": {"rmia_auc": 0.5}}
+    write(tmp_path, *results)
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert "RMIA" not in run(capsys, tmp_path)
 
 
 def test_runs_on_other_images_stand_in_another_table(tmp_path):

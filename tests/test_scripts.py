@@ -948,8 +948,9 @@ def test_a_second_run_in_one_folder_is_named_and_never_costs_the_first(
 
 
 def test_reports_see_named_runs_and_their_curves(original, tmp_path, capsys):
-    from reporting.audits import with_curves
-    from reporting.tables import collect, scenarios
+    from reporting.curves import with_curves
+    from reporting.results import collect
+    from reporting.tables import scenarios
 
     for words in ([], ["--seed", 3, "--run", "s3"], ["--seed", 4, "--run", "a.b-C_9"]):
         assert (

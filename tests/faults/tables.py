@@ -20,9 +20,11 @@ import records
 from faults.files import complaints_about
 
 import report
-from reporting.audits import read_audits, with_curves
+from reporting.audits import read_audits
+from reporting.curves import with_curves
 from reporting.formats import FORMATS
-from reporting.tables import collect, scenarios
+from reporting.results import collect
+from reporting.tables import scenarios
 from runtime.cli import script
 from runtime.files import save_json, save_text
 

@@ -1,0 +1,91 @@
+"""What audits say of attacks, by the rows of a table: RMIA beside it, U-LiRA below."""
+
+import statistics
+from collections.abc import Sequence
+
+from evaluation.metrics import define
+from reporting.groups import told_apart
+
+# U-LiRA's numbers in the order and the words in which they are printed.
+ULIRA = {
+    "ulira_auc": "U-LiRA AUC",
+    "ulira_tpr_at_fpr_1": "TPR at 1 % FPR",
+    "ulira_tpr_at_fpr_0.1": "TPR at 0.1 % FPR",
+    "ulira_sample_auc_median": "AUC of the median image",
+    "ulira_worst_1_percent_auc": "AUC of the worst 1 %",
+    "ulira_low_memorisation_auc": "AUC at low memorisation",
+    "ulira_middle_memorisation_auc": "AUC at middle memorisation",
+    "ulira_high_memorisation_auc": "AUC at high memorisation",
+    "ulira_TA": "TA on the shadow models",
+}
+
+
+def ulira_cells(row: dict) -> dict[str, str]:
+    """U-LiRA's numbers in an audit's row by the words of :data:`ULIRA`, each with its value at
+    chance or its interval.
+    """
+    cells = {}
+    for name, words in ULIRA.items():
+        if (value := row["mean"].get(name)) is None:
+            continue
+        digits = 2 if name == "ulira_TA" else 3
+        end = define(name).chance
+        floor = None if end is None else row["mean"].get(name + end)
+        chance, ends = (row.get("chance") or {}).get(name), row["ci"].get(name)
+        beside = ""
+        if floor is not None:
+            beside = f" (chance {floor:.3f})"
+        elif chance is not None:
+            beside = f" (chance {chance[0]:.3f} to {chance[1]:.3f})"
+        elif ends is not None:
+            beside = f" ({ends[0]:.3f} to {ends[1]:.3f})"
+        cells[words] = f"{value:.{digits}f}{beside}"
+    return cells
+
+
+def attack_numbers(
+    audits: Sequence[dict], groups: dict[str, list[dict]]
+) -> dict[str, dict[str, float]]:
+    """By the name of a table's row: rmia_auc with the interval where chance puts it, and U-LiRA's
+    numbers; each from the first audit that has it.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for audit in audits:
+        for name, row in named_rows(audit, groups).items():
+            if name in groups:
+                known = found.setdefault(name, {})
+                known |= {**_numbers_of(row), **known}
+    return found
+
+
+def _numbers_of(row: dict) -> dict[str, float]:
+    numbers = {}
+    chances = [model["chance"].get("rmia_auc") for model in row["models"]]
+    if "rmia_auc" in row["mean"] and chances and None not in chances:
+        low, high = (statistics.fmean(ends) for ends in zip(*chances, strict=True))
+        numbers["rmia_auc"] = row["mean"]["rmia_auc"]
+        numbers["rmia_auc_chance_low"], numbers["rmia_auc_chance_high"] = low, high
+    for metric in ULIRA:
+        if row["mean"].get(metric) is not None:
+            numbers[metric] = row["mean"][metric]
+    return numbers
+
+
+def named_rows(audit: dict, groups: dict[str, list[dict]]) -> dict[str, dict]:
+    """The audited rows in the order of the table, those without a result last.
+
+    A row has the name of the table's row with the same weights, else the audit's own label.
+    """
+    name_of = {}
+    for name, runs in groups.items():
+        for run in runs:
+            name_of[run["provenance"].get("unlearned_sha256")] = name
+    places = {name: place for place, name in enumerate(groups)}
+    found: list[tuple[str, dict]] = []
+    for row in audit["rows"]:
+        joined = {name_of.get(model["weights_sha256"]) for model in row["models"]}
+        name = joined.pop() if len(joined) == 1 else None
+        found.append((name or row["label"], row))
+    found.sort(key=lambda item: places.get(item[0], len(places)))
+    names = told_apart([name for name, _ in found])
+    return dict(zip(names, (row for _, row in found), strict=True))

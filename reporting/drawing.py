@@ -1,0 +1,155 @@
+"""What all plots share: the type, the style, small multiples, their axes and names.
+
+matplotlib is an extra and is imported where a figure is made. Lines and letters are drawn in one
+ink, which the page swaps for the colour of its text: one figure for light and for dark.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+INK = "#010203"  # black to the eye, and no other part of a figure has it
+# Each at least 3:1 against white and against near-black.
+BLUE, ORANGE, GREEN, GREY = "#3f7fd0", "#c9701f", "#3f9150", "#8a8a8a"
+MOST_LINES = 100  # of a panel: more are not told apart, and thousands take minutes
+POWERS = [10.0**power for power in range(-6, 1)]  # ticks of logarithmic axes
+COLUMNS, PANEL = 5, (2.0, 1.55)  # of small multiples; inches
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "figure.dpi": 72,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.2,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One figure and the words around it.
+
+    ``name`` is that of its file, ``read`` says how to read it, ``alt`` what it shows; ``draw``
+    makes the figure.
+    """
+
+    name: str
+    title: str
+    read: str
+    alt: str
+    draw: Callable[[], Any]
+
+    def figure(self) -> Any:
+        """The drawn figure."""
+        with style():
+            return self.draw()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save within: the same look and bytes whatever the user's own settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **STYLE}):
+        yield
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure; inches."""
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained")
+
+
+def small_multiples(
+    names: Sequence[str], legend: Sequence[tuple[str, str, str]], across: str, up: str
+) -> tuple[Any, list]:
+    """A figure and its panels, one for each name, with one legend above; :func:`common_axes` ends
+    the drawing.
+
+    Args:
+        legend: (words, colour, line style) of each kind of line.
+        across, up: the labels of the axes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = min(COLUMNS, len(names))
+    lines = math.ceil(len(names) / columns)
+    width, height = max(columns * PANEL[0], 5) + 0.8, lines * PANEL[1] + 1.0
+    figure = Figure((width, height))
+    # Edges by hand: an automatic layout of thirty panels takes seconds.
+    figure.subplots_adjust(
+        0.7 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.5 / height, wspace=0.12, hspace=0.35
+    )
+    panels = [figure.add_subplot(lines, columns, place) for place in range(1, len(names) + 1)]
+    for panel, name in zip(panels, names, strict=True):
+        panel.set_title(drawable(name, 30), pad=3)
+    figure.supxlabel(across, fontsize=9, y=0.08 / height)
+    figure.supylabel(up, fontsize=9, x=0.06 / width)
+    keys = [Line2D([], [], color=color, linestyle=line, label=key) for key, color, line in legend]
+    figure.legend(handles=keys, loc="upper right", ncols=len(keys), borderaxespad=0.1)
+    return figure, panels
+
+
+def common_axes(
+    panels: Sequence[Any],
+    x_ticks: Sequence[float] | None = None,
+    y_ticks: Sequence[float] | None = None,
+) -> None:
+    """The same limits and ticks for all panels, numbers only on the left and below; sharing axes
+    would cost seconds.
+
+    Args:
+        x_ticks, y_ticks: where ticks may stand; None lets matplotlib choose.
+    """
+    lefts, rights = zip(*(panel.get_xlim() for panel in panels), strict=True)
+    lows, highs = zip(*(panel.get_ylim() for panel in panels), strict=True)
+    columns = min(COLUMNS, len(panels))
+    for place, panel in enumerate(panels):
+        panel.set(xlim=(min(lefts), max(rights)), ylim=(min(lows), max(highs)))
+        if x_ticks is not None:
+            plain_ticks(panel.xaxis, x_ticks)
+        if y_ticks is not None:
+            plain_ticks(panel.yaxis, y_ticks)
+        panel.tick_params(
+            labelleft=place % columns == 0, labelbottom=place + columns >= len(panels)
+        )
+
+
+def plain_ticks(axis: Any, places: Sequence[float]) -> None:
+    """Ticks at those of ``places`` that are in view, as plain numbers: the powers that matplotlib
+    would set need its own typesetting.
+    """
+    low, high = sorted(axis.get_view_interval())
+    shown = [place for place in places if low <= place <= high]
+    axis.set_ticks(shown, [f"{place:g}" for place in shown])
+    axis.set_ticks([], minor=True)
+
+
+def drawable(name: str, most: int) -> str:
+    """``name`` cut to ``most`` characters, without those that no font can draw."""
+    name = "".join(character if character.isprintable() else "\ufffd" for character in name)
+    return name if len(name) <= most else name[: most - 1] + "…"

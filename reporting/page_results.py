@@ -1,0 +1,142 @@
+"""The page's table of results: the four metrics with their gaps, its legend and its notes."""
+
+from reporting.attacks import attack_numbers
+from reporting.cells import AGAIN, RMIA, average_cell, chance_of_rmia, legend
+from reporting.markup import Html, column, joined, row_name, sort_value, sortable, tag
+from reporting.rows import AVERAGES, METRICS
+from reporting.tables import Scenario
+
+TEXTS = {
+    "UA": "100 - accuracy on the forget set, in percent",
+    "RA": "accuracy on the retain set, in percent",
+    "TA": "accuracy on the test set, in percent",
+    "MIA": "share of the forget set that a weak membership attack calls non-member, in percent",
+    "Avg. Gap": (
+        "mean absolute gap to Retrain over UA, RA, TA and MIA, in percentage points; lower is"
+        " better"
+    ),
+    "Gap (entropy)": (
+        "the same with the share of the forget set that the entropy attack calls member in the"
+        " place of MIA"
+    ),
+    "RTE (s)": "seconds of unlearning, the mask included, data loading and evaluation excluded",
+    "runs": "how many seeds the row averages over",
+}
+TEXT_OF_RMIA = (
+    "area under the ROC of the RMIA attack with Retrain models as references, below it where chance"
+    " puts it"
+)
+
+
+def results(scenario: Scenario) -> Html:
+    """The table, with a column for RMIA where an audit has it, its legend and its notes."""
+    table = scenario.table
+    attacks = attack_numbers(scenario.audits, scenario.groups)
+    is_attacked = any("rmia_auc" in numbers for numbers in attacks.values())
+    header = []
+    for name, text in TEXTS.items():
+        header.append(column(name, text, "ascending" if name == "Avg. Gap" else "none"))
+    if is_attacked:
+        header.append(column(RMIA, TEXT_OF_RMIA))
+    fixed, body = [], []
+    for row in table["rows"]:
+        numbers = attacks.get(row["name"], {}) if is_attacked else None
+        (fixed if row["is_retrain"] else body).append(_row(row, numbers))
+    if table["floor"]:
+        fixed.append(_floor_row(table["floor"], is_attacked))
+    caption = (
+        "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's name"
+        " to sort by it."
+    )
+    marks = legend(table, "Green and ~", bold=True)
+    if any(row["warnings"] for row in table["rows"]):
+        marks.append("⚠: a run of this row gave a warning, repeated below.")
+    parts = [sortable(caption, header, fixed, body), tag("p", " ".join(marks), class_="note")]
+    if table["notes"]:
+        parts.append(tag("ul", *(tag("li", note) for note in table["notes"]), class_="note"))
+    return joined(*parts)
+
+
+def _floor_row(floor: dict, is_attacked: bool) -> Html:
+    """What more Retrain runs would score; a dash for the time, and for RMIA where there is that
+    column.
+    """
+    numbers = [f"±{floor[metric]:.2f}" for metric in METRICS]
+    numbers += [average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES]
+    numbers += ["-", str(floor["runs"])]
+    if is_attacked:
+        numbers.append("-")
+    return tag("tr", tag("th", AGAIN, scope="row"), *(tag("td", number) for number in numbers))
+
+
+def _row(row: dict, rmia: dict[str, float] | None) -> Html:
+    cells = [_metric_cell(row, metric) for metric in METRICS]
+    cells += [_average_cell(row, end) for end in AVERAGES]
+    seconds = f"{row['RTE']:.1f}"
+    cells.append(
+        tag("td", seconds, _deviation(row["RTE_std"], 1), data_value=sort_value(row["RTE"]))
+    )
+    cells.append(tag("td", str(row["runs"]), data_value=row["runs"]))
+    if rmia is not None:
+        cells.append(_rmia_cell(rmia))
+    kinds = [*(["best"] if row["is_best"] else []), *(["warned"] if row["warnings"] else [])]
+    return tag("tr", row_name(row["name"]), *cells, class_=" ".join(kinds) or None)
+
+
+def _rmia_cell(numbers: dict[str, float]) -> Html:
+    if (area := numbers.get("rmia_auc")) is None:
+        return tag("td", "-")
+    chance = tag("span", chance_of_rmia(numbers), class_="gap")
+    return tag("td", f"{area:.3f}", chance, data_value=sort_value(area))
+
+
+def _average_cell(row: dict, end: str) -> Html:
+    gap, inside = row[f"avg_gap{end}"], row[f"inside_noise{end}"]
+    why = None
+    if inside is not None:
+        why = f"At least 95 % of true Retrains stay below {row[f'avg_gap{end}_band']:.2f}."
+    kinds = [*([] if end else ["average"]), *(["noise"] if inside else [])]
+    return tag(
+        "td",
+        average_cell(gap) + (" ~" if inside else ""),
+        class_=" ".join(kinds) or None,
+        title=why,
+        data_value=sort_value(gap),
+    )
+
+
+def _metric_cell(row: dict, metric: str) -> Html:
+    gap, inside = row[f"{metric}_gap"], row[f"{metric}_inside_noise"]
+    below = None
+    if gap is not None and not row["is_retrain"]:
+        below = tag("span", f"({gap:+.2f}){' ~' if inside else ''}", class_="gap")
+    return tag(
+        "td",
+        f"{row[metric]:.2f}",
+        _deviation(row[f"{metric}_std"], 2),
+        below,
+        class_="noise" if inside else None,
+        title=_reasons(row, metric) or None,
+        data_value=sort_value(row[metric]),
+    )
+
+
+def _reasons(row: dict, metric: str) -> str:
+    """The interval of the mean and the band of Retrain's noise, as far as they are known."""
+    reasons = []
+    if row[f"{metric}_low"] is not None:
+        ends = f"{row[f'{metric}_low']:.2f} to {row[f'{metric}_high']:.2f}"
+        reasons.append(f"95 % interval of the mean over {row['runs']} seeds: {ends}.")
+    inside, band = row[f"{metric}_inside_noise"], row[f"{metric}_band"]
+    if inside is not None:
+        draws = row.get(f"{metric}_draw_noise")
+        what = "seeds and the attack's draws explain" if draws else "seeds alone explain"
+        reasons.append(
+            f"The gap is {'inside' if inside else 'outside'} Retrain's noise: {what} up to"
+            f" ±{band:.2f}."
+        )
+    return " ".join(reasons)
+
+
+def _deviation(deviation: float | None, digits: int) -> Html | None:
+    return None if deviation is None else tag("span", f" ±{deviation:.{digits}f}", class_="sd")
