@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from evaluation.definition import FLOOR, RETRAIN
 from evaluation.distances import is_agreement, is_distance
-from evaluation.metrics import FLOOR, RETRAIN
 from reporting.attacks import named_rows
 from reporting.cells import AGAIN
 from reporting.markup import Html, by_role, column, joined, sort_value, sortable, tag
