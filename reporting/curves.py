@@ -7,6 +7,7 @@ from pathlib import Path
 from reporting.json_values import number, text
 from reporting.results import unless_gone
 from reporting.tables import Scenario
+from stages.file_names import CURVE, RESULT
 from utils import UserError
 
 MOST_EPOCHS = 1e9  # ticks of axes are whole numbers, which numpy has up to 2**63
@@ -24,7 +25,7 @@ def with_curves(scenario: Scenario) -> Scenario:
         known = []
         for run in runs:
             result = run["file"]
-            file = result.with_name(result.name.removesuffix("result.json") + "curve.jsonl")
+            file = result.with_name(result.name.removesuffix(RESULT) + CURVE)
             if file.is_file() and (curve := unless_gone(file, _curve)):
                 known.append(curve)
         if known:

@@ -17,10 +17,10 @@ from reporting.notes import original_standing, standing_of
 from reporting.rows import METRICS, pair_key
 from reporting.tables import scenario_of, summarise
 from runtime.files import load_json
+from stages.file_names import AUDIT
 from unlearn import label_today
 from utils import UserError
 
-AUDIT = "audit.json"
 # Where evaluate.py --suite full keeps the runs on its shadow models. They are no rows of a table:
 # each forgot other images.
 OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")

@@ -30,6 +30,7 @@ from runtime import distributed
 from runtime.devices import pick_device, tune_cuda, use_threads, with_threads
 from runtime.files import lock, save_arrays, save_json
 from runtime.provenance import provenance
+from stages.file_names import AUDIT, PER_IMAGE
 from stages.outputs import Subject
 from stages.requests import AuditRequest
 from stages.saved import Saved, expand, other_originals, read_saved, weights_moved, with_reference
@@ -57,9 +58,9 @@ def audit(request: AuditRequest) -> dict:
     for each in saved:
         subject.check(each)
     folder = folder_of(request, saved)
-    with lock(folder, "audit", [folder / "audit.json", folder / "per_image.npz"]):
+    with lock(folder, "audit", [folder / AUDIT, folder / PER_IMAGE]):
         found = evaluate(request, subject, saved)
-        save_json(found, folder / "audit.json")
+        save_json(found, folder / AUDIT)
     for row in found["rows"]:
         print(line_of(row))
         if cells := ulira_cells(row):
@@ -68,7 +69,7 @@ def audit(request: AuditRequest) -> dict:
         warn(message)
     print(draws_line(found["attack"]))
     print(
-        f"RESULT audit={folder / 'audit.json'} suite={request.suite} models={len(saved)}"
+        f"RESULT audit={folder / AUDIT} suite={request.suite} models={len(saved)}"
         f" rows={len(found['rows'])}"
     )
     return found
@@ -261,7 +262,7 @@ def add_audits(
             row["ci"] |= intervals_of(metrics)
             row["chance"] = chances_of(metrics)
     if per_image:
-        save_arrays(per_image, folder_of(request, saved) / "per_image.npz")
+        save_arrays(per_image, folder_of(request, saved) / PER_IMAGE)
 
 
 def without_record(saved: Saved) -> bool:

@@ -24,6 +24,7 @@ from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.files import hash_arrays, load, load_json, lock, reading, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import OTHER_FLAGS, RESTART, adopt, read_original
+from stages.file_names import MASK_RECORD, mask_name
 from stages.requests import MaskRequest
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.task import Task, check_request, open_task, set_up
@@ -52,8 +53,8 @@ def make_masks(request: MaskRequest) -> dict | None:
         check_layers(request.layers, parameter_names(request))
     request = with_folder(request)
     folder = request.save_dir
-    masks = [folder / f"with_{name}.pt" for name in (*RATIOS, "layers")]
-    record_file = folder / "mask_result.json"
+    masks = [folder / mask_name(name) for name in (*RATIOS, "layers")]
+    record_file = folder / MASK_RECORD
     files = [*masks, record_file]
     request, _ = settle_resume(request, files)
     refuse_overwriting(request, files)
@@ -75,7 +76,7 @@ def make_masks(request: MaskRequest) -> dict | None:
             return done
         record = score_and_save(task, masks, record_file)
     warn_of_standstill(record["RTE"]["stopped"])
-    half = folder / "with_0.5.pt"
+    half = folder / mask_name(0.5)
     count = len(record["masks"])
     print(f"{count} masks in {folder}; use them with main_random.py --mask_path {half}")
     print_result_line(record)
@@ -97,9 +98,9 @@ def score_and_save(task: Task, files: list[Path], record_file: Path) -> dict:
             scores = listed_first(scores, request.layers)
         masks = top_masks(scores)
     print_shares(masks, mask_rows(task.model, request.per_tensor))
-    named = {f"with_{ratio}.pt": mask for ratio, mask in masks.items()}
+    named = {mask_name(ratio): mask for ratio, mask in masks.items()}
     if request.layers is not None:
-        named["with_layers.pt"] = layers_mask(task.model, request.layers)
+        named[mask_name("layers")] = layers_mask(task.model, request.layers)
     for file in files:
         if file.name in named:
             save(named[file.name], file)
@@ -177,9 +178,7 @@ def finished(task: Task, record_file: Path) -> dict | None:
             if hash_arrays(mask) != made["sha256"]:
                 return None
         record["RTE"]["total"] = float(record["RTE"]["total"])
-        return (
-            record if {f"with_{ratio}.pt" for ratio in RATIOS} <= record["masks"].keys() else None
-        )
+        return record if {mask_name(ratio) for ratio in RATIOS} <= record["masks"].keys() else None
 
 
 def mask_identity(record: dict) -> dict:

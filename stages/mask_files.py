@@ -6,6 +6,7 @@ from pathlib import Path
 from masks.masks import Mask, check_mask, density
 from masks.scores import SCORES
 from runtime.files import hash_arrays, load_json, reading, require_file
+from stages.file_names import MASK_RECORD, mask_name
 from stages.requests import UnlearnRequest
 from stages.task import Task
 from utils import UserError, warn
@@ -60,7 +61,7 @@ def mask_file(request: UnlearnRequest) -> Path | None:
             raise UserError(
                 f"--mask_path {path} is a folder; add --mask_ratio (it holds {available})"
             )
-        path = path / f"with_{ratio}.pt"
+        path = path / mask_name(ratio)
         if not path.is_file():
             raise UserError(f"--mask_ratio {ratio}: no {path}; its folder holds {available}")
     elif ratio is not None and path.is_file():
@@ -77,7 +78,7 @@ def own_mask(content: object, path: Path, task: Task) -> LoadedMask:
     """
     mask = check_mask(content, task.model, str(path))
     sha256, seconds, score = hash_arrays(mask), 0.0, None
-    record_file = path.with_name("mask_result.json")
+    record_file = path.with_name(MASK_RECORD)
     named = None
     if record_file.is_file():
         record = load_json(record_file, "mask record")

@@ -32,6 +32,7 @@ from runtime.files import hash_arrays, load_json, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import load_weights
 from stages.curves import to_numpy
+from stages.file_names import REFERENCE_RESULT, RESULT
 from stages.mask_files import LoadedMask
 from stages.records import differences, recorded_recipe
 from stages.requests import UnlearnRequest
@@ -128,9 +129,9 @@ def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
     }
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     reference_record = {"accuracy": percent, "SVC_MIA_forget_efficacy": attack}
-    save(reference_record, run.files["eval_result.pth.tar"])
-    save_json(result, run.files["result.json"])
-    print_result(result, run.files["result.json"])
+    save(reference_record, run.files[REFERENCE_RESULT])
+    save_json(result, run.files[RESULT])
+    print_result(result, run.files[RESULT])
     return result
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from runtime import distributed
 from runtime.devices import pick_device
 from runtime.files import require_file
+from stages.file_names import BEST, CHECKPOINT, CURVE, MASK_RECORD, REFERENCE_RESULT, RESULT
 from stages.requests import AnyRequest, Request, UnlearnRequest
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
-PARTS = ("checkpoint.pth.tar", "eval_result.pth.tar", "result.json", "curve.jsonl")
+PARTS = (CHECKPOINT, REFERENCE_RESULT, RESULT, CURVE)
 
 
 def name_unread(request: Request, script: str, flags: tuple[str, ...]) -> None:
@@ -87,9 +88,7 @@ def begun(files: list[Path]) -> list[Path]:
     """Those of a run's files that are there, checkpoint first. A curve alone says nothing: it is
     written before the first checkpoint.
     """
-    return [
-        file for file in files if not file.name.endswith("curve.jsonl") and os.path.exists(file)
-    ]
+    return [file for file in files if not file.name.endswith(CURVE) and os.path.exists(file)]
 
 
 def is_resumable(there: list[Path]) -> bool:
@@ -100,9 +99,7 @@ def is_resumable(there: list[Path]) -> bool:
     written before the checkpoint.
     """
     names = [file.name for file in there]
-    return names[0].endswith(("checkpoint.pth.tar", ".pt", "mask_result.json")) or names == [
-        "0model_SA_best.pth.tar"
-    ]
+    return names[0].endswith((CHECKPOINT, ".pt", MASK_RECORD)) or names == [BEST]
 
 
 def settle_resume(request: AnyRequest, files: list[Path]) -> tuple[AnyRequest, Path]:

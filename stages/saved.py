@@ -14,6 +14,7 @@ from evaluation.verdicts import relative_change
 from reporting.groups import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
 from stages.checkpoints import read_checkpoint
+from stages.file_names import MASK_RECORD, mask_name
 from stages.mask_files import recorded_score
 from stages.records import completed
 from unlearn import label_today
@@ -121,8 +122,8 @@ def mask_made_by(content: dict, arguments: dict, sha256: str) -> dict | None:
         found = {name: content["mask"][name] for name in ("file", "score")}
         return found if None not in found.values() else None
     path, ratio = Path(arguments["mask_path"]), arguments["mask_ratio"]
-    file = path if ratio is None else path / f"with_{ratio}.pt"
-    record_file = file.with_name("mask_result.json")
+    file = path if ratio is None else path / mask_name(ratio)
+    record_file = file.with_name(MASK_RECORD)
     if not record_file.is_file():
         return None
     record = load_json(record_file, "mask record")

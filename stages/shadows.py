@@ -30,6 +30,7 @@ from evaluation.scores import margin
 from runtime import distributed
 from runtime.files import load_json
 from runtime.provenance import calling
+from stages.file_names import BEST, CHECKPOINT, LAST, MASK_RECORD, RESULT, TRAIN_RESULT
 from stages.mask import make_masks
 from stages.outputs import Subject
 from stages.requests import MaskRequest, Request, TrainRequest, UnlearnRequest, as_words
@@ -146,7 +147,7 @@ class Pool:
         scores = ulira_scores(margins, self.member)
         test = []
         for file in files:
-            result = load_json(file.with_name(f"{saved.arguments['unlearn']}result.json"), "result")
+            result = load_json(file.with_name(f"{saved.arguments['unlearn']}{RESULT}"), "result")
             test.append(result["metrics"]["TA"])
         found = ulira_summary(scores, margins, self.member)
         found |= ulira_by_memorisation(scores, self.member, memorisation)
@@ -163,10 +164,10 @@ class Pool:
         )
         settings = [*recorded_words(recorded), "--train_seed", str(shadow)]
         lists = {"leave_out": self._list(shadow, "out")}
-        files = ("train_result.json", "0checkpoint.pth.tar")
+        files = (TRAIN_RESULT, LAST)
         where = f"shadow{shadow:02d}/train"
         step = Step(train, request, "main_train.py", where, *files, settings, lists)
-        return self._run(step, f"train shadow {shadow}") / "0model_SA_best.pth.tar"
+        return self._run(step, f"train shadow {shadow}") / BEST
 
     def _unlearn(self, saved: Saved, shadow: int) -> Path:
         recorded, name = saved.arguments, saved.arguments["unlearn"]
@@ -181,7 +182,7 @@ class Pool:
         lists = self._model_and_forget_set(shadow)
         if saved.mask_made_by is not None:
             lists["mask_path"] = self._mask(saved.mask_made_by, shadow)
-        files = (f"{name}result.json", f"{name}checkpoint.pth.tar")
+        files = (f"{name}{RESULT}", f"{name}{CHECKPOINT}")
         where = f"shadow{shadow:02d}/{name}"
         step = Step(unlearn, request, "main_forget.py", where, *files, settings, lists)
         return self._run(step, f"{saved.label} on shadow {shadow}") / step.checkpoint
@@ -197,7 +198,7 @@ class Pool:
             request = request.replace(layers=tuple(layers.split(",")))
             settings += ["--layers", layers]
         lists, where = self._model_and_forget_set(shadow), f"shadow{shadow:02d}/mask"
-        files = ("mask_result.json", None)
+        files = (MASK_RECORD, None)
         step = Step(make_masks, request, "generate_mask.py", where, *files, settings, lists)
         return self._run(step, f"masks of shadow {shadow}") / made_by["file"]
 

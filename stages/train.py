@@ -18,6 +18,7 @@ from runtime.files import hash_arrays, lock, reading, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import RESTART, adopt_tail, read_original, read_state
 from stages.curves import Curve, epoch_line
+from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
 from stages.requests import TrainRequest
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
@@ -32,8 +33,6 @@ OF_LATER_STEPS = (
     *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
     *("per_tensor", "preset", "forget_batch_size", "run"),
 )
-LAST, BEST = "0checkpoint.pth.tar", "0model_SA_best.pth.tar"
-RESULT, CURVE = "train_result.json", "0curve.jsonl"
 
 
 @dataclasses.dataclass
@@ -83,12 +82,12 @@ class Training:
             return None
         sha256 = read_original(self.files[BEST]).sha256
         metrics, tested_on = ("train", "VA", "TA"), self.data.dataset.test_sha256()
-        return recorded(self.files[RESULT], "original_sha256", sha256, metrics, tested_on)
+        return recorded(self.files[TRAIN_RESULT], "original_sha256", sha256, metrics, tested_on)
 
     def fit(self, one_image: bool) -> None:
         """All epochs that are left; each is validated, shown and saved."""
         request, files, trainer = self.request, self.files, self.trainer
-        curve = Curve(files[CURVE], trainer.start_epoch, request.tensorboard)
+        curve = Curve(files[TRAIN_CURVE], trainer.start_epoch, request.tensorboard)
         common = {
             "identity": self.identity,
             "split": self.split_record(),
@@ -162,7 +161,7 @@ class Training:
                 "original_sha256": kept.sha256,
             },
         }
-        save_json(result, self.files[RESULT])
+        save_json(result, self.files[TRAIN_RESULT])
         return metrics
 
     def data_record(self) -> dict:
@@ -198,7 +197,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
     check_final_lr(request, request.lr)
     device, precision = set_up(request)
     request = with_folder(request)
-    files = {name: request.save_dir / name for name in (LAST, BEST, RESULT, CURVE)}
+    files = {name: request.save_dir / name for name in (LAST, BEST, TRAIN_RESULT, TRAIN_CURVE)}
     request, source = settle_resume(request, list(files.values()))
     refuse_overwriting(request, list(files.values()))
     request = adopt_tail(request, source)
@@ -212,11 +211,11 @@ def train(request: TrainRequest) -> dict[str, float] | None:
         if request.resume:
             run.resume()
             if done := run.finished():
-                print(f"finished already; {files[RESULT]} says")
+                print(f"finished already; {files[TRAIN_RESULT]} says")
                 print(result_line("original", done["metrics"], done["RTE"]["total"]))
                 return done["metrics"]
         else:  # a result must never stand beside the checkpoint of another run
-            files[RESULT].unlink(missing_ok=True)
+            files[TRAIN_RESULT].unlink(missing_ok=True)
         run.fit(one_image)
         metrics = run.report()
     best = "the epoch with the best validation accuracy"

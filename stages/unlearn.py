@@ -15,6 +15,7 @@ from runtime.clock import Stopwatch
 from runtime.files import hash_arrays, load, lock, reading, save
 from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_original, read_state
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
+from stages.file_names import CHECKPOINT, CURVE, REFERENCE_RESULT, RESULT
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
 from stages.requests import UnlearnRequest
@@ -58,11 +59,11 @@ def unlearn(request: UnlearnRequest) -> dict | None:
     files = {part: request.save_dir / f"{stem}{part}" for part in PARTS}
     request, _ = settle_resume(request, list(files.values()))
     refuse_overwriting(request, list(files.values()))
-    request = adopt_tail(request, files["checkpoint.pth.tar"])
+    request = adopt_tail(request, files[CHECKPOINT])
     device, precision = set_up(request)
     recipe = recipe_of_method(request, method, precision)
     if request.resume and not request.dry_run:  # refused before data are read
-        read_state(files["checkpoint.pth.tar"], request_identity(request, method, recipe, original))
+        read_state(files[CHECKPOINT], request_identity(request, method, recipe, original))
     if request.unlearn == "retrain" and request.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
     task = open_task(request, original, device, recipe)
@@ -80,8 +81,8 @@ def unlearn(request: UnlearnRequest) -> dict | None:
         refuse_overwriting(request, list(files.values()))  # another run may have finished since
         clock, extra = run_and_save(run, one_image=one_image)
         if request.resume and (done := finished(run)):
-            print(f"finished already; {files['result.json']} says")
-            print_result(done, files["result.json"])
+            print(f"finished already; {files[RESULT]} says")
+            print_result(done, files[RESULT])
             return done
         return report(run, clock, extra)
 
@@ -139,13 +140,11 @@ def identity_of(run: Run, recipe: Recipe) -> dict:
 
 def finished(run: Run) -> dict | None:
     """The result of a run that has nothing left to do; None where there is something."""
-    if not distributed.on_main(run.files["eval_result.pth.tar"].is_file):
+    if not distributed.on_main(run.files[REFERENCE_RESULT].is_file):
         return None
     weights = hash_arrays(run.task.model.state_dict())
     tested_on = run.task.dataset.test_sha256()
-    done = recorded(
-        run.files["result.json"], "unlearned_sha256", weights, tuple(MEANING), tested_on
-    )
+    done = recorded(run.files[RESULT], "unlearned_sha256", weights, tuple(MEANING), tested_on)
     return done | {"label": run.label} if done and same_draws(done, run.task.attack()[1]) else None
 
 
@@ -172,7 +171,7 @@ def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
     itself.
     """
     task, request, method = run.task, run.request, run.method
-    checkpoint, common = run.files["checkpoint.pth.tar"], checkpoint_record(run)
+    checkpoint, common = run.files[CHECKPOINT], checkpoint_record(run)
     state = read_state(checkpoint, common["identity"]) if request.resume else None
     if state is not None and "extra" in state:
         with reading(checkpoint, "--resume: checkpoint", RESTART):
@@ -216,7 +215,7 @@ def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
 def remove_earlier(run: Run) -> None:
     """A result must never stand beside the checkpoint of another run."""
     if not run.request.resume:
-        for part in ("eval_result.pth.tar", "result.json", "curve.jsonl"):
+        for part in (REFERENCE_RESULT, RESULT, CURVE):
             run.files[part].unlink(missing_ok=True)
 
 
@@ -225,7 +224,7 @@ def saver(
 ) -> Callable[[int, EpochStats, Callable[[], dict]], None]:
     """What is called after each epoch: looks at a sample of each split, says and saves it."""
     monitor = Monitor(run.task.model, run.task.data)
-    curve = Curve(run.files["curve.jsonl"], begun, run.request.tensorboard)
+    curve = Curve(run.files[CURVE], begun, run.request.tensorboard)
 
     def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
         accuracies = monitor.accuracies()
@@ -233,6 +232,6 @@ def saver(
         shown += f"(up to {MONITORED} each)  "
         print(epoch_line(epoch, run.method.unlearn_epochs, stats, shown, clock), flush=True)
         curve.add(epoch, stats, accuracies, clock.seconds)
-        save({**common, **run_state()}, run.files["checkpoint.pth.tar"])
+        save({**common, **run_state()}, run.files[CHECKPOINT])
 
     return after_epoch

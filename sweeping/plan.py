@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runtime.files import load_json, require_file
+from stages.file_names import AUDIT, CHECKPOINT, LAST, MASK_RECORD, RESULT, TRAIN_RESULT
 from utils import UserError
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")
@@ -34,11 +35,11 @@ class Script:
 
 
 SCRIPTS = {
-    "main_train": Script("train_result.json", "0checkpoint.pth.tar", "train_seed"),
-    "generate_mask": Script("mask_result.json", None, "seed"),
-    "main_forget": Script("{unlearn}result.json", "{unlearn}checkpoint.pth.tar", "seed"),
-    "main_random": Script("{unlearn}result.json", "{unlearn}checkpoint.pth.tar", "seed"),
-    "evaluate": Script("audit.json", many=("models", "retrain")),
+    "main_train": Script(TRAIN_RESULT, LAST, "train_seed"),
+    "generate_mask": Script(MASK_RECORD, None, "seed"),
+    "main_forget": Script("{unlearn}" + RESULT, "{unlearn}" + CHECKPOINT, "seed"),
+    "main_random": Script("{unlearn}" + RESULT, "{unlearn}" + CHECKPOINT, "seed"),
+    "evaluate": Script(AUDIT, many=("models", "retrain")),
     "report": Script("report.txt", many=("dirs",)),
 }
 # The flags of [base] that these scripts take; the others take all.

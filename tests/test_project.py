@@ -291,6 +291,42 @@ def test_argparse_ends_in_the_files_of_flags():
     assert not lines_with(r"\bargs\b", PACKAGES)
 
 
+def functions():
+    """(where, definition) of every function of the product."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)} {node.name}", node
+
+
+def depth(node, level=0):
+    """How deep blocks stand in each other; an ``elif`` is no deeper than its ``if``."""
+    deepest = level
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            continue
+        chained = isinstance(node, ast.If) and [child] == node.orelse and isinstance(child, ast.If)
+        block = isinstance(child, ast.If | ast.For | ast.While | ast.With | ast.Try)
+        deepest = max(deepest, depth(child, level + (block and not chained)))
+    return deepest
+
+
+def test_files_and_functions_are_small():
+    long_files = [str(path) for path in SOURCES if len(path.read_text().splitlines()) > 400]
+    assert not long_files
+    lengths = {where: node.end_lineno - node.lineno + 1 for where, node in functions()}
+    assert {where: length for where, length in lengths.items() if length > 60} == {}
+    assert sorted(lengths.values())[int(0.9 * len(lengths))] <= 25
+    assert [where for where, node in functions() if depth(node) > 4] == []
+    for where, node in functions():
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        assert len([a for a in arguments if a.arg not in ("self", "cls")]) <= 8, where
+
+
+def test_no_line_is_kept_from_the_formatter():
+    assert not lines_with(r"# fmt: s", SOURCES)
+
+
 def test_branches_on_the_data_set_live_in_datasets():
     assert not lines_with(
         r"if .*dataset(\.name)? ==", [path for path in SOURCES if path.parent.name != "datasets"]
