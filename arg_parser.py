@@ -24,19 +24,29 @@ SWITCHES = (argparse._StoreTrueAction, argparse.BooleanOptionalAction, OppositeA
 
 def train_request(argv: list[str], description: str = "") -> TrainRequest:
     """What main_train.py is asked for."""
-    return parse_with(make_parser(description), argv, TrainRequest)
+    return parse_with(make_parser(description, TrainRequest), argv, TrainRequest)
 
 
 def mask_request(argv: list[str], description: str = "") -> MaskRequest:
     """What generate_mask.py is asked for."""
-    return parse_with(make_parser(description), argv, MaskRequest)
+    return parse_with(make_parser(description, MaskRequest), argv, MaskRequest)
 
 
 def unlearn_request(
     argv: list[str], description: str = "", script: str = "main_forget"
 ) -> UnlearnRequest:
     """What main_forget.py or main_random.py is asked for."""
-    return parse_with(make_parser(description), argv, UnlearnRequest, script=script)
+    parser = make_parser(description, UnlearnRequest, _method_of_help(argv))
+    return parse_with(parser, argv, UnlearnRequest, script=script)
+
+
+def _method_of_help(argv: list[str]) -> str | None:
+    """The method whose flags ``--unlearn NAME --help`` asks for."""
+    words = [word.partition("=") for word in argv]
+    for i, (flag, equals, value) in enumerate(words):
+        if flag == "--unlearn" and "--help" in argv:
+            return method_key(value if equals else " ".join(argv[i + 1 : i + 2]))
+    return None
 
 
 def audit_request(argv: list[str], description: str, suites: Sequence[str]) -> AuditRequest:

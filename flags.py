@@ -61,37 +61,25 @@ class Flag(typing.NamedTuple):
 
 
 def data_flags() -> tuple[Flag, ...]:
+    data = "folder of the data set, or the file of --dataset npz (default: %(default)s)"
+    input_size = "resize images to this side (default: the data set's own; 32 for a folder)"
+    workers = "processes that decode a folder of images (default: %(default)s)"
     return (
-        Flag(
-            "data",
-            str,
-            "folder of the data set, or the file of --dataset npz (default: %(default)s)",
-        ),
+        Flag("data", str, data),
         Flag("dataset", DATASETS, "default: the original model's, else %(default)s"),
-        Flag(
-            "input_size",
-            types.positive,
-            "resize images to this side (default: the data set's own; 32 for a folder)",
-        ),
+        Flag("input_size", types.positive, input_size),
         Flag(
             "num_classes", types.positive, "only checked: the class count comes from the data set"
         ),
-        Flag(
-            "workers",
-            types.workers,
-            "processes that decode a folder of images (default: %(default)s)",
-        ),
+        Flag("workers", types.workers, workers),
     )
 
 
 def model_flags() -> tuple[Flag, ...]:
+    imagenet_arch = "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50"
     return (
         Flag("arch", MODELS, "default: the original model's, else %(default)s"),
-        Flag(
-            "imagenet_arch",
-            bool,
-            "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50",
-        ),
+        Flag("imagenet_arch", bool, imagenet_arch),
         Flag("model_path", Path, "checkpoint of the original model"),
     )
 
@@ -103,6 +91,7 @@ def run_flags() -> tuple[Flag, ...]:
     inside = "main_train: also save inside an epoch (default: 0, only after it)"
     board = "write each epoch's curve for TensorBoard too (pip install tensorboard)"
     units = "of training; auto: bf16 where it has hardware units; fp32 is never TF32"
+    print_freq = "steps between checks for a non-finite loss (default: %(default)s)"
     return (
         Flag("save_dir", Path, "where results go (default: runs/DATASET_ARCH, printed)"),
         Flag("run", types.run, f"{name} begin with NAME and a dot", {"metavar": "NAME"}),
@@ -122,11 +111,7 @@ def run_flags() -> tuple[Flag, ...]:
         Flag("precision", ("auto", "fp32", "bf16"), units),
         Flag("compile", bool, f"{graphs} torchrun"),
         Flag("tensorboard", bool, board),
-        Flag(
-            "print_freq",
-            types.positive,
-            "steps between checks for a non-finite loss (default: %(default)s)",
-        ),
+        Flag("print_freq", types.positive, print_freq),
     )
 
 
@@ -136,39 +121,27 @@ def training_flags() -> tuple[Flag, ...]:
     tenth = "epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)"
     instead = "of main_train, and of retrain without"
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
+    optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
+    label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
+    schedule = "default: multistep for training and retrain, else constant"
+    bn = f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}"
     return (
         Flag("batch_size", types.positive, f"default: %(default)s{_published('batch_size')}"),
         Flag("tail", ("spread", "keep", "drop"), f"{tail} (default: %(default)s)"),
         Flag("select", ("best", "last"), f"{select} original was selected by, else last)"),
         Flag("lr", types.rate, f"{instead} --unlearn_lr (default: %(default)s)"),
         Flag("epochs", types.epochs, f"{instead} --unlearn_epochs (default: %(default)s)"),
-        Flag(
-            "optimizer",
-            ("sgd", "adam", "adamw"),
-            f"main_train: %(default)s; {_defaults('optimizer')}",
-        ),
+        Flag("optimizer", ("sgd", "adam", "adamw"), optimizer),
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{_published('momentum')})"),
-        Flag(
-            "label_smoothing",
-            types.smoothing,
-            "of main_train and retrain, 0 to 1 (default: %(default)s)",
-        ),
+        Flag("label_smoothing", types.smoothing, label_smoothing),
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
-        Flag(
-            "schedule",
-            ("multistep", "cosine", "constant"),
-            "default: multistep for training and retrain, else constant",
-        ),
+        Flag("schedule", ("multistep", "cosine", "constant"), schedule),
         Flag("decreasing_lr", types.milestones, tenth),
         Flag(
             "final_lr", types.rate, "learning rate at which the cosine ends (default: %(default)s)"
         ),
         Flag("warmup", types.count, "epochs of linear warm-up (default: %(default)s)"),
-        Flag(
-            "bn",
-            ("train", "freeze"),
-            f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}",
-        ),
+        Flag("bn", ("train", "freeze"), bn),
         Flag("accumulate", types.positive, smallest),
         Flag(
             "clip_norm", types.rate, "largest gradient norm; 0 does not clip (default: %(default)s)"
@@ -180,24 +153,15 @@ def forget_flags() -> tuple[Flag, ...]:
     left_out = "positions in the training split that no model of this study sees, neither to train"
     others = "nor to forget: 1,5,9 or @FILE; other positions count what is left"
     part = "share of each class's retain images that masks and methods see; evaluation keeps all"
+    num_indexes_to_replace = "how many images are forgotten (default: a whole class)"
+    indexes_to_replace = "positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)"
+    split_seed = "which images are validation (default: the original model's, else %(default)s)"
     return (
-        Flag(
-            "num_indexes_to_replace",
-            types.positive,
-            "how many images are forgotten (default: a whole class)",
-        ),
+        Flag("num_indexes_to_replace", types.positive, num_indexes_to_replace),
         Flag("class_to_replace", int, "forget images of this class only (default: -1, of all)"),
-        Flag(
-            "indexes_to_replace",
-            str,
-            "positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)",
-        ),
+        Flag("indexes_to_replace", str, indexes_to_replace),
         Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
-        Flag(
-            "split_seed",
-            int,
-            "which images are validation (default: the original model's, else %(default)s)",
-        ),
+        Flag("split_seed", int, split_seed),
         Flag("forget_seed", int, "which images are forgotten (default: --seed)"),
         Flag("retain_fraction", types.share, f"{part} (default: %(default)s)"),
     )
@@ -220,6 +184,10 @@ def unlearning_flags() -> tuple[Flag, ...]:
     name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods"
     preset = "values of one source for the method's flags, below what is typed; list prints them"
     stop = {"action": types.ListMethods, "nargs": 0, "default": argparse.SUPPRESS}
+    forget_batch_size = (
+        "batches of the forget set (default: --batch_size, a quarter of it for SCRUB)"
+    )
+    mask_ratio = "share of the weights that may change; picks the file in --mask_path"
     return (
         Flag(
             "unlearn", types.method, f"{name} has all (default: %(default)s)", {"metavar": "METHOD"}
@@ -231,11 +199,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
             f"{preset} (default: paper, the method's own defaults)",
             {"action": types.ChoosePreset, "metavar": "NAME"},
         ),
-        Flag(
-            "forget_batch_size",
-            types.positive,
-            "batches of the forget set (default: --batch_size, a quarter of it for SCRUB)",
-        ),
+        Flag("forget_batch_size", types.positive, forget_batch_size),
         Flag("unlearn_lr", types.rate, _defaults("unlearn_lr")),
         Flag("unlearn_epochs", types.epochs, _defaults("unlearn_epochs")),
         Flag(
@@ -247,11 +211,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
         Flag(
             "mask_path", Path, "saliency mask: a file, or with --mask_ratio the folder of with_*.pt"
         ),
-        Flag(
-            "mask_ratio",
-            float,
-            "share of the weights that may change; picks the file in --mask_path",
-        ),
+        Flag("mask_ratio", float, mask_ratio),
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
     )
 
@@ -259,6 +219,8 @@ def unlearning_flags() -> tuple[Flag, ...]:
 def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
     several, pattern = {"nargs": "+", "metavar": "PATTERN"}, "the kind of Retrain that gaps are to,"
     shadows = "--suite full: shadow models of U-LiRA's pool, trained as --original was"
+    relearn_steps = "updates of the relearn curves (default: %(default)s)"
+    relearn_seeds = "orders that a relearn curve is averaged over (default: %(default)s)"
     return (
         Flag("models", str, "checkpoints of unlearned models", {**several, "required": True}),
         Flag("retrain", str, "Retrain's checkpoints; two or more give noise floors", several),
@@ -274,17 +236,9 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
         Flag("data", str, "folder or file of the data set (default: as recorded)"),
         Flag("batch_size", types.positive, "default: %(default)s"),
-        Flag(
-            "relearn_steps",
-            types.positive,
-            "updates of the relearn curves (default: %(default)s)",
-        ),
+        Flag("relearn_steps", types.positive, relearn_steps),
         Flag("relearn_lr", types.rate, "default: %(default)s"),
-        Flag(
-            "relearn_seeds",
-            types.positive,
-            "orders that a relearn curve is averaged over (default: %(default)s)",
-        ),
+        Flag("relearn_seeds", types.positive, relearn_seeds),
         Flag("shadows", types.positive, f"{shadows} (default: %(default)s)"),
         Flag("device", DEVICES, "default: %(default)s"),
         Flag("gpu", types.count, "which CUDA device (default: %(default)s)"),
@@ -292,8 +246,12 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
     )
 
 
-def make_parser(description: str) -> types.Parser:
-    """The parser of the four steps."""
+def make_parser(
+    description: str, kind: type[Request] | None = None, method: str | None = None
+) -> types.Parser:
+    """The parser of the four steps; ``--help`` shows the flags that ``kind`` has a field for, and
+    of the methods' own those of ``method``.
+    """
     parser = types.Parser(description)
     groups = {
         "data": data_flags(),
@@ -318,8 +276,10 @@ def make_parser(description: str) -> types.Parser:
     for name, default in UNREAD.items():
         switch = {"action": "store_true"} if default is False else {"type": type(default or "")}
         group.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS, **switch)
-    for kind in (TrainRequest, MaskRequest, UnlearnRequest):
-        _take_defaults(parser, kind)
+    for each in (TrainRequest, MaskRequest, UnlearnRequest):
+        _take_defaults(parser, each)
+    if kind is not None:
+        _show_only(parser, kind, method)
     return parser
 
 
@@ -330,6 +290,22 @@ def evaluation_parser(description: str, suites: Sequence[str]) -> types.Parser:
         flag.add_to(parser)
     _take_defaults(parser, AuditRequest)
     return parser
+
+
+def _show_only(parser: types.Parser, kind: type[Request], method: str | None) -> None:
+    """Hide from ``--help`` the flags that a step does not read; all of them are still accepted."""
+    shown = {field.name for field in dataclasses.fields(kind)} | {"help", "config"}
+    if kind is UnlearnRequest:
+        shown |= {"list_methods"}
+        for each in METHODS.values() if method is None else [METHODS[method]]:
+            shown |= {field.name for field in dataclasses.fields(each)}
+    own = {field.name: field for field in dataclasses.fields(METHODS[method])} if method else {}
+    for action in parser._actions:
+        if action.dest not in shown:
+            action.help = argparse.SUPPRESS
+        elif action.dest in own:
+            field = own[action.dest]
+            action.help = f"{field.metadata['help']} (default: {field.default})"
 
 
 def _take_defaults(parser: types.Parser, kind: type[Request] | type[AuditRequest]) -> None:
