@@ -151,9 +151,7 @@ def tpr_at_fpr(
 
 
 def _hits_within(hits: np.ndarray, alarms: np.ndarray, count: float) -> int:
-    """Most true positives with at most ``count`` false ones; none where not even an impossible
-    threshold is allowed.
-    """
+    """Most true positives with at most ``count`` false ones; 0 for a negative count."""
     return 0 if count < 0 else int(hits[np.searchsorted(alarms, count, side="right") - 1])
 
 
@@ -213,9 +211,8 @@ def best_threshold(members: np.ndarray, others: np.ndarray) -> float:
     score, so that the attack is the same for any strictly increasing function of the scores.
     """
     thresholds, hits, alarms = roc(members, others)
-    return float(
-        thresholds[np.argmax(hits * alarms[-1] - alarms * hits[-1])]
-    )  # integers: equals stay equal
+    best = np.argmax(hits * alarms[-1] - alarms * hits[-1])  # integers: equals stay equal
+    return float(thresholds[best])
 
 
 def threshold_attack(
@@ -292,13 +289,11 @@ def lr_loss_attack(
             f" {len(sides[1])}."
         )
     rng = np.random.default_rng(seed)
-    losses = np.concatenate(
-        [side if len(side) == n else rng.permutation(side)[:n] for side in sides]
-    )
+    sides = [side if len(side) == n else rng.permutation(side)[:n] for side in sides]
     splits = StratifiedShuffleSplit(10, random_state=seed)
-    accuracy = cross_val_score(
-        LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy"
-    ).mean()
+    losses, labels = np.concatenate(sides)[:, None], np.repeat([1, 0], n)
+    attack = LogisticRegression()
+    accuracy = cross_val_score(attack, losses, labels, cv=splits, scoring="accuracy").mean()
     sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
     return {"lr_loss_accuracy": Metric(float(accuracy), chance=chance_interval(sd, alpha))}
 
@@ -330,9 +325,7 @@ def lr_entropy_attack(
 
 
 def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
-    """``lr_entropy_member_rate`` from logits (n, k) of all un-augmented images of each split; NaN
-    where one is empty.
-    """
+    """``lr_entropy_member_rate`` from un-augmented logits (n, k); NaN where a split is empty."""
     if not all(map(len, (retain, test, forget))):
         return float("nan")
     (called,) = _called_members(*(entropy(softmax(logits)) for logits in (retain, test, forget)))
@@ -342,14 +335,11 @@ def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray
 def _called_members(
     members: np.ndarray, others: np.ndarray, *audited: np.ndarray
 ) -> list[np.ndarray]:
-    """Which samples of each audited split are called members, 0 or 1, the two sides weighted to be
-    equal; scikit-learn, C = 1.
-    """
+    """1 where a sample of a split is called member, else 0; C = 1, both sides weigh the same."""
     from sklearn.linear_model import LogisticRegression
 
     members, others, *audited = map(_finite, (members, others, *audited))
     is_member = np.repeat([1, 0], [len(members), len(others)])
-    attack = LogisticRegression(class_weight="balanced", C=1).fit(
-        np.concatenate([members, others])[:, None], is_member
-    )
+    attack = LogisticRegression(class_weight="balanced", C=1)
+    attack.fit(np.concatenate([members, others])[:, None], is_member)
     return [attack.predict(split[:, None]) for split in audited]

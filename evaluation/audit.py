@@ -86,9 +86,8 @@ def epsilon(
         unlearned_is_high = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
         best = _best_threshold(unlearned, retrained, unlearned_is_high, delta)
         if intervals:
-            peak_is_unlearned = np.where(
-                spans[0] == spans[1], ~unlearned_is_high, spans[0] < spans[1]
-            )
+            tied = spans[0] == spans[1]
+            peak_is_unlearned = np.where(tied, ~unlearned_is_high, spans[0] < spans[1])
             best = np.maximum(best, _best_interval(unlearned, retrained, peak_is_unlearned, delta))
         return np.where(np.minimum(*spans) < DEGENERATE * np.maximum(*spans), CAP, best)
 
@@ -100,19 +99,15 @@ def epsilon(
 def _best_threshold(
     unlearned: np.ndarray, retrained: np.ndarray, unlearned_is_high: np.ndarray, delta: float
 ) -> np.ndarray:
-    """The largest epsilon (n,) of "at or above t is the high side" over all t between two values of
-    a column.
-    """
+    """Largest epsilon (n,) of the rules "the high side is at or above t", over all t."""
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
     below_unlearned = np.cumsum(order < len(unlearned), 0)[:-1]
     below_retrained = np.arange(1, len(joined))[:, None] - below_unlearned
     # The share of each side below t.
-    under_unlearned, under_retrained = (
-        below_unlearned / len(unlearned),
-        below_retrained / len(retrained),
-    )
+    under_unlearned = below_unlearned / len(unlearned)
+    under_retrained = below_retrained / len(retrained)
     low = np.where(unlearned_is_high, under_retrained, under_unlearned)
     high = np.where(unlearned_is_high, under_unlearned, under_retrained)
     odds = _odds(fpr=1 - low, fnr=high, delta=delta)
@@ -123,9 +118,7 @@ def _best_threshold(
 def _best_interval(
     unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearned: np.ndarray, delta: float
 ) -> np.ndarray:
-    """The largest epsilon (n,) of "within [l, r] is the peaked side" over the intervals around the
-    peak, see :func:`epsilon`.
-    """
+    """Largest epsilon (n,) of "the peaked side is within [l, r]", see :func:`epsilon`."""
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
@@ -212,9 +205,8 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
     """
 
     def of_block(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-        p, q = (
-            counts / counts.sum(1, keepdims=True) for counts in _histograms(unlearned, retrained)
-        )
+        sides = _histograms(unlearned, retrained)
+        p, q = (counts / counts.sum(1, keepdims=True) for counts in sides)
         q = np.where(p > 0, np.maximum(q, KLOM_LEAST), q)
         q /= q.sum(1, keepdims=True)
         ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
@@ -224,13 +216,9 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
 
 
 def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (n, 20) of both sides in equal bins of each column's joint range; all in the first one
-    if that is a point.
-    """
-    unlearned, retrained = (
-        np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP),
-        np.clip(retrained, -KLOM_CLIP, KLOM_CLIP),
-    )
+    """Counts (n, 20) of both sides in equal bins of each column's joint range."""
+    unlearned = np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP)
+    retrained = np.clip(retrained, -KLOM_CLIP, KLOM_CLIP)
     low = np.minimum(unlearned.min(0), retrained.min(0))
     width = np.maximum(unlearned.max(0), retrained.max(0)) - low
     width = np.where(width > 0, width, 1)
@@ -238,9 +226,8 @@ def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarra
 
     def count(margins: np.ndarray) -> np.ndarray:
         bins = np.minimum(((margins - low) / width * KLOM_BINS).astype(np.int64), KLOM_BINS - 1)
-        return np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low)).reshape(
-            -1, KLOM_BINS
-        )
+        counts = np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low))
+        return counts.reshape(-1, KLOM_BINS)
 
     return count(unlearned), count(retrained)
 
@@ -322,17 +309,13 @@ def simulated_floor(
     Cost: one call on ``samples`` columns.
     """
     rng = np.random.default_rng(seed)
-    unlearned, retrained = (
-        scale * rng.standard_normal((models, samples))
-        for models in (unlearned_models, retrained_models)
-    )
+    unlearned = scale * rng.standard_normal((unlearned_models, samples))
+    retrained = scale * rng.standard_normal((retrained_models, samples))
     return float(np.mean(statistic(unlearned, retrained)))
 
 
 def _in_blocks(function: Statistic, unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-    """``function`` (n,) of float64 margins, some columns at a time, after the checks that all
-    audits share.
-    """
+    """``function`` (n,) of checked float64 margins, some columns at a time."""
     unlearned, retrained = np.asarray(unlearned), np.asarray(retrained)
     if unlearned.ndim != 2 or unlearned.shape[1:] != retrained.shape[1:] or not unlearned.shape[1]:
         raise ValueError(

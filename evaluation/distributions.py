@@ -1,6 +1,4 @@
-"""How differently margins are distributed over the models of a row and over Retrain models: the
-audits of :mod:`evaluation.audit` by the names of :mod:`evaluation.metrics`.
-"""
+"""The audits of :mod:`evaluation.audit` on a row's and on Retrain's models, by metric names."""
 
 from collections.abc import Sequence
 

@@ -126,9 +126,7 @@ def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
 
 
 def usual_runs(counts: Sequence[int]) -> int:
-    """Of how many further runs Retrain's row in a table speaks: as many as most rows average over,
-    the fewer where two are as common.
-    """
+    """The most frequent number of runs, the smaller one of two; 1 of none."""
     return min(multimode(counts), default=1)
 
 
@@ -197,9 +195,7 @@ def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> flo
 
 
 def widened(band: float, noise: float, draws: int) -> float:
-    """The half-width of a 95 % band with :func:`evaluation.membership.draw_noise` of so many draws
-    in it, independent of the runs' own.
-    """
+    """Half-width of a 95 % band that also holds the independent noise of ``draws`` draws."""
     from scipy.special import stdtrit
 
     return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
@@ -284,10 +280,8 @@ def _inside(
     method, retrain = _values("method", method), _values("Retrain", retrain)
     if len(retrain) < FEWEST:
         return None
-    return bool(
-        abs(method.mean() - retrain.mean())
-        <= band(retrain, len(method)) + _rounding(method, retrain)
-    )
+    gap = abs(method.mean() - retrain.mean())
+    return bool(gap <= band(retrain, len(method)) + _rounding(method, retrain))
 
 
 def _rounding(*columns: Values) -> float:
@@ -296,9 +290,7 @@ def _rounding(*columns: Values) -> float:
 
 
 def too_few(retrain_runs: int) -> str | None:
-    """In words, that gaps cannot be marked; None where they can be, or where there is no Retrain at
-    all.
-    """
+    """A line saying that gaps cannot be marked, for one or two Retrain runs; else None."""
     if not 0 < retrain_runs < FEWEST:
         return None
     here = "one Retrain model" if retrain_runs == 1 else f"{retrain_runs} Retrain models"

@@ -50,15 +50,11 @@ def rmia_scores(
     resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
     """
     log_ratios, population = np.asarray(log_ratios, np.float64), np.asarray(population, np.float64)
-    if (
-        not len(population)
-        or not np.isfinite(log_ratios).all()
-        or not np.isfinite(population).all()
-    ):
+    are_finite = np.isfinite(log_ratios).all() and np.isfinite(population).all()
+    if not len(population) or not are_finite:
         raise ValueError("RMIA needs finite ratios and a population of at least one sample.")
-    return np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right") / len(
-        population
-    )
+    below = np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right")
+    return below / len(population)
 
 
 # --------------------------------------------------------------------------------------------- LiRA
@@ -94,19 +90,8 @@ def gaussian_log_ratio(
     For equal SDs a shift of mu SDs has an AUC of Phi(mu / sqrt 2): 0.638, 0.760, 0.856 for 0.5, 1,
     1.5.
     """
-    return (
-        np.log(sd_out)
-        - np.log(sd_in)
-        + (((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2) / 2
-    )
-
-
-def _log_likelihood_ratio(
-    phi: np.ndarray, models: np.ndarray, use_in: np.ndarray, use_out: np.ndarray, *, pooled: bool
-) -> np.ndarray:
-    return gaussian_log_ratio(
-        phi, *_gaussians(models, use_in, pooled=pooled), *_gaussians(models, use_out, pooled=pooled)
-    )
+    squares = ((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2
+    return np.log(sd_out) - np.log(sd_in) + squares / 2
 
 
 def _gaussians(
@@ -155,12 +140,11 @@ def ulira_scores(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
     scores = np.empty(margins.shape)
     for i in range(shadows):
         rest = np.arange(i + 1, i + shadows) % shadows
-        use_in, use_out = (
-            side & (side.cumsum(0) <= each) for side in (member[rest], ~member[rest])
-        )
-        scores[i] = _log_likelihood_ratio(
-            margins[i], margins[rest], use_in, use_out, pooled=shadows < POOLED_BELOW
-        )
+        fitted = []
+        for side in (member[rest], ~member[rest]):
+            use = side & (side.cumsum(0) <= each)
+            fitted += _gaussians(margins[rest], use, pooled=shadows < POOLED_BELOW)
+        scores[i] = gaussian_log_ratio(margins[i], *fitted)
     return scores
 
 
@@ -186,9 +170,8 @@ def ulira_summary(
     scores, member = _pool(scores, member)
     shuffled = np.random.default_rng(seed).permuted(member, axis=0)
     inside, outside, sd = scores[member], scores[~member], clustered_auc_sd(scores, member)
-    found = roc_summary(
-        "ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1]
-    )
+    count = scores.shape[1]
+    found = roc_summary("ulira", inside, outside, alpha=alpha, null_sd=sd, independent=count)
     for end, membership in (("", member), ("_floor", shuffled)):
         areas = per_sample_auc(margins, membership)
         two_sided = np.maximum(areas, 1 - areas)
@@ -233,23 +216,19 @@ def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
         raise ValueError("The spread over samples needs two samples.")
     inside, outside = scores[member], scores[~member]
     placements = np.empty(scores.shape)
-    placements[member], placements[~member] = (
-        _share_below(inside, outside),
-        1 - _share_below(outside, inside),
-    )
-    deviations = np.where(
-        member, placements - placements[member].mean(), placements - placements[~member].mean()
-    )
-    per_sample = np.where(member, deviations / len(inside), deviations / len(outside)).sum(0)
+    placements[member] = _share_below(inside, outside)
+    placements[~member] = 1 - _share_below(outside, inside)
+    means = np.where(member, placements[member].mean(), placements[~member].mean())
+    counts = np.where(member, len(inside), len(outside))
+    per_sample = ((placements - means) / counts).sum(0)
     return float(np.sqrt((per_sample**2).sum() * scores.shape[1] / (scores.shape[1] - 1)))
 
 
 def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The share of ``others`` below each score, equals counting half."""
     others = np.sort(others)
-    return (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / (
-        2 * len(others)
-    )
+    below, up_to = (np.searchsorted(others, scores, side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(others))
 
 
 def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""What a model's logits say of one sample: the scores by which membership attacks rank samples, in
-float64.
-"""
+"""Scores (n,) of single samples from a model's logits, float64, which attacks rank samples by."""
 
 import numpy as np
 
@@ -27,12 +25,8 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     others = np.array(logits, np.float64)
     labels = np.asarray(labels)
-    if (
-        others.ndim != 2
-        or not len(others)
-        or others.shape[1] < 2
-        or labels.shape != others.shape[:1]
-    ):
+    are_logits = others.ndim == 2 and len(others) and others.shape[1] > 1
+    if not are_logits or labels.shape != others.shape[:1]:
         raise ValueError(
             "Margins need logits (n, k) with n >= 1 and k >= 2, and labels (n,); got"
             f" {others.shape} and {labels.shape}."
@@ -75,9 +69,7 @@ def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def member_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """:func:`sample_scores` with signs such that a larger value of each is more member-like, as the
-    attacks expect.
-    """
+    """:func:`sample_scores` with signs such that larger is more member-like."""
     return {
         name: MEMBER_SIGN[name] * score for name, score in sample_scores(logits, labels).items()
     }

@@ -26,11 +26,8 @@ def val_proxy(unlearned: Mapping[str, float], original: Mapping[str, float], auc
     """
     if not 0 <= auc <= 1:
         raise ValueError(f"an AUC is within [0, 1], not {auc}")
-    return (
-        abs(100 - unlearned["UA"] - original["VA"])
-        + _drift(unlearned, original)
-        + 100 * abs(auc - 0.5)
-    )
+    from_unseen = abs(100 - unlearned["UA"] - original["VA"])
+    return from_unseen + _drift(unlearned, original) + 100 * abs(auc - 0.5)
 
 
 def val_proxy_noise(forget_count: float, val_count: float) -> float:

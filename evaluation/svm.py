@@ -113,9 +113,8 @@ def _libsvm(
 ) -> list[np.ndarray]:
     from sklearn.svm import SVC  # half a second to import; only the evaluation needs it
 
-    machine = SVC(C=COST, gamma="auto", tol=tolerance, cache_size=1000).fit(
-        points, side, sample_weight=weight
-    )
+    machine = SVC(C=COST, gamma="auto", tol=tolerance, cache_size=1000)
+    machine.fit(points, side, sample_weight=weight)
     return [machine.decision_function(each) if len(each) else np.zeros(0) for each in audited]
 
 
@@ -135,9 +134,8 @@ class _Kernel:
         self.gamma, rng = 1 / points.shape[1], np.random.default_rng(0)
         candidates = rng.permutation(len(points))[:LANDMARKS]
         while True:
-            factor, order, self.rank, _ = dpstrf(
-                self._values(points[candidates], points[candidates]), lower=1, tol=off
-            )
+            values = self._values(points[candidates], points[candidates])
+            factor, order, self.rank, _ = dpstrf(values, lower=1, tol=off)
             candidates = candidates[order[: self.rank] - 1]
             self.landmarks = points[candidates]
             self.factor = np.tril(factor[: self.rank, : self.rank])
@@ -149,9 +147,8 @@ class _Kernel:
         self.audited = [self._vectors(each) for each in audited]
 
     def _vectors(self, points: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(
-            solve_triangular(self.factor, self._values(self.landmarks, points), lower=True).T
-        )
+        values = self._values(self.landmarks, points)
+        return np.ascontiguousarray(solve_triangular(self.factor, values, lower=True).T)
 
     def _values(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """exp(-gamma |a_i - b_j|^2), float64, in one buffer."""
@@ -251,9 +248,7 @@ def _interior_point(x: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def _bias(scores: np.ndarray, side: np.ndarray, a: np.ndarray, b: float) -> float:
-    """``b``, or where every multiplier is at a bound the middle of those that are as good, as
-    libsvm has it.
-    """
+    """``b``, or libsvm's middle of the equally good ones where every multiplier is at a bound."""
     low, high = a < 1e-6 * COST, a > (1 - 1e-6) * COST
     if not (low | high).all():
         return b

@@ -140,9 +140,7 @@ def common_axes(
 
 
 def plain_ticks(axis: Any, places: Sequence[float]) -> None:
-    """Ticks at those of ``places`` that are in view, as plain numbers: the powers that matplotlib
-    would set need its own typesetting.
-    """
+    """Ticks at those of ``places`` in view, as plain numbers, which need no math typesetting."""
     low, high = sorted(axis.get_view_interval())
     shown = [place for place in places if low <= place <= high]
     axis.set_ticks(shown, [f"{place:g}" for place in shown])

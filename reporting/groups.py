@@ -48,9 +48,7 @@ def recipe_of(run: dict) -> dict:
 
 
 def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[int]]:
-    """Positions of the runs with equal label and settings, by the name of their row: the label,
-    and in brackets the settings that differ among the rows of that label.
-    """
+    """Positions of runs with equal label and settings, by the row's name: "label (settings)"."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, run in enumerate(zip(labels, settings, strict=True)):
         groups[json.dumps(run, sort_keys=True)].append(i)

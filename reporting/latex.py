@@ -75,9 +75,7 @@ def _environment(
 
 
 def _line(line: list[str], is_best: bool = False) -> str:
-    """One row; signs become minus signs, marks superscripts, and the best row's name and Avg. Gap
-    bold.
-    """
+    """One row; minus signs, marks as superscripts, and the best row's name and Avg. Gap bold."""
     name, *numbers = line
     cells = [latex(name)]
     for number in numbers:

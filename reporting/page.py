@@ -111,9 +111,7 @@ def _figure(anchor: str, plot: Plot) -> Part:
 
 
 def _origins(groups: dict[str, list[dict]]) -> tuple[Html, Html]:
-    """The command, machine and versions of every run, folded up by row; what all share is said
-    first.
-    """
+    """Command, machine and versions of every run, folded up by row; first what all share."""
     facts = [_facts(run["provenance"]) for runs in groups.values() for run in runs]
     shared = [fact for fact in facts[0] if all(fact in others for others in facts)]
     words = "What made each row, run by run."
@@ -136,9 +134,7 @@ def _run_origin(provenance: dict) -> Html:
 
 
 def shortened(word: object) -> str:
-    """A word of a command with absolute paths cut to their last part: a page is published, and
-    names of users are in paths.
-    """
+    """A word of a command with absolute paths, which hold users' names, cut to the last part."""
     return ABSOLUTE.sub(lambda match: f"…/{match[1]}", str(word))
 
 

@@ -58,9 +58,7 @@ def results(scenario: Scenario) -> Html:
 
 
 def _floor_row(floor: dict, is_attacked: bool) -> Html:
-    """What more Retrain runs would score; a dash for the time, and for RMIA where there is that
-    column.
-    """
+    """What more Retrain runs would score; a dash where nothing is expected."""
     numbers = [f"±{floor[metric]:.2f}" for metric in METRICS]
     numbers += [average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES]
     numbers += ["-", str(floor["runs"])]

@@ -48,9 +48,7 @@ def as_file(figure: Any, kind: str) -> bytes:
 
 
 def as_svg(figure: Any, prefix: str) -> str:
-    """A figure as an <svg> element to stand inside a page: in the page's text colour, its names
-    unique through ``prefix``.
-    """
+    """A figure as an <svg> element in the page's text colour; ``prefix`` makes its ids unique."""
     text = as_file(figure, "svg").decode()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", text)

@@ -65,17 +65,13 @@ def values_of(group: Sequence[dict], metric: str) -> list[float]:
 
 
 def floor_of(retrain: Sequence[dict], metrics: Sequence[str], runs: int) -> float | None:
-    """The mean over ``metrics`` of the absolute gap to expect of ``runs`` other Retrain runs; None
-    with fewer than two in ``retrain``.
-    """
+    """Expected mean absolute gap of ``runs`` other Retrain runs; None with fewer than two."""
     values = _finite_columns(retrain, metrics)
     return gap_floor(values, runs, len(retrain)) if values and len(retrain) > 1 else None
 
 
 def _spread(metric: str, values: list[float]) -> dict:
-    """Mean, sample standard deviation and interval of the mean; None for the last two without
-    several finite values.
-    """
+    """Mean, sample SD and interval of the mean; the last two need several finite values."""
     several = len(values) > 1 and all(map(math.isfinite, values))
     within = (0.0, math.inf if metric == "RTE" else 100.0)
     low, high = mean_interval(values, within=within) if several else (None, None)

@@ -28,9 +28,7 @@ FEWEST_VALUES = 3  # of a hyper-parameter that is plotted
 
 
 def run_plots(scenario: Scenario) -> list[Plot]:
-    """Accuracy and loss by epoch, density of the masks by layer, Avg. Gap by hyper-parameter, as
-    far as they are recorded.
-    """
+    """Curves by epoch, masks by layer and Avg. Gap by hyper-parameter, where recorded."""
     plots = [
         _accuracy_plot(scenario),
         _loss_plot(scenario),
@@ -75,9 +73,7 @@ def _epoch_plot(
 
 
 def epoch_figure(rows: dict[str, list[list[dict]]], columns: dict[str, str], axis: str) -> Any:
-    """A panel per row: the ``columns`` of its epochs, each in its colour, a line per seed for the
-    first MOST_LINES.
-    """
+    """A panel per row: a line per seed, at most MOST_LINES, for each column and its colour."""
     legend = [(name, colour, "-") for name, colour in columns.items()]
     figure, panels = small_multiples(list(rows), legend, "epoch", axis)
     for runs, panel in zip(rows.values(), panels, strict=True):
@@ -181,9 +177,7 @@ def sensitivity(scenario: Scenario) -> dict[str, Points]:
 
 
 def sensitivity_figure(tried: dict[str, Points]) -> Any:
-    """A panel per hyper-parameter: Avg. Gap by its value, and a line along the least at each
-    value.
-    """
+    """A panel per hyper-parameter: Avg. Gap by value, and a line along the least ones."""
     columns = min(3, len(tried))
     lines = math.ceil(len(tried) / columns)
     figure = new_figure(max(3.2 * columns, 5), 2.3 * lines)

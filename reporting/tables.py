@@ -133,9 +133,7 @@ def _floor(retrain: list[dict], rows: list[dict]) -> dict | None:
 
 
 def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
-    """Set ``is_best`` where Avg. Gap is lowest among rows without a warning; the original and
-    Retrain are no candidates.
-    """
+    """Set ``is_best`` of the method with the lowest Avg. Gap whose runs gave no warning."""
     candidates = {}
     for row in rows:
         gap = row["avg_gap"]
