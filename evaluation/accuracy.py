@@ -33,8 +33,7 @@ def measured_error(outputs: Outputs) -> Metric:
 
 
 def accuracies(outputs: Splits) -> dict[str, float]:
-    """The percentages that the field reports, from (logits, labels) of forget, retain, val and
-    test.
+    """The reported percentages from (logits, labels) of forget, retain, val and test.
 
     UA = 100 - accuracy on forget; RA, TA and VA are the accuracies on retain, test and validation.
     """

@@ -17,8 +17,7 @@ LN2 = math.log(2)
 
 
 def activation_distance(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2]; lower is
-    closer.
+    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2].
 
     Symmetric, and a metric: the triangle inequality holds. (Golatkar et al., "Eternal Sunshine",
     CVPR 2020, and the bad-teaching paper, Chundawat et al., AAAI 2023.)
@@ -28,8 +27,7 @@ def activation_distance(unlearned: np.ndarray, retrain: np.ndarray) -> float:
 
 
 def jensen_shannon(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in
-    nats.
+    """Mean over samples of (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in nats.
 
     In [0, ln 2] and symmetric; 0 only where all probabilities agree; lower is closer. Summed over
     classes and averaged over samples, which published code that divides by both does not do.
@@ -80,8 +78,7 @@ def is_agreement(name: str) -> bool:
 
 
 def tow(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    """Tug of war: product over forget, retain and test of 1 - |accuracy(unlearned) -
-    accuracy(retrain)| / 100.
+    """Tug of war: product over forget, retain, test of 1 - |accuracy - Retrain's| / 100.
 
     In [0, 1]; 1 means the same three accuracies, whatever the predictions. (Zhao et al., "What
     makes unlearning hard and what to do about it", NeurIPS 2024.)

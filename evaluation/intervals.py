@@ -47,8 +47,7 @@ def chance_interval(sd: float, alpha: float = 0.05) -> Interval:
 def clopper_pearson(
     successes: float | np.ndarray, trials: float | np.ndarray, level: float = 0.95
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``,
-    within [0, 1].
+    """Exact binomial interval (low, high), within [0, 1], of the rate behind ``successes``.
 
     Covers the true rate in at least ``level`` of all experiments, whatever the rate and the number
     of trials: also for TPR at a small FPR, where a handful of samples decides. The ends are Beta
@@ -78,8 +77,7 @@ def clopper_pearson(
 def mean_interval(
     values: np.ndarray, *, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[float, float] | None:
-    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value,
-    which has no spread.
+    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for n = 1.
 
     Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap
     covers too little (of 95 %: 48 % with two, 76 % with three, 82 % with five values). From ten on
@@ -100,8 +98,7 @@ def mean_interval(
 def bootstrap_mean(
     values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None
-    for a single value.
+    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,); None for n = 1.
 
     ``draws`` times n values are drawn with replacement; the ends are quantiles of their means.
     Independent of the order of ``values``. For few seeds it is too narrow: see

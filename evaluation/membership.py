@@ -86,8 +86,7 @@ PLAIN = DrawRule()
 def draw_rule(
     members: Literal["balanced", "first"], split_seed: int, data_sha256: str, forget_sha256: str
 ) -> DrawRule:
-    """The rule of a forget request: no seed of a run, no model and no order of files has a part in
-    it.
+    """The rule of a forget request, whatever the run's seed, model or order of files.
 
     Args:
         data_sha256: hash of the training images. ``forget_sha256``: of
@@ -102,8 +101,7 @@ def attack_seed(seed: int, *names: object) -> int:
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw,
-    by the forget seed.
+    """The rule behind a result's MIA; one that only says ``members`` drew once, by forget seed.
 
     Nothing of a run or a forget set is in it: equal rules may stand in one row. {} where a result
     says nothing.
@@ -145,8 +143,7 @@ def draw_members(
     how: Literal["balanced", "first"] = "balanced",
     seed: int = 0,
 ) -> Drawn:
-    """Positions in retain and in test that the attack trains on, for one draw; never more than
-    10,000 of each.
+    """Positions in retain and in test of one draw for the attack, at most 10,000 of each.
 
     ``balanced``: of each class as many members as non-members, the smaller of the two counts, drawn
     by ``seed``. So the two sides are equal in number and in classes whatever the sizes of retain
@@ -183,8 +180,7 @@ def _capped(counts: Sequence[int]) -> list[int]:
 
 
 def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[float]]) -> float:
-    """The noise that the draws add to a gap in MIA: SD over draws of mean(method) - mean(retrain),
-    over the root of the draws.
+    """The draws' noise in a gap in MIA: SD over draws of the gap, over the root of their number.
 
     A draw that moves both alike cancels. 0 for one draw, which leaves it unknown.
 
@@ -218,8 +214,7 @@ def means(shares: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str,
 def svc_draws(
     retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The fraction (draws,) of each audited split that the attack calls non-member, in [0, 1], for
-    each of the five features.
+    """By split and feature, the shares (draws,), in [0, 1], that the attack calls non-member.
 
     scikit-learn's SVC with C = 3, gamma = 1 / number of features, RBF kernel, unscaled features, as
     published, on all points; see :mod:`evaluation.svm`. A decision of exactly 0 is a member's. An
@@ -234,8 +229,7 @@ def svc_draws(
 def svc_margin_draws(
     retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
 ) -> dict[str, np.ndarray]:
-    """The fractions (draws,) by the same machine on one feature that does not crowd at 1: the
-    standardised margin.
+    """The same shares (draws,) by one feature that does not crowd at 1: the standardised margin.
 
     Mean and standard deviation are those of the attack's training points. See
     :func:`evaluation.scores.margin`.

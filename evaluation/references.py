@@ -61,8 +61,7 @@ def rmia_scores(
 
 
 def lira_offline(margins: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not
-    trained on the sample.
+    """z = (phi - mu_out) / s_out (n,): how far a margin is above models not trained on the sample.
 
     LiRA's score is the one-sided Lambda = 1 - Pr[N(mu_out, s_out^2) > phi] = Phi(z). Returned is z
     itself: in the same order, but Phi(z) rounds to 1 from z = 8.3 on, just where low false positive
@@ -97,8 +96,7 @@ def gaussian_log_ratio(
 def _gaussians(
     models: np.ndarray, use: np.ndarray, *, pooled: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Median (n,) of the entries to use of each column of ``models`` (R, n), and their SD, (n,) or
-    one for all.
+    """Median (n,) of the entries to use of each column of ``models`` (R, n); SD, (n,) or one.
 
     Both variances are about each column's own mean: the spread between samples is no part of it.
     """
@@ -120,8 +118,7 @@ def _gaussians(
 
 
 def ulira_scores(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """LiRA's log ratio (S, n) of every shadow on every sample, by Gaussians fitted on the other
-    shadows (Hayes et al. 2024).
+    """LiRA's log ratio (S, n) by Gaussians of the other shadows (Hayes et al. 2024).
 
     ``member`` is True where a shadow was trained on the sample and unlearned it, False where it
     never saw it; a pool in which each sample is in half of the shadows serves all samples at once.
@@ -156,8 +153,7 @@ def ulira_summary(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start
-    with ``ulira``.
+    """The ROC of all (shadow, sample) pairs, and the samples that leak most; named ``ulira...``.
 
     As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under
     the S shadows hang together: the AUC's interval is of samples as clusters, the rates' intervals
@@ -184,8 +180,7 @@ def ulira_summary(
 def ulira_by_memorisation(
     scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray
 ) -> dict[str, Metric]:
-    """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation
-    score (n,), with where chance puts it.
+    """U-LiRA's AUC, with its chance, on each third of the samples by memorisation (n,).
 
     Low is the negative control: there is next to nothing to forget. High is the stress test. (Zhao
     et al., NeurIPS 2024.) Ties go by position. {} where a third would have fewer than two samples.
@@ -204,8 +199,7 @@ def ulira_by_memorisation(
 
 
 def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
-    """Standard error of the AUC of scores[member] against scores[~member], both (S, n), samples
-    (columns) independent.
+    """SE of the AUC of scores[member] against scores[~member], (S, n), independent columns.
 
     The deviations of the pairs' placements from the AUC, summed within samples before they are
     squared (Obuchowski, Biometrics 1997); with one score per sample it is DeLong's. O(S n log(S
@@ -232,8 +226,7 @@ def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """For each sample the AUC (n,) in [0, 1] of its margin, shadows with it against shadows without
-    it; ties count half.
+    """AUC (n,) in [0, 1] of each sample's margins, shadows with it against those without.
 
     Of the margin itself, not of :func:`ulira_scores`: for one sample and equal SDs the two have one
     order, and no fit is left out here that would bias it. Good is 0.5, and both ends leak. It moves
@@ -248,8 +241,7 @@ def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def memorisation_scores(correct: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pr[correct | in] - Pr[correct | out] (n,), in [-1, 1], and its standard error (n,), from
-    ``correct`` (S, n) bool.
+    """Pr[correct | in] - Pr[correct | out] (n,) and its standard error, from bool (S, n).
 
     High: predicted right only if trained on (Feldman & Zhang 2020); low: there is nothing to
     forget. The standard error takes (k + 1) / (m + 2) for a probability, so that 8 of 8 right is

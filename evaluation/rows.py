@@ -52,8 +52,7 @@ class Judged:
 
 
 def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Rows in the order of their first model, and the floors: what Retrain's own seeds differ by,
-    {} with fewer than two.
+    """Rows in the order of their first model, and Retrain's floors, {} with fewer than two.
 
     A row: label, role, models (positions), mean, sd, ci, gap, inside_noise, and for each of
     AVERAGES that it has gap_of_means and mean_paired_gap; see :mod:`evaluation.gaps`. A metric
@@ -115,8 +114,7 @@ def _draw_noise(name: str, group: list[Judged], retrain: list[Judged]) -> tuple[
 def inside(
     name: str, method: np.ndarray, retrain: np.ndarray, noise: float = 0.0, draws: int = 1
 ) -> bool | None:
-    """Whether Retrain's own seeds explain a metric's difference; None with fewer than three Retrain
-    models.
+    """Whether Retrain's own seeds explain a metric's difference; None below three Retrains.
 
     Args:
         method, retrain: the values (k,) and (m,) of the runs. A distance, or ToW, of a Retrain

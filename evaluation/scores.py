@@ -16,8 +16,7 @@ MEMBER_SIGN = {
 
 
 def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """phi = z_y - log sum_{j != y} exp z_j = log p_y - log(1 - p_y), any real number; larger is
-    more member-like.
+    """phi = z_y - log sum_{j != y} exp z_j = log(p_y / (1 - p_y)); larger is more member-like.
 
     It grows without bound where p_y rounds to 1, and over models it is close to Gaussian (Carlini
     et al., "Membership inference attacks from first principles", 2022). One pass over ``logits``
@@ -47,8 +46,7 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,); a sample's values depend on its
-    own row alone.
+    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,), each row by itself.
 
     margin: see :func:`margin`. log_probability = log p_y <= 0 and loss = -log p_y, in nats, both
     from the margin, so that they keep their relative accuracy, hence their order, where p_y is 1 to

@@ -36,8 +36,7 @@ ROC_POINTS, BINS = 200, 30
 
 
 def held_out(splits: Splits) -> Outputs:
-    """What forget is compared with: images that no model was trained on, of the classes that were
-    forgotten.
+    """Images of the forgotten classes that no model was trained on, to compare forget with.
 
     The forgotten class's test images where a whole class was forgotten, else the validation images
     of the forget set's classes; test is kept to teach the attacks.
@@ -80,8 +79,7 @@ def can_attack(splits: Splits) -> bool:
 def basic(
     splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Metric]:
-    """Accuracies, losses and the attacks that need no other model, by the names of
-    :mod:`evaluation.metrics`.
+    """Accuracies, losses and the attacks that need no other model.
 
     ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it. Cost: O(n log n) in
     the samples, but for the support-vector machines, which see at most 2 n_test points in each
@@ -96,8 +94,7 @@ def basic(
 
 
 def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
-    """The shares (draws,), in [0, 1], that the support-vector machines call non-member:
-    svc_FEATURE_tnr and svc_FEATURE_tnr_held_out.
+    """Shares (draws,) called non-member, in [0, 1]: svc_FEATURE_tnr, svc_FEATURE_tnr_held_out.
 
     {} without images enough.
     """
@@ -170,8 +167,7 @@ def standard(
     references: Sequence[Splits],
     theirs: Sequence[Mapping[str, Metric]],
 ) -> dict[str, Metric]:
-    """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that
-    use them as references.
+    """What other Retrain models add: distances, tug of war, attacks with them as references.
 
     ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what
     :func:`basic` found. Distances are means over them and ToW geometric ones, since its logarithm

@@ -26,8 +26,7 @@ ROWS = 2**14  # samples compared at a time, so that float64 copies stay small
 
 
 class Standing(NamedTuple):
-    """How a model does on a split, retain unless said otherwise; an entry is None where it was not
-    recorded.
+    """How a model does on a split, retain by default; None is what was not recorded.
 
     ``accuracy`` in percent; ``chance``, the share of the largest class of the split in percent,
     which answering that class always would reach; ``top_answer``, the share of the model's most
@@ -41,9 +40,7 @@ class Standing(NamedTuple):
 
 
 def standing(logits: np.ndarray, labels: np.ndarray) -> Standing:
-    """Of logits (n, k) and labels (n,), n > 0. Labels without a forgotten class make chance that of
-    the remaining classes.
-    """
+    """Of logits (n, k) and labels (n,), n > 0; chance is that of the classes in ``labels``."""
     answers = np.asarray(logits).argmax(1)
     accuracy = float(100 * np.mean(answers == labels))
     return Standing(accuracy, _largest_share(labels), _largest_share(answers), len(labels))
@@ -238,8 +235,7 @@ def same_accuracy(ours: Outputs, theirs: Outputs) -> bool:
 
 
 def paired_error(differences: np.ndarray) -> float:
-    """Standard error of a mean of differences (n,): their sample standard deviation over sqrt(n); 0
-    of a single one.
+    """Standard error of the mean of differences (n,), sample SD / sqrt(n); 0 for n = 1.
 
     Of image-wise differences of correctness, 1, 0 or -1, it counts only the images on which two
     models disagree.

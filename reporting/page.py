@@ -32,7 +32,6 @@ ORIGINS = "Commands and hardware"
 FACTS = ["seed", "forget_seed", "device", "threads", "precision", "torch", "python", "git", "time"]
 ABSOLUTE = re.compile(r"(?<![^=@,])(?:[A-Za-z]:)?[/\\\\](?:[^/\\\\=,]*[/\\\\])*([^/\\\\=,]*)")
 
-
 Part = tuple[str, str, Html]  # (anchor, title, markup)
 
 
@@ -84,11 +83,8 @@ def _section(anchor: str, scenario: Scenario) -> list[Part]:
     plots = [_figure(f"{anchor}-{plot.name}", plot) for plot in plots_of(scenario)]
     parts += plots[:2]
     for number, audit in enumerate(scenario.audits, 1):
-        origin = tag(
-            "details",
-            tag("summary", "Where this audit comes from"),
-            _run_origin(audit["provenance"]),
-        )
+        summary = tag("summary", "Where this audit comes from")
+        origin = tag("details", summary, _run_origin(audit["provenance"]))
         content = audit_part(audit, scenario.groups)
         parts.append(_part(f"{anchor}-audit-{number}", "Audit", content, origin))
     parts += plots[2:]
@@ -139,6 +135,5 @@ def shortened(word: object) -> str:
 
 
 def _facts(provenance: dict) -> list[str]:
-    return [
-        f"{name} {provenance[name]}" for name in FACTS if provenance.get(name) not in (None, "")
-    ]
+    known = [name for name in FACTS if provenance.get(name) not in (None, "")]
+    return [f"{name} {provenance[name]}" for name in known]

@@ -84,12 +84,9 @@ def _spread(metric: str, values: list[float]) -> dict:
 
 
 def _draw_noise(group: Sequence[dict], retrain: Sequence[dict]) -> Noise:
-    """MIA's noise from the attack's draws; {} unless all runs share forget set and rule and record
-    at least two draws.
-    """
-    asked = {
-        (run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)
-    }
+    """MIA's noise from two or more draws; {} unless all runs share forget set and rule."""
+    runs = (*group, *retrain)
+    asked = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in runs}
     if not retrain or len(asked) > 1:
         return {}
     sides = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
@@ -119,9 +116,7 @@ def _gap(metric: str, group: list[dict], retrain: list[dict], noise: Noise) -> d
 def _average(
     end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], noise: Noise
 ) -> dict:
-    """An average gap: of means, of paired runs, to expect of Retrain itself, the band that Retrain
-    itself stays below, and whether this gap does.
-    """
+    """An average gap: of means, paired, its floor and band of Retrain, and whether it is inside."""
     ours, target = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
     gap = AverageGap()
     if ours and target:

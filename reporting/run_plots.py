@@ -29,12 +29,8 @@ FEWEST_VALUES = 3  # of a hyper-parameter that is plotted
 
 def run_plots(scenario: Scenario) -> list[Plot]:
     """Curves by epoch, masks by layer and Avg. Gap by hyper-parameter, where recorded."""
-    plots = [
-        _accuracy_plot(scenario),
-        _loss_plot(scenario),
-        _mask_plot(scenario),
-        _sensitivity_plot(scenario),
-    ]
+    kinds = (_accuracy_plot, _loss_plot, _mask_plot, _sensitivity_plot)
+    plots = [plot_of(scenario) for plot_of in kinds]
     return [plot for plot in plots if plot is not None]
 
 
@@ -80,13 +76,9 @@ def epoch_figure(rows: dict[str, list[list[dict]]], columns: dict[str, str], axi
         for run in runs[:MOST_LINES]:
             for name, colour in columns.items():
                 known = [epoch for epoch in run if epoch.get(name) is not None]
-                panel.plot(
-                    [epoch["epoch"] for epoch in known],
-                    [epoch[name] for epoch in known],
-                    color=colour,
-                    linewidth=1,
-                    marker="." if len(known) == 1 else "",
-                )
+                epochs, values = ([epoch[key] for epoch in known] for key in ("epoch", name))
+                marker = "." if len(known) == 1 else ""
+                panel.plot(epochs, values, color=colour, linewidth=1, marker=marker)
     last = max(epoch["epoch"] for runs in rows.values() for run in runs for epoch in run)
     common_axes(panels, x_ticks=range(0, int(last) + 1, max(1, round(last / 4))))
     return figure

@@ -158,6 +158,8 @@ def _name_points(panel: Any, rows: Sequence[dict], obstacles: Sequence[dict]) ->
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     frame = panel.bbox.extents
     far = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    centred = {"textcoords": "offset points", "fontsize": 8, "zorder": 5}
+    centred |= {"ha": "center", "va": "center"}
     for row in sorted(rows, key=lambda row: (row["TA"], row["UA"], row["name"])):
         name, point = drawable(row["name"], 24), (row["UA"], row["TA"])
         x, y = panel.transData.transform(point)
@@ -167,17 +169,8 @@ def _name_points(panel: Any, rows: Sequence[dict], obstacles: Sequence[dict]) ->
         best = costs.index(min(costs))
         taken.append(boxes[best])
         left, low, right, _ = boxes[best]
-        panel.annotate(
-            name,
-            point,
-            ((left + right) / 2 - x, low + height / 2 - y),
-            textcoords="offset points",
-            fontsize=8,
-            ha="center",
-            va="center",
-            arrowprops=far if best >= NEAR else None,
-            zorder=5,
-        )
+        place = (left + right) / 2 - x, low + height / 2 - y
+        panel.annotate(name, point, place, arrowprops=far if best >= NEAR else None, **centred)
 
 
 def _box(x: float, y: float, radius: float, angle: float, width: float, height: float) -> Box:
