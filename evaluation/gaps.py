@@ -123,7 +123,7 @@ def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
 
 
 def usual_runs(counts: Sequence[int]) -> int:
-    """The most frequent number of runs, the smaller one of two; 1 of none."""
+    """Runs that Retrain's floor is of: the most frequent count, the smaller of two; 1 of none."""
     return min(multimode(counts), default=1)
 
 
@@ -293,7 +293,7 @@ def too_few(retrain_runs: int) -> str | None:
 
 
 def trained_unlike(original: float, retrain: Values) -> str | None:
-    """A line on an original whose accuracy on retain is unlike Retrain's, else None.
+    """A line on an original that fits retain unlike Retrain, as by another recipe; else None.
 
     Its accuracy is outside of the band in which one more Retrain run falls, and more than half a
     point from their mean. Never said of fewer than three Retrain runs.

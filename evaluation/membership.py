@@ -60,7 +60,7 @@ class DrawRule:
     seed: int = 0
 
     def draws(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> list[Drawn]:
-        """Positions (m,) in retain and in test, for one draw or, of few among more, for 10."""
+        """Positions (m,) in retain and in test, for 10 draws if m < 5,000 of more, else for 1."""
         first = draw_members(retain_labels, test_labels, how=self.members, seed=self.seed)
         count = len(first[0])
         all_taken = count == len(retain_labels) == len(test_labels)
