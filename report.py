@@ -93,9 +93,7 @@ def check_reference(found: list[Scenario], reference: str) -> None:
 
 
 def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
-    """Refuse a table whose rows forgot different images: their gap to Retrain would be one of the
-    images, too.
-    """
+    """Refuse a table over unlike forget sets: its gaps would hold that difference, too."""
     sets = {run["data"]["forget"]["sha256"] for runs in scenario.groups.values() for run in runs}
     if len(sets) > 1 and not mixed:
         raise UserError(

@@ -11,9 +11,7 @@ Splits = Mapping[str, Outputs]
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Percent of the rows of ``logits`` (n, k) whose largest entry is at ``labels`` (n,); NaN for
-    an empty split.
-    """
+    """Percent of ``logits`` (n, k) whose largest entry is at ``labels`` (n,); NaN for n = 0."""
     if not len(labels):
         return float("nan")
     return float(100 * np.mean(np.asarray(logits).argmax(1) == labels))
@@ -35,15 +33,10 @@ def measured_error(outputs: Outputs) -> Metric:
 
 
 def accuracies(outputs: Splits) -> dict[str, float]:
-    """The percentages that the field reports, from (logits, labels) of forget, retain, val and
-    test.
+    """The reported percentages from (logits, labels) of forget, retain, val and test.
 
     UA = 100 - accuracy on forget; RA, TA and VA are the accuracies on retain, test and validation.
     """
-    percent = {split: accuracy(*outputs[split]) for split in ("forget", "retain", "val", "test")}
-    return {
-        "UA": 100 - percent["forget"],
-        "RA": percent["retain"],
-        "TA": percent["test"],
-        "VA": percent["val"],
-    }
+    splits = ("forget", "retain", "test", "val")
+    forget, retain, test, val = (accuracy(*outputs[split]) for split in splits)
+    return {"UA": 100 - forget, "RA": retain, "TA": test, "VA": val}

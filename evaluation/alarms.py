@@ -22,9 +22,7 @@ from evaluation.verdicts import (
 
 
 def row_alarms(row: Mapping[str, Any], models: Sequence[Judged]) -> list[str]:
-    """What a reader must know before trusting a row, one line each; the original is judged by no
-    rule.
-    """
+    """The warnings of one row; the original is judged by no rule."""
     group = [models[position] for position in row["models"]]
     if row["role"] == "retrain":
         return once_each([judge_alone(_standing(model), model.label) for model in group])
@@ -53,9 +51,7 @@ def _standing(model: Judged) -> Standing:
 def _forget_alarms(
     row: Mapping[str, Any], group: Sequence[Judged], retrain: Sequence[Judged]
 ) -> list[str]:
-    """Forget images that stand out among unseen ones: too well known still, or conspicuously
-    wrong.
-    """
+    """Whether forget images stand out among unseen ones: still known, or conspicuously wrong."""
     if "loss_auc" not in row["mean"]:
         return []
     area = row["mean"]["loss_auc"]
@@ -76,9 +72,7 @@ def _forget_alarms(
 
 
 def audit_alarms(models: Sequence[Judged]) -> list[str]:
-    """What concerns all rows: no Retrain, or attacks that find nothing even where there is all to
-    be found.
-    """
+    """The warnings of all rows: no Retrain, an odd original, attacks without power."""
     retrain = [model for model in models if model.role == "retrain"]
     found = []
     if not retrain:

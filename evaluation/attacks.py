@@ -20,8 +20,7 @@ FPRS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_0.1": 0.001}
 
 
 def class_weights(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Weights (n2,), of mean 1, that give samples of classes ``others`` (n2,) the class shares of
-    ``labels`` (n1,).
+    """Weights (n2,), mean 1, that give classes ``others`` (n2,) the shares in ``labels`` (n1,).
 
     Raises:
         ValueError: a class of ``labels`` has no sample among the others.
@@ -38,19 +37,16 @@ def class_weights(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def effective_size(weights: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2: how many equally weighted samples have a mean as uncertain as that of
-    these (Kish 1965).
-    """
+    """(sum w)^2 / sum w^2: equally weighted samples whose mean is as uncertain (Kish 1965)."""
     weights = np.asarray(weights, np.float64)
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def with_shares(values: np.ndarray, others: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The largest part of ``values`` (n2,), of classes ``others`` (n2,), with the class shares of
-    ``labels`` (n1,); (m,).
+    """The most ``values`` (m,) whose classes, of ``others`` (n2,), have the shares of ``labels``.
 
-    Of a class that has more than its share every so-manieth value is kept, in ascending order.
-    Nothing is left where a class of ``labels`` has no value.
+    A class with more than its share keeps evenly spaced ones of its sorted values. Nothing is left
+    where a class of ``labels`` has no value.
     """
     classes, counts = np.unique(labels, return_counts=True)
     size = min(np.sum(others == c) / count for c, count in zip(classes, counts, strict=True))
@@ -85,8 +81,7 @@ def roc(
 
 
 def auc(members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Probability that a member scores above another, ties counting half: Mann-Whitney's U / (n1
-    n2), in [0, 1].
+    """Probability, in [0, 1], that a member scores above another, ties counting half: U / (n1 n2).
 
     With ``weights`` (n2,) the other one is drawn in proportion to them. 0.5 is no leak; below 0.5
     leaks too (samples made conspicuous by being forgotten too hard). Exact up to one division.
@@ -98,8 +93,7 @@ def auc(members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = No
 def auc_null_sd(
     members: np.ndarray, others: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Standard deviation of the AUC where members and others have one distribution: Mann-Whitney's,
-    with its tie correction.
+    """Mann-Whitney's SD, corrected for ties, of the AUC of two sides of one distribution.
 
     sqrt((n + 1 - sum (t^3 - t) / (n (n - 1))) / (12 n1 n2)) with n = n1 + n2 and t the numbers of
     equal scores. Without ties it is 0.0059 for 4,500 against 5,000 and 0.024 for 300 against 300.
@@ -122,8 +116,7 @@ def tpr_at_fpr(
     alpha: float = 0.05,
     independent: int | None = None,
 ) -> tuple[float, float, float]:
-    """The largest share of members found with at most ``fpr`` of the others called members; a lower
-    and an upper bound.
+    """Largest share of members found at a false positive rate of at most ``fpr``; its bounds.
 
     The bounds hold together with probability at least 1 - ``alpha``, for the rate at the *true*
     false positive rate: binomial bounds on how many of the others lie above the true threshold (4.5
@@ -151,9 +144,7 @@ def tpr_at_fpr(
 
 
 def _hits_within(hits: np.ndarray, alarms: np.ndarray, count: float) -> int:
-    """Most true positives with at most ``count`` false ones; none where not even an impossible
-    threshold is allowed.
-    """
+    """Most true positives with at most ``count`` false ones; 0 for a negative count."""
     return 0 if count < 0 else int(hits[np.searchsorted(alarms, count, side="right") - 1])
 
 
@@ -206,16 +197,14 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(members: np.ndarray, others: np.ndarray) -> float:
-    """The score t for which "member if score >= t" has the largest balanced accuracy, (TPR + 1 -
-    FPR) / 2.
+    """The t whose rule "member if score >= t" has the largest (TPR + 1 - FPR) / 2.
 
     The largest such t; +inf where no score does better than calling nobody a member. An observed
     score, so that the attack is the same for any strictly increasing function of the scores.
     """
     thresholds, hits, alarms = roc(members, others)
-    return float(
-        thresholds[np.argmax(hits * alarms[-1] - alarms * hits[-1])]
-    )  # integers: equals stay equal
+    best = np.argmax(hits * alarms[-1] - alarms * hits[-1])  # integers: equals stay equal
+    return float(thresholds[best])
 
 
 def threshold_attack(
@@ -229,8 +218,7 @@ def threshold_attack(
     per_class: bool = False,
     alpha: float = 0.05,
 ) -> dict[str, Metric]:
-    """The threshold that is best on one pair (retain, test), applied to another (forget, held out);
-    each (scores, labels).
+    """The threshold best for (retain, test) on (forget, held out); each (scores, labels).
 
     ``per_class`` fits one threshold per label (Song & Mittal, USENIX Security 2021), and takes that
     of all classes for a label that is missing on either side of the fitting pair, as a forgotten
@@ -272,8 +260,7 @@ def _thresholds(
 def lr_loss_attack(
     forget_losses: np.ndarray, other_losses: np.ndarray, *, seed: int = 0, alpha: float = 0.05
 ) -> dict[str, Metric]:
-    """How well a logistic regression on the loss tells forget from never trained: the attack of the
-    NeurIPS 2023 challenge's kit.
+    """The NeurIPS 2023 challenge's attack: logistic regression on loss, forget against unseen.
 
     ``lr_loss_accuracy``: mean accuracy over 10 seeded stratified splits, each fitted on 90 % and
     judged on 10 %, of as many samples on one side as on the other (the larger is thinned by
@@ -292,13 +279,11 @@ def lr_loss_attack(
             f" {len(sides[1])}."
         )
     rng = np.random.default_rng(seed)
-    losses = np.concatenate(
-        [side if len(side) == n else rng.permutation(side)[:n] for side in sides]
-    )
+    sides = [side if len(side) == n else rng.permutation(side)[:n] for side in sides]
     splits = StratifiedShuffleSplit(10, random_state=seed)
-    accuracy = cross_val_score(
-        LogisticRegression(), losses[:, None], np.repeat([1, 0], n), cv=splits, scoring="accuracy"
-    ).mean()
+    losses, labels = np.concatenate(sides)[:, None], np.repeat([1, 0], n)
+    attack = LogisticRegression()
+    accuracy = cross_val_score(attack, losses, labels, cv=splits, scoring="accuracy").mean()
     sd = float(np.sqrt((1 / 10 + 1 / 9) / (4 * np.ceil(0.2 * n))))
     return {"lr_loss_accuracy": Metric(float(accuracy), chance=chance_interval(sd, alpha))}
 
@@ -310,8 +295,7 @@ def lr_entropy_attack(
     held_out: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> dict[str, Metric]:
-    """The share of forget that a logistic regression on the entropy calls member: "MIA" in the
-    papers on bad teaching and SSD.
+    """Share of forget called member by logistic regression on entropy, bad teaching's "MIA".
 
     ``lr_entropy_member_rate`` in [0, 1]: low is how those papers want it, the opposite of the
     support-vector attack's share of non-members; but good is what samples that were never trained
@@ -330,9 +314,7 @@ def lr_entropy_attack(
 
 
 def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray) -> float:
-    """``lr_entropy_member_rate`` from logits (n, k) of all un-augmented images of each split; NaN
-    where one is empty.
-    """
+    """``lr_entropy_member_rate`` from un-augmented logits (n, k); NaN where a split is empty."""
     if not all(map(len, (retain, test, forget))):
         return float("nan")
     (called,) = _called_members(*(entropy(softmax(logits)) for logits in (retain, test, forget)))
@@ -342,14 +324,11 @@ def entropy_member_rate(retain: np.ndarray, test: np.ndarray, forget: np.ndarray
 def _called_members(
     members: np.ndarray, others: np.ndarray, *audited: np.ndarray
 ) -> list[np.ndarray]:
-    """Which samples of each audited split are called members, 0 or 1, the two sides weighted to be
-    equal; scikit-learn, C = 1.
-    """
+    """1 where a sample of a split is called member, else 0; C = 1, both sides weigh the same."""
     from sklearn.linear_model import LogisticRegression
 
     members, others, *audited = map(_finite, (members, others, *audited))
     is_member = np.repeat([1, 0], [len(members), len(others)])
-    attack = LogisticRegression(class_weight="balanced", C=1).fit(
-        np.concatenate([members, others])[:, None], is_member
-    )
+    attack = LogisticRegression(class_weight="balanced", C=1)
+    attack.fit(np.concatenate([members, others])[:, None], is_member)
     return [attack.predict(split[:, None]) for split in audited]

@@ -4,8 +4,10 @@ models, sample by sample?
 A margin is z_y - logsumexp_{j != y} z_j, and an array of margins (models, n) has a row per model.
 Every estimate here is biased upwards when models are few: two sets of Retrain models do not get 0
 either. So each has a floor, the value of the same estimate where nothing is to be found
-(:func:`simulated_floor`, :func:`gaussian_kl_floor`), and is read against
-it.
+(:func:`simulated_floor`, :func:`gaussian_kl_floor`), and is read against it.
+
+``unlearned`` are margins (N, n) of N >= 2 unlearned models, ``retrained`` (M, n) of M >= 2 Retrain
+models; a divergence costs O(n (N + M)).
 """
 
 import math
@@ -31,8 +33,7 @@ BLOCK = 2**17
 
 
 def epsilon_of_rates(fpr: np.ndarray, fnr: np.ndarray, delta: float = DELTA) -> np.ndarray:
-    """The least epsilon of (epsilon, delta)-indistinguishability that a rule with these error rates
-    leaves possible.
+    """The least epsilon, of (epsilon, delta)-indistinguishability, that error rates allow.
 
     max(log(1 - delta - FPR) - log FNR, log(1 - delta - FNR) - log FPR), within [0, 50], entry by
     entry. A rule with one rate of exactly 0 is taken for too few models and gives 0; with both 0 it
@@ -57,8 +58,7 @@ def _epsilon_of_odds(odds: np.ndarray) -> np.ndarray:
 def epsilon(
     unlearned: np.ndarray, retrained: np.ndarray, delta: float = DELTA, *, intervals: bool = True
 ) -> np.ndarray:
-    """Largest :func:`epsilon_of_rates` (n,) of the rules that tell unlearned from retrained
-    margins; lower is better.
+    """Largest :func:`epsilon_of_rates` (n,) of the rules that tell both sides' margins apart.
 
     Two families of rules, and the maximum over both: a margin at or above a threshold is of the
     side with the larger median (the unlearned one, of equal ones), for all thresholds; a margin
@@ -71,11 +71,9 @@ def epsilon(
 
     Two sets of models of one distribution do not get 0: :func:`simulated_floor`. More models hardly
     lower it, since the extremes decide. Equal arrays, unlike equal distributions, give 0.
+    Cost O(n (N + M)^2), without intervals O(n (N + M) log(N + M)).
 
     Args:
-        unlearned: margins (N, n) of N >= 2 unlearned models.
-        retrained: margins (M, n) of M >= 2 Retrain models. Cost O(n (N + M)^2), without intervals
-            O(n (N + M) log(N + M)).
         intervals: False leaves the thresholds alone. These depend on ranks only (but for the rule
             of the 1 % and for medians between two margins), so that their floor is one number per
             (N, M) for all distributions: 1.21 for 20 models a side, 1.18 for 64, 1.13 for 512.
@@ -86,9 +84,8 @@ def epsilon(
         unlearned_is_high = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
         best = _best_threshold(unlearned, retrained, unlearned_is_high, delta)
         if intervals:
-            peak_is_unlearned = np.where(
-                spans[0] == spans[1], ~unlearned_is_high, spans[0] < spans[1]
-            )
+            tied = spans[0] == spans[1]
+            peak_is_unlearned = np.where(tied, ~unlearned_is_high, spans[0] < spans[1])
             best = np.maximum(best, _best_interval(unlearned, retrained, peak_is_unlearned, delta))
         return np.where(np.minimum(*spans) < DEGENERATE * np.maximum(*spans), CAP, best)
 
@@ -100,19 +97,15 @@ def epsilon(
 def _best_threshold(
     unlearned: np.ndarray, retrained: np.ndarray, unlearned_is_high: np.ndarray, delta: float
 ) -> np.ndarray:
-    """The largest epsilon (n,) of "at or above t is the high side" over all t between two values of
-    a column.
-    """
+    """Largest epsilon (n,) of the rules "the high side is at or above t", over all t."""
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
     below_unlearned = np.cumsum(order < len(unlearned), 0)[:-1]
     below_retrained = np.arange(1, len(joined))[:, None] - below_unlearned
     # The share of each side below t.
-    under_unlearned, under_retrained = (
-        below_unlearned / len(unlearned),
-        below_retrained / len(retrained),
-    )
+    under_unlearned = below_unlearned / len(unlearned)
+    under_retrained = below_retrained / len(retrained)
     low = np.where(unlearned_is_high, under_retrained, under_unlearned)
     high = np.where(unlearned_is_high, under_unlearned, under_retrained)
     odds = _odds(fpr=1 - low, fnr=high, delta=delta)
@@ -123,9 +116,7 @@ def _best_threshold(
 def _best_interval(
     unlearned: np.ndarray, retrained: np.ndarray, peak_is_unlearned: np.ndarray, delta: float
 ) -> np.ndarray:
-    """The largest epsilon (n,) of "within [l, r] is the peaked side" over the intervals around the
-    peak, see :func:`epsilon`.
-    """
+    """Largest epsilon (n,) of "the peaked side is within [l, r]", see :func:`epsilon`."""
     joined = np.concatenate([unlearned, retrained])
     order = joined.argsort(0)
     values = np.take_along_axis(joined, order, 0)
@@ -153,8 +144,7 @@ def _best_interval(
 
 
 def forgetting_quality(epsilons: np.ndarray, models: int) -> float:
-    """F: mean over samples of 2 / 2^b, b = 1 for an epsilon in [0, .5), 2 in [.5, 1), ...; in [0,
-    1], higher is better.
+    """F, in [0, 1]: mean of 2 / 2^b, b = 1 for an epsilon in [0, .5), 2 in [.5, 1), ...
 
     0 from ceil(log(models - 1)) on, which only a perfect separation or a degenerate side reaches.
     Retrain against Retrain gets not 1 but about .2, and by thresholds alone .37 at 512 models a
@@ -177,8 +167,7 @@ def forgetting_quality(epsilons: np.ndarray, models: int) -> float:
 def final_score(
     quality: float, unlearned: Mapping[str, float], retrained: Mapping[str, float]
 ) -> float:
-    """F * RA(unlearned) / RA(retrained) * TA(unlearned) / TA(retrained): forgetting quality with
-    utility; higher is better.
+    """F * RA(unlearned) / RA(retrained) * TA(unlearned) / TA(retrained); higher is better.
 
     Above 1 only where a utility is above Retrain's. (arXiv 2406.09073.)
 
@@ -196,8 +185,7 @@ def final_score(
 
 
 def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-    """KL (n,) in nats from the histogram of unlearned margins to that of Retrain's, 20 bins; lower
-    is better.
+    """KL (n,) in nats from histograms of unlearned margins to Retrain's, 20 bins.
 
     The margins are clipped to +-100, and the bins divide a sample's joint range into 20 equal
     parts, the last one closed so that the largest margin counts (published code drops it). Where
@@ -205,16 +193,11 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
     are then made to sum to 1. In [0, about 11.5], 0 for equal histograms, not symmetric. Identical
     distributions get about 3 at 20 models a side, .34 at 100 and .15 at 200: with fewer than 100
     prefer :func:`gaussian_kl`. (Georgiev et al., "Attribute-to-delete", arXiv 2410.23232.)
-
-    Args:
-        unlearned: margins (N, n) of N >= 2 unlearned models.
-        retrained: margins (M, n) of M >= 2 Retrain models. Cost O(n (N + M)).
     """
 
     def of_block(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-        p, q = (
-            counts / counts.sum(1, keepdims=True) for counts in _histograms(unlearned, retrained)
-        )
+        sides = _histograms(unlearned, retrained)
+        p, q = (counts / counts.sum(1, keepdims=True) for counts in sides)
         q = np.where(p > 0, np.maximum(q, KLOM_LEAST), q)
         q /= q.sum(1, keepdims=True)
         ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
@@ -224,13 +207,9 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
 
 
 def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (n, 20) of both sides in equal bins of each column's joint range; all in the first one
-    if that is a point.
-    """
-    unlearned, retrained = (
-        np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP),
-        np.clip(retrained, -KLOM_CLIP, KLOM_CLIP),
-    )
+    """Counts (n, 20) of both sides in equal bins of each column's joint range."""
+    unlearned = np.clip(unlearned, -KLOM_CLIP, KLOM_CLIP)
+    retrained = np.clip(retrained, -KLOM_CLIP, KLOM_CLIP)
     low = np.minimum(unlearned.min(0), retrained.min(0))
     width = np.maximum(unlearned.max(0), retrained.max(0)) - low
     width = np.where(width > 0, width, 1)
@@ -238,16 +217,14 @@ def _histograms(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarra
 
     def count(margins: np.ndarray) -> np.ndarray:
         bins = np.minimum(((margins - low) / width * KLOM_BINS).astype(np.int64), KLOM_BINS - 1)
-        return np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low)).reshape(
-            -1, KLOM_BINS
-        )
+        counts = np.bincount((bins + columns).ravel(), minlength=KLOM_BINS * len(low))
+        return counts.reshape(-1, KLOM_BINS)
 
     return count(unlearned), count(retrained)
 
 
 def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = True) -> np.ndarray:
-    """KL (n,) in nats from a Gaussian fitted to unlearned margins to one fitted to Retrain's; lower
-    is better.
+    """KL (n,) in nats from a Gaussian of unlearned margins to one of Retrain's.
 
     log(s_r / s_u) + (s_u^2 + (m_u - m_r)^2) / (2 s_r^2) - 1/2 with unbiased variances. ``pooled``
     gives both sides one variance, (N - 1) s_u^2 and (M - 1) s_r^2 over N + M - 2, so that only (m_u
@@ -255,10 +232,6 @@ def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray, *, pooled: bool = 
     which decides at ten or twenty models. In [0, infinity]: infinite where the variance that
     divides is 0 and the sides differ, or where only the unlearned one is 0. Its floor:
     :func:`gaussian_kl_floor`.
-
-    Args:
-        unlearned: margins (N, n) of N >= 2 unlearned models.
-        retrained: margins (M, n) of M >= 2 Retrain models. Cost O(n (N + M)).
     """
 
     def of_block(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
@@ -313,8 +286,7 @@ def simulated_floor(
     samples: int = 2000,
     seed: int = 0,
 ) -> float:
-    """The mean of ``statistic`` (margins, margins) where both sides are samples of one Gaussian of
-    standard deviation ``scale``.
+    """Mean of ``statistic`` between samples of one Gaussian of standard deviation ``scale``.
 
     For the thresholds of :func:`epsilon` the Gaussian stands for every distribution; for its
     intervals, whose reach is in units of the margin, the scale counts a little, and for
@@ -322,17 +294,13 @@ def simulated_floor(
     Cost: one call on ``samples`` columns.
     """
     rng = np.random.default_rng(seed)
-    unlearned, retrained = (
-        scale * rng.standard_normal((models, samples))
-        for models in (unlearned_models, retrained_models)
-    )
+    unlearned = scale * rng.standard_normal((unlearned_models, samples))
+    retrained = scale * rng.standard_normal((retrained_models, samples))
     return float(np.mean(statistic(unlearned, retrained)))
 
 
 def _in_blocks(function: Statistic, unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:
-    """``function`` (n,) of float64 margins, some columns at a time, after the checks that all
-    audits share.
-    """
+    """``function`` (n,) of checked float64 margins, some columns at a time."""
     unlearned, retrained = np.asarray(unlearned), np.asarray(retrained)
     if unlearned.ndim != 2 or unlearned.shape[1:] != retrained.shape[1:] or not unlearned.shape[1]:
         raise ValueError(

@@ -39,7 +39,7 @@ RATIO = Scale("ratio", 0.0, math.inf, "0 to infinity")
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """One metric, or a family of them.
+    """One metric, or a family of them; ``text`` says what it is.
 
     ``good`` is a number, ``retrain`` (Retrain's own value), ``floor`` (what Retrain models have
     among themselves: 0 where there is no noise), another metric's name, or ``high``. ``cost`` is
@@ -49,14 +49,18 @@ class Definition:
     set; a metric without it comes from a suite that computes several at once.
     """
 
-    text: str
     scale: Scale
     good: str | float = RETRAIN
     cost: str = "none"
     source: str = "-"
+    text: str = ""
     group: str = ""
     chance: str | None = None
     measure: Callable[[Splits], Metric | None] | None = None
+
+    def means(self, text: str) -> "Definition":
+        """The same of a metric that is ``text``."""
+        return dataclasses.replace(self, text=text)
 
 
 def markdown_table(definitions: Mapping[str, Definition]) -> str:

@@ -1,6 +1,7 @@
 """How far a model's outputs are from Retrain's: on single samples (logits against logits) and on
 accuracies (ToW).
 
+Logits (n, k) are of the same samples in the same order; a distance costs O(nk), in float64.
 Two trainings that differ in nothing but the seed are also apart, so a distance means little without
 the same distance between Retrain models beside it: :func:`evaluation.gaps.inside_distance`.
 """
@@ -16,30 +17,20 @@ LN2 = math.log(2)
 
 
 def activation_distance(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2]; lower is
-    closer.
+    """Mean over samples of ||softmax(unlearned) - softmax(retrain)||_2, in [0, sqrt 2].
 
     Symmetric, and a metric: the triangle inequality holds. (Golatkar et al., "Eternal Sunshine",
     CVPR 2020, and the bad-teaching paper, Chundawat et al., AAAI 2023.)
-
-    Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in
-            float64.
     """
     unlearned, retrain = _checked(unlearned, retrain)
     return float(np.linalg.norm(softmax(unlearned) - softmax(retrain), axis=1).mean())
 
 
 def jensen_shannon(unlearned: np.ndarray, retrain: np.ndarray) -> float:
-    """Mean over samples of JS(p, q) = KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2, in
-    nats.
+    """Mean over samples of (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in nats.
 
     In [0, ln 2] and symmetric; 0 only where all probabilities agree; lower is closer. Summed over
     classes and averaged over samples, which published code that divides by both does not do.
-
-    Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order. Cost O(nk), in
-            float64.
     """
     return float(_js(*map(_log_softmax, _checked(unlearned, retrain))).mean())
 
@@ -50,10 +41,6 @@ def kl_divergence(retrain: np.ndarray, unlearned: np.ndarray) -> float:
     In [0, infinity), not symmetric: large where the unlearned model rules out what Retrain holds
     possible. Lower is closer. Taken from log-probabilities, so that it stays finite for all finite
     logits.
-
-    Args:
-        retrain, unlearned: logits (n, k) of the same samples in the same order. Cost O(nk), in
-            float64.
     """
     return float(_kl(*map(_log_softmax, _checked(retrain, unlearned))).mean())
 
@@ -61,9 +48,7 @@ def kl_divergence(retrain: np.ndarray, unlearned: np.ndarray) -> float:
 def disagreement(unlearned: np.ndarray, retrain: np.ndarray) -> float:
     """Fraction of samples on which the two predict different classes, in [0, 1]; lower is closer.
 
-    Args:
-        unlearned, retrain: logits (n, k) of the same samples in the same order; of equal largest
-            logits the first counts.
+    Of equal largest logits the first counts.
     """
     unlearned, retrain = _checked(unlearned, retrain)
     return float(np.mean(unlearned.argmax(1) != retrain.argmax(1)))
@@ -83,9 +68,7 @@ def distances(unlearned: np.ndarray, retrain: np.ndarray) -> dict[str, float]:
 
 
 def is_distance(name: str) -> bool:
-    """Whether a metric of an audit is one of ``DISTANCES`` on a split (``js_forget``): between
-    models, not a property of one.
-    """
+    """Whether a metric is one of ``DISTANCES`` on a split, such as ``js_forget``."""
     return name.rpartition("_")[0] in DISTANCES
 
 
@@ -95,8 +78,7 @@ def is_agreement(name: str) -> bool:
 
 
 def tow(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> float:
-    """Tug of war: product over forget, retain and test of 1 - |accuracy(unlearned) -
-    accuracy(retrain)| / 100.
+    """Tug of war: product over forget, retain, test of 1 - |accuracy - Retrain's| / 100.
 
     In [0, 1]; 1 means the same three accuracies, whatever the predictions. (Zhao et al., "What
     makes unlearning hard and what to do about it", NeurIPS 2024.)
@@ -115,9 +97,8 @@ def tow_mia(unlearned: Mapping[str, float], retrain: Mapping[str, float]) -> flo
 def _agreement(
     names: tuple[str, ...], unlearned: Mapping[str, float], retrain: Mapping[str, float]
 ) -> float:
-    percent = np.array(
-        [[values[name] for name in names] for values in (unlearned, retrain)], np.float64
-    )
+    sides = (unlearned, retrain)
+    percent = np.array([[side[name] for name in names] for side in sides], np.float64)
     if not ((percent >= 0) & (percent <= 100)).all():  # False for NaN too
         raise ValueError(
             f"{', '.join(names)} must be percentages within [0, 100], not {percent.tolist()}"
@@ -144,9 +125,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-    """KL(p || q) per row from finite log-probabilities (n, k); never below 0, where rounding would
-    put equal rows.
-    """
+    """KL(p || q) per row from finite log-probabilities (n, k), rounding below 0 cut off."""
     return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(1), 0)
 
 

@@ -1,6 +1,4 @@
-"""How differently margins are distributed over the models of a row and over Retrain models: the
-audits of :mod:`evaluation.audit` by the names of :mod:`evaluation.metrics`.
-"""
+"""The audits of :mod:`evaluation.audit` on a row's and on Retrain's models, by metric names."""
 
 from collections.abc import Sequence
 
@@ -35,8 +33,7 @@ def margins(models: Sequence[Judged], split: str) -> np.ndarray:
 def distribution_gaps(
     group: Sequence[Judged], retrain: Sequence[Judged], *, audit: bool = False
 ) -> dict[str, Metric]:
-    """How differently margins of a row's models and of Retrain models are distributed, sample by
-    sample; with few models biased upwards, so each with its floor.
+    """How far margins of a row's models are from Retrain's by sample, each with its floor.
 
     The Gaussian divergence needs two models a side and five in all, else nothing is found.
     ``audit`` adds KLOM and, from three models a side on, the challenge's epsilon and F.

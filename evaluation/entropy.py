@@ -35,10 +35,7 @@ def modified_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def _complement(probabilities: np.ndarray) -> np.ndarray:
-    """1 - p, where the largest p of a row takes the sum of the others: near 1 the difference is
-    lost to rounding.
-    """
+    """1 - p, for the largest p of a row the sum of the others, which keeps small differences."""
     largest = np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None]
-    return np.where(
-        largest, np.where(largest, 0, probabilities).sum(1, keepdims=True), 1 - probabilities
-    )
+    others = np.where(largest, 0, probabilities).sum(1, keepdims=True)
+    return np.where(largest, others, 1 - probabilities)

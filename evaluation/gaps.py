@@ -43,8 +43,7 @@ def signed_gaps(method: Runs, retrain: Runs) -> dict[str, float]:
 
 
 def gap_of_means(method: Runs, retrain: Runs) -> float:
-    """The "Avg. Gap" of the SalUn paper's tables: mean over metrics of |mean(method) -
-    mean(retrain)|; lower is better.
+    """SalUn's "Avg. Gap", lower is better: mean over metrics of |mean(method) - mean(retrain)|.
 
     Never above :func:`mean_paired_gap`, since averaging over seeds comes before the absolute value
     and noise cancels.
@@ -91,8 +90,7 @@ def paired_gap(method: Runs, retrain: Runs, keys: Keys) -> float | None:
 
 
 def noise_floor(values: Values) -> float:
-    """Mean absolute difference between two Retrain runs, over all pairs of ``values`` (m,), m >= 2,
-    of any one metric.
+    """Mean absolute difference over all pairs of one metric's Retrain ``values`` (m,), m >= 2.
 
     Unbiased for E|A - A'| of two new runs however few there are, which the standard deviation is
     not (20 % low at two runs); for a Gaussian metric it estimates 2 sigma / sqrt(pi). Cost O(m log
@@ -108,16 +106,15 @@ def noise_floor(values: Values) -> float:
 
 
 def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
-    """The gap_of_means to expect of a method that is Retrain itself, from ``method_runs`` against
-    ``retrain_runs`` runs.
+    """The :func:`gap_of_means` to expect of ``method_runs`` against ``retrain_runs`` Retrain runs.
 
     Mean over metrics of noise_floor * sqrt((1 / method_runs + 1 / retrain_runs) / 2). Exact for one
     run against one, where it is the floor of :func:`mean_paired_gap` for any number of seeds;
     beyond that for Gaussian metrics.
 
     Args:
-        retrain: for each metric two or more Retrain values; at how many runs the floor is taken is
-            told apart from it.
+        retrain: for each metric two or more Retrain values, whose number need not be
+            ``retrain_runs``.
     """
     if method_runs < 1 or retrain_runs < 1:
         raise ValueError(f"a gap needs runs on both sides, not {method_runs} and {retrain_runs}")
@@ -126,9 +123,7 @@ def gap_floor(retrain: Runs, method_runs: int, retrain_runs: int) -> float:
 
 
 def usual_runs(counts: Sequence[int]) -> int:
-    """Of how many further runs Retrain's row in a table speaks: as many as most rows average over,
-    the fewer where two are as common.
-    """
+    """Runs that Retrain's floor is of: the most frequent count, the smaller of two; 1 of none."""
     return min(multimode(counts), default=1)
 
 
@@ -136,8 +131,7 @@ def usual_runs(counts: Sequence[int]) -> int:
 
 
 def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
-    """Half-width of the band in which mean(method) - mean(retrain) falls with probability ``level``
-    if the method is Retrain.
+    """Half-width of the band that a true Retrain's mean gap is in with probability ``level``.
 
     t * s * sqrt(1 / method_runs + 1 / m) with s the standard deviation of the m Retrain values and
     t the two-sided quantile of Student's t with m - 1 degrees of freedom: exact for Gaussian
@@ -164,12 +158,10 @@ def noise_band(retrain: Values, method_runs: int, level: float = 0.95) -> float:
 def average_band(
     retrain: Runs, method_runs: int, noise: Mapping[str, tuple[float, int]] | None = None
 ) -> float:
-    """What :func:`gap_of_means` of a method that is Retrain stays below with a probability of at
-    least 95 %.
+    """What a Retrain's :func:`gap_of_means` stays below with probability 95 % or more.
 
-    The mean of the metrics' bands. A mean of absolute values is never above what it is where the
-    metrics move as one, for which this is exact; so no covariance is needed. benchmarks/null.py
-    simulates it. For ``noise`` see :func:`inside_average`.
+    The mean of the metrics' bands: exact where all metrics move as one, the worst case, so that no
+    covariance is needed. benchmarks/null.py simulates it. For ``noise`` see :func:`inside_average`.
     """
     added = noise or {}
     bands = [
@@ -197,9 +189,7 @@ def distance_band(retrain: Values, method_runs: int, level: float = 0.95) -> flo
 
 
 def widened(band: float, noise: float, draws: int) -> float:
-    """The half-width of a 95 % band with :func:`evaluation.membership.draw_noise` of so many draws
-    in it, independent of the runs' own.
-    """
+    """Half-width of a 95 % band that also holds the independent noise of ``draws`` draws."""
     from scipy.special import stdtrit
 
     return math.hypot(band, float(stdtrit(draws - 1, 0.975)) * noise) if draws > 1 else band
@@ -208,8 +198,7 @@ def widened(band: float, noise: float, draws: int) -> float:
 def inside_noise(
     method: Values, retrain: Values, noise: float = 0.0, draws: int = 1
 ) -> bool | None:
-    """Whether |mean(method) - mean(retrain)| of one metric is within :func:`noise_band`; None with
-    fewer than three Retrain runs.
+    """Whether one metric's mean gap is within :func:`noise_band`; None below three Retrains.
 
     A Retrain metric that never varies (RA at 100) has a band of 0, outside of which everything else
     lies.
@@ -235,8 +224,7 @@ def inside_distance(method: Values, retrain: Values) -> bool | None:
 def inside_average(
     method: Runs, retrain: Runs, noise: Mapping[str, tuple[float, int]] | None = None
 ) -> bool | None:
-    """Whether :func:`gap_of_means` is within :func:`average_band`; None with fewer than three
-    Retrain runs.
+    """Whether the gap of means is within :func:`average_band`; None below three Retrains.
 
     Args:
         noise: for a metric that is a mean over draws the arguments of :func:`widened`.
@@ -284,10 +272,8 @@ def _inside(
     method, retrain = _values("method", method), _values("Retrain", retrain)
     if len(retrain) < FEWEST:
         return None
-    return bool(
-        abs(method.mean() - retrain.mean())
-        <= band(retrain, len(method)) + _rounding(method, retrain)
-    )
+    gap = abs(method.mean() - retrain.mean())
+    return bool(gap <= band(retrain, len(method)) + _rounding(method, retrain))
 
 
 def _rounding(*columns: Values) -> float:
@@ -296,9 +282,7 @@ def _rounding(*columns: Values) -> float:
 
 
 def too_few(retrain_runs: int) -> str | None:
-    """In words, that gaps cannot be marked; None where they can be, or where there is no Retrain at
-    all.
-    """
+    """A line saying that gaps cannot be marked, for one or two Retrain runs; else None."""
     if not 0 < retrain_runs < FEWEST:
         return None
     here = "one Retrain model" if retrain_runs == 1 else f"{retrain_runs} Retrain models"
@@ -309,8 +293,7 @@ def too_few(retrain_runs: int) -> str | None:
 
 
 def trained_unlike(original: float, retrain: Values) -> str | None:
-    """In words, that the original fits the retain set unlike Retrain does, which is what a wrong
-    recipe, or a crippled run, looks like; None where it does not.
+    """A line on an original that fits retain unlike Retrain, as by another recipe; else None.
 
     Its accuracy is outside of the band in which one more Retrain run falls, and more than half a
     point from their mean. Never said of fewer than three Retrain runs.

@@ -1,6 +1,4 @@
-"""How sure a number is: exact intervals for rates, Student's or resampled ones for means over
-seeds.
-"""
+"""Exact intervals of rates, and Student's or resampled ones of means over seeds."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -30,20 +28,16 @@ def values_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 def intervals_of(metrics: Mapping[str, Metric]) -> dict[str, Interval]:
     """The intervals of those that have one."""
-    return {
-        name: metric.interval for name, metric in metrics.items() if metric.interval is not None
-    }
+    return {name: each.interval for name, each in metrics.items() if each.interval is not None}
 
 
 def chances_of(metrics: Mapping[str, Metric]) -> dict[str, Interval]:
     """Where chance puts those of which that is known."""
-    return {name: metric.chance for name, metric in metrics.items() if metric.chance is not None}
+    return {name: each.chance for name, each in metrics.items() if each.chance is not None}
 
 
 def chance_interval(sd: float, alpha: float = 0.05) -> Interval:
-    """0.5 -+ z ``sd`` within [0, 1]: where chance puts a number of mean 0.5 with probability 1 -
-    ``alpha``.
-    """
+    """0.5 -+ z ``sd`` within [0, 1], which holds chance's values with probability 1 - ``alpha``."""
     from scipy.special import ndtri
 
     reach = float(-ndtri(alpha / 2) * sd)
@@ -53,8 +47,7 @@ def chance_interval(sd: float, alpha: float = 0.05) -> Interval:
 def clopper_pearson(
     successes: float | np.ndarray, trials: float | np.ndarray, level: float = 0.95
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """Exact binomial interval (low, high) of the rate behind ``successes`` out of ``trials``,
-    within [0, 1].
+    """Exact binomial interval (low, high), within [0, 1], of the rate behind ``successes``.
 
     Covers the true rate in at least ``level`` of all experiments, whatever the rate and the number
     of trials: also for TPR at a small FPR, where a handful of samples decides. The ends are Beta
@@ -76,17 +69,15 @@ def clopper_pearson(
     # The inverse is asked for harmless parameters where the end is fixed, since 0 is none of a Beta
     # distribution.
     low = np.where(successes > 0, betaincinv(np.maximum(successes, 1e-9), failures + 1, tail), 0.0)
-    high = np.where(
-        failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0
-    )
+    upper = betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail)
+    high = np.where(failures > 0, upper, 1.0)
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
 def mean_interval(
     values: np.ndarray, *, level: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[float, float] | None:
-    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for a single value,
-    which has no spread.
+    """Interval (low, high) of the mean of ``values`` (n,), one per seed; None for n = 1.
 
     Below ten values Student's, mean -+ t sd / sqrt(n), exact for Gaussian ones; there a bootstrap
     covers too little (of 95 %: 48 % with two, 76 % with three, 82 % with five values). From ten on
@@ -107,8 +98,7 @@ def mean_interval(
 def bootstrap_mean(
     values: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,), one per seed; None
-    for a single value.
+    """Percentile bootstrap interval (low, high) of the mean of ``values`` (n,); None for n = 1.
 
     ``draws`` times n values are drawn with replacement; the ends are quantiles of their means.
     Independent of the order of ``values``. For few seeds it is too narrow: see

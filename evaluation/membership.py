@@ -60,9 +60,7 @@ class DrawRule:
     seed: int = 0
 
     def draws(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> list[Drawn]:
-        """Positions (m,) in retain and in test, for each draw: 10 where below 5,000 are drawn of
-        more than there are, else 1.
-        """
+        """Positions (m,) in retain and in test, for 10 draws if m < 5,000 of more, else for 1."""
         first = draw_members(retain_labels, test_labels, how=self.members, seed=self.seed)
         count = len(first[0])
         all_taken = count == len(retain_labels) == len(test_labels)
@@ -72,15 +70,12 @@ class DrawRule:
         return [first, *(draw_members(retain_labels, test_labels, seed=seed) for seed in seeds)]
 
     def record(self, retain_labels: np.ndarray, test_labels: np.ndarray) -> dict[str, Any]:
-        """What a result says of its attack: two with equal records had the same samples, if they
-        are of the same images.
-        """
+        """The result's entry on its attack: on the same images, equal records mean equal draws."""
         draws = self.draws(retain_labels, test_labels)
-        seeded = SEEDED_BY if self.members == "balanced" else None
         return {
             "members": self.members,
             "draws": len(draws),
-            "seeded_by": seeded,
+            "seeded_by": SEEDED_BY if self.members == "balanced" else None,
             "points": [len(side) for side in draws[0]],
         }
 
@@ -91,8 +86,7 @@ PLAIN = DrawRule()
 def draw_rule(
     members: Literal["balanced", "first"], split_seed: int, data_sha256: str, forget_sha256: str
 ) -> DrawRule:
-    """The rule of a forget request: no seed of a run, no model and no order of files has a part in
-    it.
+    """The rule of a forget request, whatever the run's seed, model or order of files.
 
     Args:
         data_sha256: hash of the training images. ``forget_sha256``: of
@@ -107,8 +101,7 @@ def attack_seed(seed: int, *names: object) -> int:
 
 
 def rule_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule that a result's MIA was made by, also of one that only says ``members``: one draw,
-    by the forget seed.
+    """The rule behind a result's MIA; one that only says ``members`` drew once, by forget seed.
 
     Nothing of a run or a forget set is in it: equal rules may stand in one row. {} where a result
     says nothing.
@@ -138,11 +131,9 @@ def draws_line(record: Mapping[str, Any]) -> str:
     members, others = record["points"]
     capped = f", no more than {MOST} a side" if max(members, others) == MOST else ""
     drawn = f"{members} retain against {others} test images{capped}"
-    return f"MIA: {drawn}, " + (
-        f"the mean of {record['draws']} draws"
-        if record["draws"] > 1
-        else f"one draw ({record['members']})"
-    )
+    draws = record["draws"]
+    how = f"the mean of {draws} draws" if draws > 1 else f"one draw ({record['members']})"
+    return f"MIA: {drawn}, {how}"
 
 
 def draw_members(
@@ -152,8 +143,7 @@ def draw_members(
     how: Literal["balanced", "first"] = "balanced",
     seed: int = 0,
 ) -> Drawn:
-    """Positions in retain and in test that the attack trains on, for one draw; never more than
-    10,000 of each.
+    """Positions in retain and in test of one draw for the attack, at most 10,000 of each.
 
     ``balanced``: of each class as many members as non-members, the smaller of the two counts, drawn
     by ``seed``. So the two sides are equal in number and in classes whatever the sizes of retain
@@ -168,9 +158,8 @@ def draw_members(
         return np.arange(0), np.arange(0)
     rng = np.random.default_rng(seed)
     classes = np.union1d(retain_labels, test_labels)
-    sides = [
-        (np.flatnonzero(retain_labels == c), np.flatnonzero(test_labels == c)) for c in classes
-    ]
+    both = (retain_labels, test_labels)
+    sides = [[np.flatnonzero(labels == c) for labels in both] for c in classes]
     counts = _capped([min(len(inside), len(outside)) for inside, outside in sides])
     members, non_members = [], []
     for (inside, outside), count in zip(sides, counts, strict=True):
@@ -180,9 +169,7 @@ def draw_members(
 
 
 def _capped(counts: Sequence[int]) -> list[int]:
-    """``counts`` in proportion, with a sum of at most MOST; the largest remainders are
-    rounded up.
-    """
+    """``counts`` in proportion, their sum at most MOST; the largest remainders are rounded up."""
     total = sum(counts)
     if total <= MOST:
         return list(counts)
@@ -193,8 +180,7 @@ def _capped(counts: Sequence[int]) -> list[int]:
 
 
 def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[float]]) -> float:
-    """The noise that the draws add to a gap in MIA: SD over draws of mean(method) - mean(retrain),
-    over the root of the draws.
+    """The draws' noise in a gap in MIA: SD over draws of the gap, over the root of their number.
 
     A draw that moves both alike cancels. 0 for one draw, which leaves it unknown.
 
@@ -213,9 +199,7 @@ def draw_noise(method: Sequence[Sequence[float]], retrain: Sequence[Sequence[flo
 def svc_attack(
     retain: Outputs, test: Outputs, forget: Outputs, rule: DrawRule = PLAIN
 ) -> dict[str, float]:
-    """The means over draws of :func:`svc_draws` of the forget set, for each of the
-    five features.
-    """
+    """The means over draws of :func:`svc_draws` on the forget set, for each feature."""
     return means(svc_draws(retain, test, {"forget": forget}, rule))["forget"]
 
 
@@ -230,8 +214,7 @@ def means(shares: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str,
 def svc_draws(
     retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The fraction (draws,) of each audited split that the attack calls non-member, in [0, 1], for
-    each of the five features.
+    """By split and feature, the shares (draws,), in [0, 1], that the attack calls non-member.
 
     scikit-learn's SVC with C = 3, gamma = 1 / number of features, RBF kernel, unscaled features, as
     published, on all points; see :mod:`evaluation.svm`. A decision of exactly 0 is a member's. An
@@ -246,8 +229,7 @@ def svc_draws(
 def svc_margin_draws(
     retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
 ) -> dict[str, np.ndarray]:
-    """The fractions (draws,) by the same machine on one feature that does not crowd at 1: the
-    standardised margin.
+    """The same shares (draws,) by one feature that does not crowd at 1: the standardised margin.
 
     Mean and standard deviation are those of the attack's training points. See
     :func:`evaluation.scores.margin`.
@@ -255,12 +237,10 @@ def svc_margin_draws(
     found = []
     for draw in rule.draws(retain[1], test[1]):
         sides = zip((retain, test), draw, strict=True)
-        known = np.concatenate(
-            [margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)] or [[0.0]]
-        )
-        features = functools.partial(
-            _standardised_margin, center=known.mean(), sd=max(known.std(), MIN_SD)
-        )
+        taught = [margin(logits[at], labels[at]) for (logits, labels), at in sides if len(at)]
+        known = np.concatenate(taught or [[0.0]])
+        sd = max(known.std(), MIN_SD)
+        features = functools.partial(_standardised_margin, center=known.mean(), sd=sd)
         found.append(_shares(features, retain, test, audited, [draw], features_of=("margin",)))
     return {name: np.concatenate([shares[name]["margin"] for shares in found]) for name in audited}
 
@@ -282,18 +262,14 @@ def _shares(
     # SciPy takes a tenth of a second to import; only the evaluation needs it.
     from evaluation.svm import decisions
 
-    shares = {
-        name: {feature: np.full(len(draws), np.nan) for feature in features_of} for name in audited
-    }
+    shares = {name: {each: np.full(len(draws), np.nan) for each in features_of} for name in audited}
     asked = [name for name, outputs in audited.items() if len(outputs[1])]
     if not asked or any(not len(side) for side in draws[0]):
         return shares
     # What several draws share is computed once.
     inside, outside = (np.unique(np.concatenate([draw[side] for draw in draws])) for side in (0, 1))
-    known = [
-        features(logits[at], labels[at])
-        for (logits, labels), at in ((retain, inside), (test, outside))
-    ]
+    sides = ((retain, inside), (test, outside))
+    known = [features(logits[at], labels[at]) for (logits, labels), at in sides]
     seen = [features(*audited[name]) for name in asked]
     drawn = [
         (np.searchsorted(inside, members), len(inside) + np.searchsorted(outside, others))

@@ -50,23 +50,18 @@ def rmia_scores(
     resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
     """
     log_ratios, population = np.asarray(log_ratios, np.float64), np.asarray(population, np.float64)
-    if (
-        not len(population)
-        or not np.isfinite(log_ratios).all()
-        or not np.isfinite(population).all()
-    ):
+    are_finite = np.isfinite(log_ratios).all() and np.isfinite(population).all()
+    if not len(population) or not are_finite:
         raise ValueError("RMIA needs finite ratios and a population of at least one sample.")
-    return np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right") / len(
-        population
-    )
+    below = np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right")
+    return below / len(population)
 
 
 # --------------------------------------------------------------------------------------------- LiRA
 
 
 def lira_offline(margins: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """z = (phi - mu_out) / s_out (n,): how far the margin lies above those of models that were not
-    trained on the sample.
+    """z = (phi - mu_out) / s_out (n,): how far a margin is above models not trained on the sample.
 
     LiRA's score is the one-sided Lambda = 1 - Pr[N(mu_out, s_out^2) > phi] = Phi(z). Returned is z
     itself: in the same order, but Phi(z) rounds to 1 from z = 8.3 on, just where low false positive
@@ -94,26 +89,14 @@ def gaussian_log_ratio(
     For equal SDs a shift of mu SDs has an AUC of Phi(mu / sqrt 2): 0.638, 0.760, 0.856 for 0.5, 1,
     1.5.
     """
-    return (
-        np.log(sd_out)
-        - np.log(sd_in)
-        + (((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2) / 2
-    )
-
-
-def _log_likelihood_ratio(
-    phi: np.ndarray, models: np.ndarray, use_in: np.ndarray, use_out: np.ndarray, *, pooled: bool
-) -> np.ndarray:
-    return gaussian_log_ratio(
-        phi, *_gaussians(models, use_in, pooled=pooled), *_gaussians(models, use_out, pooled=pooled)
-    )
+    squares = ((phi - mu_out) / sd_out) ** 2 - ((phi - mu_in) / sd_in) ** 2
+    return np.log(sd_out) - np.log(sd_in) + squares / 2
 
 
 def _gaussians(
     models: np.ndarray, use: np.ndarray, *, pooled: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Median (n,) of the entries to use of each column of ``models`` (R, n), and their SD, (n,) or
-    one for all.
+    """Median (n,) of the entries to use of each column of ``models`` (R, n); SD, (n,) or one.
 
     Both variances are about each column's own mean: the spread between samples is no part of it.
     """
@@ -135,8 +118,7 @@ def _gaussians(
 
 
 def ulira_scores(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """LiRA's log ratio (S, n) of every shadow on every sample, by Gaussians fitted on the other
-    shadows (Hayes et al. 2024).
+    """LiRA's log ratio (S, n) by Gaussians of the other shadows (Hayes et al. 2024).
 
     ``member`` is True where a shadow was trained on the sample and unlearned it, False where it
     never saw it; a pool in which each sample is in half of the shadows serves all samples at once.
@@ -155,12 +137,11 @@ def ulira_scores(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
     scores = np.empty(margins.shape)
     for i in range(shadows):
         rest = np.arange(i + 1, i + shadows) % shadows
-        use_in, use_out = (
-            side & (side.cumsum(0) <= each) for side in (member[rest], ~member[rest])
-        )
-        scores[i] = _log_likelihood_ratio(
-            margins[i], margins[rest], use_in, use_out, pooled=shadows < POOLED_BELOW
-        )
+        fitted = []
+        for side in (member[rest], ~member[rest]):
+            use = side & (side.cumsum(0) <= each)
+            fitted += _gaussians(margins[rest], use, pooled=shadows < POOLED_BELOW)
+        scores[i] = gaussian_log_ratio(margins[i], *fitted)
     return scores
 
 
@@ -172,8 +153,7 @@ def ulira_summary(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> dict[str, Metric]:
-    """The ROC of all (shadow, sample) pairs at once, and the samples that leak most; names start
-    with ``ulira``.
+    """The ROC of all (shadow, sample) pairs, and the samples that leak most; named ``ulira...``.
 
     As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under
     the S shadows hang together: the AUC's interval is of samples as clusters, the rates' intervals
@@ -186,9 +166,8 @@ def ulira_summary(
     scores, member = _pool(scores, member)
     shuffled = np.random.default_rng(seed).permuted(member, axis=0)
     inside, outside, sd = scores[member], scores[~member], clustered_auc_sd(scores, member)
-    found = roc_summary(
-        "ulira", inside, outside, alpha=alpha, null_sd=sd, independent=scores.shape[1]
-    )
+    count = scores.shape[1]
+    found = roc_summary("ulira", inside, outside, alpha=alpha, null_sd=sd, independent=count)
     for end, membership in (("", member), ("_floor", shuffled)):
         areas = per_sample_auc(margins, membership)
         two_sided = np.maximum(areas, 1 - areas)
@@ -201,8 +180,7 @@ def ulira_summary(
 def ulira_by_memorisation(
     scores: np.ndarray, member: np.ndarray, memorisation: np.ndarray
 ) -> dict[str, Metric]:
-    """U-LiRA's AUC on the third of the samples with the lowest, middle and highest memorisation
-    score (n,), with where chance puts it.
+    """U-LiRA's AUC, with its chance, on each third of the samples by memorisation (n,).
 
     Low is the negative control: there is next to nothing to forget. High is the stress test. (Zhao
     et al., NeurIPS 2024.) Ties go by position. {} where a third would have fewer than two samples.
@@ -221,8 +199,7 @@ def ulira_by_memorisation(
 
 
 def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
-    """Standard error of the AUC of scores[member] against scores[~member], both (S, n), samples
-    (columns) independent.
+    """SE of the AUC of scores[member] against scores[~member], (S, n), independent columns.
 
     The deviations of the pairs' placements from the AUC, summed within samples before they are
     squared (Obuchowski, Biometrics 1997); with one score per sample it is DeLong's. O(S n log(S
@@ -233,28 +210,23 @@ def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
         raise ValueError("The spread over samples needs two samples.")
     inside, outside = scores[member], scores[~member]
     placements = np.empty(scores.shape)
-    placements[member], placements[~member] = (
-        _share_below(inside, outside),
-        1 - _share_below(outside, inside),
-    )
-    deviations = np.where(
-        member, placements - placements[member].mean(), placements - placements[~member].mean()
-    )
-    per_sample = np.where(member, deviations / len(inside), deviations / len(outside)).sum(0)
+    placements[member] = _share_below(inside, outside)
+    placements[~member] = 1 - _share_below(outside, inside)
+    means = np.where(member, placements[member].mean(), placements[~member].mean())
+    counts = np.where(member, len(inside), len(outside))
+    per_sample = ((placements - means) / counts).sum(0)
     return float(np.sqrt((per_sample**2).sum() * scores.shape[1] / (scores.shape[1] - 1)))
 
 
 def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The share of ``others`` below each score, equals counting half."""
     others = np.sort(others)
-    return (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / (
-        2 * len(others)
-    )
+    below, up_to = (np.searchsorted(others, scores, side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(others))
 
 
 def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """For each sample the AUC (n,) in [0, 1] of its margin, shadows with it against shadows without
-    it; ties count half.
+    """AUC (n,) in [0, 1] of each sample's margins, shadows with it against those without.
 
     Of the margin itself, not of :func:`ulira_scores`: for one sample and equal SDs the two have one
     order, and no fit is left out here that would bias it. Good is 0.5, and both ends leak. It moves
@@ -269,8 +241,7 @@ def per_sample_auc(margins: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def memorisation_scores(correct: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pr[correct | in] - Pr[correct | out] (n,), in [-1, 1], and its standard error (n,), from
-    ``correct`` (S, n) bool.
+    """Pr[correct | in] - Pr[correct | out] (n,) and its standard error, from bool (S, n).
 
     High: predicted right only if trained on (Feldman & Zhang 2020); low: there is nothing to
     forget. The standard error takes (k + 1) / (m + 2) for a probability, so that 8 of 8 right is

@@ -18,8 +18,7 @@ def steps_to_reach(
     *,
     rising: bool = True,
 ) -> float:
-    """The first recorded step at which the curve is at ``target`` or beyond; infinity if it never
-    is.
+    """The first recorded step at which the curve reaches ``target``; infinity if none does.
 
     No interpolation: the answer is as fine as the recording, and never too early.
 
@@ -45,8 +44,7 @@ def steps_to_reach(
 
 
 def relearn_ratio(unlearned_steps: float, retrain_steps: float) -> float:
-    """Steps of the unlearned model over Retrain's, in [0, infinity]; 1 is Retrain, below 1
-    something was left behind.
+    """Steps over Retrain's, in [0, infinity]; below 1 something was left behind.
 
     Infinite where the unlearned model did not get there: over-forgetting, or a curve that is too
     short.

@@ -1,6 +1,4 @@
-"""Models -> rows: one per configuration, averaged over its seeds, with gaps to Retrain and noise
-floors.
-"""
+"""Models -> rows: one per configuration, averaged over seeds, with gaps and noise floors."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -54,8 +52,7 @@ class Judged:
 
 
 def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Rows in the order of their first model, and the floors: what Retrain's own seeds differ by,
-    {} with fewer than two.
+    """Rows in the order of their first model, and Retrain's floors, {} with fewer than two.
 
     A row: label, role, models (positions), mean, sd, ci, gap, inside_noise, and for each of
     AVERAGES that it has gap_of_means and mean_paired_gap; see :mod:`evaluation.gaps`. A metric
@@ -74,25 +71,14 @@ def make_rows(models: Sequence[Judged]) -> tuple[list[dict[str, Any]], dict[str,
 def _row(positions: list[int], models: Sequence[Judged], retrain: list[Judged]) -> dict[str, Any]:
     group = [models[position] for position in positions]
     values, theirs = _columns(group), _columns(retrain)
-    row = {
-        "label": group[0].label,
-        "role": group[0].role,
-        "models": positions,
-        "mean": {name: float(np.mean(column)) for name, column in values.items()},
-        "sd": {
-            name: float(np.std(column, ddof=1)) if len(group) > 1 else None
-            for name, column in values.items()
-        },
-        "ci": {
-            name: mean_interval(column, within=define(name).scale.ends)
-            for name, column in values.items()
-        },
-        "gap": {
-            name: float(np.mean(values[name]) - np.mean(theirs[name]))
-            for name in values
-            if name in theirs
-        },
-    }
+    row = {"label": group[0].label, "role": group[0].role, "models": positions}
+    row |= {"mean": {}, "sd": {}, "ci": {}, "gap": {}}
+    for name, column in values.items():
+        row["mean"][name] = float(np.mean(column))
+        row["sd"][name] = float(np.std(column, ddof=1)) if len(group) > 1 else None
+        row["ci"][name] = mean_interval(column, within=define(name).scale.ends)
+        if name in theirs:
+            row["gap"][name] = float(np.mean(column) - np.mean(theirs[name]))
     noise = {name: _draw_noise(name, group, retrain) for name in row["gap"]}
     marks = {}
     if group[0].role != "retrain":
@@ -118,9 +104,7 @@ def _averages(
 
 
 def _draw_noise(name: str, group: list[Judged], retrain: list[Judged]) -> tuple[float, int]:
-    """What the attack's draws add to a metric's gap, and their number; (0, 1) for a metric that no
-    draw is in.
-    """
+    """Noise of the attack's draws in a metric's gap, and their number; (0, 1) without draws."""
     sides = [[model.by_draw.get(name) for model in side] for side in (group, retrain)]
     if not retrain or any(draws is None for side in sides for draws in side):
         return 0.0, 1
@@ -130,8 +114,7 @@ def _draw_noise(name: str, group: list[Judged], retrain: list[Judged]) -> tuple[
 def inside(
     name: str, method: np.ndarray, retrain: np.ndarray, noise: float = 0.0, draws: int = 1
 ) -> bool | None:
-    """Whether Retrain's own seeds explain a metric's difference; None with fewer than three Retrain
-    models.
+    """Whether Retrain's own seeds explain a metric's difference; None below three Retrains.
 
     Args:
         method, retrain: the values (k,) and (m,) of the runs. A distance, or ToW, of a Retrain
@@ -175,9 +158,7 @@ def _in_percent(columns: Mapping[str, np.ndarray], end: str) -> dict[str, np.nda
 
 
 def _floors(retrain: list[Judged], runs: int) -> dict[str, float]:
-    """The expected gap of ``runs`` more Retrain runs, metric by metric and averaged; Retrain's own
-    distances.
-    """
+    """Expected gaps of ``runs`` more Retrain runs and their averages; Retrain's own distances."""
     if len(retrain) < 2:
         return {}
     columns, sides = _columns(retrain), (runs, len(retrain))

@@ -1,6 +1,4 @@
-"""What a model's logits say of one sample: the scores by which membership attacks rank samples, in
-float64.
-"""
+"""Scores (n,) of single samples from a model's logits, float64, which attacks rank samples by."""
 
 import numpy as np
 
@@ -18,8 +16,7 @@ MEMBER_SIGN = {
 
 
 def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """phi = z_y - log sum_{j != y} exp z_j = log p_y - log(1 - p_y), any real number; larger is
-    more member-like.
+    """phi = z_y - log sum_{j != y} exp z_j = log(p_y / (1 - p_y)); larger is more member-like.
 
     It grows without bound where p_y rounds to 1, and over models it is close to Gaussian (Carlini
     et al., "Membership inference attacks from first principles", 2022). One pass over ``logits``
@@ -27,12 +24,8 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     others = np.array(logits, np.float64)
     labels = np.asarray(labels)
-    if (
-        others.ndim != 2
-        or not len(others)
-        or others.shape[1] < 2
-        or labels.shape != others.shape[:1]
-    ):
+    are_logits = others.ndim == 2 and len(others) and others.shape[1] > 1
+    if not are_logits or labels.shape != others.shape[:1]:
         raise ValueError(
             "Margins need logits (n, k) with n >= 1 and k >= 2, and labels (n,); got"
             f" {others.shape} and {labels.shape}."
@@ -53,8 +46,7 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,); a sample's values depend on its
-    own row alone.
+    """Six scores (n,) from ``logits`` (n, k) and ``labels`` (n,), each row by itself.
 
     margin: see :func:`margin`. log_probability = log p_y <= 0 and loss = -log p_y, in nats, both
     from the margin, so that they keep their relative accuracy, hence their order, where p_y is 1 to
@@ -75,9 +67,7 @@ def sample_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 
 def member_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """:func:`sample_scores` with signs such that a larger value of each is more member-like, as the
-    attacks expect.
-    """
+    """:func:`sample_scores` with signs such that larger is more member-like."""
     return {
         name: MEMBER_SIGN[name] * score for name, score in sample_scores(logits, labels).items()
     }

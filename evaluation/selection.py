@@ -3,6 +3,8 @@
 For a forget set drawn like the rest, perfect unlearning leaves the forget set looking like images
 never seen, and validation images are such: same accuracy, same losses. For a whole class it leaves
 nothing of the class.
+
+Arguments are percentages: ``unlearned`` has UA (100 - acc_f), RA and VA, ``original`` RA and VA.
 """
 
 import math
@@ -10,32 +12,25 @@ from collections.abc import Mapping
 
 
 def val_proxy(unlearned: Mapping[str, float], original: Mapping[str, float], auc: float) -> float:
-    """|acc_f - VA_o| + |VA_u - VA_o| + |RA_u - RA_o| + 100 |AUC - 1/2|, in percentage points; 0 is
-    best.
+    """|acc_f - VA_o| + |VA_u - VA_o| + |RA_u - RA_o| + 100 |AUC - 1/2| in points; 0 is best.
 
     For forget sets drawn at random. Two settings closer than :func:`val_proxy_noise` are not told
     apart by it. VA_o is too high if the original's checkpoint was chosen on these validation
     images: take it on others.
 
     Args:
-        unlearned: the percentages UA (100 - acc_f), RA and VA of the unlearned model.
-        original: the percentages RA and VA of the original model.
         auc: the probability, in [0, 1], that a forget image has a larger loss than a validation
             image under the unlearned model (ties count half), these weighted by the class shares of
             forget; either orientation gives the same value.
     """
     if not 0 <= auc <= 1:
         raise ValueError(f"an AUC is within [0, 1], not {auc}")
-    return (
-        abs(100 - unlearned["UA"] - original["VA"])
-        + _drift(unlearned, original)
-        + 100 * abs(auc - 0.5)
-    )
+    from_unseen = abs(100 - unlearned["UA"] - original["VA"])
+    return from_unseen + _drift(unlearned, original) + 100 * abs(auc - 0.5)
 
 
 def val_proxy_noise(forget_count: float, val_count: float) -> float:
-    """The value of 100 |AUC - 1/2| to expect if forget and validation losses are alike, in
-    percentage points.
+    """The points of 100 |AUC - 1/2| to expect of forget and validation losses that are alike.
 
     100 sqrt(2 / pi) sqrt((n + m + 1) / (12 n m)), the mean deviation of the Mann-Whitney statistic
     without ties in its normal limit: .47 for 4,500 and 5,000 images, 1.9 for 300 and 300. The
@@ -48,15 +43,10 @@ def val_proxy_noise(forget_count: float, val_count: float) -> float:
 
 
 def val_proxy_class(unlearned: Mapping[str, float], original: Mapping[str, float]) -> float:
-    """acc_f + |VA_u - VA_o| + |RA_u - RA_o|, in percentage points; 0 is best. For forgetting a
-    whole class.
+    """For a whole class: acc_f + |VA_u - VA_o| + |RA_u - RA_o| in points; 0 is best.
 
     Retrain never predicts a class that it has not seen, so the target is acc_f = 0. No AUC: the
     validation images of the class are to be left out, of VA_u and of VA_o.
-
-    Args:
-        unlearned: the percentages UA (100 - acc_f), RA and VA of the unlearned model.
-        original: the percentages RA and VA of the original model.
     """
     return 100 - unlearned["UA"] + _drift(unlearned, original)
 

@@ -36,8 +36,7 @@ ROC_POINTS, BINS = 200, 30
 
 
 def held_out(splits: Splits) -> Outputs:
-    """What forget is compared with: images that no model was trained on, of the classes that were
-    forgotten.
+    """Images of the forgotten classes that no model was trained on, to compare forget with.
 
     The forgotten class's test images where a whole class was forgotten, else the validation images
     of the forget set's classes; test is kept to teach the attacks.
@@ -50,16 +49,12 @@ def held_out(splits: Splits) -> Outputs:
 
 
 def absent_classes(splits: Splits) -> np.ndarray:
-    """The forgotten classes that no held-out image is of: forget then has nothing to be compared
-    with.
-    """
+    """The forgotten classes without held-out images: there forget has no counterpart."""
     return np.setdiff1d(splits["forget"][1], held_out(splits)[1])
 
 
 def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
-    """A warning where :func:`absent_classes` leave out metrics; ``classes`` are the
-    names of all.
-    """
+    """A warning naming :func:`absent_classes`, or []; ``classes`` are the names of all."""
     absent = ", ".join(classes[c] for c in absent_classes(splits))
     if not absent:
         return []
@@ -77,17 +72,14 @@ def can_compare(splits: Splits) -> bool:
 def can_attack(splits: Splits) -> bool:
     """Whether there are samples enough on every side."""
     parts = [held_out(splits), *(splits[name] for name in ("forget", "retain", "test"))]
-    return (
-        all(len(labels) >= FEWEST for _, labels in parts)
-        and len(np.intersect1d(splits["retain"][1], splits["test"][1])) > 1
-    )
+    in_both = np.intersect1d(splits["retain"][1], splits["test"][1])
+    return all(len(labels) >= FEWEST for _, labels in parts) and len(in_both) > 1
 
 
 def basic(
     splits: Splits, rule: DrawRule = PLAIN, by_draw: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Metric]:
-    """Accuracies, losses and the attacks that need no other model, by the names of
-    :mod:`evaluation.metrics`.
+    """Accuracies, losses and the attacks that need no other model.
 
     ``by_draw`` is what :func:`attack_by_draw` found, where the caller has it. Cost: O(n log n) in
     the samples, but for the support-vector machines, which see at most 2 n_test points in each
@@ -102,8 +94,7 @@ def basic(
 
 
 def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
-    """The shares (draws,), in [0, 1], that the support-vector machines call non-member:
-    svc_FEATURE_tnr and svc_FEATURE_tnr_held_out.
+    """Shares (draws,) called non-member, in [0, 1]: svc_FEATURE_tnr, svc_FEATURE_tnr_held_out.
 
     {} without images enough.
     """
@@ -121,12 +112,12 @@ def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
 
 def _measure_each(splits: Splits) -> dict[str, Metric]:
     """The metrics that a function of their own computes from the splits."""
-    found = {
-        name: definition.measure(splits)
-        for name, definition in DEFINITIONS.items()
-        if definition.measure is not None
-    }
-    return {name: metric for name, metric in found.items() if metric is not None}
+    found = {}
+    for name, definition in DEFINITIONS.items():
+        metric = definition.measure(splits) if definition.measure else None
+        if metric is not None:
+            found[name] = metric
+    return found
 
 
 def _losses(splits: Splits) -> dict[str, Metric]:
@@ -138,9 +129,8 @@ def _losses(splits: Splits) -> dict[str, Metric]:
 
 
 def _attacks(splits: Splits, rule: DrawRule) -> dict[str, Metric]:
-    four = {name: splits[name] for name in ("retain", "test", "forget")} | {
-        "held_out": held_out(splits)
-    }
+    four = {name: splits[name] for name in ("retain", "test", "forget")}
+    four["held_out"] = held_out(splits)
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
     weights = (
         class_weights(splits["forget"][1], four["held_out"][1]) if can_compare(splits) else None
@@ -154,9 +144,7 @@ def _attacks(splits: Splits, rule: DrawRule) -> dict[str, Metric]:
 def _against_held_out(
     four: Splits, scores: Mapping[str, Mapping[str, np.ndarray]], weights: np.ndarray, seed: int
 ) -> dict[str, Metric]:
-    """The attacks on forget whose other side are held-out images, which ``weights`` give the class
-    shares of forget.
-    """
+    """The attacks of forget against held-out images with ``weights`` (:func:`class_weights`)."""
     found = {}
     # Test images teach no attack here; there are none of its classes where a whole class is
     # forgotten.
@@ -168,9 +156,8 @@ def _against_held_out(
     for name in RANKED_BY:
         scored = [(scores[split][name], labels) for split, (_, labels) in four.items()]
         found |= roc_summary(name, scores["forget"][name], scores["held_out"][name], weights)
-        found |= threshold_attack(name, *scored, weights) | threshold_attack(
-            name, *scored, weights, per_class=True
-        )
+        found |= threshold_attack(name, *scored, weights)
+        found |= threshold_attack(name, *scored, weights, per_class=True)
     return found
 
 
@@ -180,8 +167,7 @@ def standard(
     references: Sequence[Splits],
     theirs: Sequence[Mapping[str, Metric]],
 ) -> dict[str, Metric]:
-    """What Retrain models of other seeds add: distances to them, tug of war, and the attacks that
-    use them as references.
+    """What other Retrain models add: distances, tug of war, attacks with them as references.
 
     ``references`` are Retrain models that are not the audited one; ``mine`` and ``theirs`` are what
     :func:`basic` found. Distances are means over them and ToW geometric ones, since its logarithm
@@ -198,9 +184,8 @@ def standard(
     percent, *others = (values_of(metrics) for metrics in (mine, *theirs))
     found["tow"] = _geometric_mean([tow(percent, other) for other in others])
     if can_attack(splits):
-        percent, *others = (
-            {**metrics, "MIA": metrics[IN_AUDIT["MIA"]]} for metrics in (percent, *others)
-        )
+        for metrics in (percent, *others):
+            metrics["MIA"] = metrics[IN_AUDIT["MIA"]]
         found["tow_mia"] = _geometric_mean([tow_mia(percent, other) for other in others])
     if can_compare(splits):
         weights = class_weights(splits["forget"][1], held_out(splits)[1])
@@ -216,9 +201,7 @@ def _geometric_mean(factors: Sequence[float]) -> Metric:
 def reference_scores(
     splits: Splits, references: Sequence[Splits]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """RMIA's and, from two references on, LiRA's scores of forget and of held out; the population
-    of RMIA is test.
-    """
+    """Scores of (forget, held out): RMIA with population test, LiRA from two references on."""
     mine, *theirs = map(_scores_of_parts, (splits, *references))
 
     def stacked(part: str, score: str) -> np.ndarray:
@@ -254,16 +237,12 @@ def class_accuracies(splits: Splits, classes: Sequence[str]) -> dict[str, dict[s
 
 
 def curves(splits: Splits, references: Sequence[Splits]) -> dict[str, dict]:
-    """What the report draws: histograms of loss and confidence, and the ROC of the loss and of the
-    attacks by reference.
-    """
+    """The report's curves: histograms of loss and confidence, ROC of loss, RMIA and LiRA."""
     if not can_compare(splits):
         return {}
     weights = {"forget": None, "held_out": class_weights(splits["forget"][1], held_out(splits)[1])}
-    parts = {
-        "forget": sample_scores(*splits["forget"]),
-        "held_out": sample_scores(*held_out(splits)),
-    }
+    sides = {"forget": splits["forget"], "held_out": held_out(splits)}
+    parts = {name: sample_scores(*outputs) for name, outputs in sides.items()}
     # A loss is cut at the 99th percentile, so that one lost sample does not flatten the rest.
     losses = np.concatenate([part["loss"] for part in parts.values()])
     tops = {"loss": max(float(np.quantile(losses, 0.99)), 1e-6), "confidence": 1.0}
@@ -294,12 +273,9 @@ def _histogram(
 def _thinned_roc(
     members: np.ndarray, others: np.ndarray, weights: np.ndarray
 ) -> dict[str, list[float]]:
-    """At most 200 points of the ROC, evenly spread over the logarithm of the false positive rate,
-    both ends kept.
-    """
+    """At most 200 points of the ROC, evenly spread over log FPR, with both ends."""
     _, hits, alarms = roc(members, others, weights)
-    wanted = np.unique(
-        np.concatenate([[0], np.geomspace(1, alarms[-1], ROC_POINTS - 2).round(), [alarms[-1]]])
-    )
+    between = np.geomspace(1, alarms[-1], ROC_POINTS - 2).round()
+    wanted = np.unique(np.concatenate([[0], between, [alarms[-1]]]))
     at = np.unique(np.append(np.searchsorted(alarms, wanted, side="right") - 1, len(alarms) - 1))
     return {"fpr": (alarms[at] / alarms[-1]).tolist(), "tpr": (hits[at] / hits[-1]).tolist()}

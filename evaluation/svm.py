@@ -23,21 +23,21 @@ FEW_OF_ONE, FEW_OF_SEVERAL = 1_000, 2_000
 
 
 class Precision(NamedTuple):
-    """How far the kernel of a point to itself may be ``off``, and how close to 0 a decision is then
-    in ``doubt``: twice the largest error on made-up and on trained networks' outputs.
+    """``off``: allowed error of a point's kernel with itself. ``doubt``: decisions closer to 0 are
+    not trusted, twice the largest error on simulated and on trained networks' outputs.
     """
 
     off: float
     doubt: float
 
 
-# At first, and where decisions are in doubt.
+# The first one, and a finer one where decisions are in doubt; by the number of columns.
 OF_ONE = (Precision(1e-10, 2e-4), Precision(1e-13, 1e-7))
 OF_SEVERAL = (Precision(1e-6, 5e-4), Precision(1e-10, 5e-6))
 MOST_IN_DOUBT = 0.0005  # of the decisions on an audited array
 FEW_AUDITED = 2_000  # images, of which no decision may be in doubt
 MANY, MAX_RANK, MAX_STEPS, LANDMARKS = 8_000, 800, 100, 400
-TIGHT = 1e-7  # tolerance of libsvm where it decides what the other could not
+TIGHT = 1e-7  # tolerance of libsvm where it replaces the interior-point method
 # Mean complementarity at which the machine is solved, and at which it is good enough if it stalls.
 SOLVED, GOOD_ENOUGH = 1e-12, 1e-8
 
@@ -47,11 +47,9 @@ def decisions(
     drawn: Sequence[tuple[np.ndarray, np.ndarray]],
     audited: Sequence[np.ndarray],
 ) -> list[list[np.ndarray]]:
-    """For each draw, the decisions (m_j,) of its machine on each audited array; 0 and above is
-    called a member.
+    """For each draw its machine's decisions (m_j,) on each audited array; >= 0 is a member.
 
-    That 0 is a member's is scikit-learn's rule: of two classes the second one wins a tie. The same
-    machine for any two labels that sort non-member first.
+    A tie at 0 goes to the second class, as in scikit-learn.
 
     Args:
         points: (n, c) float64, c columns; gamma is 1 / c. ``audited``: (m_j, c).
@@ -74,16 +72,16 @@ def _one(
     audited: Sequence[np.ndarray],
     kernels: dict,
 ) -> list[np.ndarray]:
-    mine, one_column = points[rows], points.shape[1] == 1
-    if len(mine) <= (FEW_OF_ONE if one_column else FEW_OF_SEVERAL):
-        return _libsvm(mine, side, None, audited)
-    if len(np.unique(mine[:, 0])) <= FEW_OF_ONE // 2:
+    taught, one_column = points[rows], points.shape[1] == 1
+    if len(taught) <= (FEW_OF_ONE if one_column else FEW_OF_SEVERAL):
+        return _libsvm(taught, side, None, audited)
+    if len(np.unique(taught[:, 0])) <= FEW_OF_ONE // 2:
         # Equal points are one point with their number as its weight.
-        distinct, count = np.unique(np.column_stack([side, mine]), axis=0, return_counts=True)
+        distinct, count = np.unique(np.column_stack([side, taught]), axis=0, return_counts=True)
         if len(distinct) <= FEW_OF_ONE:
             return _libsvm(distinct[:, 1:], distinct[:, 0], count, audited, tolerance=TIGHT)
     precisions = OF_ONE if one_column else OF_SEVERAL
-    if not one_column and len(mine) <= MANY:
+    if not one_column and len(taught) <= MANY:
         precisions = precisions[:1]  # a finer kernel takes longer here than libsvm
     for off, doubt in precisions:
         if off not in kernels:
@@ -96,7 +94,7 @@ def _one(
         found = [vectors @ weights + bias for vectors in kernel.audited]
         if not any(_in_doubt(each, doubt) for each in found):
             return found
-    return _libsvm(mine, side, None, audited, tolerance=TIGHT)
+    return _libsvm(taught, side, None, audited, tolerance=TIGHT)
 
 
 def _in_doubt(found: np.ndarray, bound: float) -> bool:
@@ -113,9 +111,8 @@ def _libsvm(
 ) -> list[np.ndarray]:
     from sklearn.svm import SVC  # half a second to import; only the evaluation needs it
 
-    machine = SVC(C=COST, gamma="auto", tol=tolerance, cache_size=1000).fit(
-        points, side, sample_weight=weight
-    )
+    machine = SVC(C=COST, gamma="auto", tol=tolerance, cache_size=1000)
+    machine.fit(points, side, sample_weight=weight)
     return [machine.decision_function(each) if len(each) else np.zeros(0) for each in audited]
 
 
@@ -123,8 +120,7 @@ def _libsvm(
 
 
 class _Kernel:
-    """exp(-|x - x'|^2 / c) as inner products of vectors (rank,): of the ``points`` (n, rank) and of
-    each ``audited`` array.
+    """exp(-|x - x'|^2 / c) as inner products of vectors (rank,), of points and audited arrays.
 
     Landmarks span the kernel: those that LAPACK's pivoted Cholesky picks among a few points, and
     then among those that are still more than ``off`` from their own kernel value, until there are
@@ -135,9 +131,8 @@ class _Kernel:
         self.gamma, rng = 1 / points.shape[1], np.random.default_rng(0)
         candidates = rng.permutation(len(points))[:LANDMARKS]
         while True:
-            factor, order, self.rank, _ = dpstrf(
-                self._values(points[candidates], points[candidates]), lower=1, tol=off
-            )
+            values = self._values(points[candidates], points[candidates])
+            factor, order, self.rank, _ = dpstrf(values, lower=1, tol=off)
             candidates = candidates[order[: self.rank] - 1]
             self.landmarks = points[candidates]
             self.factor = np.tril(factor[: self.rank, : self.rank])
@@ -149,9 +144,8 @@ class _Kernel:
         self.audited = [self._vectors(each) for each in audited]
 
     def _vectors(self, points: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(
-            solve_triangular(self.factor, self._values(self.landmarks, points), lower=True).T
-        )
+        values = self._values(self.landmarks, points)
+        return np.ascontiguousarray(solve_triangular(self.factor, values, lower=True).T)
 
     def _values(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """exp(-gamma |a_i - b_j|^2), float64, in one buffer."""
@@ -164,7 +158,7 @@ class _Kernel:
 
 
 class _Iterate(NamedTuple):
-    """Where the solver is: u = (w, b) and, for each point, the slack of its margin with multiplier
+    """The solver's state: u = (w, b) and, for each point, the slack of its margin with multiplier
     a, and xi with multiplier ``rest`` = C - a; all but u above 0.
     """
 
@@ -251,9 +245,7 @@ def _interior_point(x: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def _bias(scores: np.ndarray, side: np.ndarray, a: np.ndarray, b: float) -> float:
-    """``b``, or where every multiplier is at a bound the middle of those that are as good, as
-    libsvm has it.
-    """
+    """``b``, or libsvm's middle of the equally good ones where every multiplier is at a bound."""
     low, high = a < 1e-6 * COST, a > (1 - 1e-6) * COST
     if not (low | high).all():
         return b

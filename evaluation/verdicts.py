@@ -26,8 +26,7 @@ ROWS = 2**14  # samples compared at a time, so that float64 copies stay small
 
 
 class Standing(NamedTuple):
-    """How a model does on a split, retain unless said otherwise; an entry is None where it was not
-    recorded.
+    """How a model does on a split, retain by default; None is what was not recorded.
 
     ``accuracy`` in percent; ``chance``, the share of the largest class of the split in percent,
     which answering that class always would reach; ``top_answer``, the share of the model's most
@@ -41,9 +40,7 @@ class Standing(NamedTuple):
 
 
 def standing(logits: np.ndarray, labels: np.ndarray) -> Standing:
-    """Of logits (n, k) and labels (n,), n > 0. Labels without a forgotten class make chance that of
-    the remaining classes.
-    """
+    """Of logits (n, k) and labels (n,), n > 0; chance is that of the classes in ``labels``."""
     answers = np.asarray(logits).argmax(1)
     accuracy = float(100 * np.mean(answers == labels))
     return Standing(accuracy, _largest_share(labels), _largest_share(answers), len(labels))
@@ -55,9 +52,7 @@ def _largest_share(classes: np.ndarray) -> float:
 
 
 def skill(accuracy: float, reference: float, chance: float) -> float:
-    """(accuracy - chance) / (reference - chance), all in percent: 1 for the reference's accuracy, 0
-    for chance.
-    """
+    """(accuracy - chance) / (reference - chance), in percent each: 1 is the reference, 0 chance."""
     return (accuracy - chance) / (reference - chance)
 
 
@@ -124,43 +119,32 @@ def judge(
 
 
 def needs_reference(model: Standing) -> bool:
-    """Whether :func:`judge` could call a model destroyed, beside a reference of
-    whatever accuracy.
-    """
+    """Whether :func:`judge` with some reference could call the model destroyed."""
     if not _has_chance(model) or model.top_answer is None or model.top_answer > ONE_ANSWER:
         return True
     return skill(model.accuracy, 100.0, model.chance) < LEAST_SKILL
 
 
 def judge_alone(model: Standing, name: str) -> list[str]:
-    """``at chance``, else ``destroyed``, of a model with nothing to compare with, such as Retrain:
-    the labels are its reference.
-    """
+    """``at chance`` or ``destroyed`` of a model without references, such as Retrain, or []."""
     if not math.isfinite(model.accuracy):
         return _line(DESTROYED, "RA is not finite", "")
     if at_chance(model):
         return [say_at_chance(name, model)]
-    return _line(
-        DESTROYED,
-        _not_looking(model, "the labels", Standing(100.0, model.chance, model.chance, model.count)),
-        "",
-    )
+    labels = Standing(100.0, model.chance, model.chance, model.count)
+    return _line(DESTROYED, _not_looking(model, "the labels", labels), "")
 
 
 def mean_standing(models: Sequence[Standing]) -> Standing | None:
     """The mean over models, None of none; what one of them lacks is left out."""
     if not models:
         return None
-
-    def known(name: str) -> list[float]:
-        return [getattr(each, name) for each in models if getattr(each, name) is not None]
-
-    means = {
-        name: float(np.mean(known(name)))
-        for name in ("accuracy", "chance", "top_answer")
-        if known(name)
-    }
-    return Standing(**means, count=max(known("count"), default=None))
+    known = {}
+    for name in Standing._fields:
+        known[name] = [getattr(each, name) for each in models if getattr(each, name) is not None]
+    count = max(known.pop("count"), default=None)
+    means = {name: float(np.mean(values)) for name, values in known.items() if values}
+    return Standing(**means, count=count)
 
 
 def _line(verdict: str, reason: str, advice: str) -> list[str]:
@@ -168,13 +152,10 @@ def _line(verdict: str, reason: str, advice: str) -> list[str]:
 
 
 def _fallen(model: Standing, name: str, reference: Standing) -> str:
-    """That a model lacks skill beside a reference that is not at chance; "" if it does not, or
-    nothing can be told.
-    """
-    if (
-        not _has_chance(reference)
-        or skill(model.accuracy, reference.accuracy, reference.chance) >= LEAST_SKILL
-    ):
+    """The lack of skill beside a reference that is not at chance, in words; "" without one."""
+    if not _has_chance(reference):
+        return ""
+    if skill(model.accuracy, reference.accuracy, reference.chance) >= LEAST_SKILL:
         return ""
     return (
         f"RA {model.accuracy:.1f} where {name} has {reference.accuracy:.1f} and chance is"
@@ -183,11 +164,9 @@ def _fallen(model: Standing, name: str, reference: Standing) -> str:
 
 
 def _not_looking(model: Standing, name: str, reference: Standing) -> str:
-    if (
-        model.top_answer is None
-        or reference.top_answer is None
-        or not model.top_answer > ONE_ANSWER >= reference.top_answer
-    ):
+    if model.top_answer is None or reference.top_answer is None:
+        return ""
+    if not model.top_answer > ONE_ANSWER >= reference.top_answer:
         return ""
     return (
         f"{model.top_answer:.1f} % of the answers on retain are one class, of {name}"
@@ -219,12 +198,11 @@ def changed_nothing(
             renews, may have moved the outputs.
     """
     if weights_moved < LEAST_MOVE:
-        return _line(
-            CHANGED_NOTHING,
+        reason = (
             f"the weights moved by {weights_moved:.1g} of their norm, what else changed are"
-            " BatchNorm's statistics",
-            advice,
+            " BatchNorm's statistics"
         )
+        return _line(CHANGED_NOTHING, reason, advice)
     names = [name for name in ours if name in original and len(ours[name][1])]
     moved = 0.0
     for name in sorted(names, key=lambda name: len(ours[name][1])):
@@ -241,9 +219,7 @@ def changed_nothing(
 
 
 def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> float:
-    """The l2 norm of the change of the arrays named in ``before``, over the norm of these; infinite
-    where that is 0.
-    """
+    """l2 norm of the change of the arrays in ``before`` over theirs; infinite where that is 0."""
     change, norm = 0.0, 0.0
     for name, value in before.items():
         difference = np.subtract(now[name], value, dtype=np.float64)
@@ -253,16 +229,13 @@ def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarr
 
 
 def same_accuracy(ours: Outputs, theirs: Outputs) -> bool:
-    """Whether two models' accuracies on the same images differ by at most two paired standard
-    errors; equal ones do not differ.
-    """
+    """Whether accuracies on the same images differ by at most two paired standard errors."""
     differences = _correct(*ours) - _correct(*theirs)
     return bool(abs(differences.mean()) <= ERRORS * paired_error(differences))
 
 
 def paired_error(differences: np.ndarray) -> float:
-    """Standard error of a mean of differences (n,): their sample standard deviation over sqrt(n); 0
-    of a single one.
+    """Standard error of the mean of differences (n,), sample SD / sqrt(n); 0 for n = 1.
 
     Of image-wise differences of correctness, 1, 0 or -1, it counts only the images on which two
     models disagree.
@@ -277,23 +250,17 @@ def _correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def total_variation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Mean over samples of half the l1 distance of the probabilities, in [0, 1], from logits (n,
-    k), n > 0.
-    """
+    """Mean over samples of half the l1 distance of probabilities, in [0, 1]; logits (n, k)."""
     blocks = (slice(start, start + ROWS) for start in range(0, len(ours), ROWS))
-    return float(
-        sum(np.abs(softmax(ours[block]) - softmax(theirs[block])).sum() for block in blocks)
-        / (2 * len(ours))
-    )
+    sums = (np.abs(softmax(ours[block]) - softmax(theirs[block])).sum() for block in blocks)
+    return float(sum(sums) / (2 * len(ours)))
 
 
 # -------------------------------------------------------------------------------------------- lines
 
 
 def verdict_of(line: str) -> str | None:
-    """Which verdict a line pronounces; None for other warnings. What older results say of a
-    destroyed model counts as that.
-    """
+    """The verdict that a line begins with, also in the words of older results, or None."""
     if line.startswith("accuracy fell to chance"):
         return DESTROYED
     for verdict in (DESTROYED, AT_CHANCE, CHANGED_NOTHING):
@@ -303,9 +270,7 @@ def verdict_of(line: str) -> str | None:
 
 
 def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
-    """What is said of a row, from what is said of each of its runs: each verdict once, in its first
-    run's words, and each other line.
-    """
+    """A row's lines: each verdict once, in its first run's words, and each other line."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for lines in runs:
@@ -319,9 +284,7 @@ def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def remedies(hyperparameters: Mapping[str, object]) -> tuple[str, str]:
-    """What to do where a method with these hyper-parameters destroyed a model, and where it changed
-    nothing.
-    """
+    """What to do where a method destroyed a model, and where it changed nothing."""
     if "unlearn_lr" in hyperparameters:
         return "try a lower learning rate", "try a higher learning rate or more epochs"
     if not hyperparameters:

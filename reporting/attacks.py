@@ -21,9 +21,7 @@ ULIRA = {
 
 
 def ulira_cells(row: dict) -> dict[str, str]:
-    """U-LiRA's numbers in an audit's row by the words of :data:`ULIRA`, each with its value at
-    chance or its interval.
-    """
+    """An audited row's U-LiRA numbers by the words of ULIRA, beside each chance or interval."""
     cells = {}
     for name, words in ULIRA.items():
         if (value := row["mean"].get(name)) is None:
@@ -46,9 +44,7 @@ def ulira_cells(row: dict) -> dict[str, str]:
 def attack_numbers(
     audits: Sequence[dict], groups: dict[str, list[dict]]
 ) -> dict[str, dict[str, float]]:
-    """By the name of a table's row: rmia_auc with the interval where chance puts it, and U-LiRA's
-    numbers; each from the first audit that has it.
-    """
+    """By the table's rows: rmia_auc, its ends at chance, and U-LiRA's; the first audit counts."""
     found: dict[str, dict[str, float]] = {}
     for audit in audits:
         for name, row in named_rows(audit, groups).items():

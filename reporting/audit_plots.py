@@ -79,8 +79,7 @@ def histogram_figure(rows: dict[str, dict], kind: str) -> Any:
 
 
 def mean_histograms(rows: Curves) -> dict[str, dict]:
-    """Each row's mean over seeds, all in the same bins: where those differ, in as many equal ones
-    over the whole range.
+    """Each row's mean over seeds, in one set of bins: the common one, else equal ones over all.
 
     Within a bin the images are taken to lie evenly when they move to other bins.
     """
@@ -126,9 +125,8 @@ def _roc_plot(kind: str, rows: Curves, retrain: list[dict]) -> Plot:
 def roc_figure(rows: Curves, retrain: Sequence[dict]) -> Any:
     """A panel per row: its ROC curves over Retrain's, both axes logarithmic."""
     legend = [("method", BLUE, "-"), ("Retrain", GREY, "-"), ("guessing", INK, "--")]
-    figure, panels = small_multiples(
-        list(rows), legend, "false positive rate", "true positive rate"
-    )
+    axes = "false positive rate", "true positive rate"
+    figure, panels = small_multiples(list(rows), legend, *axes)
     rates = []
     for curves in rows.values():
         for curve in curves:
@@ -155,6 +153,7 @@ def _relearn_plot(rows: Curves, retrain: list[dict]) -> Plot | None:
             panels[name] = curves
     if not panels:
         return None
+    of_retrain = [model["relearn"] for model in retrain if model["relearn"]]
     return Plot(
         "relearn",
         "Relearning the forget set",
@@ -163,9 +162,7 @@ def _relearn_plot(rows: Curves, retrain: list[dict]) -> Plot | None:
         " faster than Retrain still held what it was to forget.",
         f"Accuracy on the forget set against relearning steps, one panel for each of {len(panels)}"
         " rows",
-        partial(
-            relearn_figure, panels, [model["relearn"] for model in retrain if model["relearn"]]
-        ),
+        partial(relearn_figure, panels, of_retrain),
     )
 
 

@@ -39,9 +39,7 @@ def legend(table: dict, mark: str, *, bold: bool = False) -> list[str]:
 
 
 def table_lines(scenario: Scenario, mark: str) -> list[list[str]]:
-    """The header, Retrain, what its other seeds would score, and the methods; with a column for
-    RMIA where an audit of these models has it.
-    """
+    """The header, Retrain, the floor and the methods; a column for RMIA where an audit has it."""
     table = scenario.table
     lines = [_cells(row, mark) for row in table["rows"]]
     if table["floor"]:
@@ -92,9 +90,7 @@ def chance_of_rmia(numbers: dict[str, float]) -> str:
 
 
 def ulira_lines(scenario: Scenario) -> list[list[list[str]]]:
-    """A table for each audit with a pool of shadow models: a header with the names of the rows,
-    then a line for each number.
-    """
+    """For each audit with shadow models a header with the rows' names and a line per number."""
     tables = []
     for audit in scenario.audits:
         cells_of = {}

@@ -16,34 +16,22 @@ BLUE, ORANGE, GREEN, GREY = "#3f7fd0", "#c9701f", "#3f9150", "#8a8a8a"
 MOST_LINES = 100  # of a panel: more are not told apart, and thousands take minutes
 POWERS = [10.0**power for power in range(-6, 1)]  # ticks of logarithmic axes
 COLUMNS, PANEL = 5, (2.0, 1.55)  # of small multiples; inches
+INKED = "text.color axes.labelcolor axes.edgecolor axes.titlecolor xtick.color ytick.color"
 STYLE = {
+    **dict.fromkeys(INKED.split(), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "axes.linewidth": 0.7,
+    "axes.unicode_minus": True,
+    "figure.dpi": 72,
+    "font.family": "sans-serif",
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "pdf.fonttype": 42,
     "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "figure.dpi": 72,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "lines.linewidth": 1.2,
-    "axes.unicode_minus": True,
 }
 
 
@@ -86,8 +74,7 @@ def new_figure(width: float, height: float) -> Any:
 def small_multiples(
     names: Sequence[str], legend: Sequence[tuple[str, str, str]], across: str, up: str
 ) -> tuple[Any, list]:
-    """A figure and its panels, one for each name, with one legend above; :func:`common_axes` ends
-    the drawing.
+    """A figure with a legend and a panel per name; :func:`common_axes` ends the drawing.
 
     Args:
         legend: (words, colour, line style) of each kind of line.
@@ -119,8 +106,7 @@ def common_axes(
     x_ticks: Sequence[float] | None = None,
     y_ticks: Sequence[float] | None = None,
 ) -> None:
-    """The same limits and ticks for all panels, numbers only on the left and below; sharing axes
-    would cost seconds.
+    """Same limits and ticks for all panels, numbers left and below; shared axes cost seconds.
 
     Args:
         x_ticks, y_ticks: where ticks may stand; None lets matplotlib choose.
@@ -134,15 +120,12 @@ def common_axes(
             plain_ticks(panel.xaxis, x_ticks)
         if y_ticks is not None:
             plain_ticks(panel.yaxis, y_ticks)
-        panel.tick_params(
-            labelleft=place % columns == 0, labelbottom=place + columns >= len(panels)
-        )
+        is_left, is_lowest = place % columns == 0, place + columns >= len(panels)
+        panel.tick_params(labelleft=is_left, labelbottom=is_lowest)
 
 
 def plain_ticks(axis: Any, places: Sequence[float]) -> None:
-    """Ticks at those of ``places`` that are in view, as plain numbers: the powers that matplotlib
-    would set need its own typesetting.
-    """
+    """Ticks at those of ``places`` in view, as plain numbers, which need no math typesetting."""
     low, high = sorted(axis.get_view_interval())
     shown = [place for place in places if low <= place <= high]
     axis.set_ticks(shown, [f"{place:g}" for place in shown])

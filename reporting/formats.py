@@ -44,9 +44,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _room_for_marks(column: Sequence[str]) -> Sequence[str]:
-    """A column with a space after its unmarked cells where others end in a mark, so that the digits
-    are aligned.
-    """
+    """A column with spaces in the place of missing marks, so that digits are aligned."""
     if not any(cell.endswith("~") for cell in column):
         return column
     return [cell if cell.endswith("~") else cell + " " for cell in column]
@@ -80,9 +78,7 @@ def markdown(text: str) -> str:
 
 
 def as_csv(scenarios: list[Scenario]) -> str:
-    """Every number of every row, one line each; at the end what an audit of these models says of
-    RMIA and U-LiRA.
-    """
+    """Every number of every row, one line each, with RMIA and U-LiRA of an audit at the end."""
     lines = []
     for scenario in scenarios:
         title = _spreadsheet(scenario.table["title"])
@@ -101,9 +97,7 @@ def as_csv(scenarios: list[Scenario]) -> str:
 
 
 def _spreadsheet(text: str) -> str:
-    """``text`` that no spreadsheet takes for a formula: an apostrophe in front of what begins like
-    one.
-    """
+    """``text`` with an apostrophe before what a spreadsheet would take for a formula."""
     return printable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
 
 

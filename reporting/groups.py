@@ -48,9 +48,7 @@ def recipe_of(run: dict) -> dict:
 
 
 def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[int]]:
-    """Positions of the runs with equal label and settings, by the name of their row: the label,
-    and in brackets the settings that differ among the rows of that label.
-    """
+    """Positions of runs with equal label and settings, by the row's name: "label (settings)"."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, run in enumerate(zip(labels, settings, strict=True)):
         groups[json.dumps(run, sort_keys=True)].append(i)
@@ -65,9 +63,7 @@ def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[i
 
 
 def _differing(settings: dict, others: Sequence[dict]) -> list[str]:
-    names = [
-        name for name in settings if any(other.get(name) != settings[name] for other in others)
-    ]
+    names = [name for name in settings if any(each.get(name) != settings[name] for each in others)]
     if "members" in names:  # implies the number of draws and their seed
         names = [name for name in names if name not in ("draws", "seeded_by")]
     return [f"{name} {settings[name]}" for name in names]
@@ -116,8 +112,7 @@ def reference_row(
 
 
 def pick_reference(where: str, kinds: Mapping[str, int], reference: str | None) -> str | None:
-    """The kind of Retrain that gaps are to: the only one, or the one that ``reference`` names; None
-    without any.
+    """The kind of Retrain that gaps are to: the only or the named one; None without any.
 
     Args:
         where: the subject of the error message.

@@ -1,6 +1,4 @@
-"""Checks of values read from JSON files of unknown origin: each returns the value or raises
-TypeError or ValueError.
-"""
+"""Checks of values from JSON files of unknown origin; they raise TypeError or ValueError."""
 
 import json
 import math
@@ -11,9 +9,7 @@ LARGEST = 1e100  # above any number that fp32 logits lead to; squares of larger 
 
 
 def encodable(content: object) -> None:
-    """Refuse half a character (a lone surrogate): JSON can hold it, and no file can be written
-    with it.
-    """
+    """Refuse lone surrogates, which JSON can hold and no UTF-8 file can."""
     json.dumps(content, ensure_ascii=False).encode()
 
 

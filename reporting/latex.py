@@ -7,16 +7,9 @@ from reporting.tables import Scenario
 from utils import printable
 
 LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **dict.fromkeys("\n\r", " "),
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "\n": " ",
-    "\r": " ",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -28,9 +21,7 @@ MARK = r"\textsuperscript{$\sim$}"
 
 
 def as_latex(scenarios: list[Scenario]) -> str:
-    r"""One table environment per scenario, for ``\usepackage{booktabs}``, and one for each audit
-    with shadow models.
-    """
+    """A table environment (booktabs) per scenario, and per audit with shadow models."""
     tables = []
     for scenario in scenarios:
         if scenario.table["rows"]:
@@ -56,28 +47,16 @@ def _environment(
     caption: str, header: list[str], lines: list[str], notes: Sequence[str] = ()
 ) -> str:
     caption = latex(caption).replace(LATEX["~"], r"$\sim$")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
-            r"\toprule",
-            " & ".join(map(latex, header)) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            *(f"% {printable(' '.join(note.split()))}" for note in notes),
-        ]
-    )
+    head = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    head += [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule"]
+    head += [" & ".join(map(latex, header)) + r" \\", r"\midrule"]
+    tail = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    tail += [f"% {printable(' '.join(note.split()))}" for note in notes]
+    return "\n".join([*head, *lines, *tail])
 
 
 def _line(line: list[str], is_best: bool = False) -> str:
-    """One row; signs become minus signs, marks superscripts, and the best row's name and Avg. Gap
-    bold.
-    """
+    """One row; minus signs, marks as superscripts, and the best row's name and Avg. Gap bold."""
     name, *numbers = line
     cells = [latex(name)]
     for number in numbers:
@@ -91,6 +70,4 @@ def _line(line: list[str], is_best: bool = False) -> str:
 
 def latex(text: str) -> str:
     """``text`` with every character that LaTeX would read as a command made plain."""
-    return "".join(
-        LATEX.get(character, character if character.isprintable() else " ") for character in text
-    )
+    return "".join(LATEX.get(c, c if c.isprintable() else " ") for c in text)

@@ -10,9 +10,7 @@ class Html(str):
 
 
 def tag(name: str, *content: str | None, **attributes: object) -> Html:
-    """``<name attributes>content</name>``; None is left out, ``class_`` is class, ``data_value`` is
-    data-value.
-    """
+    """``<name attributes>content</name>`` without None; ``class_`` is class, ``a_b`` a-b."""
     words = ""
     for key, value in attributes.items():
         if value is not None:
@@ -27,9 +25,7 @@ def joined(*parts: str) -> Html:
 
 
 def escape(text: str) -> str:
-    """Text for markup and attributes: the five characters that HTML reads, and those that no page
-    may hold.
-    """
+    """Text with HTML's five characters escaped and unprintable ones replaced."""
     return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text))
 
 
@@ -37,9 +33,7 @@ def escape(text: str) -> str:
 
 
 def sortable(caption: str, header: Sequence[Html], fixed: Sequence[Html], body: list[Html]) -> Html:
-    """A sortable table in a box of its own that scrolls sideways; the rows of ``fixed`` stay on
-    top.
-    """
+    """A sortable table in a sideways scrolling box; the rows of ``fixed`` stay on top."""
     table = tag(
         "table",
         tag("caption", tag("span", caption)),

@@ -116,9 +116,7 @@ def _other_recipes(groups: Groups) -> set[str]:
 
 
 def rule_notes(groups: Groups, chosen: str | None, members: str | None) -> list[str]:
-    """Rows whose MIA is by another rule than Retrain's, by which gaps are taken; and that no
-    Retrain is by the ``members`` asked for.
-    """
+    """Rows whose MIA is by another rule than Retrain's, and a rule asked for that none has."""
     rules = {name: rule_of(runs[0]) for name, runs in groups.items()}
     usual = rules[chosen] if chosen is not None else next(iter(rules.values()))
     notes = []

@@ -32,7 +32,6 @@ ORIGINS = "Commands and hardware"
 FACTS = ["seed", "forget_seed", "device", "threads", "precision", "torch", "python", "git", "time"]
 ABSOLUTE = re.compile(r"(?<![^=@,])(?:[A-Za-z]:)?[/\\\\](?:[^/\\\\=,]*[/\\\\])*([^/\\\\=,]*)")
 
-
 Part = tuple[str, str, Html]  # (anchor, title, markup)
 
 
@@ -84,11 +83,8 @@ def _section(anchor: str, scenario: Scenario) -> list[Part]:
     plots = [_figure(f"{anchor}-{plot.name}", plot) for plot in plots_of(scenario)]
     parts += plots[:2]
     for number, audit in enumerate(scenario.audits, 1):
-        origin = tag(
-            "details",
-            tag("summary", "Where this audit comes from"),
-            _run_origin(audit["provenance"]),
-        )
+        summary = tag("summary", "Where this audit comes from")
+        origin = tag("details", summary, _run_origin(audit["provenance"]))
         content = audit_part(audit, scenario.groups)
         parts.append(_part(f"{anchor}-audit-{number}", "Audit", content, origin))
     parts += plots[2:]
@@ -111,9 +107,7 @@ def _figure(anchor: str, plot: Plot) -> Part:
 
 
 def _origins(groups: dict[str, list[dict]]) -> tuple[Html, Html]:
-    """The command, machine and versions of every run, folded up by row; what all share is said
-    first.
-    """
+    """Command, machine and versions of every run, folded up by row; first what all share."""
     facts = [_facts(run["provenance"]) for runs in groups.values() for run in runs]
     shared = [fact for fact in facts[0] if all(fact in others for others in facts)]
     words = "What made each row, run by run."
@@ -136,13 +130,10 @@ def _run_origin(provenance: dict) -> Html:
 
 
 def shortened(word: object) -> str:
-    """A word of a command with absolute paths cut to their last part: a page is published, and
-    names of users are in paths.
-    """
+    """A word of a command with absolute paths, which hold users' names, cut to the last part."""
     return ABSOLUTE.sub(lambda match: f"…/{match[1]}", str(word))
 
 
 def _facts(provenance: dict) -> list[str]:
-    return [
-        f"{name} {provenance[name]}" for name in FACTS if provenance.get(name) not in (None, "")
-    ]
+    known = [name for name in FACTS if provenance.get(name) not in (None, "")]
+    return [f"{name} {provenance[name]}" for name in known]

@@ -58,9 +58,7 @@ def results(scenario: Scenario) -> Html:
 
 
 def _floor_row(floor: dict, is_attacked: bool) -> Html:
-    """What more Retrain runs would score; a dash for the time, and for RMIA where there is that
-    column.
-    """
+    """What more Retrain runs would score; a dash where nothing is expected."""
     numbers = [f"±{floor[metric]:.2f}" for metric in METRICS]
     numbers += [average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES]
     numbers += ["-", str(floor["runs"])]
@@ -72,10 +70,8 @@ def _floor_row(floor: dict, is_attacked: bool) -> Html:
 def _row(row: dict, rmia: dict[str, float] | None) -> Html:
     cells = [_metric_cell(row, metric) for metric in METRICS]
     cells += [_average_cell(row, end) for end in AVERAGES]
-    seconds = f"{row['RTE']:.1f}"
-    cells.append(
-        tag("td", seconds, _deviation(row["RTE_std"], 1), data_value=sort_value(row["RTE"]))
-    )
+    seconds, deviation = row["RTE"], _deviation(row["RTE_std"], 1)
+    cells.append(tag("td", f"{seconds:.1f}", deviation, data_value=sort_value(seconds)))
     cells.append(tag("td", str(row["runs"]), data_value=row["runs"]))
     if rmia is not None:
         cells.append(_rmia_cell(rmia))
@@ -96,13 +92,8 @@ def _average_cell(row: dict, end: str) -> Html:
     if inside is not None:
         why = f"At least 95 % of true Retrains stay below {row[f'avg_gap{end}_band']:.2f}."
     kinds = [*([] if end else ["average"]), *(["noise"] if inside else [])]
-    return tag(
-        "td",
-        average_cell(gap) + (" ~" if inside else ""),
-        class_=" ".join(kinds) or None,
-        title=why,
-        data_value=sort_value(gap),
-    )
+    shown, kind = average_cell(gap) + (" ~" if inside else ""), " ".join(kinds) or None
+    return tag("td", shown, class_=kind, title=why, data_value=sort_value(gap))
 
 
 def _metric_cell(row: dict, metric: str) -> Html:

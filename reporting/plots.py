@@ -36,21 +36,14 @@ def as_file(figure: Any, kind: str) -> bytes:
         "pdf": {"CreationDate": None},
         "svg": dict.fromkeys(("Creator", "Date", "Format", "Type")),
     }[kind]
+    dpi, background = (200, "white") if kind == "png" else (72, "none")
     with style():
-        figure.savefig(
-            out,
-            format=kind,
-            dpi=200 if kind == "png" else 72,
-            metadata=undated,
-            facecolor="white" if kind == "png" else "none",
-        )
+        figure.savefig(out, format=kind, dpi=dpi, facecolor=background, metadata=undated)
     return out.getvalue()
 
 
 def as_svg(figure: Any, prefix: str) -> str:
-    """A figure as an <svg> element to stand inside a page: in the page's text colour, its names
-    unique through ``prefix``.
-    """
+    """A figure as an <svg> element in the page's text colour; ``prefix`` makes its ids unique."""
     text = as_file(figure, "svg").decode()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", text)
@@ -71,8 +64,6 @@ def plots_of(scenario: Scenario) -> list[Plot]:
     found = table_plots(scenario.table)
     for number, audit in enumerate(scenario.audits, 1):
         suffix = f"-{number}" if len(scenario.audits) > 1 else ""
-        found += [
-            dataclasses.replace(plot, name=plot.name + suffix)
-            for plot in audit_plots(audit, scenario.groups)
-        ]
+        for plot in audit_plots(audit, scenario.groups):
+            found.append(dataclasses.replace(plot, name=plot.name + suffix))
     return found + run_plots(scenario)

@@ -27,8 +27,7 @@ OF_SHADOWS = re.compile(r"(^|/)shadows/shadow\d+/[^/]+-[0-9a-f]{8}/")
 
 
 def find(folders: Sequence[Path], pattern: str) -> list[Path]:
-    """The files below ``folders`` that match ``pattern``, and those of ``folders`` that are such
-    files; each once, sorted.
+    """The files below or among ``folders`` that match ``pattern``, each once, sorted.
 
     The runs on shadow models are left out, unless one of ``folders`` is their own folder or lies
     within it.
@@ -120,9 +119,7 @@ def _check(result: dict) -> None:
 
 
 def _check_optional(result: dict) -> None:
-    """Raise unless the entries that one result alone does not use are absent or of the right kind:
-    the attack's draws, and what only the page shows.
-    """
+    """Raise unless what only tables of several, or the page, use is absent or of the right kind."""
     draws = (result.get("attack") or {}).get("MIA")
     if isinstance(draws, list):
         each(draws, number)

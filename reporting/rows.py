@@ -65,17 +65,13 @@ def values_of(group: Sequence[dict], metric: str) -> list[float]:
 
 
 def floor_of(retrain: Sequence[dict], metrics: Sequence[str], runs: int) -> float | None:
-    """The mean over ``metrics`` of the absolute gap to expect of ``runs`` other Retrain runs; None
-    with fewer than two in ``retrain``.
-    """
+    """Expected mean absolute gap of ``runs`` other Retrain runs; None with fewer than two."""
     values = _finite_columns(retrain, metrics)
     return gap_floor(values, runs, len(retrain)) if values and len(retrain) > 1 else None
 
 
 def _spread(metric: str, values: list[float]) -> dict:
-    """Mean, sample standard deviation and interval of the mean; None for the last two without
-    several finite values.
-    """
+    """Mean, sample SD and interval of the mean; the last two need several finite values."""
     several = len(values) > 1 and all(map(math.isfinite, values))
     within = (0.0, math.inf if metric == "RTE" else 100.0)
     low, high = mean_interval(values, within=within) if several else (None, None)
@@ -88,12 +84,9 @@ def _spread(metric: str, values: list[float]) -> dict:
 
 
 def _draw_noise(group: Sequence[dict], retrain: Sequence[dict]) -> Noise:
-    """MIA's noise from the attack's draws; {} unless all runs share forget set and rule and record
-    at least two draws.
-    """
-    asked = {
-        (run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in (*group, *retrain)
-    }
+    """MIA's noise from two or more draws; {} unless all runs share forget set and rule."""
+    runs = (*group, *retrain)
+    asked = {(run["data"]["forget"]["sha256"], json.dumps(rule_of(run))) for run in runs}
     if not retrain or len(asked) > 1:
         return {}
     sides = [[(run.get("attack") or {}).get("MIA") for run in side] for side in (group, retrain)]
@@ -123,9 +116,7 @@ def _gap(metric: str, group: list[dict], retrain: list[dict], noise: Noise) -> d
 def _average(
     end: str, metrics: Sequence[str], group: list[dict], retrain: list[dict], noise: Noise
 ) -> dict:
-    """An average gap: of means, of paired runs, to expect of Retrain itself, the band that Retrain
-    itself stays below, and whether this gap does.
-    """
+    """An average gap: of means, paired, its floor and band of Retrain, and whether it is inside."""
     ours, target = _finite_columns(group, metrics), _finite_columns(retrain, metrics)
     gap = AverageGap()
     if ours and target:

@@ -28,15 +28,9 @@ FEWEST_VALUES = 3  # of a hyper-parameter that is plotted
 
 
 def run_plots(scenario: Scenario) -> list[Plot]:
-    """Accuracy and loss by epoch, density of the masks by layer, Avg. Gap by hyper-parameter, as
-    far as they are recorded.
-    """
-    plots = [
-        _accuracy_plot(scenario),
-        _loss_plot(scenario),
-        _mask_plot(scenario),
-        _sensitivity_plot(scenario),
-    ]
+    """Curves by epoch, masks by layer and Avg. Gap by hyper-parameter, where recorded."""
+    kinds = (_accuracy_plot, _loss_plot, _mask_plot, _sensitivity_plot)
+    plots = [plot_of(scenario) for plot_of in kinds]
     return [plot for plot in plots if plot is not None]
 
 
@@ -75,22 +69,16 @@ def _epoch_plot(
 
 
 def epoch_figure(rows: dict[str, list[list[dict]]], columns: dict[str, str], axis: str) -> Any:
-    """A panel per row: the ``columns`` of its epochs, each in its colour, a line per seed for the
-    first MOST_LINES.
-    """
+    """A panel per row: a line per seed, at most MOST_LINES, for each column and its colour."""
     legend = [(name, colour, "-") for name, colour in columns.items()]
     figure, panels = small_multiples(list(rows), legend, "epoch", axis)
     for runs, panel in zip(rows.values(), panels, strict=True):
         for run in runs[:MOST_LINES]:
             for name, colour in columns.items():
                 known = [epoch for epoch in run if epoch.get(name) is not None]
-                panel.plot(
-                    [epoch["epoch"] for epoch in known],
-                    [epoch[name] for epoch in known],
-                    color=colour,
-                    linewidth=1,
-                    marker="." if len(known) == 1 else "",
-                )
+                epochs, values = ([epoch[key] for epoch in known] for key in ("epoch", name))
+                marker = "." if len(known) == 1 else ""
+                panel.plot(epochs, values, color=colour, linewidth=1, marker=marker)
     last = max(epoch["epoch"] for runs in rows.values() for run in runs for epoch in run)
     common_axes(panels, x_ticks=range(0, int(last) + 1, max(1, round(last / 4))))
     return figure
@@ -181,9 +169,7 @@ def sensitivity(scenario: Scenario) -> dict[str, Points]:
 
 
 def sensitivity_figure(tried: dict[str, Points]) -> Any:
-    """A panel per hyper-parameter: Avg. Gap by its value, and a line along the least at each
-    value.
-    """
+    """A panel per hyper-parameter: Avg. Gap by value, and a line along the least ones."""
     columns = min(3, len(tried))
     lines = math.ceil(len(tried) / columns)
     figure = new_figure(max(3.2 * columns, 5), 2.3 * lines)

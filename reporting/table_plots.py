@@ -55,9 +55,7 @@ def _is_wide(rows: Sequence[dict]) -> bool:
 
 
 def gap_figure(rows: Sequence[dict]) -> Any:
-    """A panel per metric, a line per method: the signed gap, its spread over seeds, and the band of
-    Retrain's noise.
-    """
+    """A panel per metric, a line per method: the gap, its SD over seeds and Retrain's band."""
     figure = new_figure(10, 0.9 + 0.24 * len(rows))
     panels = figure.subplots(1, len(METRICS), sharey=True)
     wide = _is_wide(rows)
@@ -103,9 +101,7 @@ def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict) -> Plot:
 
 
 def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None) -> Any:
-    """All methods, and beside them the neighbourhood of Retrain; each method is named in one of the
-    two.
-    """
+    """All methods, and beside them Retrain's neighbourhood; each is named in one panel."""
     from matplotlib.patches import Rectangle
 
     figure = new_figure(10, 4.8)
@@ -157,13 +153,13 @@ def _draw_ua_ta(
 
 
 def _name_points(panel: Any, rows: Sequence[dict], obstacles: Sequence[dict]) -> None:
-    """Write each name where it covers the least of what is there already; far ones get a line to
-    their point.
-    """
+    """Write each name where it covers least; one far from its point gets a line to it."""
     points = [panel.transData.transform((row["UA"], row["TA"])) for row in [*obstacles, *rows]]
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     frame = panel.bbox.extents
     far = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+    centred = {"textcoords": "offset points", "fontsize": 8, "zorder": 5}
+    centred |= {"ha": "center", "va": "center"}
     for row in sorted(rows, key=lambda row: (row["TA"], row["UA"], row["name"])):
         name, point = drawable(row["name"], 24), (row["UA"], row["TA"])
         x, y = panel.transData.transform(point)
@@ -173,23 +169,12 @@ def _name_points(panel: Any, rows: Sequence[dict], obstacles: Sequence[dict]) ->
         best = costs.index(min(costs))
         taken.append(boxes[best])
         left, low, right, _ = boxes[best]
-        panel.annotate(
-            name,
-            point,
-            ((left + right) / 2 - x, low + height / 2 - y),
-            textcoords="offset points",
-            fontsize=8,
-            ha="center",
-            va="center",
-            arrowprops=far if best >= NEAR else None,
-            zorder=5,
-        )
+        place = (left + right) / 2 - x, low + height / 2 - y
+        panel.annotate(name, point, place, arrowprops=far if best >= NEAR else None, **centred)
 
 
 def _box(x: float, y: float, radius: float, angle: float, width: float, height: float) -> Box:
-    """The box of a name around a point: its near side is ``radius`` away in the direction of
-    ``angle``.
-    """
+    """The box of a name whose near side is ``radius`` from the point, towards ``angle``."""
     across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     left = x + radius * across + (across - 1) * width / 2
     low = y + radius * up + (up - 1) * height / 2

@@ -100,9 +100,8 @@ def summarise(
     """
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
-    title = (
-        f"{dataset} ({images[:8]}), {arch}: forget {count} training images ({share:.0f} %, {what})"
-    )
+    forgotten = f"forget {count} training images ({share:.0f} %, {what})"
+    title = f"{dataset} ({images[:8]}), {arch}: {forgotten}"
     groups = named_groups(runs)
     kinds = [name for name, group in groups.items() if is_retrain(group[0])]
     chosen = reference_row(title, groups, reference if len(kinds) > 1 else None, members)
@@ -133,9 +132,7 @@ def _floor(retrain: list[dict], rows: list[dict]) -> dict | None:
 
 
 def _mark_best(rows: list[dict], methods: dict[str, str]) -> None:
-    """Set ``is_best`` where Avg. Gap is lowest among rows without a warning; the original and
-    Retrain are no candidates.
-    """
+    """Set ``is_best`` of the method with the lowest Avg. Gap whose runs gave no warning."""
     candidates = {}
     for row in rows:
         gap = row["avg_gap"]

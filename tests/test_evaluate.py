@@ -278,9 +278,9 @@ def test_one_definition_adds_a_metric_to_the_audit_the_report_and_the_documentat
     runs, tmp_path, monkeypatch, capsys
 ):
     toy = Definition(
-        "100 - RA, a toy",
         PERCENT,
         source="100 - RA",
+        text="100 - RA, a toy",
         group="accuracy",
         measure=lambda splits: measured_error(splits["retain"]),
     )
