@@ -36,7 +36,7 @@ class Original:
     recipe: dict
 
 
-def read_checkpoint(path: Path, what: str) -> dict:
+def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
     """A file that holds a state dictionary, wrapped or bare, of this project or of the reference;
     ``state_dict`` of what is returned has the model's own names.
 
@@ -46,7 +46,7 @@ def read_checkpoint(path: Path, what: str) -> dict:
     content = load(path, what)
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
-        raise UserError(f"{what} {path} holds no state dictionary")
+        raise UserError(f"{what} {path} holds no state dictionary{remedy}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return {**(content if "state_dict" in content else {}), "state_dict": weights}
 
@@ -172,7 +172,7 @@ def read_state(path: Path, identity: dict) -> dict:
     ``identity`` may be what the flags alone tell, to refuse before data are read; the whole of it
     is compared later.
     """
-    state = read_checkpoint(path, "--resume: checkpoint")
+    state = read_checkpoint(path, "--resume: checkpoint", f"; {RESTART}")
     kinds = {"epoch": int, "identity": dict, "seconds": float}
     if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"--resume: {path} is no checkpoint of this script; {RESTART}")

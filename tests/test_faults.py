@@ -258,7 +258,7 @@ def test_resuming_what_is_finished_returns_its_result_at_once(
     before = {
         file: file.read_bytes() for file in (*tmp_path.glob("*.json"), *tmp_path.glob("*.tar"))
     }
-    for name in ("predict", "run", "svc_draws", "save", "save_json"):
+    for name in ("predict", "run_method", "svc_draws", "save", "save_json"):
         patch_stages(monkeypatch, name, forbidden(name))
     monkeypatch.setattr(engine.Trainer, "fit", forbidden("fit"))
     patch_stages(monkeypatch, "SCORES", dict.fromkeys(SCORES))
