@@ -42,9 +42,7 @@ class UnfitState(Exception):
 
 
 def count_updates(method: Iterative, data: Data, accumulate: int) -> list[tuple[int, int]]:
-    """Each epoch's updates in the retain and in the forget phase; epochs enough for the method's
-    ``unlearn_steps``, if it has them.
-    """
+    """(retain, forget) updates of each epoch, for ``unlearn_epochs`` or ``unlearn_steps``."""
     counts, wanted = [], method.unlearn_steps
     while len(counts) < method.unlearn_epochs if wanted is None else sum(map(sum, counts)) < wanted:
         forget = method.forget_steps(data, len(counts))
@@ -55,9 +53,7 @@ def count_updates(method: Iterative, data: Data, accumulate: int) -> list[tuple[
 
 
 class Trainer:
-    """An iterative method's optimizers, schedules and epochs on a model, and the state of them that
-    --resume continues.
-    """
+    """An iterative method's optimizers, schedules and epochs, with the state for --resume."""
 
     def __init__(
         self,

@@ -1,6 +1,4 @@
-"""What the loop does besides the method: one frozen record that is consumed, written and compared;
-optimizers and schedules.
-"""
+"""A run's recipe: one frozen record that is consumed, written and compared; its optimizers."""
 
 import bisect
 import dataclasses
@@ -56,9 +54,7 @@ class Recipe:
 
 
 class Descent(NamedTuple):
-    """An optimizer and its schedule: ``rate_factor`` times ``lr`` at a progress in epochs (3.5 =
-    half of the fourth); ``momentum`` is SGD's.
-    """
+    """An optimizer and its schedule, ``lr`` times ``rate_factor`` at a progress in epochs."""
 
     lr: float
     optimizer: str = "sgd"

@@ -72,9 +72,7 @@ def main(argv: list[str]) -> None:
 
 
 def launcher_lives(parent: int | None) -> Callable[[], bool]:
-    """Whether the process ``parent``, or whichever started this one, still is this one's parent: a
-    worker whose launcher was killed ends after the run at hand.
-    """
+    """Whether ``parent``, or whichever process started this one, still is this one's parent."""
     parent = parent or os.getppid()
     return lambda: os.getppid() == parent
 
@@ -161,9 +159,7 @@ def parser_of(name: str) -> Parser:
 
 
 def check(name: str, values: dict) -> tuple[list[str], dict]:
-    """The words for a script's flags, and their values as it reads them; what it would refuse is
-    refused here.
-    """
+    """The words for a script's flags, and their values as it reads them; refuses what it would."""
     many = {flag: value for flag, value in values.items() if flag in SCRIPTS[name].many}
     single = {flag: value for flag, value in values.items() if flag not in many}
     if name == "report":

@@ -50,9 +50,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; see :class:`Spec`
-    for the rest.
-    """
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`."""
 
     name: str
     x_train: np.ndarray
@@ -152,9 +150,7 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], without a float copy of the
-    whole set.
-    """
+    """Mean and standard deviation per channel of pixels in [0, 1], summed over small blocks."""
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for block in np.array_split(images, max(1, len(images) // 1000)):
         pixels = block.reshape(-1, 3).astype(np.float64) / 255

@@ -29,9 +29,7 @@ def own_part(values: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on ``device``. On CUDA from pinned memory, since other copies wait for
-    all that the device has to do.
-    """
+    """``values`` on ``device``; to CUDA from pinned memory, so that the copy does not wait."""
     if device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
@@ -125,9 +123,7 @@ class Loader:
             yield images[0], labels
 
     def two_views(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """One pass of (images, images, labels): each batch under two independent augmentations, of
-        which the first is the one that a plain pass has.
-        """
+        """One pass of (images, images, labels): a plain pass's images and a second augmentation."""
         for images, labels in self._views(self._augmentation(""), self._augmentation(" again")):
             yield *images, labels
 
@@ -151,9 +147,7 @@ class Loader:
             yield [self.images.augmented(indices, part) for part in parts], self.labels[chosen]
 
     def check_parts(self) -> None:
-        """Raise :class:`UserError` where a training batch has no image for one of several
-        processes.
-        """
+        """Raise :class:`UserError` where a training batch has no image for one of the ranks."""
         for start, end in self.bounds():
             self._part(start, end)
 
@@ -179,9 +173,7 @@ class Loader:
         return torch.randperm(self.num_samples, generator=generator, device=self.images.device)
 
     def _augmentation(self, again: str) -> Augmentation:
-        """A pass's crops and flips, drawn at once: no draw inside the loop. ``again`` names other
-        streams.
-        """
+        """A pass's crops and flips, all drawn at once. ``again`` names other streams."""
         n, pad, device = self.num_samples, self.images.pad, self.images.device
         rows = columns = flips = None
         if self.train and self.crop and pad:
@@ -199,23 +191,17 @@ class Loader:
     def training(
         self, *, crop: bool = False, flip: bool = False, tail: str = "keep", accumulate: int = 1
     ) -> "Loader":
-        """The same images shuffled, cropped and flipped as told; for ``tail`` and ``accumulate``
-        see :meth:`bounds`.
-        """
+        """The same images shuffled, cropped and flipped as told; see :meth:`bounds`."""
         return self._with(train=True, crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
     def eval_view(self) -> "Loader":
-        """The same images in order, neither shuffled nor augmented, and all of them, also where
-        training drops the last batch.
-        """
+        """All of the images in order, neither shuffled nor augmented, whatever ``tail`` drops."""
         return self._with(
             train=False, accumulate=1, tail="keep" if self.tail == "drop" else self.tail
         )
 
     def shared(self) -> "Loader":
-        """Of a loader that does not train, every n-th batch, for this one of n processes: whole
-        batches, so that each is as it was.
-        """
+        """Every world_size-th whole batch, from this rank's on, of a loader that does not train."""
         assert not self.train, "training batches are shared out as they are"
         return self._with(own=slice(distributed.rank(), None, distributed.world_size()))
 
@@ -228,9 +214,7 @@ class Loader:
         return self._with(labels=labels)
 
     def joined(self, other: "Loader") -> "Loader":
-        """Both splits shuffled into one, drawing from a stream of their own, in batches like the
-        other's.
-        """
+        """Both splits shuffled into one by a stream of its own, in batches like the other's."""
         return self._with(
             indices=torch.cat([self.indices, other.indices]),
             labels=torch.cat([self.labels, other.labels]),
@@ -245,15 +229,11 @@ class Loader:
         return self._chosen(self._permutation(purpose)[:count].sort().values, purpose)
 
     def shuffled(self, purpose: str) -> "Loader":
-        """The same images in a seeded order, the same at every epoch; an
-        ``eval_view()`` keeps it.
-        """
+        """The same images in one seeded order for all epochs; an ``eval_view()`` keeps it."""
         return self._chosen(self._permutation(purpose), purpose)
 
     def by_class(self) -> "Loader":
-        """The same images class by class, in their order within a class; an ``eval_view()`` keeps
-        it.
-        """
+        """The images class by class, else in their order; an ``eval_view()`` keeps it."""
         return self._chosen(self.labels.sort(stable=True).indices, "by class")
 
     def _permutation(self, purpose: str) -> torch.Tensor:
@@ -275,9 +255,7 @@ class Loader:
         return self._with(seed=seed)
 
     def over(self, indices: np.ndarray, labels: np.ndarray, name: str) -> "Loader":
-        """Other images of the same set, by ``indices`` (m,) into it and ``labels`` (n,) of all of
-        it, in batches like these.
-        """
+        """Batches like these of images ``indices`` (m,); ``labels`` (n,) are of the whole set."""
         device = self.images.device
         chosen = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(device)
         return self._with(
@@ -291,9 +269,7 @@ class Loader:
         return self._with(batch_size=batch_size)
 
     def evenly(self, batch_size: int) -> "Loader":
-        """The same split in the fewest batches of at most ``batch_size``, their sizes within one
-        image, whatever an epoch's batches are.
-        """
+        """The same split in the fewest even batches of at most ``batch_size`` images."""
         return self._with(batch_size=batch_size, tail="spread", accumulate=1)
 
     def _with(self, **changes: object) -> "Loader":

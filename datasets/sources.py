@@ -15,9 +15,7 @@ TRAIN_TEST = ({"train": True}, {"train": False})  # torchvision's arguments for 
 
 
 def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
-    """Both halves of a torchvision data set, downloaded where missing; ``files`` names what to put
-    under ``data`` where that fails.
-    """
+    """Both halves of a torchvision data set, downloaded if missing; else asks for ``files``."""
     from torchvision import datasets as tv
 
     def read(options: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +88,7 @@ def digits(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 
 def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """A user's own arrays: x_* (n, h, w), (n, h, w, 1 or 3) uint8, y_* (n,) integers, optional
-    classes (k,) names.
-    """
+    """A user's x_* (n, h, w) or (n, h, w, 1 or 3) uint8, y_* (n,) integers, maybe classes (k,)."""
     if data.is_dir() and len(found := sorted(data.glob("*.npz"))) == 1:
         data = found[0]
     require_file(data, "--dataset npz: --data")

@@ -93,9 +93,7 @@ def check_mask(content: object, model: nn.Module, where: str) -> Mask:
 
 
 class Overlap(NamedTuple):
-    """How much two masks agree on some weights: their count, each mask's share of them, and two
-    values of :func:`overlap`.
-    """
+    """Two masks on some weights: their count, each mask's share, two values of :func:`overlap`."""
 
     weights: int
     share_a: float
@@ -129,9 +127,7 @@ def density(mask: Mask) -> float:
 
 
 def belongs(name: str, layers: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` is one of ``layers`` or inside one: layer1 holds
-    layer1.0.bn1.bias, not layer10.weight.
-    """
+    """Whether parameter ``name`` is in ``layers``: layer1 holds layer1.0.bias, not layer10.bias."""
     return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
@@ -148,9 +144,7 @@ def check_layers(layers: Sequence[str], names: Iterable[str]) -> None:
 
 
 def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
-    """Integer scores that rank every weight of ``layers`` before all others and keep the order of
-    ``scores`` (fp32) in each group.
-    """
+    """Integer scores: ``layers`` first, and in each group the order of the fp32 ``scores``."""
     # Floats >= 0 are ordered as their bits are, 31 of them; the next bit is the group's. A sum of
     # score and group would round.
     return {

@@ -46,9 +46,7 @@ def check_finite_gradient(values: list[Tensor]) -> None:
 
 
 def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
-    """|mean gradient of the forget loss| of every named parameter (Fan et al., ICLR
-    2024, eq. 4).
-    """
+    """|mean forget gradient| of every named parameter (Fan et al., ICLR 2024, eq. 4)."""
     return {name: gradient.abs() for name, gradient in mean_gradient(model, forget).items()}
 
 

@@ -1,6 +1,4 @@
-"""MODELS: every ``--arch``. Each takes images in [0, 1] and normalises them itself, so a checkpoint
-carries the statistics.
-"""
+"""MODELS: every ``--arch``. A model takes images in [0, 1] and holds their mean and deviation."""
 
 import copy
 import functools

@@ -1,6 +1,4 @@
-"""ResNet-18/34/50 (He et al., CVPR 2016): torchvision's, with a CIFAR stem unless ImageNet's is
-asked for.
-"""
+"""ResNet-18/34/50 (He et al., CVPR 2016): torchvision's, with a CIFAR or an ImageNet stem."""
 
 import torch
 from torch import nn

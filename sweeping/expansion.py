@@ -75,9 +75,7 @@ def expand(plan: Plan, check: Check) -> list[Run]:
 
 @dataclasses.dataclass
 class _Index:
-    """The runs of a needed stage by their values of the shared axes and, with ``per_seed``, the
-    seed.
-    """
+    """A needed stage's runs by their values of shared axes and, with ``per_seed``, the seed."""
 
     shared: list[str]
     per_seed: bool

@@ -82,9 +82,7 @@ def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _by_data(runs: Sequence[Run]) -> dict[tuple[str, str, int | None], list[Run]]:
-    """The runs that name a data set of the user's, by (dataset, path, input size); those that take
-    it from their original are left out.
-    """
+    """The runs that name a data set of the user's, by (dataset, path, input size)."""
     users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")

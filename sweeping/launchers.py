@@ -140,9 +140,7 @@ def _ignore_signals() -> None:
 
 
 class Slurm:
-    """One job array of a Slurm cluster; ``options`` are submitit's, such as slurm_partition=gpu
-    timeout_min=240 gpus_per_node=1.
-    """
+    """One Slurm job array; ``options`` are submitit's, such as slurm_partition and timeout_min."""
 
     def __init__(self, workers: int, options: dict[str, str], logs: Path):
         need("submitit", "--launcher slurm")
@@ -214,9 +212,7 @@ class Queued(Job):
 
 
 class Queue:
-    """The user's jobs that run or wait, by ``squeue``: submitit asks Slurm's accounting, which not
-    every cluster has.
-    """
+    """The user's jobs in ``squeue``; not every cluster has the accounting that submitit asks."""
 
     def __init__(self) -> None:
         self.jobs: set[str] = set()

@@ -70,9 +70,7 @@ NOT_IN_PLANS = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Runs of one script: ``flags`` for all, a run for each combination of ``axes`` and each entry
-    of ``list``, and, with ``per_seed``, for each seed.
-    """
+    """Runs of one script: a run for each point of ``axes``, entry of ``list`` and seed."""
 
     name: str
     script: str
@@ -206,9 +204,7 @@ def _check_axes(axes: dict, where: str) -> None:
 
 
 def _per_seed(script: str, named: set[str]) -> bool:
-    """Whether a stage whose plan does not say has a run for each seed: it unlearns, or the seed
-    draws its forget set.
-    """
+    """The default of per_seed: whether a stage unlearns or its seed draws a forget set."""
     if script in ("main_forget", "main_random"):
         return True
     whole_class = "class_to_replace" in named and "num_indexes_to_replace" not in named

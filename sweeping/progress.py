@@ -38,9 +38,7 @@ class Progress:
         return sum(state == DONE for state in self.look().values())
 
     def remaining(self, workers: int) -> float | None:
-        """Seconds to go at the mean so far of each stage, or of all where a stage has none; None
-        before the first run is done.
-        """
+        """Seconds to go at each stage's mean so far, else at that of all; None without any."""
         known = [value for values in self.seconds.values() for value in values]
         if not known:
             return None

@@ -1,6 +1,4 @@
-"""Making runs, and their state: all of it is read from files, so a killed sweep is just started
-again.
-"""
+"""Making runs, and their state, all of it in files: a killed sweep is just started again."""
 
 import contextlib
 import dataclasses
@@ -121,9 +119,7 @@ def is_held(folder: Path) -> bool:
 
 
 def state_of(run: Run, root: Path) -> str:
-    """DONE, RUNNING, FAILED (ended with an error), DIED (stopped or killed), or OPEN (never
-    started).
-    """
+    """DONE, RUNNING, FAILED (with an error), DIED (stopped or killed) or OPEN (never started)."""
     folder = root / run.name
     if (folder / run.result).is_file():
         return DONE
@@ -173,9 +169,7 @@ def attempt(run: Run, root: Path, worker: Worker) -> str:
 
 
 def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
-    """Run the script with its output in the log, and keep how it ended; an earlier start is
-    resumed, or else overwritten.
-    """
+    """Run the script, log its output and keep how it ended; an earlier start is resumed."""
     folder, host = root / run.name, platform.node()
     start = {
         "time": time.time(),
@@ -206,9 +200,7 @@ def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
 
 
 def _resume_flags(run: Run, folder: Path, *, first: bool) -> list[list[str]]:
-    """Flags to try in turn: a checkpoint that --resume refuses, as of another precision, is
-    overwritten.
-    """
+    """Flags to try in turn; what --resume refuses, as another precision, is overwritten."""
     if first or run.script in ("evaluate", "report"):
         return [[]]
     if run.checkpoint and (folder / run.checkpoint).is_file():

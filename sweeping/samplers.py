@@ -48,9 +48,7 @@ def wait_for_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def grid(ranges: dict[str, Range], trials: int) -> list[Point]:
-    """At most ``trials`` points: levels for each range, as equal in number as the product allows,
-    even in the range's scale.
-    """
+    """At most ``trials`` points: each range has about as many levels, even in its scale."""
     levels = dict.fromkeys(ranges, 1)
     while True:
         for name in sorted(levels, key=levels.get):
@@ -67,9 +65,7 @@ def grid(ranges: dict[str, Range], trials: int) -> list[Point]:
 
 
 def try_grid(points: list[Point], score: Callable[..., float], alive: Callable[[], bool]) -> None:
-    """Score each point once; those that another process makes come last, when most of them are
-    done.
-    """
+    """Score each point once; those that another process makes come last."""
     while points:
         busy = []
         for point in points:

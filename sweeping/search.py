@@ -26,9 +26,7 @@ from utils import RunFailed, UserError
 
 @dataclasses.dataclass(frozen=True)
 class SearchRequest:
-    """A search: the plan's stage or method (see :func:`as_planned`), the most trials, an objective
-    of OBJECTIVES and a sampler of SAMPLERS.
-    """
+    """A stage or method of the plan, the most trials, and keys of OBJECTIVES and of SAMPLERS."""
 
     name: str
     trials: int
@@ -38,9 +36,7 @@ class SearchRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """The search of a plan: its stage in a plan of its own, the flags that stay (``fixed``) and the
-    ranges of those that are searched.
-    """
+    """A search's stage in a plan of its own, the ``fixed`` flags and the ``ranges`` of others."""
 
     plan: Plan
     stage: Stage

@@ -21,9 +21,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def unsynchronized_statistics(model: nn.Module) -> list[Tensor]:
-    """The running statistics that each rank updates from its own images. SyncBatchNorm's are the
-    whole batch's.
-    """
+    """The running statistics that each rank updates from its own images, unlike SyncBatchNorm's."""
     statistics = []
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training:

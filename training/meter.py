@@ -16,9 +16,7 @@ REMEDY = (
 
 
 class EpochStats(NamedTuple):
-    """Mean loss and accuracy (percent) over an epoch's steps, and the learning rate of its last
-    one.
-    """
+    """Mean loss and accuracy (percent) over an epoch's steps, and its last learning rate."""
 
     loss: float
     accuracy: float
@@ -87,9 +85,7 @@ class Meter:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, when: str = "") -> None:
-    """Raise :class:`RunFailed` if a weight or a BatchNorm statistic is not finite. Waits for the
-    device once.
-    """
+    """Raise :class:`RunFailed` if a weight or statistic is not finite. Waits for the device."""
     values = [
         value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()
     ]

@@ -1,6 +1,4 @@
-"""METHODS: every ``--unlearn``. One small file a method; what is registered here is tested by the
-registry.
-"""
+"""METHODS: every ``--unlearn``, one small file a method; tests run all that is registered."""
 
 import dataclasses
 
@@ -143,9 +141,7 @@ def _row(name: str, method: type[Method]) -> str:
 
 
 def _defaults(method: type[Method]) -> str:
-    """Rate, epochs, the method's own values and what it changes of the loop's, with
-    their source.
-    """
+    """Rate, epochs, own values and what the method changes of the loop's, with their source."""
     common = {
         field.name: field.default
         for field in dataclasses.fields(Iterative)

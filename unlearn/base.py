@@ -1,6 +1,4 @@
-"""The contract of a method. A method says what is minimised; how a weight changes is engine.py's
-alone.
-"""
+"""The contract of a method: what is minimised. How a weight changes is the loop's alone."""
 
 import dataclasses
 from collections.abc import Callable, Generator
@@ -91,9 +89,7 @@ LONG_BUDGET = Preset(
 
 
 def option(default: object, help: str, range: Range | None = None) -> Any:
-    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints,
-    ``range`` where a search looks.
-    """
+    """A dataclass field that is a flag of its name; a search looks in ``range``."""
     return dataclasses.field(default=default, metadata={"help": help, "range": range})
 
 
@@ -132,9 +128,7 @@ class Method:
 
 @dataclasses.dataclass
 class Iterative(Method):
-    """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch
-    visits.
-    """
+    """Descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
 
     splits: ClassVar[tuple[str, ...]]
     # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug":
@@ -156,9 +150,7 @@ class Iterative(Method):
     bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")
 
     def loaders(self, data: Data) -> list[Loader]:
-        """Whose batches the model sees as they are: another list where a method joins its splits
-        into one.
-        """
+        """Whose batches the model sees: another list where a method joins its splits."""
         return [getattr(data, split) for split in self.splits]
 
     def steps(self, data: Data, epoch: int) -> int:
@@ -170,9 +162,7 @@ class Iterative(Method):
         return 0
 
     def forget_optimizer(self) -> Descent | None:
-        """What the steps of the phase "forget" descend with, beside the optimizer of the others.
-        None: one serves both.
-        """
+        """What the phase "forget" descends with, beside the others' optimizer; None: with that."""
         return None
 
     def rate_factor(self, epoch: int) -> float:
@@ -180,36 +170,26 @@ class Iterative(Method):
         return 1.0
 
     def resets(self, epoch: int) -> bool:
-        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of
-        earlier steps.
-        """
+        """Whether the optimizer begins ``epoch`` anew, without momentum or moments."""
         return False
 
     def extra_parameters(self) -> list[nn.Parameter]:
-        """What is trained beside the model and does not stay, such as a shadow class; made in
-        :meth:`prepare`.
-        """
+        """What :meth:`prepare` made to be trained beside the model, such as a shadow class."""
         return []
 
     def state(self) -> dict:
-        """What a resumed run needs of this method besides the model's weights: tensors and plain
-        values.
-        """
+        """What a resumed run needs besides the model's weights: tensors and plain values."""
         return {}
 
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave; called after :meth:`prepare`."""
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """After the last epoch: a last edit of ``model``, in fp32; returns what the result should
-        record, as :meth:`OneShot.edit`.
-        """
+        """A last edit of ``model``, in fp32; returns what :meth:`OneShot.edit` does."""
         return {}
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns
-        autocast.
-        """
+        """Yield one :class:`Step` per update, never inside ``no_grad``; the loop owns autocast."""
         raise NotImplementedError
 
 

@@ -1,6 +1,4 @@
-"""Scrubbing with the true Fisher information (Golatkar et al., Eternal Sunshine of the Spotless
-Net).
-"""
+"""Scrubbing with the true Fisher information (Golatkar et al., CVPR 2020)."""
 
 import dataclasses
 

@@ -21,9 +21,7 @@ NEAR_ZERO = 1e-4
 
 @dataclasses.dataclass
 class L1Penalty:
-    """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse
-    the weights became.
-    """
+    """Mixed into an iterative method: adds alpha_e ||theta||_1 to its losses, reports sparsity."""
 
     alpha: float = option(
         5e-4,
@@ -61,17 +59,13 @@ class L1Penalty:
             yield step
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """Percent of the weights that may change: exact zeros, and those below NEAR_ZERO, the zeros
-        among them.
-        """
+        """Percent of the weights that may change: exact zeros, and all below NEAR_ZERO."""
         size = flatten(model.parameters())[~frozen_flat(model.named_parameters(), self.mask)].abs()
         return {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
 
 
 def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
-    """The proximal step of lr alpha ||w||_1: every weight moves towards zero by lr alpha, and a
-    nearer one to zero.
-    """
+    """The proximal step of lr alpha ||w||_1: each weight moves by lr alpha, at most to zero."""
     reach = torch._foreach_clamp_min(weights, -lr * alpha)
     torch._foreach_clamp_max_(reach, lr * alpha)
     torch._foreach_sub_(weights, reach)

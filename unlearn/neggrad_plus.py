@@ -132,9 +132,7 @@ class NegGradPlus(Iterative):
         return len(data.retain if self.retain_share else data.forget)
 
     def forget_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy to climb; a sample past the guard adds a constant, which has no
-        gradient.
-        """
+        """The cross-entropy to climb; a sample past the guard adds a constant."""
         if not self.clip_forget:
             return F.cross_entropy(logits, labels)
         each = F.cross_entropy(logits, labels, reduction="none")

@@ -16,9 +16,7 @@ from utils import UserError
 
 
 def soft(lr: float, rho: float, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it, which anchors each epoch anew and takes this share rho
-    of the weights.
-    """
+    """A run by SalUn's code or a fork of it; the share rho was anchored anew each epoch there."""
     values = published(lr, "mixed", source).values
     return Preset({**values, "rho": rho}, source)
 
@@ -85,9 +83,7 @@ class ProximalRandomLabel(RandomLabel):
             yield step._replace(project=functools.partial(self.pull, pinned) if pinned else None)
 
     def pull(self, pinned: int, lr: float) -> None:
-        """The proximal step that returns ``pinned`` weights to the original; its length has nothing
-        to do with ``lr``.
-        """
+        """The proximal step, whatever ``lr``, that puts ``pinned`` weights back to the original."""
         weights = flatten(self.weights)
         moved = weights - self.original
         # What the gate keeps is never among the nearest.

@@ -19,9 +19,7 @@ from utils import UserError
 
 @dataclasses.dataclass
 class Pruning:
-    """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and
-    after its every update.
-    """
+    """Mixed into an iterative method: zeroes the smallest convolution weights in each epoch."""
 
     gradual: ClassVar[bool]
     presets: ClassVar[dict[str, Preset]] = {}  # those of fine-tuning and ascent ran without pruning
@@ -61,9 +59,7 @@ class Pruning:
 
     @torch.no_grad()
     def prune(self, count: int) -> list[Tensor]:
-        """Zero the ``count`` smallest weights that may change, of all layers together; returns 1
-        for each kept weight, else 0.
-        """
+        """Zero the ``count`` smallest weights that may change; returns 0 for these, else 1."""
         values = flatten(self.weights).masked_fill_(self.frozen, torch.inf)
         kept = L1Unstructured(count).compute_mask(values, torch.ones_like(values))
         keep = [

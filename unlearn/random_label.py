@@ -110,9 +110,7 @@ class RandomLabel(Iterative):
     retain_weight: float = option(1.0, "weight of the retain loss; 0 leaves the retain set out")
 
     def random_labels(self, data: Data) -> Tensor:
-        """(num_forget,) labels, uniform over the other classes (over all of them without
-        ``exclude_true``).
-        """
+        """(num_forget,) uniform labels, without the true one where ``exclude_true``."""
         true, classes = data.forget.labels, data.num_classes
         epoch = data.epoch if self.relabel == "per_epoch" else "once"
         draw = torch.randint(

@@ -202,9 +202,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def validation_of_forgotten(data: Data) -> Loader:
-    """The validation images of the classes that are in the forget set, un-augmented, a forgotten
-    class included.
-    """
+    """The un-augmented validation images of all classes that are in the forget set."""
     labels, val = data.dataset.y_train, data.split.val
     chosen = val[np.isin(labels[val], labels[data.chosen.forget])]
     if not len(chosen):

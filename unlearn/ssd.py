@@ -1,6 +1,4 @@
-"""Selective synaptic dampening: shrink the weights that matter far more to the forget set than to
-all images.
-"""
+"""Selective synaptic dampening: shrink the weights that matter far more to the forget set."""
 
 import dataclasses
 import functools
@@ -96,9 +94,7 @@ class SelectiveSynapticDampening(OneShot):
         return mean_batch_gradient_sizes(model, self.batches(*splits), self.losses, self.size)
 
     def batches(self, *splits: Loader) -> Loader:
-        """The images one split after the other, each class by class; or all of them in one seeded
-        shuffle.
-        """
+        """The images one split after the other, class by class; or all in one seeded shuffle."""
         views = [split.eval_view() for split in splits]
         if self.importance_order == "class":
             joined = functools.reduce(Loader.joined, [view.by_class() for view in views])

@@ -1,6 +1,4 @@
-"""UNSIR: learn noise that the original calls anything but the class, teach it as the class,
-repair.
-"""
+"""UNSIR: learn noise that the original misclassifies, teach it as the class, repair."""
 
 import dataclasses
 from typing import Literal

@@ -89,18 +89,14 @@ class InfluenceUnlearning(OneShot):
 
 
 def influence_vector(model: nn.Module, forget: Loader, retain: Loader) -> Vector:
-    """v = (n_f / n) (mean forget gradient - mean retain gradient): the step from weights 1/n to
-    1/n_r on retain only.
-    """
+    """v = (n_f / n) (mean forget gradient - mean retain gradient), the step to retain alone."""
     share = forget.num_samples / (forget.num_samples + retain.num_samples)
     mean_forget, mean_retain = mean_gradient(model, forget), mean_gradient(model, retain)
     return {name: share * (mean_forget[name] - mean_retain[name]) for name in mean_forget}
 
 
 class FisherProduct:
-    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one forward-mode and one
-    reverse-mode pass.
-    """
+    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one jvp and one vjp."""
 
     def __init__(self, model: nn.Module, samples: Loader, damping: float):
         self.model, self.samples, self.damping = model, samples, damping
@@ -176,9 +172,7 @@ def conjugate_gradients(
 
 
 def one_vector_recursion(gradients: Iterator[Vector], v: Vector, count: int) -> Vector:
-    """The reference's shortcut: every o_i is a multiple of the first gradient, so the result is v -
-    c g_1.
-    """
+    """The reference's shortcut: o_i is a multiple of g_1, so the result is v - c g_1."""
     o, k = None, v
     for gradient in tqdm(
         gradients, total=count, desc="wfisher", unit="sample", disable=None, leave=False

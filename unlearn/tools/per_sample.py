@@ -1,6 +1,4 @@
-"""Gradients sample by sample, and the sum of their squares without ever holding one row per
-sample.
-"""
+"""Gradients sample by sample, and sums of their squares in the memory of one gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -45,17 +43,13 @@ def own_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
 
 
 def every_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
-    """The losses of the true Fisher matrix: label y's cross-entropy times sqrt(p(y|x)), held
-    constant, which the square undoes.
-    """
+    """The losses of the true Fisher matrix: -log p(y|x) sqrt(p(y|x)), the root held constant."""
     log_p = logits.log_softmax(1)
     return (-log_p * (log_p.detach() / 2).exp()).sum(0).unbind()
 
 
 def fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
-    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of
-    sample i's cross-entropy.
-    """
+    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 over samples' gradients."""
     return mean_gradient_sizes(model, samples, own_label)
 
 
@@ -125,9 +119,7 @@ def mean_batch_gradient_sizes(
 
 
 def samples_at_once(samples: Loader) -> int:
-    """The batch size for passes that keep every activation: 64 images of 32x32, fewer
-    larger ones.
-    """
+    """The batch size for passes that keep every activation: 64 images of 32x32."""
     return max(1, 64 * 32**2 // samples.images.side**2)
 
 
@@ -183,9 +175,7 @@ def _add_by_layer(
     size: Size,
     sums: Vector,
 ) -> None:
-    """Add the size of every sample's gradients to ``sums``, from one backward pass a batch and
-    loss.
-    """
+    """Add each sample's gradient sizes to ``sums``: one backward pass a batch and loss."""
     calls: dict[str, tuple[Tensor, int, list[Tensor]]] = {}
 
     def watch(name: str) -> Callable[..., None]:
