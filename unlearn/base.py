@@ -63,28 +63,21 @@ class Range(NamedTuple):
         """The value at ``share`` in [0, 1] of the range."""
         if self.rest:
             return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** share
-        return (
-            self.low * (self.high / self.low) ** share
-            if self.log
-            else self.low + share * (self.high - self.low)
-        )
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + share * (self.high - self.low)
 
 
 class Preset(NamedTuple):
-    """Values of flags, a method's own or the loop's, by name; ``source`` says who ran the method
-    so, or "our choice".
-    """
+    """Values of flags by name, a method's own or the loop's, and who ran it so or "our choice"."""
 
     values: dict[str, object]
     source: str
 
 
-# Fifty epochs under a cosine are the budget at which plain fine-tuning comes close to Retrain, so
-# the one that a new method has to beat.
-LONG_BUDGET = Preset(
-    {"unlearn_epochs": 50, "schedule": "cosine", "final_lr": 1e-4, "unlearn_lr": 0.01},
-    "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our"
-    " choice",
+# What --help says of a flag that several methods have.
+ALPHA = (
+    "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen"
 )
 
 
@@ -131,16 +124,13 @@ class Iterative(Method):
     """Descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
 
     splits: ClassVar[tuple[str, ...]]
-    # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug":
-    # True}.
+    # The loop's flags whose default this method changes, such as {"momentum": 0.0}.
     recipe: ClassVar[dict[str, object]] = {}
-    # The forget loader's batches as a share of --batch_size, where --forget_batch_size is not
-    # typed.
+    # Forget batches as a share of --batch_size, where --forget_batch_size is not typed.
     forget_share: ClassVar[float] = 1.0
-    # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
+    # {field: flag}, the flag whose value a field takes where its own is not typed.
     inherits: ClassVar[dict[str, str]] = {}
-    # Updates after which the run ends, inside an epoch or after some, in the place of
-    # ``unlearn_epochs``. A method that has a length in updates makes a field of it.
+    # Updates after which the run ends, in the place of ``unlearn_epochs``: a field where it is set.
     unlearn_steps: ClassVar[int | None] = None
 
     unlearn_epochs: int = option(10, "epochs of unlearning")

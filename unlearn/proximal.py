@@ -10,15 +10,14 @@ from torch import nn
 from datasets.loaders import Data
 from masks.masks import Mask, lowest_chosen
 from unlearn.base import Preset, Range, Steps, option
-from unlearn.random_label import RandomLabel, published
+from unlearn.random_label import MATRYOSHKA, ORDER, SCISSORHANDS, RandomLabel, published
 from unlearn.tools.flat import flatten, frozen_flat, split_like
 from utils import UserError
 
 
 def soft(lr: float, rho: float, source: str) -> Preset:
     """A run by SalUn's code or a fork of it; the share rho was anchored anew each epoch there."""
-    values = published(lr, "mixed", source).values
-    return Preset({**values, "rho": rho}, source)
+    return Preset(published(lr, "mixed", source).values | {"rho": rho}, source)
 
 
 @dataclasses.dataclass
@@ -43,21 +42,13 @@ class ProximalRandomLabel(RandomLabel):
     by_dataset = {}
     presets = {
         "scissorhands_10": soft(
-            0.1,
-            0.5,
-            "rerun by Scissorhands' authors, without a hard mask: CIFAR-10, 10 %; rho: our choice",
+            0.1, 0.5, f"{SCISSORHANDS}, without a hard mask: CIFAR-10, 10 %; rho: our choice"
         ),
-        "matryoshka_10": soft(
-            5e-4, 0.1, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"
-        ),
-        "matryoshka_50": soft(
-            0.013, 0.9, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"
-        ),
+        "matryoshka_10": soft(5e-4, 0.1, f"{MATRYOSHKA}, 10 %"),
+        "matryoshka_50": soft(0.013, 0.9, f"{MATRYOSHKA}, 50 %"),
     }
 
-    order: Literal["sequential", "mixed"] = option(
-        "mixed", "forget then retain, or both shuffled together"
-    )
+    order: Literal["sequential", "mixed"] = option("mixed", ORDER)
     rho: float = option(
         0.5,
         "share of the weights that the first update leaves at the original",

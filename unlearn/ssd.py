@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import OneShot, Range, option
+from unlearn.base import ALPHA, OneShot, Range, option
 from unlearn.tools.per_sample import Vector, mean_batch_gradient_sizes, own_label
 from utils import UserError
 
@@ -47,12 +47,7 @@ class SelectiveSynapticDampening(OneShot):
     source = "the authors' code for a whole class and ResNet-18"
     losses, size = staticmethod(own_label), staticmethod(torch.square)
 
-    alpha: float = option(
-        10.0,
-        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
-        " chosen",
-        Range(1, 100),
-    )
+    alpha: float = option(10.0, ALPHA, Range(1, 100))
     dampening: float = option(
         1.0,
         "lambda, how much of a chosen weight stays: times the ratio of its importances, at"
