@@ -9,6 +9,7 @@ from datasets.loaders import Data, Loader
 from evaluation.accuracy import accuracy
 from masks.gate import SaliencyGate
 from masks.masks import Mask
+from models import cpu_copy
 from recipe import Descent, Recipe
 from runtime import distributed
 from runtime.clock import Stopwatch
@@ -22,19 +23,8 @@ from unlearn.base import Iterative, Method
 from utils import stream
 
 # What a run needs is imported from here, wherever it is defined.
-__all__ = [
-    "BATCH_NORM",
-    "EpochStats",
-    "Loop",
-    "Trainer",
-    "UnfitState",
-    "Updater",
-    "check_batch_norm",
-    "compile_model",
-    "predict",
-    "run",
-    "train_epoch",
-]
+__all__ = ["BATCH_NORM", "EpochStats", "Loop", "Trainer", "UnfitState", "Updater"]
+__all__ += ["check_batch_norm", "compile_model", "predict", "run", "train_epoch"]
 
 
 class UnfitState(Exception):
@@ -68,7 +58,7 @@ class Trainer:
         self.recipe, self.clock, self.gate = recipe, clock, gate
         self.start_epoch, self.begun = 0, None
         counts = count_updates(method, data, recipe.accumulate)
-        # Of the last epoch, where unlearn_steps ends inside of it.
+        # ``last_limit``: updates of the last epoch, where unlearn_steps ends inside of it.
         self.epochs, self.last_limit, length = len(counts), None, len(counts)
         if missing := sum(map(sum, counts)) - (method.unlearn_steps or sum(map(sum, counts))):
             self.last_limit = sum(counts[-1]) - missing
@@ -112,8 +102,8 @@ class Trainer:
         :meth:`~unlearn.base.Iterative.resets`.
 
         Args:
-            keep: is given the epoch and the meter's state every ``save_every`` steps. A method that
-                goes on inside an epoch passes once over its loaders.
+            keep: called with the epoch and the meter's state every ``save_every`` steps, of a
+                method that passes once over its loaders in an epoch.
             options: ``print_freq``, ``one_image``, ``save_every``: see :class:`Loop`.
 
         Raises:
@@ -125,14 +115,9 @@ class Trainer:
             with self.clock.paused():
                 keep(epoch, meter)
 
-        loop = Loop(
-            precision=self.recipe.precision,
-            freeze_bn=self.method.bn == "freeze",
-            mark_steps=compile
-            and compile_model(self.model, self.data.device, self.recipe.accumulate),
-            keep=keep_now,
-            **options,
-        )
+        recipe, device, freeze_bn = self.recipe, self.data.device, self.method.bn == "freeze"
+        marks = compile and compile_model(self.model, device, recipe.accumulate)
+        loop = Loop(recipe.precision, freeze_bn, mark_steps=marks, keep=keep_now, **options)
         distributed.broadcast([*self.updater.parameters, *self.model.buffers()])
         for epoch in range(self.start_epoch, self.epochs if until is None else until):
             after_epoch(epoch, self._run_epoch(epoch, loop))
@@ -164,10 +149,7 @@ class Trainer:
         return stats
 
     def state(self, epoch: int, meter: dict | None = None) -> dict:
-        """What a checkpoint needs for the next step to be the one that would have come.
-
-        ``meter`` is :meth:`Meter.state` where ``epoch`` has begun; None where it has not.
-        """
+        """What a resumed run needs; ``meter`` is :meth:`Meter.state` if ``epoch`` has begun."""
         state = {
             "epoch": epoch,
             "epochs": self.epochs,
@@ -215,11 +197,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 class Selection:
-    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU:
-    ``select`` "best".
-
-    Of equal epochs the first one stays.
-    """
+    """For ``select`` "best", the first epoch with the best un-augmented validation accuracy."""
 
     def __init__(self, model: nn.Module, val: Loader):
         self.model, self.val = model, val
@@ -230,10 +208,7 @@ class Selection:
         logits, labels = predict(self.model, self.val)
         found = accuracy(logits.numpy(), labels.numpy())
         if found > self.best["accuracy"]:
-            weights = {
-                name: value.detach().to("cpu", copy=True)
-                for name, value in self.model.state_dict().items()
-            }
+            weights = cpu_copy(self.model)
             self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
 
     def finish(self) -> dict[str, float]:
@@ -244,8 +219,7 @@ class Selection:
         return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
 
 
-# after_epoch(epoch, statistics, state): ``state()`` is what a checkpoint needs to go on after this
-# epoch.
+# after_epoch(epoch, statistics, state): a checkpoint after this epoch needs ``state()``.
 AfterEpoch = Callable[[int, EpochStats, Callable[[], dict]], None]
 
 
@@ -311,8 +285,10 @@ def run_epochs(
     after_epoch: AfterEpoch = lambda *unused: None,
     **options: object,
 ) -> tuple[dict, dict]:
-    """All epochs from the start or from ``state``, which :meth:`Trainer.state` gave, and the best
-    one's weights where the recipe asks for them; what is to be reported, and the loop's last state.
+    """Run all epochs, from :meth:`Trainer.state` if given, and take the selected one's weights.
+
+    Returns:
+        What the selection reports, and the loop's last state.
     """
     selection = None
     if trainer.recipe.select == "best":

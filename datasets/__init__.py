@@ -96,14 +96,11 @@ def load_dataset(
     """
     spec = DATASETS[name]
     arrays = spec.load(Path(data), input_size, workers)
-    images = {
-        split: sources.as_rgb(arrays[split], f"{name} {split}", input_size)
-        for split in ("x_train", "x_test")
-    }
-    labels = {
-        split: np.asarray(arrays[split]).reshape(-1).astype(np.int64)
-        for split in ("y_train", "y_test")
-    }
+    images, labels = {}, {}
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size)
+        labels[f"y_{split}"] = np.asarray(y).reshape(-1).astype(np.int64)
     classes = _class_names(arrays, labels)
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])

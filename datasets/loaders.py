@@ -17,7 +17,7 @@ from datasets import ImageSet
 from datasets.device_images import Augmentation, DeviceImages
 from datasets.splits import ForgetSplit, Split
 from runtime import distributed
-from utils import UserError, generator, stream
+from utils import UserError, generator
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -33,6 +33,11 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def _resident(values: np.ndarray, images: DeviceImages) -> torch.Tensor:
+    """``values`` on the device of ``images``."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
 
 
 class Loader:
@@ -59,8 +64,8 @@ class Loader:
         seed: int = 0,
     ):
         self.images = images
-        self.indices = torch.from_numpy(np.ascontiguousarray(indices)).to(images.device)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
+        self.indices = _resident(indices, images)
+        self.labels = _resident(labels[indices], images)
         self.batch_size, self.name, self.seed = batch_size, name, seed
         self.train = self.crop = self.flip = False
         self.tail, self.accumulate = "keep", 1
@@ -107,11 +112,9 @@ class Loader:
         return len(self.bounds()[self.own])
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Choose the streams of this epoch; a resumed run needs nothing else to see the same
-        batches.
+        """Choose the streams of this epoch, all that a resumed run needs to see the same batches.
 
-        The first pass begins at ``first_batch``: an epoch's draws are made at once, so that the
-        later batches do not change.
+        The first pass begins at ``first_batch``, and its batches are those of the whole pass.
         """
         self.epoch, self.passes, self.first_batch = epoch, 0, first_batch
 
@@ -185,8 +188,7 @@ class Loader:
             flips = torch.randint(0, 2, (n,), generator=generator, device=device).bool()
         return Augmentation(rows, columns, flips)
 
-    # Views. A view keeps the epoch it was made in: make those that train inside ``losses``, once an
-    # epoch.
+    # A view keeps the epoch it was made in: those that train are made inside ``losses``.
 
     def training(
         self, *, crop: bool = False, flip: bool = False, tail: str = "keep", accumulate: int = 1
@@ -196,9 +198,8 @@ class Loader:
 
     def eval_view(self) -> "Loader":
         """All of the images in order, neither shuffled nor augmented, whatever ``tail`` drops."""
-        return self._with(
-            train=False, accumulate=1, tail="keep" if self.tail == "drop" else self.tail
-        )
+        tail = "keep" if self.tail == "drop" else self.tail
+        return self._with(train=False, accumulate=1, tail=tail)
 
     def shared(self) -> "Loader":
         """Every world_size-th whole batch, from this rank's on, of a loader that does not train."""
@@ -237,18 +238,13 @@ class Loader:
         return self._chosen(self.labels.sort(stable=True).indices, "by class")
 
     def _permutation(self, purpose: str) -> torch.Tensor:
-        return torch.randperm(
-            self.num_samples,
-            generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)),
-        )
+        draws = generator("cpu", self.seed, self.name, purpose)
+        return torch.randperm(self.num_samples, generator=draws)
 
     def _chosen(self, positions: torch.Tensor, purpose: str) -> "Loader":
         positions = to_device(positions, self.images.device)
-        return self._with(
-            indices=self.indices[positions],
-            labels=self.labels[positions],
-            name=f"{self.name}/{purpose}",
-        )
+        indices, labels = self.indices[positions], self.labels[positions]
+        return self._with(indices=indices, labels=labels, name=f"{self.name}/{purpose}")
 
     def seeded(self, seed: int) -> "Loader":
         """The same images in other orders, crops and flips."""
@@ -256,13 +252,8 @@ class Loader:
 
     def over(self, indices: np.ndarray, labels: np.ndarray, name: str) -> "Loader":
         """Batches like these of images ``indices`` (m,); ``labels`` (n,) are of the whole set."""
-        device = self.images.device
-        chosen = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(device)
-        return self._with(
-            indices=torch.from_numpy(np.ascontiguousarray(indices)).to(device),
-            labels=chosen,
-            name=name,
-        )
+        chosen = _resident(indices, self.images), _resident(labels[indices], self.images)
+        return self._with(indices=chosen[0], labels=chosen[1], name=name)
 
     def batches_of(self, batch_size: int) -> "Loader":
         """The same split in batches of another size."""
@@ -312,9 +303,8 @@ class Data:
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
         self.batches = Batches(**batches)
-        train_images = DeviceImages(
-            dataset.x_train, device, dataset.crop if self.batches.augment else 0
-        )
+        pad = dataset.crop if self.batches.augment else 0
+        train_images = DeviceImages(dataset.x_train, device, pad)
         parts = {"train": split.train}
         if chosen is not None:
             parts = {"forget": chosen.forget, "retain": chosen.retain}
@@ -347,12 +337,9 @@ class Data:
             size = batches.forget_batch_size or size
         labels = self.dataset.y_train
         loader = Loader(images, np.sort(indices), labels, size, name=name, seed=self.seed)
-        return loader.training(
-            crop=batches.augment,
-            flip=batches.augment and self.dataset.flip,
-            tail=batches.tail,
-            accumulate=batches.accumulate,
-        )
+        flip, tail = batches.augment and self.dataset.flip, batches.tail
+        crop, accumulate = batches.augment, batches.accumulate
+        return loader.training(crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Move every stream to ``epoch``, and each loader's next pass to ``first_batch``."""
@@ -360,8 +347,6 @@ class Data:
         for loader in self.loaders:
             loader.set_epoch(epoch, first_batch)
 
-    def generator(
-        self, purpose: str, *, device: torch.device | str | None = None
-    ) -> torch.Generator:
-        """The stream of a method's own draws, such as random labels, at this epoch."""
-        return generator(device or self.device, self.seed, purpose, self.epoch)
+    def generator(self, purpose: str) -> torch.Generator:
+        """The stream of a method's own draws, such as noise on weights, at this epoch."""
+        return generator(self.device, self.seed, purpose, self.epoch)

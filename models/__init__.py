@@ -163,6 +163,11 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def cpu_copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict as it is now, on the CPU and in memory of its own."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+
+
 def blocks(model: nn.Module) -> list[list[str]]:
     """Groups of module names from the images to the logits; the last one is the classifier layer.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
 from masks.masks import Mask
+from models import cpu_copy
 from runtime.devices import exact_fp32
 from unlearn.base import Iterative, Range, Step, Steps, option
 from unlearn.tools.presets import preset
@@ -126,12 +127,12 @@ class ScrubRewind(Scrub):
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
         self.held_out = validation_of_forgotten(data)
-        self.original = snapshot(model)
+        self.original = cpu_copy(model)
         self.snapshots: list[dict[str, Tensor]] = []
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         yield from super().losses(model, data, epoch)
-        self.snapshots.append(snapshot(model))
+        self.snapshots.append(cpu_copy(model))
 
     def state(self) -> dict:
         return {"snapshots": self.snapshots}
@@ -150,11 +151,6 @@ class ScrubRewind(Scrub):
         chosen = min(range(len(errors)), key=lambda epoch: abs(errors[epoch] - target))
         model.load_state_dict(candidates[chosen])
         return {"chosen_epoch": chosen, "forget_error": errors[chosen], "held_out_error": target}
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers as they are now, on the CPU and in memory of their own."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
 def validation_of_forgotten(data: Data) -> Loader:
