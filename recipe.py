@@ -66,9 +66,8 @@ class Descent(NamedTuple):
         self, parameters: Iterable[nn.Parameter], updates: Sequence[int]
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """The optimizer of ``parameters`` and its scheduler for so many updates in each epoch."""
-        optimizer = make_optimizer(
-            parameters, self.lr, self.momentum, self.weight_decay, self.optimizer
-        )
+        values = self.lr, self.momentum, self.weight_decay, self.optimizer
+        optimizer = make_optimizer(parameters, *values)
         return optimizer, make_scheduler(optimizer, self.rate_factor, updates)
 
 
@@ -86,11 +85,9 @@ def make_optimizer(
     word to or from the device.
     """
     parameters = list(parameters)
-    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for
-    # MPS.
-    fused = torch.__version__ >= (2, 5) or all(
-        parameter.device.type != "mps" for parameter in parameters
-    )
+    # torch 2.4 has fused kernels for CUDA and the CPU, 2.5 also for MPS.
+    on_mps = any(parameter.device.type == "mps" for parameter in parameters)
+    fused = torch.__version__ >= (2, 5) or not on_mps
     common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, **common)

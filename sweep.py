@@ -16,13 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from arg_parser import (
-    Parser,
-    evaluation_parser,
-    make_parser,
-    parse_with,
-    words_of,
-)
+from arg_parser import Parser, evaluation_parser, make_parser, parse_with, words_of
 from evaluate import SUITES
 from report import make_parser as report_parser
 from runtime.cli import script
@@ -167,11 +161,9 @@ def check(name: str, values: dict) -> tuple[list[str], dict]:
     parser = parser_of(name)
     words = words_of(parser, single, name)
     if name == "evaluate":
-        listed = [
-            word
-            for flag, value in many.items()
-            for word in (f"--{flag}", *(value if isinstance(value, list) else [str(value)]))
-        ]
+        listed = []
+        for flag, value in many.items():
+            listed += [f"--{flag}", *(value if isinstance(value, list) else [str(value)])]
         parser.parse_args([*listed, *words])
         return words, values
     request = parse_with(parser, words, REQUESTS[name])

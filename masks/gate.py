@@ -7,8 +7,7 @@ from masks.masks import Mask
 
 
 class SaliencyGate:
-    """Keeps every frozen weight at its value, bit for bit, whatever the optimizer did: the original
-    one, unless a step that is not gated has moved it.
+    """Keeps every frozen weight bit for bit at the original's, or where an ungated step moved it.
 
     The parameters are moved into one flat buffer that they view, so that :meth:`restore` is one
     ``where`` over contiguous memory and needs neither a loop over tensors nor a word from the

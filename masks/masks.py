@@ -34,8 +34,7 @@ def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) ->
         if missing := count - int(torch.count_nonzero(chosen)):
             chosen[(flat == lowest[count]).nonzero()[:missing, 0]] = True
         parts = zip(scores, chosen.cpu().split(sizes), shapes, strict=True)
-        # Each tensor gets its own memory: saving a slice would save the whole concatenation with
-        # it.
+        # Memory of its own: with a slice the whole concatenation would be saved.
         masks[ratio] = {name: part.reshape(shape).clone() for name, part, shape in parts}
     return masks
 
@@ -44,8 +43,7 @@ def lowest_chosen(values: Tensor, counts: Iterable[int]) -> dict[int, Tensor]:
     """{count: the smallest of the ``count`` largest ``values`` (n,)} for every count above 0."""
     positions = {count: len(values) - count for count in counts if count}
     if values.device.type == "cpu":
-        # A partition at ten places costs a fifth of torch's sort, and one at one place a quarter of
-        # its kthvalue.
+        # At ten places a fifth of the cost of torch's sort, at one a quarter of its kthvalue's.
         ordered = torch.from_numpy(np.partition(values.numpy(), list(positions.values())))
     else:
         ordered = values.sort().values
@@ -145,16 +143,14 @@ def check_layers(layers: Sequence[str], names: Iterable[str]) -> None:
 
 def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
     """Integer scores: ``layers`` first, and in each group the order of the fp32 ``scores``."""
-    # Floats >= 0 are ordered as their bits are, 31 of them; the next bit is the group's. A sum of
-    # score and group would round.
-    return {
-        name: score.view(torch.int32).long() + (belongs(name, layers) << 31)
-        for name, score in scores.items()
-    }
+    # Floats >= 0 are ordered as their 31 bits are; the next bit is the group's.
+    ranked = {}
+    for name, score in scores.items():
+        ranked[name] = score.view(torch.int32).long() + (belongs(name, layers) << 31)
+    return ranked
 
 
 def layers_mask(model: nn.Module, layers: Sequence[str]) -> Mask:
     """The mask under which exactly the weights of ``layers`` may change."""
-    return {
-        name: torch.full(p.shape, belongs(name, layers)) for name, p in model.named_parameters()
-    }
+    named = model.named_parameters()
+    return {name: torch.full(p.shape, belongs(name, layers)) for name, p in named}

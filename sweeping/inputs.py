@@ -114,9 +114,8 @@ def _content(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     content = load(file, "file")
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return hash_arrays(
-        {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-    )
+    tensors = [item for item in weights.items() if isinstance(item[1], torch.Tensor)]
+    return hash_arrays(dict(tensors))
 
 
 def _differs(run: Run, root: Path, hashes: dict[str, str]) -> bool:

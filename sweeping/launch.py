@@ -127,14 +127,9 @@ def _share_search(
     search_of(plan, request.name)  # refused here, not in each worker's log
     count = min(workers.count(), request.trials)
     launcher = workers.start_launcher(plan.folder, count)
-    words = [
-        str(plan_file),
-        f"--search={request.name}",
-        f"--trials={request.trials}",
-        f"--objective={request.objective}",
-        f"--sampler={request.sampler}",
-        f"--sweep_id={began!r}",
-    ]
+    words = [str(plan_file), f"--search={request.name}", f"--trials={request.trials}"]
+    words += [f"--objective={request.objective}", f"--sampler={request.sampler}"]
+    words.append(f"--sweep_id={began!r}")
     with tqdm(total=request.trials, unit="trial", disable=None) as bar:
 
         def show() -> None:

@@ -44,28 +44,10 @@ SCRIPTS = {
 # The flags of [base] that these scripts take; the others take all.
 BASE_FLAGS = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 # Flags of [base] that main_train does not use: one original serves every forget set.
-FORGET_FLAGS = {
-    "num_indexes_to_replace",
-    "class_to_replace",
-    "indexes_to_replace",
-    "forget_seed",
-    "retain_fraction",
-    "seed",
-    "mia_members",
-}
-# Flags that the sweep sets, and flags that make no run.
-NOT_IN_PLANS = {
-    "save_dir",
-    "run",
-    "resume",
-    "overwrite",
-    "dry_run",
-    "config",
-    "checkpoint",
-    "compare",
-    "list_methods",
-    "help",
-}
+FORGET_FLAGS = {"num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed"}
+FORGET_FLAGS |= {"retain_fraction", "seed", "mia_members"}
+SET_BY_SWEEP = {"save_dir", "run", "resume", "overwrite"}
+MAKE_NO_RUN = {"dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +133,7 @@ def _with_defaults(content: object, where: str, defaults: dict) -> dict:
 def _check_flags(values: dict, where: str) -> None:
     """Refuse flags that plans may not set, and values that are no scalars or lists of them."""
     for name, value in values.items():
-        if name in NOT_IN_PLANS:
+        if name in SET_BY_SWEEP | MAKE_NO_RUN:
             raise UserError(
                 f"plan: {where}: {name} is not for plans; the sweep sets it where it is needed"
             )

@@ -42,10 +42,9 @@ class Progress:
         known = [value for values in self.seconds.values() for value in values]
         if not known:
             return None
-        mean = {
-            stage: sum(values) / len(values) if values else sum(known) / len(known)
-            for stage, values in self.seconds.items()
-        }
+        mean = {}
+        for stage, values in self.seconds.items():
+            mean[stage] = sum(values or known) / len(values or known)
         return sum(mean[run.stage] for run in self.runs if self.states[run.name] != DONE) / workers
 
     def counts(self, stage: str | None = None) -> dict[str, int]:

@@ -134,8 +134,7 @@ def state_of(run: Run, root: Path) -> str:
 
 
 def attempt(run: Run, root: Path, worker: Worker) -> str:
-    """Make the run unless it is done, another process makes it, or this sweep tried it often
-    enough.
+    """Make the run unless it is done, elsewhere being made, or tried often enough by this sweep.
 
     Returns:
         DONE, RUNNING (another process makes it), FAILED (not to be tried again in this sweep), DIED
@@ -171,14 +170,8 @@ def attempt(run: Run, root: Path, worker: Worker) -> str:
 def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
     """Run the script, log its output and keep how it ended; an earlier start is resumed."""
     folder, host = root / run.name, platform.node()
-    start = {
-        "time": time.time(),
-        "sweep_id": worker.sweep_id,
-        "worker": worker.name,
-        "pid": os.getpid(),
-        "host": host,
-    }
-    record = Record([*starts, start])
+    start = {"time": time.time(), "sweep_id": worker.sweep_id, "worker": worker.name}
+    record = Record([*starts, start | {"pid": os.getpid(), "host": host}])
     save_text(command(run, root) + "\n", folder / COMMAND)
     save_json(dataclasses.asdict(record), folder / RECORD)
     began = time.perf_counter()

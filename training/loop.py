@@ -10,11 +10,8 @@ from tqdm import tqdm
 
 from masks.gate import SaliencyGate
 from runtime import distributed
-from training.batch_norm import (
-    batch_norms,
-    one_image_by_running_statistics,
-    unsynchronized_statistics,
-)
+from training import batch_norm
+from training.batch_norm import batch_norms, one_image_by_running_statistics
 from training.meter import EpochStats, Meter, check_finite
 from unlearn.base import Step, Steps
 from utils import RunFailed
@@ -165,7 +162,7 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
         return
     # full() copies nothing from the host, which would wait.
     number = torch.full((), float(labels), dtype=gradients[0].dtype, device=gradients[0].device)
-    statistics = unsynchronized_statistics(model)
+    statistics = batch_norm.unsynchronized_statistics(model)
     if statistics:
         torch._foreach_mul_(statistics, number)
     sums = [*gradients, *statistics]

@@ -48,10 +48,8 @@ class FisherForgetting(OneShot):
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         samples = retain_samples(data, self.fisher_samples)
-        wanted = {
-            name: (self.alpha / (value + 1e-16)).sqrt()
-            for name, value in fisher_diagonal(model, samples).items()
-        }
+        fisher = fisher_diagonal(model, samples)
+        wanted = {name: (self.alpha / (each + 1e-16)).sqrt() for name, each in fisher.items()}
         limited = sum((value >= self.noise_limit).sum() for value in wanted.values())
         boosted = classifier_parameters(model)
         deviations = {name: value.clamp(max=self.noise_limit) for name, value in wanted.items()}

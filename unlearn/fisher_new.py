@@ -55,9 +55,7 @@ class FisherScrubbing(OneShot):
         samples = retain_samples(data, self.fisher_samples)
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
-        variances = {
-            name: self.variance(value, name in classifier) for name, value in fisher.items()
-        }
+        variances = {name: self.variance(fisher[name], name in classifier) for name in fisher}
         if data.chosen.dropped_class is not None:
             blank_row(model, variances, classifier, data.chosen.dropped_class)
         add_noise(model, {name: value.sqrt() for name, value in variances.items()}, data)

@@ -15,8 +15,7 @@ from unlearn.tools.flat import flatten, frozen_flat, percent
 from unlearn.tools.presets import LONG_BUDGET, preset
 from utils import UserError
 
-# A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with
-# the defaults.
+# Around zero the sub-gradient swings a weight by lr alpha / (1 - momentum), 5e-5 by default.
 NEAR_ZERO = 1e-4
 
 
@@ -49,9 +48,8 @@ class L1Penalty:
             if weight and self.prox:
                 step = step._replace(project=functools.partial(soft_threshold, parameters, weight))
             elif weight:
-                step = step._replace(
-                    loss=step.loss + weight * torch.stack([p.abs().sum() for p in parameters]).sum()
-                )
+                norm = torch.stack([p.abs().sum() for p in parameters]).sum()
+                step = step._replace(loss=step.loss + weight * norm)
             yield step
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
