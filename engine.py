@@ -58,9 +58,9 @@ class Trainer:
         self.recipe, self.clock, self.gate = recipe, clock, gate
         self.start_epoch, self.begun = 0, None
         counts = count_updates(method, data, recipe.accumulate)
-        # ``last_limit``: updates of the last epoch, where unlearn_steps ends inside of it.
+        total = sum(map(sum, counts))
         self.epochs, self.last_limit, length = len(counts), None, len(counts)
-        if missing := sum(map(sum, counts)) - (method.unlearn_steps or sum(map(sum, counts))):
+        if missing := total - (method.unlearn_steps or total):  # the run ends inside an epoch
             self.last_limit = sum(counts[-1]) - missing
             length -= missing / sum(counts[-1])
         factor = recipe.rate_factor(length, method.unlearn_lr)
@@ -107,8 +107,7 @@ class Trainer:
             options: ``print_freq``, ``one_image``, ``save_every``: see :class:`Loop`.
 
         Raises:
-            RunFailed: a loss or a weight was not finite; what was saved before is the last good
-                state.
+            RunFailed: a loss or a weight was not finite; what was saved before stays good.
         """
 
         def keep_now(meter: dict) -> None:
@@ -206,10 +205,10 @@ class Selection:
     def look(self, epoch: int) -> None:
         """Keep the model that ``epoch`` ended with if it is the best."""
         logits, labels = predict(self.model, self.val)
-        found = accuracy(logits.numpy(), labels.numpy())
-        if found > self.best["accuracy"]:
+        percent = accuracy(logits.numpy(), labels.numpy())
+        if percent > self.best["accuracy"]:
             weights = cpu_copy(self.model)
-            self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
+            self.best = {"accuracy": percent, "epoch": epoch, "state_dict": weights}
 
     def finish(self) -> dict[str, float]:
         """Give the model the best epoch's weights; returns which epoch that was, for the result."""
@@ -241,8 +240,7 @@ def run(
     ``before_epochs`` and ``after_epoch``.
 
     Args:
-        mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for
-            bit.
+        mask: {parameter name: bool, True = may change}; the others keep their values bit for bit.
         before_epochs: called once the method has prepared itself, which may refuse its flags.
         epochs: of an iterative method, ``state``, ``after_epoch``, ``until``, ``compile``,
             ``print_freq`` and ``one_image``: see :func:`run_epochs` and :meth:`Trainer.fit`.

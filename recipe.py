@@ -13,14 +13,12 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a run trains, beside its method's own fields: the loop takes it, a result holds it,
-    --resume compares it.
+    """How a run trains, beside its method's own fields.
 
     ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others),
     ``milestones`` epochs, ``final_lr`` the learning rate that a cosine ends at, ``clip_norm`` the
-    largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` is "best"
-    where the epoch with the best validation accuracy is kept, and "last" or None where the last one
-    is.
+    largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` "best"
+    keeps the epoch with the best validation accuracy, "last" or None the last one.
     """
 
     batch_size: int = 256
@@ -78,11 +76,9 @@ def make_optimizer(
     weight_decay: float,
     kind: str = "sgd",
 ) -> torch.optim.Optimizer:
-    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is
-    SGD's.
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel; ``momentum`` is SGD's.
 
-    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no
-    word to or from the device.
+    The scheduler writes the rate as a Python number, an argument of the kernel: nothing waits.
     """
     parameters = list(parameters)
     # torch 2.4 has fused kernels for CUDA and the CPU, 2.5 also for MPS.
@@ -101,14 +97,12 @@ def learning_rate_factor(
     milestones: tuple[float, ...] = (),
     final: float = 0.0,
 ) -> Callable[[float], float]:
-    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the
-    fourth).
+    """The learning rate's factor at a progress in epochs (3.5 = half of the fourth).
 
     Args:
         schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period
             from one to ``final``.
-        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule
-            follows.
+        warmup: epochs over which the rate first climbs linearly, whichever schedule follows.
         milestones: epochs at which ``multistep`` steps down.
     """
 

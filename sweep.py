@@ -153,7 +153,7 @@ def parser_of(name: str) -> Parser:
 
 
 def check(name: str, values: dict) -> tuple[list[str], dict]:
-    """The words for a script's flags, and their values as it reads them; refuses what it would."""
+    """The words for a script's flags, and their parsed values; raises what the script would."""
     many = {flag: value for flag, value in values.items() if flag in SCRIPTS[name].many}
     single = {flag: value for flag, value in values.items() if flag not in many}
     if name == "report":

@@ -40,7 +40,7 @@ DATASETS = {
         sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False
     ),
     "fashion_mnist": Spec(sources.fashion_mnist, crop=2, **FASHION),
-    # Without augmentation, so that a demo's few epochs memorise the 5,000 images.
+    # Without augmentation a demo's few epochs memorise the 5,000 images.
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
     "digits": Spec(sources.digits, 10, 8, (0.3053,) * 3, (0.3760,) * 3, crop=1, flip=False),
     "npz": Spec(sources.npz, crop=None),

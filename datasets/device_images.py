@@ -33,8 +33,7 @@ class DeviceImages:
         self, indices: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
     ) -> torch.Tensor:
         """uint8 windows (b, 3, side, side) of ``indices`` at the given offsets in 0..2*pad."""
-        # The pixel layout stays (row, column, channel), which is what channels_last means for the
-        # permuted view.
+        # Pixels stay in (row, column, channel) order: the permuted view is channels_last.
         windows = self.windows.permute(0, 1, 2, 4, 5, 3)
         return windows[indices, rows, columns].permute(0, 3, 1, 2)
 

@@ -1,8 +1,6 @@
-"""Batches of device-resident uint8 images: shuffled, cropped and flipped as whole batches, from
-seeded streams.
+"""Batches of uint8 images on the device, shuffled, cropped and flipped from seeded streams.
 
-The cost of a batch is one gather on the device; there is no worker, no PIL and no per-sample
-Python.
+The cost of a batch is one gather on the device: no worker, no PIL, no per-sample Python.
 """
 
 import copy
@@ -281,8 +279,7 @@ class Batches:
 
 
 class Data:
-    """What methods see: training loaders ``forget`` and ``retain``, the class count, and seeded
-    generators.
+    """What methods see: training loaders ``forget`` and ``retain``, classes, generators.
 
     The evaluation views of all four splits are in ``evaluation``; nothing that a method does can
     change them. Where ``retain`` gives the indices of a part of the retain set, methods see that

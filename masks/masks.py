@@ -104,9 +104,8 @@ def overlap(a: Iterable[Tensor], b: Iterable[Tensor]) -> Overlap:
     """Compare two masks on the tensors ``a`` and ``b`` (bool, of equal shapes) taken together.
 
     ``jaccard`` is |a and b| / |a or b|. ``expected`` is what two random masks of these densities
-    have on average: where each weight is let go with probability p by one and, independently, q by
-    the other, one in their union is in both with probability p q / (p + q - p q). Both are NaN
-    where neither mask lets a weight go.
+    have on average, p q / (p + q - p q): where a weight may change with probability p under one
+    and, independently, q under the other. Both are NaN where no weight may change under either.
     """
     pairs = [
         (x.numel(), *map(int, (x.sum(), y.sum(), (x & y).sum()))) for x, y in zip(a, b, strict=True)

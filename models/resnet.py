@@ -7,8 +7,7 @@ from models.normalize import Normalize
 
 
 def _resnet(block: str, layers: list[int], num_classes: int, imagenet_stem: bool) -> nn.Module:
-    # torchvision takes about a second to import; a script that never builds a ResNet does not pay
-    # for it.
+    # torchvision takes about a second to import.
     from torchvision.models import resnet as tv
 
     class ResNet(tv.ResNet):

@@ -146,8 +146,8 @@ class _Combination:
         method = settings.get("unlearn", "retrain")
         result = script.result.format(unlearn=method)
         checkpoint = script.checkpoint and script.checkpoint.format(unlearn=method)
-        made = (name, stage.name, stage.script, tuple(words), settings, tuple(self.needs))
-        return Run(*made, result, checkpoint, self.seed, self.axes)
+        identity = (name, stage.name, stage.script, tuple(words), settings, tuple(self.needs))
+        return Run(*identity, result, checkpoint, self.seed, self.axes)
 
     def _needed_runs(self, needed: str) -> list[Run]:
         """The runs of a stage with this seed and these values of shared axes."""

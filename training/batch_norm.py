@@ -11,7 +11,7 @@ from unlearn.base import Iterative
 from utils import UserError, warn
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-# Fewer images than these give BatchNorm statistics that are worth a warning.
+# Batches of fewer images than these are worth a warning.
 FEW_IMAGES = 8
 
 

@@ -149,12 +149,10 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 @torch.no_grad()
 def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: int) -> None:
-    """Divide gradients that sum over ``labels`` samples by their number: those of all ranks, summed
-    by one all-reduce.
+    """Divide gradients, summed over ``labels`` samples and all ranks, by the number of samples.
 
     BatchNorm statistics become the ranks' mean, weighted by samples, so that all have one model
-    after an update. A mean is then that of the whole batch; a variance lacks what lies between the
-    ranks' means.
+    after an update. A mean is then the whole batch's; a variance lacks that of the ranks' means.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if distributed.world_size() == 1:
@@ -206,8 +204,7 @@ def train_epoch(
     title: str = "",
     begun: dict | None = None,
 ) -> EpochStats:
-    """Descend every step that ``steps`` yields; a ``yield`` gives back whether its step ended in an
-    update.
+    """Descend each step of ``steps``; a ``yield`` gives back whether an update followed.
 
     Args:
         total: steps of the epoch, where known, and ``forget_total`` those of its forget phase. The

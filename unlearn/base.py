@@ -152,7 +152,7 @@ class Iterative(Method):
         return 0
 
     def forget_optimizer(self) -> Descent | None:
-        """What the phase "forget" descends with, beside the others' optimizer; None: with that."""
+        """The optimizer of the phase "forget" alone; None where one serves both phases."""
         return None
 
     def rate_factor(self, epoch: int) -> float:

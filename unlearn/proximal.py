@@ -16,7 +16,7 @@ from utils import UserError
 
 
 def soft(lr: float, rho: float, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it; the share rho was anchored anew each epoch there."""
+    """A run by SalUn's code or a fork, which pins the share rho to a new anchor each epoch."""
     return Preset(published(lr, "mixed", source).values | {"rho": rho}, source)
 
 

@@ -1,4 +1,4 @@
-"""Gradients sample by sample, and sums of their squares in the memory of one gradient."""
+"""Gradients sample by sample, and sums of their squares without a row per sample."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -20,8 +20,8 @@ Losses = Callable[[Tensor, Tensor], Sequence[Tensor]]
 Size = Callable[[Tensor], Tensor]
 # Up to so many output positions a weight gradient on the CPU is faster as one matrix product.
 FEW_POSITIONS = 16
-# Samples whose weight gradients of one layer are formed together: on the CPU one, which stays in
-# its cache; elsewhere 50, which are 0.5 GB for ResNet-18's largest layer.
+# Samples whose weight gradients of a layer are formed together: one stays in a CPU's cache; 50 are
+# 0.5 GB for ResNet-18's largest layer.
 TOGETHER = {"cpu": 1, "cuda": 50, "mps": 50}
 
 
