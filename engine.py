@@ -9,6 +9,7 @@ from datasets.loaders import Data, Loader
 from evaluation.accuracy import accuracy
 from masks.gate import SaliencyGate
 from masks.masks import Mask
+from models import cpu_copy
 from recipe import Descent, Recipe
 from runtime import distributed
 from runtime.clock import Stopwatch
@@ -22,19 +23,8 @@ from unlearn.base import Iterative, Method
 from utils import stream
 
 # What a run needs is imported from here, wherever it is defined.
-__all__ = [
-    "BATCH_NORM",
-    "EpochStats",
-    "Loop",
-    "Trainer",
-    "UnfitState",
-    "Updater",
-    "check_batch_norm",
-    "compile_model",
-    "predict",
-    "run",
-    "train_epoch",
-]
+__all__ = ["BATCH_NORM", "EpochStats", "Loop", "Trainer", "UnfitState", "Updater"]
+__all__ += ["check_batch_norm", "compile_model", "predict", "run", "train_epoch"]
 
 
 class UnfitState(Exception):
@@ -42,9 +32,7 @@ class UnfitState(Exception):
 
 
 def count_updates(method: Iterative, data: Data, accumulate: int) -> list[tuple[int, int]]:
-    """Each epoch's updates in the retain and in the forget phase; epochs enough for the method's
-    ``unlearn_steps``, if it has them.
-    """
+    """(retain, forget) updates of each epoch, for ``unlearn_epochs`` or ``unlearn_steps``."""
     counts, wanted = [], method.unlearn_steps
     while len(counts) < method.unlearn_epochs if wanted is None else sum(map(sum, counts)) < wanted:
         forget = method.forget_steps(data, len(counts))
@@ -55,9 +43,7 @@ def count_updates(method: Iterative, data: Data, accumulate: int) -> list[tuple[
 
 
 class Trainer:
-    """An iterative method's optimizers, schedules and epochs on a model, and the state of them that
-    --resume continues.
-    """
+    """An iterative method's optimizers, schedules and epochs, with the state for --resume."""
 
     def __init__(
         self,
@@ -72,9 +58,9 @@ class Trainer:
         self.recipe, self.clock, self.gate = recipe, clock, gate
         self.start_epoch, self.begun = 0, None
         counts = count_updates(method, data, recipe.accumulate)
-        # Of the last epoch, where unlearn_steps ends inside of it.
+        total = sum(map(sum, counts))
         self.epochs, self.last_limit, length = len(counts), None, len(counts)
-        if missing := sum(map(sum, counts)) - (method.unlearn_steps or sum(map(sum, counts))):
+        if missing := total - (method.unlearn_steps or total):  # the run ends inside an epoch
             self.last_limit = sum(counts[-1]) - missing
             length -= missing / sum(counts[-1])
         factor = recipe.rate_factor(length, method.unlearn_lr)
@@ -116,27 +102,21 @@ class Trainer:
         :meth:`~unlearn.base.Iterative.resets`.
 
         Args:
-            keep: is given the epoch and the meter's state every ``save_every`` steps. A method that
-                goes on inside an epoch passes once over its loaders.
+            keep: called with the epoch and the meter's state every ``save_every`` steps, of a
+                method that passes once over its loaders in an epoch.
             options: ``print_freq``, ``one_image``, ``save_every``: see :class:`Loop`.
 
         Raises:
-            RunFailed: a loss or a weight was not finite; what was saved before is the last good
-                state.
+            RunFailed: a loss or a weight was not finite; what was saved before stays good.
         """
 
         def keep_now(meter: dict) -> None:
             with self.clock.paused():
                 keep(epoch, meter)
 
-        loop = Loop(
-            precision=self.recipe.precision,
-            freeze_bn=self.method.bn == "freeze",
-            mark_steps=compile
-            and compile_model(self.model, self.data.device, self.recipe.accumulate),
-            keep=keep_now,
-            **options,
-        )
+        recipe, device, freeze_bn = self.recipe, self.data.device, self.method.bn == "freeze"
+        marks = compile and compile_model(self.model, device, recipe.accumulate)
+        loop = Loop(recipe.precision, freeze_bn, mark_steps=marks, keep=keep_now, **options)
         distributed.broadcast([*self.updater.parameters, *self.model.buffers()])
         for epoch in range(self.start_epoch, self.epochs if until is None else until):
             after_epoch(epoch, self._run_epoch(epoch, loop))
@@ -168,10 +148,7 @@ class Trainer:
         return stats
 
     def state(self, epoch: int, meter: dict | None = None) -> dict:
-        """What a checkpoint needs for the next step to be the one that would have come.
-
-        ``meter`` is :meth:`Meter.state` where ``epoch`` has begun; None where it has not.
-        """
+        """What a resumed run needs; ``meter`` is :meth:`Meter.state` if ``epoch`` has begun."""
         state = {
             "epoch": epoch,
             "epochs": self.epochs,
@@ -219,11 +196,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 class Selection:
-    """The epoch with the best un-augmented validation accuracy so far, its weights on the CPU:
-    ``select`` "best".
-
-    Of equal epochs the first one stays.
-    """
+    """For ``select`` "best", the first epoch with the best un-augmented validation accuracy."""
 
     def __init__(self, model: nn.Module, val: Loader):
         self.model, self.val = model, val
@@ -232,13 +205,10 @@ class Selection:
     def look(self, epoch: int) -> None:
         """Keep the model that ``epoch`` ended with if it is the best."""
         logits, labels = predict(self.model, self.val)
-        found = accuracy(logits.numpy(), labels.numpy())
-        if found > self.best["accuracy"]:
-            weights = {
-                name: value.detach().to("cpu", copy=True)
-                for name, value in self.model.state_dict().items()
-            }
-            self.best = {"accuracy": found, "epoch": epoch, "state_dict": weights}
+        percent = accuracy(logits.numpy(), labels.numpy())
+        if percent > self.best["accuracy"]:
+            weights = cpu_copy(self.model)
+            self.best = {"accuracy": percent, "epoch": epoch, "state_dict": weights}
 
     def finish(self) -> dict[str, float]:
         """Give the model the best epoch's weights; returns which epoch that was, for the result."""
@@ -248,8 +218,7 @@ class Selection:
         return {"selected_epoch": self.best["epoch"], "selected_VA": self.best["accuracy"]}
 
 
-# after_epoch(epoch, statistics, state): ``state()`` is what a checkpoint needs to go on after this
-# epoch.
+# after_epoch(epoch, statistics, state): a checkpoint after this epoch needs ``state()``.
 AfterEpoch = Callable[[int, EpochStats, Callable[[], dict]], None]
 
 
@@ -271,8 +240,7 @@ def run(
     ``before_epochs`` and ``after_epoch``.
 
     Args:
-        mask: {parameter name: bool, True = may change}; frozen weights keep their values bit for
-            bit.
+        mask: {parameter name: bool, True = may change}; the others keep their values bit for bit.
         before_epochs: called once the method has prepared itself, which may refuse its flags.
         epochs: of an iterative method, ``state``, ``after_epoch``, ``until``, ``compile``,
             ``print_freq`` and ``one_image``: see :func:`run_epochs` and :meth:`Trainer.fit`.
@@ -315,8 +283,10 @@ def run_epochs(
     after_epoch: AfterEpoch = lambda *unused: None,
     **options: object,
 ) -> tuple[dict, dict]:
-    """All epochs from the start or from ``state``, which :meth:`Trainer.state` gave, and the best
-    one's weights where the recipe asks for them; what is to be reported, and the loop's last state.
+    """Run all epochs, from :meth:`Trainer.state` if given, and take the selected one's weights.
+
+    Returns:
+        What the selection reports, and the loop's last state.
     """
     selection = None
     if trainer.recipe.select == "best":

@@ -1,6 +1,4 @@
-"""What the loop does besides the method: one frozen record that is consumed, written and compared;
-optimizers and schedules.
-"""
+"""A run's recipe: one frozen record that is consumed, written and compared; its optimizers."""
 
 import bisect
 import dataclasses
@@ -15,14 +13,12 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a run trains, beside its method's own fields: the loop takes it, a result holds it,
-    --resume compares it.
+    """How a run trains, beside its method's own fields.
 
     ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others),
     ``milestones`` epochs, ``final_lr`` the learning rate that a cosine ends at, ``clip_norm`` the
-    largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` is "best"
-    where the epoch with the best validation accuracy is kept, and "last" or None where the last one
-    is.
+    largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` "best"
+    keeps the epoch with the best validation accuracy, "last" or None the last one.
     """
 
     batch_size: int = 256
@@ -56,9 +52,7 @@ class Recipe:
 
 
 class Descent(NamedTuple):
-    """An optimizer and its schedule: ``rate_factor`` times ``lr`` at a progress in epochs (3.5 =
-    half of the fourth); ``momentum`` is SGD's.
-    """
+    """An optimizer and its schedule, ``lr`` times ``rate_factor`` at a progress in epochs."""
 
     lr: float
     optimizer: str = "sgd"
@@ -70,9 +64,8 @@ class Descent(NamedTuple):
         self, parameters: Iterable[nn.Parameter], updates: Sequence[int]
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """The optimizer of ``parameters`` and its scheduler for so many updates in each epoch."""
-        optimizer = make_optimizer(
-            parameters, self.lr, self.momentum, self.weight_decay, self.optimizer
-        )
+        values = self.lr, self.momentum, self.weight_decay, self.optimizer
+        optimizer = make_optimizer(parameters, *values)
         return optimizer, make_scheduler(optimizer, self.rate_factor, updates)
 
 
@@ -83,18 +76,14 @@ def make_optimizer(
     weight_decay: float,
     kind: str = "sgd",
 ) -> torch.optim.Optimizer:
-    """``sgd``, ``adam`` or ``adamw`` as one fused kernel over all parameters; ``momentum`` is
-    SGD's.
+    """``sgd``, ``adam`` or ``adamw`` as one fused kernel; ``momentum`` is SGD's.
 
-    The scheduler writes the rate as a Python number, which reaches the kernel as an argument: no
-    word to or from the device.
+    The scheduler writes the rate as a Python number, an argument of the kernel: nothing waits.
     """
     parameters = list(parameters)
-    # Every version from 2.4 on has fused kernels for CUDA and the CPU, those from 2.5 on also for
-    # MPS.
-    fused = torch.__version__ >= (2, 5) or all(
-        parameter.device.type != "mps" for parameter in parameters
-    )
+    # torch 2.4 has fused kernels for CUDA and the CPU, 2.5 also for MPS.
+    on_mps = any(parameter.device.type == "mps" for parameter in parameters)
+    fused = torch.__version__ >= (2, 5) or not on_mps
     common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, **common)
@@ -108,14 +97,12 @@ def learning_rate_factor(
     milestones: tuple[float, ...] = (),
     final: float = 0.0,
 ) -> Callable[[float], float]:
-    """The factor on the learning rate as a function of the progress in epochs (3.5 = half of the
-    fourth).
+    """The learning rate's factor at a progress in epochs (3.5 = half of the fourth).
 
     Args:
         schedule: ``constant``; ``multistep``, a tenth at each milestone; ``cosine``, half a period
             from one to ``final``.
-        warmup: epochs over which the rate first climbs linearly to its base, whichever schedule
-            follows.
+        warmup: epochs over which the rate first climbs linearly, whichever schedule follows.
         milestones: epochs at which ``multistep`` steps down.
     """
 

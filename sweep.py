@@ -16,13 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from arg_parser import (
-    Parser,
-    evaluation_parser,
-    make_parser,
-    parse_with,
-    words_of,
-)
+from arg_parser import Parser, evaluation_parser, make_parser, parse_with, words_of
 from evaluate import SUITES
 from report import make_parser as report_parser
 from runtime.cli import script
@@ -72,9 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 def launcher_lives(parent: int | None) -> Callable[[], bool]:
-    """Whether the process ``parent``, or whichever started this one, still is this one's parent: a
-    worker whose launcher was killed ends after the run at hand.
-    """
+    """Whether ``parent``, or whichever process started this one, still is this one's parent."""
     parent = parent or os.getppid()
     return lambda: os.getppid() == parent
 
@@ -161,9 +153,7 @@ def parser_of(name: str) -> Parser:
 
 
 def check(name: str, values: dict) -> tuple[list[str], dict]:
-    """The words for a script's flags, and their values as it reads them; what it would refuse is
-    refused here.
-    """
+    """The words for a script's flags, and their parsed values; raises what the script would."""
     many = {flag: value for flag, value in values.items() if flag in SCRIPTS[name].many}
     single = {flag: value for flag, value in values.items() if flag not in many}
     if name == "report":
@@ -171,11 +161,9 @@ def check(name: str, values: dict) -> tuple[list[str], dict]:
     parser = parser_of(name)
     words = words_of(parser, single, name)
     if name == "evaluate":
-        listed = [
-            word
-            for flag, value in many.items()
-            for word in (f"--{flag}", *(value if isinstance(value, list) else [str(value)]))
-        ]
+        listed = []
+        for flag, value in many.items():
+            listed += [f"--{flag}", *(value if isinstance(value, list) else [str(value)])]
         parser.parse_args([*listed, *words])
         return words, values
     request = parse_with(parser, words, REQUESTS[name])

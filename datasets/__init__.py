@@ -40,7 +40,7 @@ DATASETS = {
         sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False
     ),
     "fashion_mnist": Spec(sources.fashion_mnist, crop=2, **FASHION),
-    # Without augmentation, so that a demo's few epochs memorise the 5,000 images.
+    # Without augmentation a demo's few epochs memorise the 5,000 images.
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
     "digits": Spec(sources.digits, 10, 8, (0.3053,) * 3, (0.3760,) * 3, crop=1, flip=False),
     "npz": Spec(sources.npz, crop=None),
@@ -50,9 +50,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; see :class:`Spec`
-    for the rest.
-    """
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`."""
 
     name: str
     x_train: np.ndarray
@@ -98,14 +96,11 @@ def load_dataset(
     """
     spec = DATASETS[name]
     arrays = spec.load(Path(data), input_size, workers)
-    images = {
-        split: sources.as_rgb(arrays[split], f"{name} {split}", input_size)
-        for split in ("x_train", "x_test")
-    }
-    labels = {
-        split: np.asarray(arrays[split]).reshape(-1).astype(np.int64)
-        for split in ("y_train", "y_test")
-    }
+    images, labels = {}, {}
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size)
+        labels[f"y_{split}"] = np.asarray(y).reshape(-1).astype(np.int64)
     classes = _class_names(arrays, labels)
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
@@ -152,9 +147,7 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], without a float copy of the
-    whole set.
-    """
+    """Mean and standard deviation per channel of pixels in [0, 1], summed over small blocks."""
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for block in np.array_split(images, max(1, len(images) // 1000)):
         pixels = block.reshape(-1, 3).astype(np.float64) / 255

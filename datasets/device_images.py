@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 
 class Augmentation(NamedTuple):
-    """Crop offsets in 0..2*pad and flips of a pass, each (n,) in its order; None where it has
-    none.
-    """
+    """Crop offsets in 0..2*pad and flips of a pass, each (n,) in its order, or None."""
 
     rows: torch.Tensor | None
     columns: torch.Tensor | None
@@ -22,9 +20,7 @@ class Augmentation(NamedTuple):
 
 
 class DeviceImages:
-    """uint8 images (n, side, side, 3) on the device, zero-padded once so that a random crop is a
-    shifted window.
-    """
+    """uint8 images (n, side, side, 3) on the device, zero-padded: a crop is a shifted window."""
 
     def __init__(self, images: np.ndarray, device: torch.device, pad: int):
         resident = torch.from_numpy(images).to(device)
@@ -37,8 +33,7 @@ class DeviceImages:
         self, indices: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
     ) -> torch.Tensor:
         """uint8 windows (b, 3, side, side) of ``indices`` at the given offsets in 0..2*pad."""
-        # The pixel layout stays (row, column, channel), which is what channels_last means for the
-        # permuted view.
+        # Pixels stay in (row, column, channel) order: the permuted view is channels_last.
         windows = self.windows.permute(0, 1, 2, 4, 5, 3)
         return windows[indices, rows, columns].permute(0, 3, 1, 2)
 

@@ -1,8 +1,6 @@
-"""Batches of device-resident uint8 images: shuffled, cropped and flipped as whole batches, from
-seeded streams.
+"""Batches of uint8 images on the device, shuffled, cropped and flipped from seeded streams.
 
-The cost of a batch is one gather on the device; there is no worker, no PIL and no per-sample
-Python.
+The cost of a batch is one gather on the device: no worker, no PIL, no per-sample Python.
 """
 
 import copy
@@ -17,7 +15,7 @@ from datasets import ImageSet
 from datasets.device_images import Augmentation, DeviceImages
 from datasets.splits import ForgetSplit, Split
 from runtime import distributed
-from utils import UserError, generator, stream
+from utils import UserError, generator
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -29,12 +27,15 @@ def own_part(values: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on ``device``. On CUDA from pinned memory, since other copies wait for
-    all that the device has to do.
-    """
+    """``values`` on ``device``; to CUDA from pinned memory, so that the copy does not wait."""
     if device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def _resident(values: np.ndarray, images: DeviceImages) -> torch.Tensor:
+    """``values`` on the device of ``images``."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(images.device)
 
 
 class Loader:
@@ -61,8 +62,8 @@ class Loader:
         seed: int = 0,
     ):
         self.images = images
-        self.indices = torch.from_numpy(np.ascontiguousarray(indices)).to(images.device)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(images.device)
+        self.indices = _resident(indices, images)
+        self.labels = _resident(labels[indices], images)
         self.batch_size, self.name, self.seed = batch_size, name, seed
         self.train = self.crop = self.flip = False
         self.tail, self.accumulate = "keep", 1
@@ -109,11 +110,9 @@ class Loader:
         return len(self.bounds()[self.own])
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Choose the streams of this epoch; a resumed run needs nothing else to see the same
-        batches.
+        """Choose the streams of this epoch, all that a resumed run needs to see the same batches.
 
-        The first pass begins at ``first_batch``: an epoch's draws are made at once, so that the
-        later batches do not change.
+        The first pass begins at ``first_batch``, and its batches are those of the whole pass.
         """
         self.epoch, self.passes, self.first_batch = epoch, 0, first_batch
 
@@ -125,9 +124,7 @@ class Loader:
             yield images[0], labels
 
     def two_views(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """One pass of (images, images, labels): each batch under two independent augmentations, of
-        which the first is the one that a plain pass has.
-        """
+        """One pass of (images, images, labels): a plain pass's images and a second augmentation."""
         for images, labels in self._views(self._augmentation(""), self._augmentation(" again")):
             yield *images, labels
 
@@ -151,9 +148,7 @@ class Loader:
             yield [self.images.augmented(indices, part) for part in parts], self.labels[chosen]
 
     def check_parts(self) -> None:
-        """Raise :class:`UserError` where a training batch has no image for one of several
-        processes.
-        """
+        """Raise :class:`UserError` where a training batch has no image for one of the ranks."""
         for start, end in self.bounds():
             self._part(start, end)
 
@@ -179,9 +174,7 @@ class Loader:
         return torch.randperm(self.num_samples, generator=generator, device=self.images.device)
 
     def _augmentation(self, again: str) -> Augmentation:
-        """A pass's crops and flips, drawn at once: no draw inside the loop. ``again`` names other
-        streams.
-        """
+        """A pass's crops and flips, all drawn at once. ``again`` names other streams."""
         n, pad, device = self.num_samples, self.images.pad, self.images.device
         rows = columns = flips = None
         if self.train and self.crop and pad:
@@ -193,29 +186,21 @@ class Loader:
             flips = torch.randint(0, 2, (n,), generator=generator, device=device).bool()
         return Augmentation(rows, columns, flips)
 
-    # Views. A view keeps the epoch it was made in: make those that train inside ``losses``, once an
-    # epoch.
+    # A view keeps the epoch it was made in: those that train are made inside ``losses``.
 
     def training(
         self, *, crop: bool = False, flip: bool = False, tail: str = "keep", accumulate: int = 1
     ) -> "Loader":
-        """The same images shuffled, cropped and flipped as told; for ``tail`` and ``accumulate``
-        see :meth:`bounds`.
-        """
+        """The same images shuffled, cropped and flipped as told; see :meth:`bounds`."""
         return self._with(train=True, crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
     def eval_view(self) -> "Loader":
-        """The same images in order, neither shuffled nor augmented, and all of them, also where
-        training drops the last batch.
-        """
-        return self._with(
-            train=False, accumulate=1, tail="keep" if self.tail == "drop" else self.tail
-        )
+        """All of the images in order, neither shuffled nor augmented, whatever ``tail`` drops."""
+        tail = "keep" if self.tail == "drop" else self.tail
+        return self._with(train=False, accumulate=1, tail=tail)
 
     def shared(self) -> "Loader":
-        """Of a loader that does not train, every n-th batch, for this one of n processes: whole
-        batches, so that each is as it was.
-        """
+        """Every world_size-th whole batch, from this rank's on, of a loader that does not train."""
         assert not self.train, "training batches are shared out as they are"
         return self._with(own=slice(distributed.rank(), None, distributed.world_size()))
 
@@ -228,9 +213,7 @@ class Loader:
         return self._with(labels=labels)
 
     def joined(self, other: "Loader") -> "Loader":
-        """Both splits shuffled into one, drawing from a stream of their own, in batches like the
-        other's.
-        """
+        """Both splits shuffled into one by a stream of its own, in batches like the other's."""
         return self._with(
             indices=torch.cat([self.indices, other.indices]),
             labels=torch.cat([self.labels, other.labels]),
@@ -245,55 +228,37 @@ class Loader:
         return self._chosen(self._permutation(purpose)[:count].sort().values, purpose)
 
     def shuffled(self, purpose: str) -> "Loader":
-        """The same images in a seeded order, the same at every epoch; an
-        ``eval_view()`` keeps it.
-        """
+        """The same images in one seeded order for all epochs; an ``eval_view()`` keeps it."""
         return self._chosen(self._permutation(purpose), purpose)
 
     def by_class(self) -> "Loader":
-        """The same images class by class, in their order within a class; an ``eval_view()`` keeps
-        it.
-        """
+        """The images class by class, else in their order; an ``eval_view()`` keeps it."""
         return self._chosen(self.labels.sort(stable=True).indices, "by class")
 
     def _permutation(self, purpose: str) -> torch.Tensor:
-        return torch.randperm(
-            self.num_samples,
-            generator=torch.Generator().manual_seed(stream(self.seed, self.name, purpose)),
-        )
+        draws = generator("cpu", self.seed, self.name, purpose)
+        return torch.randperm(self.num_samples, generator=draws)
 
     def _chosen(self, positions: torch.Tensor, purpose: str) -> "Loader":
         positions = to_device(positions, self.images.device)
-        return self._with(
-            indices=self.indices[positions],
-            labels=self.labels[positions],
-            name=f"{self.name}/{purpose}",
-        )
+        indices, labels = self.indices[positions], self.labels[positions]
+        return self._with(indices=indices, labels=labels, name=f"{self.name}/{purpose}")
 
     def seeded(self, seed: int) -> "Loader":
         """The same images in other orders, crops and flips."""
         return self._with(seed=seed)
 
     def over(self, indices: np.ndarray, labels: np.ndarray, name: str) -> "Loader":
-        """Other images of the same set, by ``indices`` (m,) into it and ``labels`` (n,) of all of
-        it, in batches like these.
-        """
-        device = self.images.device
-        chosen = torch.from_numpy(np.ascontiguousarray(labels[indices])).to(device)
-        return self._with(
-            indices=torch.from_numpy(np.ascontiguousarray(indices)).to(device),
-            labels=chosen,
-            name=name,
-        )
+        """Batches like these of images ``indices`` (m,); ``labels`` (n,) are of the whole set."""
+        chosen = _resident(indices, self.images), _resident(labels[indices], self.images)
+        return self._with(indices=chosen[0], labels=chosen[1], name=name)
 
     def batches_of(self, batch_size: int) -> "Loader":
         """The same split in batches of another size."""
         return self._with(batch_size=batch_size)
 
     def evenly(self, batch_size: int) -> "Loader":
-        """The same split in the fewest batches of at most ``batch_size``, their sizes within one
-        image, whatever an epoch's batches are.
-        """
+        """The same split in the fewest even batches of at most ``batch_size`` images."""
         return self._with(batch_size=batch_size, tail="spread", accumulate=1)
 
     def _with(self, **changes: object) -> "Loader":
@@ -314,8 +279,7 @@ class Batches:
 
 
 class Data:
-    """What methods see: training loaders ``forget`` and ``retain``, the class count, and seeded
-    generators.
+    """What methods see: training loaders ``forget`` and ``retain``, classes, generators.
 
     The evaluation views of all four splits are in ``evaluation``; nothing that a method does can
     change them. Where ``retain`` gives the indices of a part of the retain set, methods see that
@@ -336,9 +300,8 @@ class Data:
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
         self.batches = Batches(**batches)
-        train_images = DeviceImages(
-            dataset.x_train, device, dataset.crop if self.batches.augment else 0
-        )
+        pad = dataset.crop if self.batches.augment else 0
+        train_images = DeviceImages(dataset.x_train, device, pad)
         parts = {"train": split.train}
         if chosen is not None:
             parts = {"forget": chosen.forget, "retain": chosen.retain}
@@ -371,12 +334,9 @@ class Data:
             size = batches.forget_batch_size or size
         labels = self.dataset.y_train
         loader = Loader(images, np.sort(indices), labels, size, name=name, seed=self.seed)
-        return loader.training(
-            crop=batches.augment,
-            flip=batches.augment and self.dataset.flip,
-            tail=batches.tail,
-            accumulate=batches.accumulate,
-        )
+        flip, tail = batches.augment and self.dataset.flip, batches.tail
+        crop, accumulate = batches.augment, batches.accumulate
+        return loader.training(crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Move every stream to ``epoch``, and each loader's next pass to ``first_batch``."""
@@ -384,8 +344,6 @@ class Data:
         for loader in self.loaders:
             loader.set_epoch(epoch, first_batch)
 
-    def generator(
-        self, purpose: str, *, device: torch.device | str | None = None
-    ) -> torch.Generator:
-        """The stream of a method's own draws, such as random labels, at this epoch."""
-        return generator(device or self.device, self.seed, purpose, self.epoch)
+    def generator(self, purpose: str) -> torch.Generator:
+        """The stream of a method's own draws, such as noise on weights, at this epoch."""
+        return generator(self.device, self.seed, purpose, self.epoch)

@@ -12,18 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-CLASSES = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle-boot",
-]
+CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker"]
+CLASSES += ["Bag", "Ankle-boot"]
 
 
 def read_idx(path: Path, header: int) -> np.ndarray:
@@ -47,11 +37,6 @@ if __name__ == "__main__":
     source = Path(sys.argv[1])
     x_train, y_train = draw(source, "train", 500, seed=0)
     x_test, y_test = draw(source, "t10k", 100, seed=0)
-    np.savez_compressed(
-        Path(__file__).with_name("fashion_mini.npz"),
-        x_train=x_train,
-        y_train=y_train,
-        x_test=x_test,
-        y_test=y_test,
-        classes=np.array(CLASSES),
-    )
+    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    file = Path(__file__).with_name("fashion_mini.npz")
+    np.savez_compressed(file, **arrays, classes=np.array(CLASSES))

@@ -1,5 +1,6 @@
 """Reading each data set: functions ``(data, input_size, workers) -> arrays``."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ READ = (*SPLITS, "classes")
 TRAIN_TEST = ({"train": True}, {"train": False})  # torchvision's arguments for the two halves
 
 
+def _arrays(*halves: tuple[np.ndarray, np.ndarray]) -> Arrays:
+    """The images and labels of both halves by the names in :data:`SPLITS`."""
+    return dict(zip(SPLITS, itertools.chain(*halves), strict=True))
+
+
 def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
-    """Both halves of a torchvision data set, downloaded where missing; ``files`` names what to put
-    under ``data`` where that fails.
-    """
+    """Both halves of a torchvision data set, downloaded if missing; else asks for ``files``."""
     from torchvision import datasets as tv
 
     def read(options: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -30,27 +34,24 @@ def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -
         return np.asarray(half.data), np.asarray(labels)
 
     try:
-        (x_train, y_train), (x_test, y_test) = (read(half) for half in halves)
+        return _arrays(*map(read, halves))
     except Exception as error:  # no network, a proxy's error page, a damaged archive
         raise UserError(
             f"{name} is not under --data {data} and could not be downloaded"
             f" ({type(error).__name__}); put {files} there"
         ) from None
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def cifar10(data: Path, input_size: int | None, workers: int) -> Arrays:
     """50,000 + 10,000 colour images, 32x32 (Krizhevsky 2009)."""
-    return _torchvision(
-        "CIFAR10", data, "the folder cifar-10-batches-py or cifar-10-python.tar.gz", TRAIN_TEST
-    )
+    files = "the folder cifar-10-batches-py or cifar-10-python.tar.gz"
+    return _torchvision("CIFAR10", data, files, TRAIN_TEST)
 
 
 def cifar100(data: Path, input_size: int | None, workers: int) -> Arrays:
     """50,000 + 10,000 colour images, 32x32, fine labels (Krizhevsky 2009)."""
-    return _torchvision(
-        "CIFAR100", data, "the folder cifar-100-python or cifar-100-python.tar.gz", TRAIN_TEST
-    )
+    files = "the folder cifar-100-python or cifar-100-python.tar.gz"
+    return _torchvision("CIFAR100", data, files, TRAIN_TEST)
 
 
 def svhn(data: Path, input_size: int | None, workers: int) -> Arrays:
@@ -64,9 +65,8 @@ def svhn(data: Path, input_size: int | None, workers: int) -> Arrays:
 
 def fashion_mnist(data: Path, input_size: int | None, workers: int) -> Arrays:
     """60,000 + 10,000 grey images, 28x28 (Xiao et al. 2017)."""
-    return _torchvision(
-        "FashionMNIST", data, "FashionMNIST/raw with the four *-ubyte files", TRAIN_TEST
-    )
+    files = "FashionMNIST/raw with the four *-ubyte files"
+    return _torchvision("FashionMNIST", data, files, TRAIN_TEST)
 
 
 def fashion_mini(data: Path, input_size: int | None, workers: int) -> Arrays:
@@ -81,18 +81,11 @@ def digits(data: Path, input_size: int | None, workers: int) -> Arrays:
     images, labels = load_digits(return_X_y=True)
     images = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     test = np.arange(len(labels)) % 5 == 4
-    return {
-        "x_train": images[~test],
-        "y_train": labels[~test],
-        "x_test": images[test],
-        "y_test": labels[test],
-    }
+    return _arrays((images[~test], labels[~test]), (images[test], labels[test]))
 
 
 def npz(data: Path, input_size: int | None, workers: int) -> Arrays:
-    """A user's own arrays: x_* (n, h, w), (n, h, w, 1 or 3) uint8, y_* (n,) integers, optional
-    classes (k,) names.
-    """
+    """A user's x_* (n, h, w) or (n, h, w, 1 or 3) uint8, y_* (n,) integers, maybe classes (k,)."""
     if data.is_dir() and len(found := sorted(data.glob("*.npz"))) == 1:
         data = found[0]
     require_file(data, "--dataset npz: --data")
@@ -137,14 +130,8 @@ def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
             f" {held_out.classes}"
         )
     _check_resized(len(train) + len(held_out), side, "--dataset folder")
-    (x_train, y_train), (x_test, y_test) = (_decode(half, workers) for half in (train, held_out))
-    return {
-        "x_train": x_train,
-        "y_train": y_train,
-        "x_test": x_test,
-        "y_test": y_test,
-        "classes": train.classes,
-    }
+    arrays = _arrays(_decode(train, workers), _decode(held_out, workers))
+    return arrays | {"classes": train.classes}
 
 
 def _open(path: str):
@@ -204,12 +191,8 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
     """
     if images.ndim == 3:
         images = images[..., None]
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[-1] not in (1, 3)
-        or 0 in images.shape[1:3]
-    ):
+    fits = images.ndim == 4 and images.shape[-1] in (1, 3) and 0 not in images.shape[1:3]
+    if images.dtype != np.uint8 or not fits:
         raise UserError(
             f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got"
             f" {images.dtype} {images.shape}"
@@ -223,14 +206,13 @@ def as_rgb(images: np.ndarray, what: str, input_size: int | None) -> np.ndarray:
     if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
         from PIL import Image
 
+        size = input_size, input_size
         pages = images[..., 0] if images.shape[-1] == 1 else images  # grey: one channel to resize
-        resized = [
-            Image.fromarray(page).resize((input_size, input_size), Image.Resampling.BILINEAR)
-            for page in pages
-        ]
-        images = np.stack([np.asarray(page) for page in resized]).reshape(
-            -1, input_size, input_size, images.shape[-1]
-        )
+        resized = []
+        for page in pages:
+            small = Image.fromarray(page).resize(size, Image.Resampling.BILINEAR)
+            resized.append(np.asarray(small))
+        images = np.stack(resized).reshape(-1, *size, images.shape[-1])
     if images.shape[-1] == 1:
         images = images.repeat(3, axis=-1)
     return np.ascontiguousarray(images)

@@ -15,9 +15,7 @@ SCENARIOS = {"random": "chosen images", "class": "a whole class"}
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices (int64) into a data set's training images: ``train`` ascending, ``val`` in the order
-    of the draw.
-    """
+    """Indices (int64) of training images: ``train`` ascending, ``val`` in the draw's order."""
 
     split_seed: int
     train: np.ndarray

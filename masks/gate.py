@@ -7,8 +7,7 @@ from masks.masks import Mask
 
 
 class SaliencyGate:
-    """Keeps every frozen weight at its value, bit for bit, whatever the optimizer did: the original
-    one, unless a step that is not gated has moved it.
+    """Keeps every frozen weight bit for bit at the original's, or where an ungated step moved it.
 
     The parameters are moved into one flat buffer that they view, so that :meth:`restore` is one
     ``where`` over contiguous memory and needs neither a loop over tensors nor a word from the
@@ -17,9 +16,7 @@ class SaliencyGate:
     """
 
     def __init__(self, model: nn.Module, mask: Mask):
-        """Take the weights that ``model`` holds now as the original ones; ``mask`` comes from
-        :func:`check_mask`.
-        """
+        """``model`` holds the original weights; ``mask`` comes from :func:`check_mask`."""
         named = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in named.values()]
         first = next(iter(named.values()))
@@ -52,9 +49,7 @@ class SaliencyGate:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Zero the frozen weights' gradients: needed before a clip by global norm, which would
-        otherwise mix them in.
-        """
+        """Zero the frozen weights' gradients, which a clip by global norm must not count."""
         for parameter, frozen in self.frozen_grads:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(frozen, 0)

@@ -34,8 +34,7 @@ def top_masks(scores: Mapping[str, Tensor], ratios: Iterable[float] = RATIOS) ->
         if missing := count - int(torch.count_nonzero(chosen)):
             chosen[(flat == lowest[count]).nonzero()[:missing, 0]] = True
         parts = zip(scores, chosen.cpu().split(sizes), shapes, strict=True)
-        # Each tensor gets its own memory: saving a slice would save the whole concatenation with
-        # it.
+        # Memory of its own: with a slice the whole concatenation would be saved.
         masks[ratio] = {name: part.reshape(shape).clone() for name, part, shape in parts}
     return masks
 
@@ -44,8 +43,7 @@ def lowest_chosen(values: Tensor, counts: Iterable[int]) -> dict[int, Tensor]:
     """{count: the smallest of the ``count`` largest ``values`` (n,)} for every count above 0."""
     positions = {count: len(values) - count for count in counts if count}
     if values.device.type == "cpu":
-        # A partition at ten places costs a fifth of torch's sort, and one at one place a quarter of
-        # its kthvalue.
+        # At ten places a fifth of the cost of torch's sort, at one a quarter of its kthvalue's.
         ordered = torch.from_numpy(np.partition(values.numpy(), list(positions.values())))
     else:
         ordered = values.sort().values
@@ -93,9 +91,7 @@ def check_mask(content: object, model: nn.Module, where: str) -> Mask:
 
 
 class Overlap(NamedTuple):
-    """How much two masks agree on some weights: their count, each mask's share of them, and two
-    values of :func:`overlap`.
-    """
+    """Two masks on some weights: their count, each mask's share, two values of :func:`overlap`."""
 
     weights: int
     share_a: float
@@ -108,9 +104,8 @@ def overlap(a: Iterable[Tensor], b: Iterable[Tensor]) -> Overlap:
     """Compare two masks on the tensors ``a`` and ``b`` (bool, of equal shapes) taken together.
 
     ``jaccard`` is |a and b| / |a or b|. ``expected`` is what two random masks of these densities
-    have on average: where each weight is let go with probability p by one and, independently, q by
-    the other, one in their union is in both with probability p q / (p + q - p q). Both are NaN
-    where neither mask lets a weight go.
+    have on average, p q / (p + q - p q): where a weight may change with probability p under one
+    and, independently, q under the other. Both are NaN where no weight may change under either.
     """
     pairs = [
         (x.numel(), *map(int, (x.sum(), y.sum(), (x & y).sum()))) for x, y in zip(a, b, strict=True)
@@ -129,9 +124,7 @@ def density(mask: Mask) -> float:
 
 
 def belongs(name: str, layers: Sequence[str]) -> bool:
-    """Whether the parameter ``name`` is one of ``layers`` or inside one: layer1 holds
-    layer1.0.bn1.bias, not layer10.weight.
-    """
+    """Whether parameter ``name`` is in ``layers``: layer1 holds layer1.0.bias, not layer10.bias."""
     return any(f"{name}.".startswith(f"{layer}.") for layer in layers)
 
 
@@ -148,19 +141,15 @@ def check_layers(layers: Sequence[str], names: Iterable[str]) -> None:
 
 
 def listed_first(scores: Scores, layers: Sequence[str]) -> Scores:
-    """Integer scores that rank every weight of ``layers`` before all others and keep the order of
-    ``scores`` (fp32) in each group.
-    """
-    # Floats >= 0 are ordered as their bits are, 31 of them; the next bit is the group's. A sum of
-    # score and group would round.
-    return {
-        name: score.view(torch.int32).long() + (belongs(name, layers) << 31)
-        for name, score in scores.items()
-    }
+    """Integer scores: ``layers`` first, and in each group the order of the fp32 ``scores``."""
+    # Floats >= 0 are ordered as their 31 bits are; the next bit is the group's.
+    ranked = {}
+    for name, score in scores.items():
+        ranked[name] = score.view(torch.int32).long() + (belongs(name, layers) << 31)
+    return ranked
 
 
 def layers_mask(model: nn.Module, layers: Sequence[str]) -> Mask:
     """The mask under which exactly the weights of ``layers`` may change."""
-    return {
-        name: torch.full(p.shape, belongs(name, layers)) for name, p in model.named_parameters()
-    }
+    named = model.named_parameters()
+    return {name: torch.full(p.shape, belongs(name, layers)) for name, p in named}

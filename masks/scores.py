@@ -13,11 +13,9 @@ from utils import RunFailed, generator
 
 
 def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy over all samples of ``batches``, per parameter, in
-    fp32 eval mode.
+    """Each parameter's gradient of the mean cross-entropy of all samples, in fp32 eval mode.
 
-    Each batch counts by its size, so the result does not depend on how the samples fall into
-    batches.
+    It does not depend on how the samples fall into batches.
     """
     model.eval()
     model.zero_grad(set_to_none=True)
@@ -25,10 +23,9 @@ def mean_gradient(model: nn.Module, batches: Loader) -> dict[str, Tensor]:
         for images, labels in batches.shared():
             F.cross_entropy(model(images), labels, reduction="sum").backward()
     # A process without a batch has no gradient yet.
-    sums = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in model.named_parameters()
-    }
+    sums = {}
+    for name, p in model.named_parameters():
+        sums[name] = torch.zeros_like(p) if p.grad is None else p.grad
     distributed.all_reduce(list(sums.values()))
     gradient = {name: value / batches.num_samples for name, value in sums.items()}
     model.zero_grad(set_to_none=True)
@@ -46,16 +43,13 @@ def check_finite_gradient(values: list[Tensor]) -> None:
 
 
 def saliency_scores(model: nn.Module, forget: Loader) -> dict[str, Tensor]:
-    """|mean gradient of the forget loss| of every named parameter (Fan et al., ICLR
-    2024, eq. 4).
-    """
+    """|mean forget gradient| of every named parameter (Fan et al., ICLR 2024, eq. 4)."""
     return {name: gradient.abs() for name, gradient in mean_gradient(model, forget).items()}
 
 
 Scores = dict[str, Tensor]
 TINY = 1e-15  # what SFRon adds to an importance
-# How the score's batches are drawn, in the record of its masks: those of a record without it went
-# by the file's order.
+# In the record of a mask: how the batches of ``ratio`` are drawn. Older records lack it.
 RATIO_ORDER = "shuffled"
 
 
@@ -71,10 +65,8 @@ def random(model: nn.Module, data: Data) -> Scores:
     not happen.
     """
     draw = generator("cpu", data.seed, "random mask")
-    return {
-        name: torch.rand(p.shape, generator=draw, dtype=torch.float64)
-        for name, p in model.named_parameters()
-    }
+    options = {"generator": draw, "dtype": torch.float64}
+    return {name: torch.rand(p.shape, **options) for name, p in model.named_parameters()}
 
 
 def magnitude(model: nn.Module, data: Data) -> Scores:
@@ -115,9 +107,8 @@ def importance(model: nn.Module, batches: Loader) -> Scores:
     squares = [torch.zeros_like(parameter) for parameter in parameters.values()]
     with exact_fp32():
         for images, labels in batches.shared():
-            gradient = torch.autograd.grad(
-                F.cross_entropy(model(images), labels), list(parameters.values())
-            )
+            loss = F.cross_entropy(model(images), labels)
+            gradient = torch.autograd.grad(loss, list(parameters.values()))
             torch._foreach_addcmul_(squares, gradient, gradient)
     distributed.all_reduce(squares)
     torch._foreach_div_(squares, len(batches))
@@ -125,8 +116,7 @@ def importance(model: nn.Module, batches: Loader) -> Scores:
     return dict(zip(parameters, squares, strict=True))
 
 
-# ``layers`` ranks by saliency after :func:`listed_first` has put the weights of --layers before all
-# others.
+# ``layers`` ranks by saliency; :func:`listed_first` then puts the weights of --layers first.
 SCORES: dict[str, Callable[[nn.Module, Data], Scores]] = {
     "saliency": saliency,
     "random": random,

@@ -1,6 +1,4 @@
-"""MODELS: every ``--arch``. Each takes images in [0, 1] and normalises them itself, so a checkpoint
-carries the statistics.
-"""
+"""MODELS: every ``--arch``. A model takes images in [0, 1] and holds their mean and deviation."""
 
 import copy
 import functools
@@ -163,6 +161,11 @@ def _fill(module: nn.Module, source: nn.Module) -> None:
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def cpu_copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict as it is now, on the CPU and in memory of its own."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
 def blocks(model: nn.Module) -> list[list[str]]:

@@ -5,9 +5,7 @@ from torch import nn
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel, for x of shape (n, 3, h, w) in [0, 1]; the statistics are
-    buffers of shape (3,).
-    """
+    """(x - mean) / std per channel, for x (n, 3, h, w) in [0, 1]; the buffers are (3,)."""
 
     def __init__(self) -> None:
         super().__init__()

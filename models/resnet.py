@@ -1,6 +1,4 @@
-"""ResNet-18/34/50 (He et al., CVPR 2016): torchvision's, with a CIFAR stem unless ImageNet's is
-asked for.
-"""
+"""ResNet-18/34/50 (He et al., CVPR 2016): torchvision's, with a CIFAR or an ImageNet stem."""
 
 import torch
 from torch import nn
@@ -9,8 +7,7 @@ from models.normalize import Normalize
 
 
 def _resnet(block: str, layers: list[int], num_classes: int, imagenet_stem: bool) -> nn.Module:
-    # torchvision takes about a second to import; a script that never builds a ResNet does not pay
-    # for it.
+    # torchvision takes about a second to import.
     from torchvision.models import resnet as tv
 
     class ResNet(tv.ResNet):

@@ -1,6 +1,4 @@
-"""ResNet-20/44/56 for CIFAR (He et al., CVPR 2016, section 4.2): three stages, parameter-free
-shortcuts (option A).
-"""
+"""ResNet-20/44/56 for CIFAR (He et al., CVPR 2016, section 4.2) with shortcuts of option A."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +8,7 @@ from models.normalize import Normalize
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions; where the shape changes, the shortcut drops every second pixel and pads
-    channels by zeros.
-    """
+    """Two 3x3 convolutions; the shortcut drops every second pixel and zero-pads channels."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()

@@ -1,6 +1,4 @@
-"""VGG-16 with BatchNorm (Simonyan & Zisserman, ICLR 2015) in the two CIFAR forms of the unlearning
-literature.
-"""
+"""VGG-16 with BatchNorm (Simonyan & Zisserman, ICLR 2015), two CIFAR forms of the literature."""
 
 import torch
 from torch import nn
@@ -46,7 +44,5 @@ def vgg16_bn(num_classes: int) -> nn.Module:
 
 
 def vgg16_bn_lth(num_classes: int) -> nn.Module:
-    """Convolutions with biases, one linear layer, as in the lottery-ticket literature: 14,728,266
-    parameters with 10 classes.
-    """
+    """As in the lottery-ticket literature, one linear layer: 14,728,266 parameters, 10 classes."""
     return VGG(_features(bias=True), 1, nn.Linear(512, num_classes))

@@ -75,9 +75,7 @@ def expand(plan: Plan, check: Check) -> list[Run]:
 
 @dataclasses.dataclass
 class _Index:
-    """The runs of a needed stage by their values of the shared axes and, with ``per_seed``, the
-    seed.
-    """
+    """A needed stage's runs by their values of shared axes and, with ``per_seed``, the seed."""
 
     shared: list[str]
     per_seed: bool
@@ -146,18 +144,10 @@ class _Combination:
         if stage.script != "report":
             words.append(f"--save_dir={self.plan.folder / name}")
         method = settings.get("unlearn", "retrain")
-        return Run(
-            name,
-            stage.name,
-            stage.script,
-            tuple(words),
-            settings,
-            tuple(self.needs),
-            script.result.format(unlearn=method),
-            script.checkpoint and script.checkpoint.format(unlearn=method),
-            self.seed,
-            self.axes,
-        )
+        result = script.result.format(unlearn=method)
+        checkpoint = script.checkpoint and script.checkpoint.format(unlearn=method)
+        identity = (name, stage.name, stage.script, tuple(words), settings, tuple(self.needs))
+        return Run(*identity, result, checkpoint, self.seed, self.axes)
 
     def _needed_runs(self, needed: str) -> list[Run]:
         """The runs of a stage with this seed and these values of shared axes."""

@@ -82,9 +82,7 @@ def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _by_data(runs: Sequence[Run]) -> dict[tuple[str, str, int | None], list[Run]]:
-    """The runs that name a data set of the user's, by (dataset, path, input size); those that take
-    it from their original are left out.
-    """
+    """The runs that name a data set of the user's, by (dataset, path, input size)."""
     users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
@@ -116,9 +114,8 @@ def _content(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     content = load(file, "file")
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return hash_arrays(
-        {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-    )
+    tensors = [item for item in weights.items() if isinstance(item[1], torch.Tensor)]
+    return hash_arrays(dict(tensors))
 
 
 def _differs(run: Run, root: Path, hashes: dict[str, str]) -> bool:

@@ -26,9 +26,7 @@ LOGS = ".workers"  # the folder of the workers' own logs, in the plan's
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """Which workers were asked for: a key of LAUNCHERS, how many in all or on each GPU, and the
-    launcher's options as NAME=VALUE.
-    """
+    """A key of LAUNCHERS, how many workers in all or on each GPU, and options as NAME=VALUE."""
 
     launcher: str
     number: int | None
@@ -36,9 +34,7 @@ class Workers:
     options: list[str]
 
     def count(self) -> int:
-        """How many at a time: ``number``, else ``per_gpu`` or one for each GPU of this machine if
-        the local launcher uses them, else one.
-        """
+        """How many at a time: ``number``, else ``per_gpu`` (1) for each local GPU, else one."""
         if self.number:
             return self.number
         if self.launcher != "local":
@@ -131,14 +127,9 @@ def _share_search(
     search_of(plan, request.name)  # refused here, not in each worker's log
     count = min(workers.count(), request.trials)
     launcher = workers.start_launcher(plan.folder, count)
-    words = [
-        str(plan_file),
-        f"--search={request.name}",
-        f"--trials={request.trials}",
-        f"--objective={request.objective}",
-        f"--sampler={request.sampler}",
-        f"--sweep_id={began!r}",
-    ]
+    words = [str(plan_file), f"--search={request.name}", f"--trials={request.trials}"]
+    words += [f"--objective={request.objective}", f"--sampler={request.sampler}"]
+    words.append(f"--sweep_id={began!r}")
     with tqdm(total=request.trials, unit="trial", disable=None) as bar:
 
         def show() -> None:

@@ -66,14 +66,9 @@ class Local:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with open(self.logs / f"worker-{slot}.log", "a") as log:
-            process = subprocess.Popen(
-                [*words, f"--parent={os.getpid()}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        return Process(process)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            command = [*words, f"--parent={os.getpid()}"]
+            return Process(subprocess.Popen(command, env=environment, **streams))
 
 
 class Process:
@@ -112,9 +107,8 @@ class Task:
 
     def __call__(self) -> None:
         command = [*self.words, f"--parent={os.getpid()}"]
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, preexec_fn=_ignore_signals
-        ) as worker:
+        options = {"stdin": subprocess.DEVNULL, "preexec_fn": _ignore_signals}
+        with subprocess.Popen(command, **options) as worker:
             try:
                 code = worker.wait()
             finally:
@@ -140,9 +134,7 @@ def _ignore_signals() -> None:
 
 
 class Slurm:
-    """One job array of a Slurm cluster; ``options`` are submitit's, such as slurm_partition=gpu
-    timeout_min=240 gpus_per_node=1.
-    """
+    """One Slurm job array; ``options`` are submitit's, such as slurm_partition and timeout_min."""
 
     def __init__(self, workers: int, options: dict[str, str], logs: Path):
         need("submitit", "--launcher slurm")
@@ -214,9 +206,7 @@ class Queued(Job):
 
 
 class Queue:
-    """The user's jobs that run or wait, by ``squeue``: submitit asks Slurm's accounting, which not
-    every cluster has.
-    """
+    """The user's jobs in ``squeue``; not every cluster has the accounting that submitit asks."""
 
     def __init__(self) -> None:
         self.jobs: set[str] = set()
@@ -246,19 +236,14 @@ class Ray:
         address = settings.pop("address", None)
         _make_importable()
         local = {} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(
-            address=address,
-            logging_level="error",
-            runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
-            **local,
-        )
+        variables = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+        ray.init(address=address, logging_level="error", runtime_env=variables, **local)
         # Ray does not retry a task: the launcher counts the tries.
         self.remote = ray.remote(**{"num_cpus": 1, "max_retries": 0, **settings})(run_task)
 
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
-        return {
-            slot: Reference(self.ray, self.remote.remote(words)) for slot, words in commands.items()
-        }
+        started = {slot: self.remote.remote(words) for slot, words in commands.items()}
+        return {slot: Reference(self.ray, task) for slot, task in started.items()}
 
 
 def run_task(words: list[str]) -> None:

@@ -1,6 +1,4 @@
-"""What a search judges its trials by: val_proxy, which needs neither Retrain nor test data, or the
-gap to Retrain.
-"""
+"""What a search judges its trials by: val_proxy, without Retrain and test data, or oracle_gap."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,9 +52,7 @@ def judge(
 
 
 def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> tuple[float, float]:
-    """(val_proxy, its noise) of an unlearned model, from its outputs on forget, retain and
-    validation images, never on test images.
-    """
+    """(val_proxy, its noise) of an unlearned model, from forget, retain and validation images."""
     unlearned, start = read_saved(checkpoint, "models"), read_saved(original, "original")
     subject = Subject(unlearned, data=None, device=pick_device(device, gpu), batch_size=256)
     subject.check(start)

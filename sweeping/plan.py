@@ -45,35 +45,15 @@ SCRIPTS = {
 # The flags of [base] that these scripts take; the others take all.
 BASE_FLAGS = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 # Flags of [base] that main_train does not use: one original serves every forget set.
-FORGET_FLAGS = {
-    "num_indexes_to_replace",
-    "class_to_replace",
-    "indexes_to_replace",
-    "forget_seed",
-    "retain_fraction",
-    "seed",
-    "mia_members",
-}
-# Flags that the sweep sets, and flags that make no run.
-NOT_IN_PLANS = {
-    "save_dir",
-    "run",
-    "resume",
-    "overwrite",
-    "dry_run",
-    "config",
-    "checkpoint",
-    "compare",
-    "list_methods",
-    "help",
-}
+FORGET_FLAGS = {"num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed"}
+FORGET_FLAGS |= {"retain_fraction", "seed", "mia_members"}
+SET_BY_SWEEP = {"save_dir", "run", "resume", "overwrite"}
+MAKE_NO_RUN = {"dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Runs of one script: ``flags`` for all, a run for each combination of ``axes`` and each entry
-    of ``list``, and, with ``per_seed``, for each seed.
-    """
+    """Runs of one script: a run for each point of ``axes``, entry of ``list`` and seed."""
 
     name: str
     script: str
@@ -154,7 +134,7 @@ def _with_defaults(content: object, where: str, defaults: dict) -> dict:
 def _check_flags(values: dict, where: str) -> None:
     """Refuse flags that plans may not set, and values that are no scalars or lists of them."""
     for name, value in values.items():
-        if name in NOT_IN_PLANS:
+        if name in SET_BY_SWEEP | MAKE_NO_RUN:
             raise UserError(
                 f"plan: {where}: {name} is not for plans; the sweep sets it where it is needed"
             )
@@ -207,9 +187,7 @@ def _check_axes(axes: dict, where: str) -> None:
 
 
 def _per_seed(script: str, named: set[str]) -> bool:
-    """Whether a stage whose plan does not say has a run for each seed: it unlearns, or the seed
-    draws its forget set.
-    """
+    """The default of per_seed: whether a stage unlearns or its seed draws a forget set."""
     if script in ("main_forget", "main_random"):
         return True
     whole_class = "class_to_replace" in named and "num_indexes_to_replace" not in named

@@ -38,16 +38,13 @@ class Progress:
         return sum(state == DONE for state in self.look().values())
 
     def remaining(self, workers: int) -> float | None:
-        """Seconds to go at the mean so far of each stage, or of all where a stage has none; None
-        before the first run is done.
-        """
+        """Seconds to go at each stage's mean so far, else at that of all; None without any."""
         known = [value for values in self.seconds.values() for value in values]
         if not known:
             return None
-        mean = {
-            stage: sum(values) / len(values) if values else sum(known) / len(known)
-            for stage, values in self.seconds.items()
-        }
+        mean = {}
+        for stage, values in self.seconds.items():
+            mean[stage] = sum(values or known) / len(values or known)
         return sum(mean[run.stage] for run in self.runs if self.states[run.name] != DONE) / workers
 
     def counts(self, stage: str | None = None) -> dict[str, int]:

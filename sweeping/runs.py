@@ -1,6 +1,4 @@
-"""Making runs, and their state: all of it is read from files, so a killed sweep is just started
-again.
-"""
+"""Making runs, and their state, all of it in files: a killed sweep is just started again."""
 
 import contextlib
 import dataclasses
@@ -121,9 +119,7 @@ def is_held(folder: Path) -> bool:
 
 
 def state_of(run: Run, root: Path) -> str:
-    """DONE, RUNNING, FAILED (ended with an error), DIED (stopped or killed), or OPEN (never
-    started).
-    """
+    """DONE, RUNNING, FAILED (with an error), DIED (stopped or killed) or OPEN (never started)."""
     folder = root / run.name
     if (folder / run.result).is_file():
         return DONE
@@ -138,8 +134,7 @@ def state_of(run: Run, root: Path) -> str:
 
 
 def attempt(run: Run, root: Path, worker: Worker) -> str:
-    """Make the run unless it is done, another process makes it, or this sweep tried it often
-    enough.
+    """Make the run unless it is done, elsewhere being made, or tried often enough by this sweep.
 
     Returns:
         DONE, RUNNING (another process makes it), FAILED (not to be tried again in this sweep), DIED
@@ -173,18 +168,10 @@ def attempt(run: Run, root: Path, worker: Worker) -> str:
 
 
 def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
-    """Run the script with its output in the log, and keep how it ended; an earlier start is
-    resumed, or else overwritten.
-    """
+    """Run the script, log its output and keep how it ended; an earlier start is resumed."""
     folder, host = root / run.name, platform.node()
-    start = {
-        "time": time.time(),
-        "sweep_id": worker.sweep_id,
-        "worker": worker.name,
-        "pid": os.getpid(),
-        "host": host,
-    }
-    record = Record([*starts, start])
+    start = {"time": time.time(), "sweep_id": worker.sweep_id, "worker": worker.name}
+    record = Record([*starts, start | {"pid": os.getpid(), "host": host}])
     save_text(command(run, root) + "\n", folder / COMMAND)
     save_json(dataclasses.asdict(record), folder / RECORD)
     began = time.perf_counter()
@@ -206,9 +193,7 @@ def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
 
 
 def _resume_flags(run: Run, folder: Path, *, first: bool) -> list[list[str]]:
-    """Flags to try in turn: a checkpoint that --resume refuses, as of another precision, is
-    overwritten.
-    """
+    """Flags to try in turn; what --resume refuses, as another precision, is overwritten."""
     if first or run.script in ("evaluate", "report"):
         return [[]]
     if run.checkpoint and (folder / run.checkpoint).is_file():

@@ -1,7 +1,6 @@
 """Which points of a search are tried: a grid, or what Optuna's TPE sampler proposes.
 
-Any number of processes share either: the grid by the locks of its runs, Optuna's study by a journal
-file.
+Processes share a grid by the locks of its runs, and Optuna's study by a journal file.
 """
 
 import contextlib
@@ -48,9 +47,7 @@ def wait_for_lock(folder: Path, name: str) -> Iterator[None]:
 
 
 def grid(ranges: dict[str, Range], trials: int) -> list[Point]:
-    """At most ``trials`` points: levels for each range, as equal in number as the product allows,
-    even in the range's scale.
-    """
+    """At most ``trials`` points: each range has about as many levels, even in its scale."""
     levels = dict.fromkeys(ranges, 1)
     while True:
         for name in sorted(levels, key=levels.get):
@@ -59,17 +56,14 @@ def grid(ranges: dict[str, Range], trials: int) -> list[Point]:
                 break
         else:
             break
-    axes = [
-        [range_.at((i + 0.5) / levels[name]) for i in range(levels[name])]
-        for name, range_ in ranges.items()
-    ]
+    axes = []
+    for name, count in levels.items():
+        axes.append([ranges[name].at((i + 0.5) / count) for i in range(count)])
     return [dict(zip(ranges, values, strict=True)) for values in itertools.product(*axes)]
 
 
 def try_grid(points: list[Point], score: Callable[..., float], alive: Callable[[], bool]) -> None:
-    """Score each point once; those that another process makes come last, when most of them are
-    done.
-    """
+    """Score each point once; those that another process makes come last."""
     while points:
         busy = []
         for point in points:
@@ -113,10 +107,9 @@ def try_optuna(
                     return
                 trial = study.ask(distributions)
                 held.enter_context(_trial_lock(study, folder, trial))
-            point = {
-                name: ranges[name].at(drawn) if ranges[name].rest else drawn
-                for name, drawn in trial.params.items()
-            }
+            point = {}
+            for name, drawn in trial.params.items():
+                point[name] = ranges[name].at(drawn) if ranges[name].rest else drawn
             try:
                 value = score(point)
             except RunFailed:

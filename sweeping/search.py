@@ -1,8 +1,4 @@
-"""The search over one method's hyper-parameters: its trials, each a run like any other, and their
-table.
-
-Every method gets the same number of trials.
-"""
+"""The search over one method's hyper-parameters: its trials, each a run, and their table."""
 
 import contextlib
 import dataclasses
@@ -26,9 +22,7 @@ from utils import RunFailed, UserError
 
 @dataclasses.dataclass(frozen=True)
 class SearchRequest:
-    """A search: the plan's stage or method (see :func:`as_planned`), the most trials, an objective
-    of OBJECTIVES and a sampler of SAMPLERS.
-    """
+    """A stage or method of the plan, the most trials, and keys of OBJECTIVES and of SAMPLERS."""
 
     name: str
     trials: int
@@ -38,9 +32,7 @@ class SearchRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """The search of a plan: its stage in a plan of its own, the flags that stay (``fixed``) and the
-    ranges of those that are searched.
-    """
+    """A search's stage in a plan of its own, the ``fixed`` flags and the ``ranges`` of others."""
 
     plan: Plan
     stage: Stage
@@ -88,9 +80,7 @@ def search_of(plan: Plan, name: str) -> Search:
     Raises:
         UserError: the plan has no such run or several, or the method declares no range.
     """
-    entries = [
-        (stage, flags) for stage, flags in _entries(plan) if name in (stage.name, flags["unlearn"])
-    ]
+    entries = [each for each in _entries(plan) if name in (each[0].name, each[1]["unlearn"])]
     if len(entries) != 1 or entries[0][0].axes:
         raise UserError(
             f"--search {name}: {len(entries)} entries of the plan are it, or it has axes; name one"
@@ -212,11 +202,8 @@ def _make_retrains(search: Search, check: Check, worker: Worker) -> list[Run]:
     Raises:
         UserError: the plan has none, or some that differ in more than their seed.
     """
-    runs = [
-        run
-        for run in expand(search.plan, check)
-        if run.script == "main_forget" and run.settings.get("unlearn") == "retrain"
-    ]
+    forgetting = [run for run in expand(search.plan, check) if run.script == "main_forget"]
+    runs = [run for run in forgetting if run.settings.get("unlearn") == "retrain"]
     if not runs:
         raise UserError(
             "--objective oracle_gap: the plan has no stage with unlearn = retrain among its flags"

@@ -46,9 +46,7 @@ def as_markdown(search: dict) -> str:
 
 
 def sensitivity(search: dict) -> list[str]:
-    """For each hyper-parameter, the best and the median objective of the lowest fifth of its
-    values, of the next fifth, and so on.
-    """
+    """A row for each fifth of each hyper-parameter's values: best and median objective."""
     rows = []
     for flag in search["ranges"]:
         trials = sorted(search["trials"], key=lambda trial: trial["values"][flag])

@@ -11,7 +11,7 @@ from unlearn.base import Iterative
 from utils import UserError, warn
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-# Fewer images than these give BatchNorm statistics that are worth a warning.
+# Batches of fewer images than these are worth a warning.
 FEW_IMAGES = 8
 
 
@@ -21,9 +21,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def unsynchronized_statistics(model: nn.Module) -> list[Tensor]:
-    """The running statistics that each rank updates from its own images. SyncBatchNorm's are the
-    whole batch's.
-    """
+    """The running statistics that each rank updates from its own images, unlike SyncBatchNorm's."""
     statistics = []
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and module.training:

@@ -10,11 +10,8 @@ from tqdm import tqdm
 
 from masks.gate import SaliencyGate
 from runtime import distributed
-from training.batch_norm import (
-    batch_norms,
-    one_image_by_running_statistics,
-    unsynchronized_statistics,
-)
+from training import batch_norm
+from training.batch_norm import batch_norms, one_image_by_running_statistics
 from training.meter import EpochStats, Meter, check_finite
 from unlearn.base import Step, Steps
 from utils import RunFailed
@@ -152,12 +149,10 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 @torch.no_grad()
 def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: int) -> None:
-    """Divide gradients that sum over ``labels`` samples by their number: those of all ranks, summed
-    by one all-reduce.
+    """Divide gradients, summed over ``labels`` samples and all ranks, by the number of samples.
 
     BatchNorm statistics become the ranks' mean, weighted by samples, so that all have one model
-    after an update. A mean is then that of the whole batch; a variance lacks what lies between the
-    ranks' means.
+    after an update. A mean is then the whole batch's; a variance lacks that of the ranks' means.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if distributed.world_size() == 1:
@@ -165,7 +160,7 @@ def average_gradients(model: nn.Module, parameters: list[nn.Parameter], labels: 
         return
     # full() copies nothing from the host, which would wait.
     number = torch.full((), float(labels), dtype=gradients[0].dtype, device=gradients[0].device)
-    statistics = unsynchronized_statistics(model)
+    statistics = batch_norm.unsynchronized_statistics(model)
     if statistics:
         torch._foreach_mul_(statistics, number)
     sums = [*gradients, *statistics]
@@ -209,8 +204,7 @@ def train_epoch(
     title: str = "",
     begun: dict | None = None,
 ) -> EpochStats:
-    """Descend every step that ``steps`` yields; a ``yield`` gives back whether its step ended in an
-    update.
+    """Descend each step of ``steps``; a ``yield`` gives back whether an update followed.
 
     Args:
         total: steps of the epoch, where known, and ``forget_total`` those of its forget phase. The

@@ -16,9 +16,7 @@ REMEDY = (
 
 
 class EpochStats(NamedTuple):
-    """Mean loss and accuracy (percent) over an epoch's steps, and the learning rate of its last
-    one.
-    """
+    """Mean loss and accuracy (percent) over an epoch's steps, and its last learning rate."""
 
     loss: float
     accuracy: float
@@ -52,10 +50,8 @@ class Meter:
         """Raise :class:`RunFailed` if a loss was not finite. Waits for the device."""
         distributed.all_reduce_min(self.first_bad)
         if int(self.first_bad) != NEVER:
-            raise RunFailed(
-                f"the loss was not finite at step {int(self.first_bad) + 1} of"
-                f" {title or 'the epoch'}; {REMEDY}"
-            )
+            place = f"step {int(self.first_bad) + 1} of {title or 'the epoch'}"
+            raise RunFailed(f"the loss was not finite at {place}; {REMEDY}")
 
     def state(self) -> dict:
         """The sums so far, for a run that goes on inside an epoch."""
@@ -87,13 +83,9 @@ class Meter:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, when: str = "") -> None:
-    """Raise :class:`RunFailed` if a weight or a BatchNorm statistic is not finite. Waits for the
-    device once.
-    """
-    values = [
-        value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()
-    ]
+    """Raise :class:`RunFailed` if a weight or statistic is not finite. Waits for the device."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [value for value in tensors if value.is_floating_point()]
     if not bool(torch.isfinite(torch.stack(torch._foreach_norm(values))).all()):
-        raise RunFailed(
-            f"a weight or BatchNorm statistic was not finite {when}".rstrip() + f"; {REMEDY}"
-        )
+        what = f"a weight or BatchNorm statistic was not finite {when}".rstrip()
+        raise RunFailed(f"{what}; {REMEDY}")

@@ -10,11 +10,9 @@ from runtime.devices import exact_fp32
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
-    """Logits (n, k) fp32 and labels (n,) of a split, on the CPU: one pass in eval mode, fp32,
-    un-augmented, in order.
+    """Logits (n, k) fp32 and labels (n,) of a split, on the CPU: one pass in eval mode, in order.
 
-    fp32 whatever the training precision: rounding near a confidence of one is what membership
-    attacks measure.
+    fp32 whatever the training precision: attacks would measure the rounding of confidences.
     """
     model.eval()
     with exact_fp32():

@@ -1,6 +1,4 @@
-"""METHODS: every ``--unlearn``. One small file a method; what is registered here is tested by the
-registry.
-"""
+"""METHODS: every ``--unlearn``, one small file a method; tests run all that is registered."""
 
 import dataclasses
 
@@ -57,16 +55,9 @@ METHODS = {
     "lfssd": LabelFreeDampening,
 }
 
-COLUMNS = (
-    "name",
-    "label",
-    "what it does",
-    "made to forget",
-    "touches",
-    "cost in sample gradients",
-    "own flags",
-    "defaults (source)",
-    "paper",
+HEAD = (
+    "| name | label | what it does | made to forget | touches | cost in sample gradients"
+    " | own flags | defaults (source) | paper |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -102,67 +93,41 @@ def known_methods() -> list[str]:
     """Every key with the labels that are other names of it, such as ``wfisher (IU)``."""
     found = []
     for key, method in METHODS.items():
-        others = [
-            label
-            for label in (method.label, method.masked_label)
-            if label and label.lower() != key.lower()
-        ]
+        labels = [label for label in (method.label, method.masked_label) if label]
+        others = [label for label in labels if label.lower() != key.lower()]
         found.append(f"{key} ({', '.join(others)})" if others else key)
     return found
 
 
 def method_table() -> str:
     """Every method as Markdown: what ``--list_methods`` prints and the README shows."""
-    head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    return "\n".join(head + [_row(name, method) for name, method in METHODS.items()])
+    return "\n".join([HEAD, *(_row(name, method) for name, method in METHODS.items())])
 
 
 def _row(name: str, method: type[Method]) -> str:
     shared = {field.name for field in dataclasses.fields(Iterative)}
-    own = [
-        f"`{flag_of(field.name)}`"
-        for field in dataclasses.fields(method)
-        if field.name not in shared
-    ]
+    fields = [field.name for field in dataclasses.fields(method)]
+    own = [f"`{flag_of(field)}`" for field in fields if field not in shared]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
     meant = " or ".join(SCENARIOS[scenario] for scenario in method.scenarios)
     label = method.label + (f"; under a mask {method.masked_label}" if method.masked_label else "")
-    flags, values = ", ".join(own) or "-", _defaults(method)
-    cells = [
-        f"`{name}`",
-        label,
-        summary,
-        meant,
-        method.touches,
-        method.cost,
-        flags,
-        values,
-        method.paper,
-    ]
+    does = [f"`{name}`", label, summary, meant, method.touches, method.cost]
+    cells = [*does, ", ".join(own) or "-", _defaults(method), method.paper]
     return f"| {' | '.join(cells)} |"
 
 
 def _defaults(method: type[Method]) -> str:
-    """Rate, epochs, the method's own values and what it changes of the loop's, with
-    their source.
-    """
-    common = {
-        field.name: field.default
-        for field in dataclasses.fields(Iterative)
-        if field.name not in ("unlearn_lr", "unlearn_epochs")
-    }
-    shown = {
-        name: value
-        for name, value in values_of(method, Preset({}, "")).items()
-        if name not in common or value != common[name]
-    }
+    """Rate, epochs, own values and what the method changes of the loop's, with their source."""
+    common = {field.name: field.default for field in dataclasses.fields(Iterative)}
+    del common["unlearn_lr"], common["unlearn_epochs"]
+    shown = {}
+    for name, value in values_of(method, Preset({}, "")).items():
+        if name not in common or value != common[name]:
+            shown[name] = value
     if (share := getattr(method, "forget_share", 1)) != 1:
         shown["forget_batch_size"] = f"{share:g} batch_size"
-    return (
-        f"{', '.join(f'{name} {value}' for name, value in shown.items())} ({method.source})"
-        if shown
-        else "-"
-    )
+    values = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"{values} ({method.source})" if shown else "-"
 
 
 def flag_of(field: str) -> str:
@@ -217,8 +182,7 @@ def preset_table() -> str:
     rows = ["| method | preset | values | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
         for preset, (values, source) in presets_of(method).items():
-            shown = ", ".join(
-                f"{key} {value}" for key, value in values_of(method, Preset(values, source)).items()
-            )
+            shown = values_of(method, Preset(values, source)).items()
+            shown = ", ".join(f"{key} {value}" for key, value in shown)
             rows.append(f"| `{name}` | `{preset}` | {shown or '-'} | {source} |")
     return "\n".join(rows)

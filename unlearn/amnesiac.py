@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from unlearn.base import Range, option
-from unlearn.random_label import RandomLabel
+from unlearn.random_label import ORDER, RELABEL, RandomLabel
 
 
 @dataclasses.dataclass
@@ -28,9 +28,5 @@ class Amnesiac(RandomLabel):
     unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 3e-3))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adam", "what the steps descend with")
     weight_decay: float = option(0.0, "weight decay")
-    order: Literal["sequential", "mixed"] = option(
-        "mixed", "forget then retain, or both shuffled together"
-    )
-    relabel: Literal["per_epoch", "once"] = option(
-        "once", "draw random labels anew each epoch, or once"
-    )
+    order: Literal["sequential", "mixed"] = option("mixed", ORDER)
+    relabel: Literal["per_epoch", "once"] = option("once", RELABEL)

@@ -9,7 +9,8 @@ from torch import nn
 from datasets.loaders import Data, Loader
 from masks.masks import Mask
 from models import redraw
-from unlearn.base import Iterative, Preset, Range, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.tools.presets import preset
 from unlearn.tools.splits import check_part, mixed, part_of
 from unlearn.tools.teachers import ask, divergence, frozen_copy
 from utils import stream
@@ -36,17 +37,9 @@ class BadTeaching(Iterative):
     paper = "Chundawat et al., AAAI 2023"
     source = "the authors' code"
     presets = {
-        "sfron_cifar10": Preset(
-            {
-                "optimizer": "sgd",
-                "unlearn_lr": 2e-3,
-                "weight_decay": 5e-3,
-                "unlearn_epochs": 10,
-                "schedule": "cosine",
-                "retain_part": 1.0,
-                "batch_size": 128,
-                "no_aug": False,
-            },
+        "sfron_cifar10": preset(
+            "optimizer='sgd' unlearn_lr=2e-3 weight_decay=5e-3 unlearn_epochs=10 schedule='cosine'"
+            " retain_part=1.0 batch_size=128 no_aug=False",
             "SFRon's port for CIFAR-10: SGD at 0.02, weight decay 5e-4, all of retain, augmented;"
             " its loss is also divided by the ten classes, so that its updates are those of 0.002"
             " and 5e-3 here",

@@ -1,6 +1,4 @@
-"""The contract of a method. A method says what is minimised; how a weight changes is engine.py's
-alone.
-"""
+"""The contract of a method: what is minimised. How a weight changes is the loop's alone."""
 
 import dataclasses
 from collections.abc import Callable, Generator
@@ -65,35 +63,26 @@ class Range(NamedTuple):
         """The value at ``share`` in [0, 1] of the range."""
         if self.rest:
             return 1 - (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** share
-        return (
-            self.low * (self.high / self.low) ** share
-            if self.log
-            else self.low + share * (self.high - self.low)
-        )
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + share * (self.high - self.low)
 
 
 class Preset(NamedTuple):
-    """Values of flags, a method's own or the loop's, by name; ``source`` says who ran the method
-    so, or "our choice".
-    """
+    """Values of flags by name, a method's own or the loop's, and who ran it so or "our choice"."""
 
     values: dict[str, object]
     source: str
 
 
-# Fifty epochs under a cosine are the budget at which plain fine-tuning comes close to Retrain, so
-# the one that a new method has to beat.
-LONG_BUDGET = Preset(
-    {"unlearn_epochs": 50, "schedule": "cosine", "final_lr": 1e-4, "unlearn_lr": 0.01},
-    "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our"
-    " choice",
+# What --help says of a flag that several methods have.
+ALPHA = (
+    "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen"
 )
 
 
 def option(default: object, help: str, range: Range | None = None) -> Any:
-    """A dataclass field that is a flag of the same name; ``help`` is what ``--help`` prints,
-    ``range`` where a search looks.
-    """
+    """A dataclass field that is a flag of its name; a search looks in ``range``."""
     return dataclasses.field(default=default, metadata={"help": help, "range": range})
 
 
@@ -132,21 +121,16 @@ class Method:
 
 @dataclasses.dataclass
 class Iterative(Method):
-    """A method that descends a loss for some epochs; ``splits`` names the loaders that one epoch
-    visits.
-    """
+    """Descends a loss for some epochs; ``splits`` names the loaders that one epoch visits."""
 
     splits: ClassVar[tuple[str, ...]]
-    # Flags of the loop whose default this method changes, such as {"momentum": 0.0, "no_aug":
-    # True}.
+    # The loop's flags whose default this method changes, such as {"momentum": 0.0}.
     recipe: ClassVar[dict[str, object]] = {}
-    # The forget loader's batches as a share of --batch_size, where --forget_batch_size is not
-    # typed.
+    # Forget batches as a share of --batch_size, where --forget_batch_size is not typed.
     forget_share: ClassVar[float] = 1.0
-    # Hyper-parameters that are taken from another flag where they are not typed: {field: flag}.
+    # {field: flag}, the flag whose value a field takes where its own is not typed.
     inherits: ClassVar[dict[str, str]] = {}
-    # Updates after which the run ends, inside an epoch or after some, in the place of
-    # ``unlearn_epochs``. A method that has a length in updates makes a field of it.
+    # Updates after which the run ends, in the place of ``unlearn_epochs``: a field where it is set.
     unlearn_steps: ClassVar[int | None] = None
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
@@ -156,9 +140,7 @@ class Iterative(Method):
     bn: Literal["train", "freeze"] = option("train", "BatchNorm statistics while training")
 
     def loaders(self, data: Data) -> list[Loader]:
-        """Whose batches the model sees as they are: another list where a method joins its splits
-        into one.
-        """
+        """Whose batches the model sees: another list where a method joins its splits."""
         return [getattr(data, split) for split in self.splits]
 
     def steps(self, data: Data, epoch: int) -> int:
@@ -170,9 +152,7 @@ class Iterative(Method):
         return 0
 
     def forget_optimizer(self) -> Descent | None:
-        """What the steps of the phase "forget" descend with, beside the optimizer of the others.
-        None: one serves both.
-        """
+        """The optimizer of the phase "forget" alone; None where one serves both phases."""
         return None
 
     def rate_factor(self, epoch: int) -> float:
@@ -180,36 +160,26 @@ class Iterative(Method):
         return 1.0
 
     def resets(self, epoch: int) -> bool:
-        """Whether the optimizer begins ``epoch`` as a new one, without the momentum or moments of
-        earlier steps.
-        """
+        """Whether the optimizer begins ``epoch`` anew, without momentum or moments."""
         return False
 
     def extra_parameters(self) -> list[nn.Parameter]:
-        """What is trained beside the model and does not stay, such as a shadow class; made in
-        :meth:`prepare`.
-        """
+        """What :meth:`prepare` made to be trained beside the model, such as a shadow class."""
         return []
 
     def state(self) -> dict:
-        """What a resumed run needs of this method besides the model's weights: tensors and plain
-        values.
-        """
+        """What a resumed run needs besides the model's weights: tensors and plain values."""
         return {}
 
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave; called after :meth:`prepare`."""
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """After the last epoch: a last edit of ``model``, in fp32; returns what the result should
-        record, as :meth:`OneShot.edit`.
-        """
+        """A last edit of ``model``, in fp32; returns what :meth:`OneShot.edit` does."""
         return {}
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        """Yield one :class:`Step` per update. Never ``yield`` inside ``no_grad``; the loop owns
-        autocast.
-        """
+        """Yield one :class:`Step` per update, never inside ``no_grad``; the loop owns autocast."""
         raise NotImplementedError
 
 

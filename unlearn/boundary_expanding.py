@@ -1,6 +1,4 @@
-"""Boundary expanding: a class of their own for the forget images, which nobody is left
-to predict.
-"""
+"""Boundary expanding: a class of their own for the forget images, taken away in the end."""
 
 import dataclasses
 

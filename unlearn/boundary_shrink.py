@@ -50,9 +50,7 @@ class BoundaryShrink(Iterative):
 
 
 def nearest_classes(model: nn.Module, images: Loader, eps: float) -> Tensor:
-    """(n,) the class that ``model`` ranks first after a step of ``eps`` away from the label, the
-    label excluded.
-    """
+    """(n,) the class other than the label that ``model`` ranks first after a step of ``eps``."""
     model.eval()
     found = []
     with exact_fp32():
@@ -64,9 +62,7 @@ def nearest_classes(model: nn.Module, images: Loader, eps: float) -> Tensor:
 
 
 def step_away(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    """The images after one step of the fast gradient sign method (Goodfellow et al., ICLR 2015), on
-    the grid of uint8 pixels.
-    """
+    """A step of the fast gradient sign method (Goodfellow et al., ICLR 2015) to uint8 pixels."""
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), images)
     return (images.detach() + eps * gradient.sign()).clamp(0, 1).mul(255).round().div(255)

@@ -5,7 +5,8 @@ import dataclasses
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import LONG_BUDGET, Iterative, Preset, Steps, cross_entropy_steps
+from unlearn.base import Iterative, Steps, cross_entropy_steps
+from unlearn.tools.presets import EUPMU_10, LONG_BUDGET, MATRYOSHKA_10, MATRYOSHKA_50, preset
 
 
 @dataclasses.dataclass
@@ -23,19 +24,11 @@ class FineTune(Iterative):
     source = "the reference's README; Scissorhands' scripts"
     splits = ("retain",)
     presets = {
-        "matryoshka_cifar10_10": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10},
-            "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10",
-        ),
-        "matryoshka_cifar10_50": Preset(
-            {"unlearn_lr": 0.1, "unlearn_epochs": 10},
-            "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10",
-        ),
-        "eupmu_10": Preset(
-            {"unlearn_lr": 0.02, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"
-        ),
-        "sfron_cifar10": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "schedule": "cosine", "batch_size": 128},
+        "matryoshka_cifar10_10": preset("unlearn_lr=0.01 unlearn_epochs=10", MATRYOSHKA_10),
+        "matryoshka_cifar10_50": preset("unlearn_lr=0.1 unlearn_epochs=10", MATRYOSHKA_50),
+        "eupmu_10": preset("unlearn_lr=0.02 unlearn_epochs=5", EUPMU_10),
+        "sfron_cifar10": preset(
+            "unlearn_lr=0.01 unlearn_epochs=10 schedule='cosine' batch_size=128",
             "SFRon's comparison: Huang et al., NeurIPS 2024; their cosine falls once an epoch, ours"
             " at every step",
         ),

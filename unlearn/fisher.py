@@ -5,7 +5,7 @@ import dataclasses
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import OneShot, Range, option
+from unlearn.base import ALPHA, OneShot, Range, option
 from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
 from unlearn.tools.per_sample import fisher_diagonal
 from utils import UserError
@@ -34,12 +34,7 @@ class FisherForgetting(OneShot):
     paper = "Golatkar et al., CVPR 2020; as in SalUn: Fan et al., ICLR 2024"
     source = "limit and factor: the reference's code; alpha: about 1e-9, as its authors advise"
 
-    alpha: float = option(
-        1e-9,
-        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
-        " chosen",
-        Range(1e-10, 1e-6),
-    )
+    alpha: float = option(1e-9, ALPHA, Range(1e-10, 1e-6))
     noise_limit: float = option(
         1e-3, "largest standard deviation of the noise on a weight", Range(1e-4, 0.1)
     )
@@ -53,10 +48,8 @@ class FisherForgetting(OneShot):
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         samples = retain_samples(data, self.fisher_samples)
-        wanted = {
-            name: (self.alpha / (value + 1e-16)).sqrt()
-            for name, value in fisher_diagonal(model, samples).items()
-        }
+        fisher = fisher_diagonal(model, samples)
+        wanted = {name: (self.alpha / (each + 1e-16)).sqrt() for name, each in fisher.items()}
         limited = sum((value >= self.noise_limit).sum() for value in wanted.values())
         boosted = classifier_parameters(model)
         deviations = {name: value.clamp(max=self.noise_limit) for name, value in wanted.items()}

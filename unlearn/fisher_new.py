@@ -1,6 +1,4 @@
-"""Scrubbing with the true Fisher information (Golatkar et al., Eternal Sunshine of the Spotless
-Net).
-"""
+"""Scrubbing with the true Fisher information (Golatkar et al., CVPR 2020)."""
 
 import dataclasses
 
@@ -8,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
-from unlearn.base import OneShot, Preset, Range, option
+from unlearn.base import ALPHA, OneShot, Range, option
 from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
 from unlearn.tools.per_sample import Vector, true_fisher_diagonal
+from unlearn.tools.presets import preset
 from utils import UserError
 
 FACTOR = 10  # on the variance of the classifier and of every vector
@@ -43,14 +42,9 @@ class FisherScrubbing(OneShot):
         "limits and factors: the authors' code; alpha: about 1e-9, as the reference's authors"
         " advise"
     )
-    presets = {"ssd_class": Preset({"alpha": 1e-6}, "the SSD authors' comparison")}
+    presets = {"ssd_class": preset("alpha=1e-6", "the SSD authors' comparison")}
 
-    alpha: float = option(
-        1e-9,
-        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
-        " chosen",
-        Range(1e-10, 1e-6),
-    )
+    alpha: float = option(1e-9, ALPHA, Range(1e-10, 1e-6))
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")
 
     def __post_init__(self) -> None:
@@ -61,9 +55,7 @@ class FisherScrubbing(OneShot):
         samples = retain_samples(data, self.fisher_samples)
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
-        variances = {
-            name: self.variance(value, name in classifier) for name, value in fisher.items()
-        }
+        variances = {name: self.variance(fisher[name], name in classifier) for name in fisher}
         if data.chosen.dropped_class is not None:
             blank_row(model, variances, classifier, data.chosen.dropped_class)
         add_noise(model, {name: value.sqrt() for name, value in variances.items()}, data)

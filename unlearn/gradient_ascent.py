@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets.loaders import Data
-from unlearn.base import Iterative, Preset, Range, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.tools.presets import EUPMU_10, MATRYOSHKA_10, MATRYOSHKA_50, preset
 
 
 @dataclasses.dataclass
@@ -26,33 +27,19 @@ class GradientAscent(Iterative):
     source = "the reference's authors, for a class of CIFAR-10: Unlearn-Sparse, issue 5"
     splits = ("forget",)
     presets = {
-        "salun_random": Preset(
-            {"unlearn_lr": 5e-4, "unlearn_epochs": 5},
+        "salun_random": preset(
+            "unlearn_lr=5e-4 unlearn_epochs=5",
             "the reference's authors, for random images: 5e-4 or 1e-3 (issue 8)",
         ),
-        "matryoshka_cifar10_10": Preset(
-            {"unlearn_lr": 1e-5, "unlearn_epochs": 5},
-            "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10",
+        "matryoshka_cifar10_10": preset("unlearn_lr=1e-5 unlearn_epochs=5", MATRYOSHKA_10),
+        "matryoshka_cifar10_50": preset("unlearn_lr=1e-4 unlearn_epochs=5", MATRYOSHKA_50),
+        "scissorhands_cifar100_50": preset(
+            "unlearn_lr=1e-4 unlearn_epochs=10", "Scissorhands' scripts, 50 % of CIFAR-100"
         ),
-        "matryoshka_cifar10_50": Preset(
-            {"unlearn_lr": 1e-4, "unlearn_epochs": 5},
-            "a rerun of the reference, by validation (Matryoshka), 50 % of CIFAR-10",
-        ),
-        "scissorhands_cifar100_50": Preset(
-            {"unlearn_lr": 1e-4, "unlearn_epochs": 10}, "Scissorhands' scripts, 50 % of CIFAR-100"
-        ),
-        "eupmu_10": Preset(
-            {"unlearn_lr": 1.5e-3, "unlearn_epochs": 5}, "EUPMU's README, 10 % random images"
-        ),
-        "sfron_cifar10": Preset(
-            {
-                "unlearn_lr": 1e-4,
-                "unlearn_epochs": 9,
-                "bn": "freeze",
-                "clip_norm": 0.1,
-                "batch_size": 128,
-                "forget_batch_size": 128,
-            },
+        "eupmu_10": preset("unlearn_lr=1.5e-3 unlearn_epochs=5", EUPMU_10),
+        "sfron_cifar10": preset(
+            "unlearn_lr=1e-4 unlearn_epochs=9 bn='freeze' clip_norm=0.1 batch_size=128"
+            " forget_batch_size=128",
             "SFRon's comparison: Huang et al., NeurIPS 2024",
         ),
     }

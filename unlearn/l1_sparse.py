@@ -8,29 +8,22 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from unlearn.base import LONG_BUDGET, Preset, Range, Steps, option
+from unlearn.base import ALPHA, Preset, Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.tools.flat import flatten, frozen_flat, percent
+from unlearn.tools.presets import LONG_BUDGET, preset
 from utils import UserError
 
-# A weight that the sub-gradient holds at zero swings by about lr alpha / (1 - momentum), 5e-5 with
-# the defaults.
+# Around zero the sub-gradient swings a weight by lr alpha / (1 - momentum), 5e-5 by default.
 NEAR_ZERO = 1e-4
 
 
 @dataclasses.dataclass
 class L1Penalty:
-    """Mixed into a method of epochs: adds alpha_e ||theta||_1 to its losses and reports how sparse
-    the weights became.
-    """
+    """Mixed into an iterative method: adds alpha_e ||theta||_1 to its losses, reports sparsity."""
 
-    alpha: float = option(
-        5e-4,
-        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
-        " chosen",
-        Range(1e-5, 1e-2),
-    )
+    alpha: float = option(5e-4, ALPHA, Range(1e-5, 1e-2))
     no_l1_epochs: int = option(0, "last epochs without the l1 penalty")
     prox: bool = option(
         False, "threshold the weights, to exact zeros, instead of adding the penalty's sub-gradient"
@@ -55,23 +48,18 @@ class L1Penalty:
             if weight and self.prox:
                 step = step._replace(project=functools.partial(soft_threshold, parameters, weight))
             elif weight:
-                step = step._replace(
-                    loss=step.loss + weight * torch.stack([p.abs().sum() for p in parameters]).sum()
-                )
+                norm = torch.stack([p.abs().sum() for p in parameters]).sum()
+                step = step._replace(loss=step.loss + weight * norm)
             yield step
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        """Percent of the weights that may change: exact zeros, and those below NEAR_ZERO, the zeros
-        among them.
-        """
+        """Percent of the weights that may change: exact zeros, and all below NEAR_ZERO."""
         size = flatten(model.parameters())[~frozen_flat(model.named_parameters(), self.mask)].abs()
         return {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
 
 
 def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
-    """The proximal step of lr alpha ||w||_1: every weight moves towards zero by lr alpha, and a
-    nearer one to zero.
-    """
+    """The proximal step of lr alpha ||w||_1: each weight moves by lr alpha, at most to zero."""
     reach = torch._foreach_clamp_min(weights, -lr * alpha)
     torch._foreach_clamp_max_(reach, lr * alpha)
     torch._foreach_sub_(weights, reach)
@@ -97,16 +85,16 @@ class L1Sparse(L1Penalty, FineTune):
     paper = "Jia et al., NeurIPS 2023"
     source = "the paper's code, Unlearn-Sparse"
     presets = {
-        "scissorhands_cifar10": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 1e-4},
+        "scissorhands_cifar10": preset(
+            "unlearn_lr=0.01 unlearn_epochs=10 alpha=1e-4",
             "Scissorhands' scripts: 10, 20 and 50 % of CIFAR-10, 10 % of CIFAR-100 and of SVHN",
         ),
-        "scissorhands_cifar100_50": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 2e-4},
+        "scissorhands_cifar100_50": preset(
+            "unlearn_lr=0.01 unlearn_epochs=10 alpha=2e-4",
             "Scissorhands' scripts, 50 % of CIFAR-100",
         ),
-        "matryoshka_cifar10": Preset(
-            {"unlearn_lr": 0.01, "unlearn_epochs": 10, "alpha": 1e-4},
+        "matryoshka_cifar10": preset(
+            "unlearn_lr=0.01 unlearn_epochs=10 alpha=1e-4",
             "a rerun of the reference, by validation (Matryoshka), 10 and 50 % of CIFAR-10",
         ),
         "long_budget": Preset(

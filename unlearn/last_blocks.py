@@ -9,7 +9,8 @@ from torch import nn
 from datasets.loaders import Data
 from masks.masks import Mask
 from models import blocks, redraw
-from unlearn.base import Iterative, Preset, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.tools.presets import preset
 from utils import UserError, stream
 
 
@@ -31,14 +32,8 @@ class FinetuneLastBlocks(Iterative):
     source = "a later comparison's k 1 and 10 epochs at 0.01 (WorstCase)"
     splits = ("retain",)
     presets = {
-        "scrub_resnet18": Preset(
-            {
-                "k": 2,
-                "classifier": "freeze",
-                "momentum": 0.0,
-                "weight_decay": 0.0,
-                "batch_size": 64,
-            },
+        "scrub_resnet18": preset(
+            "k=2 classifier='freeze' momentum=0.0 weight_decay=0.0 batch_size=64",
             "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's"
             " classifier; rate and epochs are the defaults, EU-k takes as many epochs there as the"
             " original's training did",

@@ -9,17 +9,9 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from unlearn.base import (
-    LONG_BUDGET,
-    Iterative,
-    Preset,
-    Range,
-    Step,
-    Steps,
-    cross_entropy_steps,
-    joint_loss,
-    option,
-)
+from unlearn import base
+from unlearn.base import Iterative, Preset, Range, Step, Steps, joint_loss, option
+from unlearn.tools.presets import LONG_BUDGET, preset
 from utils import UserError
 
 
@@ -45,60 +37,28 @@ class NegGradPlus(Iterative):
     splits = ("forget", "retain")
     recipe = {"momentum": 0.0, "no_aug": True}
     presets = {
-        "scrub_resnet": Preset(
-            {
-                "retain_share": 0.9999,
-                "unlearn_lr": 0.01,
-                "unlearn_epochs": 5,
-                "weight_decay": 0.0,
-                "momentum": 0.0,
-                "bn": "train",
-                "pull": 0.0,
-                "clip_forget": False,
-                "batch_size": 128,
-                "forget_batch_size": 64,
-                "no_aug": True,
-            },
+        "scrub_resnet": preset(
+            "retain_share=0.9999 unlearn_lr=0.01 unlearn_epochs=5 weight_decay=0.0 momentum=0.0"
+            " bn='train' pull=0.0 clip_forget=False batch_size=128 forget_batch_size=64"
+            " no_aug=True",
             "the SCRUB authors' CIFAR-100 / ResNet-50 notebook: the defaults without the guard, in"
             " its batches",
         ),
-        "scrub_small": Preset(
-            {
-                "retain_share": 0.95,
-                "unlearn_lr": 0.01,
-                "unlearn_epochs": 10,
-                "weight_decay": 0.0,
-                "momentum": 0.0,
-                "bn": "freeze",
-                "pull": 0.1,
-                "clip_forget": False,
-                "batch_size": 32,
-                "forget_batch_size": 64,
-                "no_aug": True,
-            },
+        "scrub_small": preset(
+            "retain_share=0.95 unlearn_lr=0.01 unlearn_epochs=10 weight_decay=0.0 momentum=0.0"
+            " bn='freeze' pull=0.1 clip_forget=False batch_size=32 forget_batch_size=64"
+            " no_aug=True",
             "the SCRUB authors' small-scale notebook (a few hundred images); it pulls as strongly"
             " as its original was decayed, 0.1",
         ),
-        "rum": Preset(
-            {
-                "unlearn_lr": 0.01,
-                "unlearn_epochs": 5,
-                "weight_decay": 5e-4,
-                "momentum": 0.9,
-                "clip_forget": False,
-                "batch_size": 256,
-                "forget_batch_size": 256,
-            },
+        "rum": preset(
+            "unlearn_lr=0.01 unlearn_epochs=5 weight_decay=5e-4 momentum=0.9 clip_forget=False"
+            " batch_size=256 forget_batch_size=256",
             "RUM: Zhao et al., NeurIPS 2024; its share is not given",
         ),
         "long_budget": Preset(
-            {
-                **LONG_BUDGET.values,
-                "weight_decay": 5e-4,
-                "momentum": 0.9,
-                "no_aug": False,
-                "retain_share": 0.99,
-            },
+            LONG_BUDGET.values
+            | {"weight_decay": 5e-4, "momentum": 0.9, "no_aug": False, "retain_share": 0.99},
             f"{LONG_BUDGET.source}; so are the share (0.9999 is FT at twice the price) and the"
             " rest, which is FT's",
         ),
@@ -132,9 +92,7 @@ class NegGradPlus(Iterative):
         return len(data.retain if self.retain_share else data.forget)
 
     def forget_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy to climb; a sample past the guard adds a constant, which has no
-        gradient.
-        """
+        """The cross-entropy to climb; a sample past the guard adds a constant."""
         if not self.clip_forget:
             return F.cross_entropy(logits, labels)
         each = F.cross_entropy(logits, labels, reduction="none")
@@ -151,7 +109,7 @@ class NegGradPlus(Iterative):
 
     def _steps(self, model: nn.Module, data: Data) -> Steps:
         if self.retain_share == 1:
-            yield from cross_entropy_steps(model, data.retain)
+            yield from base.cross_entropy_steps(model, data.retain)
         elif self.retain_share == 0:
             for images, labels in data.forget:
                 logits = model(images)

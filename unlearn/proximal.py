@@ -10,17 +10,14 @@ from torch import nn
 from datasets.loaders import Data
 from masks.masks import Mask, lowest_chosen
 from unlearn.base import Preset, Range, Steps, option
-from unlearn.random_label import RandomLabel, published
+from unlearn.random_label import MATRYOSHKA, ORDER, SCISSORHANDS, RandomLabel, published
 from unlearn.tools.flat import flatten, frozen_flat, split_like
 from utils import UserError
 
 
 def soft(lr: float, rho: float, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it, which anchors each epoch anew and takes this share rho
-    of the weights.
-    """
-    values = published(lr, "mixed", source).values
-    return Preset({**values, "rho": rho}, source)
+    """A run by SalUn's code or a fork, which pins the share rho to a new anchor each epoch."""
+    return Preset(published(lr, "mixed", source).values | {"rho": rho}, source)
 
 
 @dataclasses.dataclass
@@ -45,21 +42,13 @@ class ProximalRandomLabel(RandomLabel):
     by_dataset = {}
     presets = {
         "scissorhands_10": soft(
-            0.1,
-            0.5,
-            "rerun by Scissorhands' authors, without a hard mask: CIFAR-10, 10 %; rho: our choice",
+            0.1, 0.5, f"{SCISSORHANDS}, without a hard mask: CIFAR-10, 10 %; rho: our choice"
         ),
-        "matryoshka_10": soft(
-            5e-4, 0.1, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"
-        ),
-        "matryoshka_50": soft(
-            0.013, 0.9, "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"
-        ),
+        "matryoshka_10": soft(5e-4, 0.1, f"{MATRYOSHKA}, 10 %"),
+        "matryoshka_50": soft(0.013, 0.9, f"{MATRYOSHKA}, 50 %"),
     }
 
-    order: Literal["sequential", "mixed"] = option(
-        "mixed", "forget then retain, or both shuffled together"
-    )
+    order: Literal["sequential", "mixed"] = option("mixed", ORDER)
     rho: float = option(
         0.5,
         "share of the weights that the first update leaves at the original",
@@ -85,9 +74,7 @@ class ProximalRandomLabel(RandomLabel):
             yield step._replace(project=functools.partial(self.pull, pinned) if pinned else None)
 
     def pull(self, pinned: int, lr: float) -> None:
-        """The proximal step that returns ``pinned`` weights to the original; its length has nothing
-        to do with ``lr``.
-        """
+        """The proximal step, whatever ``lr``, that puts ``pinned`` weights back to the original."""
         weights = flatten(self.weights)
         moved = weights - self.original
         # What the gate keeps is never among the nearest.

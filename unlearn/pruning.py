@@ -19,9 +19,7 @@ from utils import UserError
 
 @dataclasses.dataclass
 class Pruning:
-    """Mixed into a method of epochs: zeroes the smallest convolution weights before an epoch and
-    after its every update.
-    """
+    """Mixed into an iterative method: zeroes the smallest convolution weights in each epoch."""
 
     gradual: ClassVar[bool]
     presets: ClassVar[dict[str, Preset]] = {}  # those of fine-tuning and ascent ran without pruning
@@ -53,23 +51,18 @@ class Pruning:
         return 1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        # The smallest include the zeros of earlier epochs: masks nest, and a resumed run finds its
-        # own without a record.
+        # The smallest weights include the zeros of earlier epochs, also in a resumed run.
         keep = self.prune(round(self.share(epoch) * self.free))
         for step in super().losses(model, data, epoch):
             yield step._replace(project=functools.partial(self.zero, keep))
 
     @torch.no_grad()
     def prune(self, count: int) -> list[Tensor]:
-        """Zero the ``count`` smallest weights that may change, of all layers together; returns 1
-        for each kept weight, else 0.
-        """
+        """Zero the ``count`` smallest weights that may change; returns 0 for these, else 1."""
         values = flatten(self.weights).masked_fill_(self.frozen, torch.inf)
         kept = L1Unstructured(count).compute_mask(values, torch.ones_like(values))
-        keep = [
-            torch.empty_like(weight).copy_(part)
-            for weight, part in zip(self.weights, split_like(kept, self.weights), strict=True)
-        ]
+        pairs = zip(self.weights, split_like(kept, self.weights), strict=True)
+        keep = [torch.empty_like(weight).copy_(part) for weight, part in pairs]
         self.zero(keep)
         return keep
 

@@ -12,67 +12,37 @@ from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_st
 from unlearn.tools.splits import mixed
 from utils import generator
 
+SCISSORHANDS = "rerun by Scissorhands' authors"
+SCISSORHANDS_OLDER = f"{SCISSORHANDS}, in the older order: CIFAR-10"
+MATRYOSHKA = "independent rerun (Matryoshka), chosen on validation: CIFAR-10"
+README = "SalUn's README since April 2024: CIFAR-10"
 
-def published(lr: float, order: str, source: str) -> Preset:
-    """A run by SalUn's code or a fork of it: 10 epochs, batches of 256, labels drawn from all
-    classes, the true one among them.
+
+def published(lr: float, order: str, source: str, density: float | None = None) -> Preset:
+    """A run by SalUn's code or a fork of it, which draws labels from all classes.
+
+    ``density`` is that of the mask, a file that --mask_path names.
     """
-    return Preset(
-        {
-            "unlearn_lr": lr,
-            "unlearn_epochs": 10,
-            "batch_size": 256,
-            "order": order,
-            "exclude_true": False,
-        },
-        source,
-    )
+    values = {"unlearn_lr": lr, "unlearn_epochs": 10, "batch_size": 256, "order": order}
+    mask = f", mask of density {density}, which no preset sets" if density else ""
+    return Preset({**values, "exclude_true": False}, source + mask)
 
 
-# A mask's density is that of the file that --mask_path names, which no preset chooses.
 PRESETS = {
-    "salun_readme": published(
-        0.013,
-        "sequential",
-        "SalUn's README since April 2024: CIFAR-10, 10 %, mask of density 0.5, which no preset"
-        " sets",
-    ),
-    "salun_scissorhands_10": published(
-        5e-3,
-        "mixed",
-        "rerun by Scissorhands' authors, in the older order: CIFAR-10, 10 %, mask of density 0.5,"
-        " which no preset sets",
-    ),
-    "salun_scissorhands_50": published(
-        5e-2,
-        "mixed",
-        "rerun by Scissorhands' authors, in the older order: CIFAR-10, 50 %, mask of density 0.2,"
-        " which no preset sets",
-    ),
+    "salun_readme": published(0.013, "sequential", f"{README}, 10 %", 0.5),
+    "salun_scissorhands_10": published(5e-3, "mixed", f"{SCISSORHANDS_OLDER}, 10 %", 0.5),
+    "salun_scissorhands_50": published(5e-2, "mixed", f"{SCISSORHANDS_OLDER}, 50 %", 0.2),
     "salun_scissorhands_svhn_class": published(
-        5e-2,
-        "sequential",
-        "rerun by Scissorhands' authors: SVHN, class 0, mask of density 0.5, which no preset sets",
+        5e-2, "sequential", f"{SCISSORHANDS}: SVHN, class 0", 0.5
     ),
-    "salun_matryoshka_10": published(
-        5e-3,
-        "sequential",
-        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %, mask of density 0.5,"
-        " which no preset sets",
-    ),
-    "salun_matryoshka_50": published(
-        5e-3,
-        "sequential",
-        "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %, mask of density 0.9,"
-        " which no preset sets",
-    ),
-    "rl_matryoshka_10": published(
-        1e-3, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 10 %"
-    ),
-    "rl_matryoshka_50": published(
-        1e-2, "sequential", "independent rerun (Matryoshka), chosen on validation: CIFAR-10, 50 %"
-    ),
+    "salun_matryoshka_10": published(5e-3, "sequential", f"{MATRYOSHKA}, 10 %", 0.5),
+    "salun_matryoshka_50": published(5e-3, "sequential", f"{MATRYOSHKA}, 50 %", 0.9),
+    "rl_matryoshka_10": published(1e-3, "sequential", f"{MATRYOSHKA}, 10 %"),
+    "rl_matryoshka_50": published(1e-2, "sequential", f"{MATRYOSHKA}, 50 %"),
 }
+
+ORDER = "forget then retain, or both shuffled together"
+RELABEL = "draw random labels anew each epoch, or once"
 
 
 @dataclasses.dataclass
@@ -100,28 +70,18 @@ class RandomLabel(Iterative):
     splits = ("forget", "retain")
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(5e-4, 5e-2))
-    order: Literal["sequential", "mixed"] = option(
-        "sequential", "forget then retain, or both shuffled together"
-    )
-    relabel: Literal["per_epoch", "once"] = option(
-        "per_epoch", "draw random labels anew each epoch, or once"
-    )
+    order: Literal["sequential", "mixed"] = option("sequential", ORDER)
+    relabel: Literal["per_epoch", "once"] = option("per_epoch", RELABEL)
     exclude_true: bool = option(True, "never draw the true label")
     retain_weight: float = option(1.0, "weight of the retain loss; 0 leaves the retain set out")
 
     def random_labels(self, data: Data) -> Tensor:
-        """(num_forget,) labels, uniform over the other classes (over all of them without
-        ``exclude_true``).
-        """
+        """(num_forget,) uniform labels, without the true one where ``exclude_true``."""
         true, classes = data.forget.labels, data.num_classes
         epoch = data.epoch if self.relabel == "per_epoch" else "once"
-        draw = torch.randint(
-            0,
-            classes - self.exclude_true,
-            true.shape,
-            device=true.device,
-            generator=generator(true.device, data.seed, "random labels", epoch),
-        )
+        stream = generator(true.device, data.seed, "random labels", epoch)
+        number = classes - self.exclude_true
+        draw = torch.randint(0, number, true.shape, device=true.device, generator=stream)
         return draw + (draw >= true) if self.exclude_true else draw
 
     def loaders(self, data: Data) -> list[Loader]:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
 from masks.masks import Mask
+from models import cpu_copy
 from runtime.devices import exact_fp32
-from unlearn.base import Iterative, Preset, Range, Step, Steps, option
+from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.tools.presets import preset
 from unlearn.tools.teachers import ask, divergence, frozen_copy
 from utils import UserError
 
@@ -41,77 +43,32 @@ class Scrub(Iterative):
     recipe = {"no_aug": True, "batch_size": 128}
     forget_share = 0.25
     presets = {
-        "scrub_large": Preset(
-            {
-                "unlearn_lr": 5e-4,
-                "unlearn_epochs": 3,
-                "gamma": 0.99,
-                "alpha": 0.001,
-                "temperature": 4.0,
-                "msteps": 2,
-                "optimizer": "sgd",
-                "weight_decay": 5e-4,
-                "momentum": 0.9,
-                "batch_size": 128,
-                "forget_batch_size": 32,
-                "no_aug": True,
-            },
+        "scrub_large": preset(
+            "unlearn_lr=5e-4 unlearn_epochs=3 gamma=0.99 alpha=0.001 temperature=4.0 msteps=2"
+            " optimizer='sgd' weight_decay=5e-4 momentum=0.9 batch_size=128 forget_batch_size=32"
+            " no_aug=True",
             "the authors' large-scale notebook: the defaults, whatever --batch_size is elsewhere",
         ),
-        "scrub_small": Preset(
-            {
-                "unlearn_lr": 5e-4,
-                "unlearn_epochs": 10,
-                "gamma": 1.0,
-                "alpha": 0.5,
-                "temperature": 2.0,
-                "msteps": 3,
-                "optimizer": "adam",
-                "weight_decay": 0.1,
-                "schedule": "multistep",
-                "decreasing_lr": (3, 5, 9),
-                "batch_size": 32,
-                "forget_batch_size": 64,
-                "no_aug": True,
-            },
+        "scrub_small": preset(
+            "unlearn_lr=5e-4 unlearn_epochs=10 gamma=1.0 alpha=0.5 temperature=2.0 msteps=3"
+            " optimizer='adam' weight_decay=0.1 schedule='multistep' decreasing_lr=(3,5,9)"
+            " batch_size=32 forget_batch_size=64 no_aug=True",
             "the authors' small-scale notebook (a few hundred images)",
         ),
-        "rum": Preset(
-            {
-                "unlearn_lr": 5e-3,
-                "unlearn_epochs": 5,
-                "temperature": 4.0,
-                "msteps": 5,
-                "batch_size": 256,
-                "forget_batch_size": 256,
-            },
+        "rum": preset(
+            "unlearn_lr=5e-3 unlearn_epochs=5 temperature=4.0 msteps=5 batch_size=256"
+            " forget_batch_size=256",
             "RUM: Zhao et al., NeurIPS 2024; msteps 4 there, where the loop climbs in msteps + 1"
             " epochs; gamma and alpha are not given",
         ),
-        "sfron_cifar10_10": Preset(
-            {
-                "unlearn_lr": 8e-5,
-                "unlearn_epochs": 6,
-                "gamma": 0.99,
-                "alpha": 0.001,
-                "temperature": 4.0,
-                "msteps": 2,
-                "schedule": "cosine",
-                "batch_size": 128,
-                "forget_batch_size": 128,
-                "no_aug": False,
-            },
+        "sfron_cifar10_10": preset(
+            "unlearn_lr=8e-5 unlearn_epochs=6 gamma=0.99 alpha=0.001 temperature=4.0 msteps=2"
+            " schedule='cosine' batch_size=128 forget_batch_size=128 no_aug=False",
             "SFRon's comparison: Huang et al., NeurIPS 2024, 10 % of CIFAR-10; their cosine falls"
             " once an epoch, ours at every step",
         ),
-        "regun": Preset(
-            {
-                "unlearn_lr": 0.01,
-                "unlearn_epochs": 5,
-                "gamma": 1.0,
-                "alpha": 0.5,
-                "temperature": 4.0,
-            },
+        "regun": preset(
+            "unlearn_lr=0.01 unlearn_epochs=5 gamma=1.0 alpha=0.5 temperature=4.0",
             "ReGUn's comparison (arXiv 2603.11210); msteps, batches and augmentation are not known"
             " to us: the defaults",
         ),
@@ -170,12 +127,12 @@ class ScrubRewind(Scrub):
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
         self.held_out = validation_of_forgotten(data)
-        self.original = snapshot(model)
+        self.original = cpu_copy(model)
         self.snapshots: list[dict[str, Tensor]] = []
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         yield from super().losses(model, data, epoch)
-        self.snapshots.append(snapshot(model))
+        self.snapshots.append(cpu_copy(model))
 
     def state(self) -> dict:
         return {"snapshots": self.snapshots}
@@ -196,15 +153,8 @@ class ScrubRewind(Scrub):
         return {"chosen_epoch": chosen, "forget_error": errors[chosen], "held_out_error": target}
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers as they are now, on the CPU and in memory of their own."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-
-
 def validation_of_forgotten(data: Data) -> Loader:
-    """The validation images of the classes that are in the forget set, un-augmented, a forgotten
-    class included.
-    """
+    """The un-augmented validation images of all classes that are in the forget set."""
     labels, val = data.dataset.y_train, data.split.val
     chosen = val[np.isin(labels[val], labels[data.chosen.forget])]
     if not len(chosen):

@@ -1,6 +1,4 @@
-"""Selective synaptic dampening: shrink the weights that matter far more to the forget set than to
-all images.
-"""
+"""Selective synaptic dampening: shrink the weights that matter far more to the forget set."""
 
 import dataclasses
 import functools
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import OneShot, Range, option
+from unlearn.base import ALPHA, OneShot, Range, option
 from unlearn.tools.per_sample import Vector, mean_batch_gradient_sizes, own_label
 from utils import UserError
 
@@ -49,12 +47,7 @@ class SelectiveSynapticDampening(OneShot):
     source = "the authors' code for a whole class and ResNet-18"
     losses, size = staticmethod(own_label), staticmethod(torch.square)
 
-    alpha: float = option(
-        10.0,
-        "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is"
-        " chosen",
-        Range(1, 100),
-    )
+    alpha: float = option(10.0, ALPHA, Range(1, 100))
     dampening: float = option(
         1.0,
         "lambda, how much of a chosen weight stays: times the ratio of its importances, at"
@@ -96,9 +89,7 @@ class SelectiveSynapticDampening(OneShot):
         return mean_batch_gradient_sizes(model, self.batches(*splits), self.losses, self.size)
 
     def batches(self, *splits: Loader) -> Loader:
-        """The images one split after the other, each class by class; or all of them in one seeded
-        shuffle.
-        """
+        """The images one split after the other, class by class; or all in one seeded shuffle."""
         views = [split.eval_view() for split in splits]
         if self.importance_order == "class":
             joined = functools.reduce(Loader.joined, [view.by_class() for view in views])

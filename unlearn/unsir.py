@@ -1,6 +1,4 @@
-"""UNSIR: learn noise that the original calls anything but the class, teach it as the class,
-repair.
-"""
+"""UNSIR: learn noise that the original misclassifies, teach it as the class, repair."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +10,8 @@ from torch import Tensor, nn
 from datasets.loaders import Data, Loader, own_part
 from masks.masks import Mask
 from runtime.devices import exact_fp32
-from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.tools.presets import preset
 from unlearn.tools.splits import check_part, part_of
 from utils import UserError, generator
 
@@ -49,8 +48,8 @@ class Unsir(Iterative):
         " later code"
     )
     presets = {
-        "ssd_cifar20": Preset(
-            {"unlearn_lr": 1e-4, "repair_lr": 1e-4, "noise_steps": 25, "batch_size": 32},
+        "ssd_cifar20": preset(
+            "unlearn_lr=1e-4 repair_lr=1e-4 noise_steps=25 batch_size=32",
             "the SSD authors' comparison: Adam at 1e-4 in both phases, 25 steps of noise, 500 of a"
             " class's 2,500 images; they impair in batches of 32 and repair in batches of 128, one"
             " size for both is our choice",

@@ -67,15 +67,12 @@ class InfluenceUnlearning(OneShot):
         with exact_fp32():
             if self.solver == "exact":
                 fisher = FisherProduct(model, chosen, self.damping)
-                solution, report = conjugate_gradients(
-                    fisher, v, self.tolerance, self.max_iterations
-                )
-                print(
-                    f"wfisher: {report['iterations']} iterations, relative residual"
-                    f" {report['residual']:.1e}"
-                )
+                limits = self.tolerance, self.max_iterations
+                solution, report = conjugate_gradients(fisher, v, *limits)
+                count, residual = report["iterations"], report["residual"]
+                print(f"wfisher: {count} iterations, relative residual {residual:.1e}")
                 # The residual is computed afresh: rounding may lift a converged one a little.
-                if report["residual"] > 2 * self.tolerance:
+                if residual > 2 * self.tolerance:
                     report["warning"] = (
                         "the influence solver did not converge: raise --max_iterations or --damping"
                     )
@@ -89,18 +86,14 @@ class InfluenceUnlearning(OneShot):
 
 
 def influence_vector(model: nn.Module, forget: Loader, retain: Loader) -> Vector:
-    """v = (n_f / n) (mean forget gradient - mean retain gradient): the step from weights 1/n to
-    1/n_r on retain only.
-    """
+    """v = (n_f / n) (mean forget gradient - mean retain gradient), the step to retain alone."""
     share = forget.num_samples / (forget.num_samples + retain.num_samples)
     mean_forget, mean_retain = mean_gradient(model, forget), mean_gradient(model, retain)
     return {name: share * (mean_forget[name] - mean_retain[name]) for name in mean_forget}
 
 
 class FisherProduct:
-    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one forward-mode and one
-    reverse-mode pass.
-    """
+    """u -> damping u + (1/N) J^T J u, J the (N, P) per-sample gradients: one jvp and one vjp."""
 
     def __init__(self, model: nn.Module, samples: Loader, damping: float):
         self.model, self.samples, self.damping = model, samples, damping
@@ -116,9 +109,8 @@ class FisherProduct:
             def losses(
                 parameters: Vector, images: Tensor = images, labels: Tensor = labels
             ) -> Tensor:
-                return F.cross_entropy(
-                    functional_call(self.model, parameters, images), labels, reduction="none"
-                )
+                logits = functional_call(self.model, parameters, images)
+                return F.cross_entropy(logits, labels, reduction="none")
 
             with warnings.catch_warnings():
                 # torch's own first use of forward mode announces a deprecation inside torch.
@@ -176,13 +168,10 @@ def conjugate_gradients(
 
 
 def one_vector_recursion(gradients: Iterator[Vector], v: Vector, count: int) -> Vector:
-    """The reference's shortcut: every o_i is a multiple of the first gradient, so the result is v -
-    c g_1.
-    """
+    """The reference's shortcut: o_i is a multiple of g_1, so the result is v - c g_1."""
     o, k = None, v
-    for gradient in tqdm(
-        gradients, total=count, desc="wfisher", unit="sample", disable=None, leave=False
-    ):
+    bar = {"desc": "wfisher", "unit": "sample", "disable": None, "leave": False}
+    for gradient in tqdm(gradients, total=count, **bar):
         if o is None:
             o = gradient
             continue

@@ -21,11 +21,9 @@ def split_like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def frozen_flat(named: Iterable[tuple[str, Tensor]], mask: Mask | None) -> Tensor:
     """(n,) bool, which of the weights ``mask`` freezes: none where it is None."""
-    frozen = (
-        torch.zeros_like(w, dtype=torch.bool) if mask is None else ~mask[name].to(w.device)
-        for name, w in named
-    )
-    return flatten(frozen)
+    if mask is None:
+        return flatten(torch.zeros_like(weight, dtype=torch.bool) for _, weight in named)
+    return flatten(~mask[name].to(weight.device) for name, weight in named)
 
 
 def percent(found: Tensor) -> float:

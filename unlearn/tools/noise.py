@@ -15,9 +15,7 @@ def retain_samples(data: Data, count: int) -> Loader:
 
 
 def classifier_parameters(model: nn.Module) -> set[str]:
-    """The last linear layer's parameters; a first dimension of K would also fit a convolution with
-    K channels.
-    """
+    """The parameters of the last linear layer, whichever shapes other layers have."""
     *_, last = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
     return {f"{last}.weight", f"{last}.bias"}
 

@@ -1,6 +1,4 @@
-"""Gradients sample by sample, and the sum of their squares without ever holding one row per
-sample.
-"""
+"""Gradients sample by sample, and sums of their squares without a row per sample."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -18,14 +16,12 @@ from utils import RunFailed
 Vector = dict[str, Tensor]
 # Logits (b, k) and labels (b,) to scalars, each a sum over the samples.
 Losses = Callable[[Tensor, Tensor], Sequence[Tensor]]
-# torch.square or torch.abs: of a product it is the product of the factors' sizes, which a linear
-# layer makes use of.
+# torch.square or torch.abs: the size of a product is the product of its factors' sizes.
 Size = Callable[[Tensor], Tensor]
-# On the CPU, a weight gradient at this many output positions or fewer is faster as one thin matrix
-# product.
+# Up to so many output positions a weight gradient on the CPU is faster as one matrix product.
 FEW_POSITIONS = 16
-# Samples whose weight gradients of one layer are formed together: on the CPU one, which stays in
-# its cache; elsewhere 50, which are 0.5 GB for ResNet-18's largest layer.
+# Samples whose weight gradients of a layer are formed together: one stays in a CPU's cache; 50 are
+# 0.5 GB for ResNet-18's largest layer.
 TOGETHER = {"cpu": 1, "cuda": 50, "mps": 50}
 
 
@@ -33,9 +29,8 @@ def per_sample_gradients(model: nn.Module, samples: Loader) -> Iterator[Vector]:
     """The cross-entropy gradient of each sample in turn, in the mode that the model is in."""
     parameters = dict(model.named_parameters())
     for images, labels in samples.batches_of(1):
-        gradient = torch.autograd.grad(
-            F.cross_entropy(model(images), labels), list(parameters.values())
-        )
+        loss = F.cross_entropy(model(images), labels)
+        gradient = torch.autograd.grad(loss, list(parameters.values()))
         yield dict(zip(parameters, gradient, strict=True))
 
 
@@ -45,17 +40,13 @@ def own_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
 
 
 def every_label(logits: Tensor, labels: Tensor) -> Sequence[Tensor]:
-    """The losses of the true Fisher matrix: label y's cross-entropy times sqrt(p(y|x)), held
-    constant, which the square undoes.
-    """
+    """The losses of the true Fisher matrix: -log p(y|x) sqrt(p(y|x)), the root held constant."""
     log_p = logits.log_softmax(1)
     return (-log_p * (log_p.detach() / 2).exp()).sum(0).unbind()
 
 
 def fisher_diagonal(model: nn.Module, samples: Loader) -> Vector:
-    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 with g_i the gradient of
-    sample i's cross-entropy.
-    """
+    """The diagonal of the empirical Fisher matrix, (1/N) sum_i g_i^2 over samples' gradients."""
     return mean_gradient_sizes(model, samples, own_label)
 
 
@@ -84,15 +75,11 @@ def mean_gradient_sizes(
         RunFailed: a gradient was not finite, or too large for its square.
     """
     model.eval()
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if list(module.parameters(recurse=False))
-    }
-    sums = {
-        name: torch.zeros_like(p, memory_format=torch.contiguous_format)
-        for name, p in model.named_parameters()
-    }
+    layers = {}
+    for name, module in model.named_modules():
+        if list(module.parameters(recurse=False)):
+            layers[name] = module
+    sums = _zeros(model)
     with exact_fp32():
         if all(map(_is_known, layers.values())):
             _add_by_layer(model, layers, samples, losses, size, sums)
@@ -111,24 +98,25 @@ def mean_batch_gradient_sizes(
     Batches of one are samples, and take the faster way.
     """
     if batches.batch_size == 1:
-        return mean_gradient_sizes(
-            model, batches.batches_of(samples_at_once(batches)), losses, size
-        )
+        samples = batches.batches_of(samples_at_once(batches))
+        return mean_gradient_sizes(model, samples, losses, size)
     model.eval()
-    sums = {
-        name: torch.zeros_like(p, memory_format=torch.contiguous_format)
-        for name, p in model.named_parameters()
-    }
+    sums = _zeros(model)
     with exact_fp32():
         _add_by_batch(model, batches, losses, size, sums)
     return _mean(sums, batches.num_samples)
 
 
 def samples_at_once(samples: Loader) -> int:
-    """The batch size for passes that keep every activation: 64 images of 32x32, fewer
-    larger ones.
-    """
+    """The batch size for passes that keep every activation: 64 images of 32x32."""
     return max(1, 64 * 32**2 // samples.images.side**2)
+
+
+def _zeros(model: nn.Module) -> Vector:
+    zeros = {}
+    for name, parameter in model.named_parameters():
+        zeros[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    return zeros
 
 
 def _mean(sums: Vector, count: int) -> Vector:
@@ -154,12 +142,9 @@ def _add_by_batch(
     parameters = list(model.parameters())
     for images, labels in _with_progress(batches.shared()):
         for loss, is_last in _marked_last(losses(model(images), labels)):
-            means = torch._foreach_div(
-                torch.autograd.grad(loss, parameters, retain_graph=not is_last), len(labels)
-            )
-            torch._foreach_add_(
-                list(sums.values()), [size(mean) for mean in means], alpha=len(labels)
-            )
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=not is_last)
+            sizes = [size(mean) for mean in torch._foreach_div(gradients, len(labels))]
+            torch._foreach_add_(list(sums.values()), sizes, alpha=len(labels))
 
 
 def _marked_last(losses: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
@@ -183,9 +168,7 @@ def _add_by_layer(
     size: Size,
     sums: Vector,
 ) -> None:
-    """Add the size of every sample's gradients to ``sums``, from one backward pass a batch and
-    loss.
-    """
+    """Add each sample's gradient sizes to ``sums``: one backward pass a batch and loss."""
     calls: dict[str, tuple[Tensor, int, list[Tensor]]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -264,8 +247,7 @@ def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, s
     yield "bias", size(gradient.sum((2, 3))).sum(0)
 
 
-# How a layer's parameters get the sum over samples of their gradients' sizes, from its inputs and
-# output gradients.
+# The sum over samples of gradients' sizes, from a layer's inputs and output gradients.
 SIZES = {
     nn.Conv2d: _conv_sizes,
     nn.Linear: _linear_sizes,

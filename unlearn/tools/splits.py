@@ -21,9 +21,7 @@ def part_of(retain: Loader, fraction: float) -> Loader:
 
 
 def mixed(forget: Loader, retain: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One pass over ``forget.joined(retain)``: images, labels, and which images are of forget (b,)
-    bool.
-    """
+    """One pass over both joined: images, labels, and which images are of forget (b,) bool."""
     both = forget.joined(retain)
     positions = torch.arange(both.num_samples, device=both.labels.device)
     for images, chosen in both.relabelled(positions):

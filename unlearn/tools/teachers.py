@@ -8,11 +8,7 @@ from torch import Tensor, nn
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares no memory with ``model`` and takes no gradient.
-
-    The student's own network would not do: it moves with every step, and a divergence from itself
-    is always zero.
-    """
+    """A copy in eval mode that shares no memory with ``model`` and takes no gradient."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
@@ -23,11 +19,9 @@ def ask(teacher: nn.Module, images: Tensor) -> Tensor:
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) of each sample's probabilities (b,), from logits (b, k) divided by
-    ``temperature``, in fp32.
+    """KL(teacher || student) of each sample (b,), from logits (b, k) / ``temperature``, in fp32.
 
-    Its mean is torch's ``batchmean``; torch's default reduction would also divide by the class
-    count.
+    Its mean is torch's ``batchmean``, without a division by the class count.
     """
     log_p = F.log_softmax(teacher.float() / temperature, dim=1)
     log_q = F.log_softmax(student.float() / temperature, dim=1)
