@@ -112,7 +112,7 @@ def known_methods() -> list[str]:
 
 
 def method_table() -> str:
-    """Every method as Markdown: what ``--list_methods`` prints and the README shows."""
+    """Every method as Markdown: what ``--list_methods`` prints and docs/methods.md shows."""
     head = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     return "\n".join(head + [_row(name, method) for name, method in METHODS.items()])
 
