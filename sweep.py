@@ -5,8 +5,8 @@
     python sweep.py recipes/plan.toml --status                  # at any time, from anywhere
     python sweep.py recipes/plan.toml --search FT --trials 20   # without a look at Retrain or test
 
-A plan says which flags, seeds and stages; README.md has one. A run is a command, a folder and the
-file that says it is done. After a crash the same command goes on.
+A plan says which flags, seeds and stages; docs/sweeps.md has one. A run is a command, a folder and
+the file that says it is done. After a crash the same command goes on.
 """
 
 import argparse

@@ -7,8 +7,8 @@
 Each side runs in a process of its own, so that memory and settings are its own, and waits while
 another is timed. First both sides compute the same thing (``check``), which warms them up or is
 followed by an untimed run, then they are timed A B A B. A stage's result goes to results/STAGE.json
-as soon as it is there; the table of all of them to results/table.md and, without --quick, to the
-README.
+as soon as it is there; the table of all of them to results/table.md and, without --quick, to
+docs/speed.md.
 """
 
 import argparse
@@ -83,10 +83,10 @@ def main() -> None:
     (folder / "table.md").write_text(table + "\n")
     print(table)
     if not args.quick and not args.results:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split("<!-- bench -->")
+        page = ROOT / "docs/speed.md"
+        before, rest = page.read_text().split("<!-- bench -->")
         after = rest.split("<!-- /bench -->")[1]
-        readme.write_text(f"{before}<!-- bench -->\n{table}\n<!-- /bench -->{after}")
+        page.write_text(f"{before}<!-- bench -->\n{table}\n<!-- /bench -->{after}")
 
 
 def tables(files: list[Path]) -> str:

@@ -1,12 +1,9 @@
-"""The project about itself: README commands parse, its tables are true, the house rules hold in the
-source.
-"""
+"""The project about itself: flags are read, the house rules hold in the source."""
 
 import ast
 import codecs
 import dataclasses
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,121 +17,19 @@ from arg_parser import (
     evaluation_parser,
     make_parser,
     train_request,
-    unlearn_request,
 )
-from datasets import DATASETS
-from evaluate import SUITES
-from evaluation.definition import markdown_line
-from evaluation.metrics import definition_table
-from masks.scores import SCORES
-from models import MODELS
-from report import make_parser as make_report_parser
 from stages.requests import AuditRequest, MaskRequest, TrainRequest, UnlearnRequest
-from sweep import main as sweep_main
 from sweep import sweep_parser
-from unlearn import METHODS, method_table
+from unlearn import METHODS
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 SOURCES = [
     path
     for path in ROOT.rglob("*.py")
     if not {".venv", "tests", "benchmarks"} & set(path.relative_to(ROOT).parts)
 ]
 PACKAGES = [path for path in SOURCES if path.parent != ROOT]
-
-
-def commands(text):
-    """Every ``python SCRIPT ...`` line of a README or a recipe, shell variables replaced by their
-    values.
-    """
-    values = dict(re.findall(r'^([A-Z]+)="?([^"\n]*)"?$', text, re.MULTILINE))
-    starters = r"python (?:-u )?|torchrun (?:--\S+ )+"
-    for line in re.findall(rf"^(?:run )?(?:{starters})(\w+\.py .*)$", text, re.MULTILINE):
-        for _ in range(5):
-            line = re.sub(
-                r"\$\{(\w+):-([^}]*)\}|\$(\w+)",
-                lambda m: m[2] or values.get(m[3] or m[1], "x"),
-                line,
-            )
-        yield shlex.split(line, comments=True)
-
-
-SWEEPS = (ROOT / "sweeping/README.md").read_text()
-GPU = (ROOT / "benchmarks/gpu/README.md").read_text()
-DOCUMENTED = [
-    *commands(README),
-    *commands(SWEEPS),
-    *(c for recipe in sorted(ROOT.glob("recipes/*.sh")) for c in commands(recipe.read_text())),
-]
-
-
-@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] != "report.py"], ids=" ".join)
-def test_documented_command_parses(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.toml").write_text("seed = 1\n")
-    assert (ROOT / command[0]).is_file()
-    if command[0] == "evaluate.py":
-        evaluation_parser("", SUITES).parse_args(command[1:])
-    elif command[0] == "sweep.py":
-        assert (ROOT / sweep_parser().parse_args(command[1:]).plan).is_file()
-    else:
-        unlearn_request(command[1:])
-
-
-@pytest.mark.parametrize("command", [c for c in DOCUMENTED if c[0] == "report.py"], ids=" ".join)
-def test_documented_report_parses(command):
-    assert make_report_parser().parse_args(command[1:]).dirs
-
-
-def test_documentation_has_every_script_and_the_contract_recipes():
-    scripts = {command[0] for command in DOCUMENTED}
-    steps = {"main_train.py", "generate_mask.py", "main_random.py", "main_forget.py"}
-    assert scripts == steps | {"evaluate.py", "report.py", "sweep.py"}
-    assert {"retrain", "FT", "GA", "wfisher", "FT_prune"} <= {
-        c[c.index("--unlearn") + 1] for c in DOCUMENTED if "--unlearn" in c
-    }
-
-
-def test_readme_method_table_is_the_registry():
-    assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in README
-
-
-def test_readme_metric_table_is_the_registry():
-    assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in README
-
-
-@pytest.mark.parametrize(
-    "text",
-    [README, SWEEPS, GPU],
-    ids=["README.md", "sweeping/README.md", "benchmarks/gpu/README.md"],
-)
-def test_every_markdown_table_has_one_number_of_cells(text):
-    """A bar that is not escaped begins another cell, which Markdown then drops."""
-    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert text is SWEEPS or len(tables) > 1
-    for table in tables:
-        assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, (
-            table.splitlines()[0]
-        )
-
-
-def test_what_is_said_to_be_proven_is_shown_by_a_test_that_is_there():
-    rows = [
-        line for line in GPU.split("## What is proven where")[1].splitlines() if " tests/" in line
-    ]
-    assert len(rows) > 5
-    assert all(
-        (ROOT / name).is_file() for row in rows for name in re.findall(r"tests/\w+\.py", row)
-    )
-
-
-def test_the_metric_table_escapes_bars():
-    assert markdown_line(["`a`", "|x - y|"]) == r"| `a` | \|x - y\| |"
-    assert all(
-        len(re.split(r"(?<!\\)\|", line)) == 8 + 2 for line in definition_table().splitlines()
-    )
 
 
 def test_every_flag_of_evaluate_is_read():
@@ -146,34 +41,6 @@ def test_every_flag_of_evaluate_is_read():
 def test_every_flag_of_a_sweep_is_read():
     flags = {action.dest for action in sweep_parser()._actions} - {"help"}
     assert flags <= set(re.findall(r"args\.(\w+)", (ROOT / "sweep.py").read_text()))
-
-
-def test_the_plans_that_are_shipped_are_plans(capsys):
-    for plan in ROOT.glob("recipes/*.toml"):
-        assert sweep_main([str(plan), "--dry_run"]) == 0
-        printed = capsys.readouterr().out.splitlines()
-        assert all(line.startswith(("python ", "mkdir ")) for line in printed)
-        assert len(printed) == int(re.search(r"(\d+) runs by one command", plan.read_text())[1])
-
-
-def test_readme_tree_names_every_top_level_entry():
-    tree = README.split("## What is where")[1].split("```")[1]
-    named = set(re.findall(r"^(\S+)", tree, re.MULTILINE))
-    scripts = {path.name for path in ROOT.glob("*.py")}
-    folders = {
-        f"{path.name}/"
-        for path in ROOT.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    } - {"runs/"}
-    assert named >= scripts | {folder for folder in folders if not folder.startswith("__")}
-    assert all((ROOT / name).exists() for name in named)
-
-
-@pytest.mark.parametrize(
-    "registry", [DATASETS, MODELS, METHODS, SCORES], ids=["datasets", "models", "methods", "scores"]
-)
-def test_readme_names_everything_registered(registry):
-    assert all(f"`{name}`" in README for name in registry)
 
 
 # -------------------------------------------------------------------------------------------- flags
@@ -451,14 +318,3 @@ def test_only_plain_numbers_are_added_to_what_torch_allows_in_files():
 def test_embedded_data_is_small():
     assert (ROOT / "datasets/fashion_mini.npz").stat().st_size < 4 * 2**20
     assert "Zalando" in (ROOT / "datasets/fashion_mini.LICENSE").read_text()
-
-
-def test_the_readmes_own_method_runs(model, data):
-    """The example under "Adding your own", executed as it stands there."""
-    source = README.split("### Adding your own")[1].split("```python\n")[1].split("```")[0]
-    space = {"__name__": "example"}
-    exec(compile(source, "example", "exec"), space)
-    method = space["Confusion"]()
-    steps = list(method.losses(model, data, 0))
-    assert len(steps) == method.steps(data, 0)
-    assert all(step.loss.requires_grad for step in steps)

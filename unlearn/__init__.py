@@ -100,7 +100,7 @@ def known_methods() -> list[str]:
 
 
 def method_table() -> str:
-    """Every method as Markdown: what ``--list_methods`` prints and the README shows."""
+    """Every method as Markdown: what ``--list_methods`` prints and docs/methods.md shows."""
     return "\n".join([HEAD, *(_row(name, method) for name, method in METHODS.items())])
 
 
