@@ -521,7 +521,7 @@ def test_what_is_said_to_be_proven_is_shown_by_a_test_that_is_there():
     rows = [line for line in proven.splitlines() if " tests/" in line]
     assert len(rows) > 5
     assert all(
-        (ROOT / name).is_file() for row in rows for name in re.findall(r"tests/\w+\.py", row)
+        (ROOT / name).is_file() for row in rows for name in re.findall(r"tests/[\w/]+\.py", row)
     )
 
 

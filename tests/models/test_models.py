@@ -17,7 +17,7 @@ from models.small_resnet import Block
 from utils import UserError
 
 REFERENCE = json.loads(
-    Path(__file__).with_name("data").joinpath("state_dict_keys.json").read_text()
+    Path(__file__).parents[1].joinpath("data").joinpath("state_dict_keys.json").read_text()
 )
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

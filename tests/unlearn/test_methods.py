@@ -114,7 +114,7 @@ REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget":
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a
 # class.
 SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
-# SCRUB+R may go back to the original: tests/test_scrub.py says when.
+# SCRUB+R may go back to the original: tests/unlearn/test_scrub.py says when.
 MAY_STAY = ("scrub_r",)
 # SSD goes through the images class by class, in their order.
 DRAWS_NOTHING = ("raw", "ssd", "lfssd")

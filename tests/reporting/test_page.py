@@ -21,7 +21,7 @@ from reporting.markup import Html, escape, tag
 from reporting.page_audit import class_table, metric_table
 from reporting.page_results import TEXTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "wbr"}
 
 

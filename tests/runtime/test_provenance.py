@@ -9,7 +9,7 @@ import pytest
 from runtime import provenance
 from runtime.provenance import git_revision
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def git(folder, *words):

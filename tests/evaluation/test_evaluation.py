@@ -26,7 +26,7 @@ from evaluation.membership import (
     svc_attack,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def loop_modified_entropy(logits, labels):

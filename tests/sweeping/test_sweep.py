@@ -42,7 +42,7 @@ from sweeping.runs import (
 )
 from utils import RunFailed, UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def runs_of(plan):

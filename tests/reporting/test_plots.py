@@ -407,7 +407,7 @@ def test_plots_are_written_as_files(tmp_path, capsys, kind, start):
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(tmp_path, capsys, monkeypatch, words):
-    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.chdir(Path(__file__).parents[2])
     assert report.main([str(tmp_path / "missing"), *words]) == 2
     error = capsys.readouterr().err
     assert words[-2] in error
@@ -427,7 +427,7 @@ print(codes, report.main([folder, "--html", page]))
 """
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "page.html")]
     done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] 2"
     assert done.stderr.count("\n") == 1

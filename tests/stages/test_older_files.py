@@ -25,7 +25,7 @@ SEED = ["--forget_seed", 3]
 @pytest.fixture
 def older(tmp_path):
     """A run folder as c523b69 left it."""
-    with tarfile.open(Path(__file__).parent / "data/c523b69.tar.xz") as archive:
+    with tarfile.open(Path(__file__).parents[1] / "data/c523b69.tar.xz") as archive:
         archive.extractall(tmp_path / "run", filter="data")
     return tmp_path / "run"
 

@@ -21,7 +21,7 @@ from sweeping import launchers
 from sweeping.plan import read_plan
 from sweeping.runs import read_record
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 PREFIX = Path(os.environ.get("SLURM_PREFIX", "/"))
 DAEMONS = [PREFIX / "usr/sbin" / name for name in ("slurmctld", "slurmd", "slurmstepd")]

@@ -257,7 +257,7 @@ def test_a_checkpoint_from_before_a_label_is_audited_and_resumed_under_the_new_o
 
 def test_nothing_claims_that_the_one_vector_solver_reproduces_published_rows():
     """It runs on other images than the reference's; whoever takes over an alpha is told."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     pages = "".join(page.read_text() for page in [root / "README.md", *root.glob("docs/*.md")])
     told = METHODS["wfisher"].__doc__
     assert "reproduc" not in pages + told

@@ -26,7 +26,7 @@ from unlearn import METHODS
 from unlearn.base import Iterative
 from utils import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # ------------------------------------------------------------------------- parts, without processes
