@@ -204,7 +204,7 @@ def train_epoch(
     title: str = "",
     begun: dict | None = None,
 ) -> EpochStats:
-    """Descend each step of ``steps``; a ``yield`` gives back whether an update followed.
+    """Descend each step of ``steps``.
 
     Args:
         total: steps of the epoch, where known, and ``forget_total`` those of its forget phase. The
@@ -224,24 +224,24 @@ def train_epoch(
         meter.load_state(begun)
     left = {"forget": forget_total, "retain": total - forget_total - meter.steps} if total else None
     updater.begin(left)
-    made, answer, unsaved = meter.steps // updater.accumulate, None, 0
+    made, unsaved = meter.steps // updater.accumulate, 0
     autocast = _autocast(loop.precision, updater.parameters[0].device)
     with _single_images(loop, model), _progress(total, meter.steps, title) as progress:
         while made != limit:
-            step = _next_step(steps, answer, autocast, loop)
+            step = _next_step(steps, autocast, loop)
             if step is None:
                 updater.flush()
                 break
             updater.backward(step)
             meter.update(step)
             progress.update()
-            answer = updater.update_if_due(step.phase)
-            made, unsaved = made + answer, unsaved + 1
-            used = answer and not updater.is_waiting() and meter.steps != total
+            updated = updater.update_if_due(step.phase)
+            made, unsaved = made + updated, unsaved + 1
+            used = updated and not updater.is_waiting() and meter.steps != total
             saving = used and 0 < loop.save_every <= unsaved
             if saving or meter.steps % loop.print_freq == 0:
                 meter.check(title)
-                if answer:
+                if updated:
                     check_finite(model, f"after step {meter.steps} of {title or 'the epoch'}")
             if saving:
                 loop.keep(meter.state())
@@ -265,16 +265,14 @@ def _progress(total: int | None, done: int, title: str) -> tqdm:
 
 
 def _next_step(
-    steps: Steps, answer: bool | None, autocast: contextlib.AbstractContextManager, loop: Loop
+    steps: Steps, autocast: contextlib.AbstractContextManager, loop: Loop
 ) -> Step | None:
     """The method's next step, its forward passes under ``autocast``; None where the epoch ends."""
     if loop.mark_steps:
         torch.compiler.cudagraph_mark_step_begin()
     try:
         with autocast:
-            return steps.send(answer)
-    except StopIteration:
-        return None
+            return next(steps, None)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

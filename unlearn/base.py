@@ -44,7 +44,7 @@ class Step(NamedTuple):
     gated: bool = True
 
 
-Steps = Generator[Step, Any, None]
+Steps = Generator[Step, None, None]
 
 
 class Range(NamedTuple):
