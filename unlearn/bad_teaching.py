@@ -38,11 +38,17 @@ class BadTeaching(Iterative):
     source = "the authors' code"
     presets = {
         "sfron_cifar10": preset(
-            "optimizer='sgd' unlearn_lr=2e-3 weight_decay=5e-3 unlearn_epochs=10 schedule='cosine'"
-            " retain_part=1.0 batch_size=128 no_aug=False",
             "SFRon's port for CIFAR-10: SGD at 0.02, weight decay 5e-4, all of retain, augmented;"
             " its loss is also divided by the ten classes, so that its updates are those of 0.002"
             " and 5e-3 here",
+            optimizer="sgd",
+            unlearn_lr=2e-3,
+            weight_decay=5e-3,
+            unlearn_epochs=10,
+            schedule="cosine",
+            retain_part=1.0,
+            batch_size=128,
+            no_aug=False,
         )
     }
     splits = ("forget", "retain")

@@ -24,13 +24,16 @@ class FineTune(Iterative):
     source = "the reference's README; Scissorhands' scripts"
     splits = ("retain",)
     presets = {
-        "matryoshka_cifar10_10": preset("unlearn_lr=0.01 unlearn_epochs=10", MATRYOSHKA_10),
-        "matryoshka_cifar10_50": preset("unlearn_lr=0.1 unlearn_epochs=10", MATRYOSHKA_50),
-        "eupmu_10": preset("unlearn_lr=0.02 unlearn_epochs=5", EUPMU_10),
+        "matryoshka_cifar10_10": preset(MATRYOSHKA_10, unlearn_lr=0.01, unlearn_epochs=10),
+        "matryoshka_cifar10_50": preset(MATRYOSHKA_50, unlearn_lr=0.1, unlearn_epochs=10),
+        "eupmu_10": preset(EUPMU_10, unlearn_lr=0.02, unlearn_epochs=5),
         "sfron_cifar10": preset(
-            "unlearn_lr=0.01 unlearn_epochs=10 schedule='cosine' batch_size=128",
             "SFRon's comparison: Huang et al., NeurIPS 2024; their cosine falls once an epoch, ours"
             " at every step",
+            unlearn_lr=0.01,
+            unlearn_epochs=10,
+            schedule="cosine",
+            batch_size=128,
         ),
         "long_budget": LONG_BUDGET,
     }

@@ -42,7 +42,7 @@ class FisherScrubbing(OneShot):
         "limits and factors: the authors' code; alpha: about 1e-9, as the reference's authors"
         " advise"
     )
-    presets = {"ssd_class": preset("alpha=1e-6", "the SSD authors' comparison")}
+    presets = {"ssd_class": preset("the SSD authors' comparison", alpha=1e-6)}
 
     alpha: float = option(1e-9, ALPHA, Range(1e-10, 1e-6))
     fisher_samples: int = option(0, "retain images of the Fisher diagonal; 0 takes all")

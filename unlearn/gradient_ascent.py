@@ -28,19 +28,24 @@ class GradientAscent(Iterative):
     splits = ("forget",)
     presets = {
         "salun_random": preset(
-            "unlearn_lr=5e-4 unlearn_epochs=5",
             "the reference's authors, for random images: 5e-4 or 1e-3 (issue 8)",
+            unlearn_lr=5e-4,
+            unlearn_epochs=5,
         ),
-        "matryoshka_cifar10_10": preset("unlearn_lr=1e-5 unlearn_epochs=5", MATRYOSHKA_10),
-        "matryoshka_cifar10_50": preset("unlearn_lr=1e-4 unlearn_epochs=5", MATRYOSHKA_50),
+        "matryoshka_cifar10_10": preset(MATRYOSHKA_10, unlearn_lr=1e-5, unlearn_epochs=5),
+        "matryoshka_cifar10_50": preset(MATRYOSHKA_50, unlearn_lr=1e-4, unlearn_epochs=5),
         "scissorhands_cifar100_50": preset(
-            "unlearn_lr=1e-4 unlearn_epochs=10", "Scissorhands' scripts, 50 % of CIFAR-100"
+            "Scissorhands' scripts, 50 % of CIFAR-100", unlearn_lr=1e-4, unlearn_epochs=10
         ),
-        "eupmu_10": preset("unlearn_lr=1.5e-3 unlearn_epochs=5", EUPMU_10),
+        "eupmu_10": preset(EUPMU_10, unlearn_lr=1.5e-3, unlearn_epochs=5),
         "sfron_cifar10": preset(
-            "unlearn_lr=1e-4 unlearn_epochs=9 bn='freeze' clip_norm=0.1 batch_size=128"
-            " forget_batch_size=128",
             "SFRon's comparison: Huang et al., NeurIPS 2024",
+            unlearn_lr=1e-4,
+            unlearn_epochs=9,
+            bn="freeze",
+            clip_norm=0.1,
+            batch_size=128,
+            forget_batch_size=128,
         ),
     }
 

@@ -86,16 +86,22 @@ class L1Sparse(L1Penalty, FineTune):
     source = "the paper's code, Unlearn-Sparse"
     presets = {
         "scissorhands_cifar10": preset(
-            "unlearn_lr=0.01 unlearn_epochs=10 alpha=1e-4",
             "Scissorhands' scripts: 10, 20 and 50 % of CIFAR-10, 10 % of CIFAR-100 and of SVHN",
+            unlearn_lr=0.01,
+            unlearn_epochs=10,
+            alpha=1e-4,
         ),
         "scissorhands_cifar100_50": preset(
-            "unlearn_lr=0.01 unlearn_epochs=10 alpha=2e-4",
             "Scissorhands' scripts, 50 % of CIFAR-100",
+            unlearn_lr=0.01,
+            unlearn_epochs=10,
+            alpha=2e-4,
         ),
         "matryoshka_cifar10": preset(
-            "unlearn_lr=0.01 unlearn_epochs=10 alpha=1e-4",
             "a rerun of the reference, by validation (Matryoshka), 10 and 50 % of CIFAR-10",
+            unlearn_lr=0.01,
+            unlearn_epochs=10,
+            alpha=1e-4,
         ),
         "long_budget": Preset(
             {**LONG_BUDGET.values, "alpha": 1e-4},

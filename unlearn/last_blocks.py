@@ -33,10 +33,14 @@ class FinetuneLastBlocks(Iterative):
     splits = ("retain",)
     presets = {
         "scrub_resnet18": preset(
-            "k=2 classifier='freeze' momentum=0.0 weight_decay=0.0 batch_size=64",
             "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's"
             " classifier; rate and epochs are the defaults, EU-k takes as many epochs there as the"
             " original's training did",
+            k=2,
+            classifier="freeze",
+            momentum=0.0,
+            weight_decay=0.0,
+            batch_size=64,
         )
     }
 

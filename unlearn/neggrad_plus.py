@@ -38,23 +38,44 @@ class NegGradPlus(Iterative):
     recipe = {"momentum": 0.0, "no_aug": True}
     presets = {
         "scrub_resnet": preset(
-            "retain_share=0.9999 unlearn_lr=0.01 unlearn_epochs=5 weight_decay=0.0 momentum=0.0"
-            " bn='train' pull=0.0 clip_forget=False batch_size=128 forget_batch_size=64"
-            " no_aug=True",
             "the SCRUB authors' CIFAR-100 / ResNet-50 notebook: the defaults without the guard, in"
             " its batches",
+            retain_share=0.9999,
+            unlearn_lr=0.01,
+            unlearn_epochs=5,
+            weight_decay=0.0,
+            momentum=0.0,
+            bn="train",
+            pull=0.0,
+            clip_forget=False,
+            batch_size=128,
+            forget_batch_size=64,
+            no_aug=True,
         ),
         "scrub_small": preset(
-            "retain_share=0.95 unlearn_lr=0.01 unlearn_epochs=10 weight_decay=0.0 momentum=0.0"
-            " bn='freeze' pull=0.1 clip_forget=False batch_size=32 forget_batch_size=64"
-            " no_aug=True",
             "the SCRUB authors' small-scale notebook (a few hundred images); it pulls as strongly"
             " as its original was decayed, 0.1",
+            retain_share=0.95,
+            unlearn_lr=0.01,
+            unlearn_epochs=10,
+            weight_decay=0.0,
+            momentum=0.0,
+            bn="freeze",
+            pull=0.1,
+            clip_forget=False,
+            batch_size=32,
+            forget_batch_size=64,
+            no_aug=True,
         ),
         "rum": preset(
-            "unlearn_lr=0.01 unlearn_epochs=5 weight_decay=5e-4 momentum=0.9 clip_forget=False"
-            " batch_size=256 forget_batch_size=256",
             "RUM: Zhao et al., NeurIPS 2024; its share is not given",
+            unlearn_lr=0.01,
+            unlearn_epochs=5,
+            weight_decay=5e-4,
+            momentum=0.9,
+            clip_forget=False,
+            batch_size=256,
+            forget_batch_size=256,
         ),
         "long_budget": Preset(
             LONG_BUDGET.values

@@ -44,33 +44,68 @@ class Scrub(Iterative):
     forget_share = 0.25
     presets = {
         "scrub_large": preset(
-            "unlearn_lr=5e-4 unlearn_epochs=3 gamma=0.99 alpha=0.001 temperature=4.0 msteps=2"
-            " optimizer='sgd' weight_decay=5e-4 momentum=0.9 batch_size=128 forget_batch_size=32"
-            " no_aug=True",
             "the authors' large-scale notebook: the defaults, whatever --batch_size is elsewhere",
+            unlearn_lr=5e-4,
+            unlearn_epochs=3,
+            gamma=0.99,
+            alpha=0.001,
+            temperature=4.0,
+            msteps=2,
+            optimizer="sgd",
+            weight_decay=5e-4,
+            momentum=0.9,
+            batch_size=128,
+            forget_batch_size=32,
+            no_aug=True,
         ),
         "scrub_small": preset(
-            "unlearn_lr=5e-4 unlearn_epochs=10 gamma=1.0 alpha=0.5 temperature=2.0 msteps=3"
-            " optimizer='adam' weight_decay=0.1 schedule='multistep' decreasing_lr=(3,5,9)"
-            " batch_size=32 forget_batch_size=64 no_aug=True",
             "the authors' small-scale notebook (a few hundred images)",
+            unlearn_lr=5e-4,
+            unlearn_epochs=10,
+            gamma=1.0,
+            alpha=0.5,
+            temperature=2.0,
+            msteps=3,
+            optimizer="adam",
+            weight_decay=0.1,
+            schedule="multistep",
+            decreasing_lr=(3, 5, 9),
+            batch_size=32,
+            forget_batch_size=64,
+            no_aug=True,
         ),
         "rum": preset(
-            "unlearn_lr=5e-3 unlearn_epochs=5 temperature=4.0 msteps=5 batch_size=256"
-            " forget_batch_size=256",
             "RUM: Zhao et al., NeurIPS 2024; msteps 4 there, where the loop climbs in msteps + 1"
             " epochs; gamma and alpha are not given",
+            unlearn_lr=5e-3,
+            unlearn_epochs=5,
+            temperature=4.0,
+            msteps=5,
+            batch_size=256,
+            forget_batch_size=256,
         ),
         "sfron_cifar10_10": preset(
-            "unlearn_lr=8e-5 unlearn_epochs=6 gamma=0.99 alpha=0.001 temperature=4.0 msteps=2"
-            " schedule='cosine' batch_size=128 forget_batch_size=128 no_aug=False",
             "SFRon's comparison: Huang et al., NeurIPS 2024, 10 % of CIFAR-10; their cosine falls"
             " once an epoch, ours at every step",
+            unlearn_lr=8e-5,
+            unlearn_epochs=6,
+            gamma=0.99,
+            alpha=0.001,
+            temperature=4.0,
+            msteps=2,
+            schedule="cosine",
+            batch_size=128,
+            forget_batch_size=128,
+            no_aug=False,
         ),
         "regun": preset(
-            "unlearn_lr=0.01 unlearn_epochs=5 gamma=1.0 alpha=0.5 temperature=4.0",
             "ReGUn's comparison (arXiv 2603.11210); msteps, batches and augmentation are not known"
             " to us: the defaults",
+            unlearn_lr=0.01,
+            unlearn_epochs=5,
+            gamma=1.0,
+            alpha=0.5,
+            temperature=4.0,
         ),
     }
 

@@ -49,10 +49,13 @@ class Unsir(Iterative):
     )
     presets = {
         "ssd_cifar20": preset(
-            "unlearn_lr=1e-4 repair_lr=1e-4 noise_steps=25 batch_size=32",
             "the SSD authors' comparison: Adam at 1e-4 in both phases, 25 steps of noise, 500 of a"
             " class's 2,500 images; they impair in batches of 32 and repair in batches of 128, one"
             " size for both is our choice",
+            unlearn_lr=1e-4,
+            repair_lr=1e-4,
+            noise_steps=25,
+            batch_size=32,
         )
     }
     splits = ("retain",)

@@ -1,6 +1,4 @@
-"""Presets as text, and what the presets of several methods share."""
-
-import ast
+"""What the presets of several methods share."""
 
 from unlearn.base import Preset
 
@@ -10,15 +8,17 @@ MATRYOSHKA_50 = "a rerun of the reference, by validation (Matryoshka), 50 % of C
 EUPMU_10 = "EUPMU's README, 10 % random images"
 
 
-def preset(flags: str, source: str) -> Preset:
-    """The preset of ``flags`` such as "unlearn_lr=5e-4 no_aug=True optimizer='sgd'"."""
-    pairs = (flag.split("=", 1) for flag in flags.split())
-    return Preset({name: ast.literal_eval(value) for name, value in pairs}, source)
+def preset(source: str, **values: object) -> Preset:
+    """The preset that sets these flags, as ``source`` has them."""
+    return Preset(values, source)
 
 
 # A budget at which plain fine-tuning comes close to Retrain: what a new method has to beat.
 LONG_BUDGET = preset(
-    "unlearn_epochs=50 schedule='cosine' final_lr=1e-4 unlearn_lr=0.01",
     "CoUn: NeurIPS 2025, 50 epochs, cosine to 1e-4; its rates go from 0.01 to 0.1, 0.01 is our"
     " choice",
+    unlearn_epochs=50,
+    schedule="cosine",
+    final_lr=1e-4,
+    unlearn_lr=0.01,
 )
