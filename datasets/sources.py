@@ -156,6 +156,15 @@ class _Resize:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (self.side, self.side)))
 
 
+def read_image(path: str | Path, side: int) -> np.ndarray:
+    """An image file as --dataset folder reads it: (side, side, 3) uint8.
+
+    Raises:
+        OSError: the file cannot be read as an image.
+    """
+    return _Resize(side)(_open(str(path)))
+
+
 def _decode(images, workers: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001
     from torch.utils.data import DataLoader
 

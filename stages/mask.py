@@ -25,12 +25,13 @@ from runtime.files import hash_arrays, load, load_json, lock, reading, save, sav
 from runtime.provenance import provenance
 from stages.checkpoints import OTHER_FLAGS, RESTART, adopt, read_original
 from stages.file_names import MASK_RECORD, mask_name
-from stages.requests import MaskRequest
+from stages.requests import MaskRequest, recording
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.task import Task, check_request, open_task, set_up
 from utils import UserError
 
 
+@recording
 def make_masks(request: MaskRequest) -> dict | None:
     """Ten nested masks by ``score``, with_0.1.pt to with_1.0.pt; with ``layers`` an eleventh of
     exactly those layers. With ``compare`` only print how far two files agree.

@@ -13,10 +13,11 @@ from datasets.loaders import Data, DeviceImages, Loader
 from datasets.splits import Split
 from engine import predict
 from evaluation.suites import Splits
-from models import build_model, place
+from models import place
 from runtime import distributed
 from runtime.files import hash_arrays, reading
 from stages.cache import cached
+from stages.classifier import restored
 from stages.relearning import relearn_curve
 from stages.saved import REMEDY, Saved, forgotten
 from utils import UserError, stream
@@ -144,17 +145,9 @@ class Subject:
 
     def build(self, saved: Saved) -> nn.Module:
         """The model on the device."""
-        flags, whole = saved.arguments, self.dataset
+        classes, size = self.dataset.num_classes, self.dataset.image_size
         with reading(saved.path, "checkpoint", REMEDY):
-            model = build_model(
-                flags["arch"],
-                whole.num_classes,
-                whole.mean,
-                whole.std,
-                image_size=whole.image_size,
-                imagenet_stem=flags["imagenet_arch"],
-            )
-            model.load_state_dict(saved.weights, strict=True)
+            model = restored(saved.arguments, saved.weights, classes, size)
         return place(model, self.device)
 
     def relearn(self, saved: Saved, *, steps: int, lr: float, seeds: int) -> dict[str, np.ndarray]:

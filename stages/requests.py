@@ -1,19 +1,23 @@
 """What a stage is asked for, as values: made by arg_parser.py from a command line, or by hand.
 
-    UnlearnRequest.of(unlearn="RL", model_path=Path("0model_SA_best.pth.tar"), save_dir=Path("run"))
+    UnlearnRequest.of(unlearn="RL", model_path="0model_SA_best.pth.tar", save_dir="run")
 
 A field has the name and the default of its flag; ``--help`` says what each of them is. ``typed``
 holds the names of what was asked for, which stands before every default.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
-from unlearn import METHODS, flag_of, method_key, needs_mask
+from runtime.provenance import calling, current_call
+from unlearn import METHODS, flag_of, known_methods, method_key, needs_mask
 from unlearn.base import Method
 from utils import UserError
+
+PATHS = ("save_dir", "checkpoint", "model_path", "mask_path")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,9 @@ class Request:
 
     @classmethod
     def of(cls, **values: object) -> Self:
-        """A request of these values, all of which count as typed."""
-        return cls(**values, typed=frozenset(values))
+        """A request of these values, all of which count as typed; paths may be text."""
+        paths = {name: Path(values[name]) for name in PATHS if isinstance(values.get(name), str)}
+        return cls(**values | paths, typed=frozenset(values))
 
     def replace(self, **values: object) -> Self:
         """The request with other values; what counts as typed stays."""
@@ -56,6 +61,24 @@ class Request:
         """Every value by the name of its flag."""
         names = [field.name for field in dataclasses.fields(self) if field.name != "typed"]
         return {name: getattr(self, name) for name in names}
+
+    def words(self) -> list[str]:
+        """The words of a command line that asks for what was typed. A switch that is off has no
+        word.
+        """
+        off = {
+            field.name
+            for field in dataclasses.fields(self)
+            if field.default is False and field.name != "no_aug" and not getattr(self, field.name)
+        }
+        asked = self.typed - off
+        return as_words(
+            {
+                name: value
+                for name, value in self.values().items()
+                if name in asked and value is not None
+            }
+        )
 
     def record(self) -> dict[str, object]:
         """Plain values for a checkpoint; ``typed`` lists those that were typed."""
@@ -97,6 +120,8 @@ class LoopRequest(Request):
 class TrainRequest(LoopRequest):
     """Step 1: train the original model."""
 
+    script: ClassVar[str] = "main_train"
+
     train_seed: int = 1
     save_every_steps: int = 0
 
@@ -121,6 +146,8 @@ class ForgetRequest(Request):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskRequest(ForgetRequest):
     """Step 2: masks of a forget set, or how far two mask files agree (``compare``)."""
+
+    script: ClassVar[str] = "generate_mask"
 
     score: str = "saliency"
     layers: tuple[str, ...] | None = None
@@ -156,11 +183,16 @@ class UnlearnRequest(ForgetRequest, LoopRequest):
         """
         typed = frozenset(values)
         if "unlearn" in values:
-            values["wants_mask"] = needs_mask(values["unlearn"])
-            values["unlearn"] = method_key(values["unlearn"])
+            key = method_key(name := values["unlearn"])
+            if key is None:
+                raise UserError(f"{name!r} is no method; known are {', '.join(known_methods())}")
+            values |= {"unlearn": key, "wants_mask": needs_mask(name)}
         known = {field.name for field in dataclasses.fields(cls)}
         own = {name: values.pop(name) for name in sorted(values.keys() - known)}
-        return cls(**values, hyperparameters=own, typed=typed)
+        fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
+        if unknown := sorted(own.keys() - fields):
+            raise UserError(f"no method reads {', '.join(unknown)}")
+        return super().of(**values, hyperparameters=own).replace(typed=typed)
 
     def settled(self, values: Mapping[str, object]) -> Self:
         """The request with these values, each a field here or one of the method's own."""
@@ -210,6 +242,21 @@ class AuditRequest:
     device: str = "auto"
     gpu: int = 0
     threads: int | None = None
+
+
+def recording(stage: Callable[[AnyRequest], object]) -> Callable[[AnyRequest], object]:
+    """A stage whose results record the command of the running script or, where a program of one's
+    own called it, the words that ask for the same.
+    """
+
+    @functools.wraps(stage)
+    def recorded(request: AnyRequest) -> object:
+        if current_call.get() is not None:
+            return stage(request)
+        with calling(f"{request.script}.py", request.words()):
+            return stage(request)
+
+    return recorded
 
 
 def as_words(values: Mapping[str, object]) -> list[str]:

@@ -296,11 +296,10 @@ def _resumed(step: Step, request: Request, log: TextIO) -> bool:
 
 def _call(step: Step, request: Request, log: TextIO) -> None:
     """Run a step, its output and the reason of a failure in ``log``."""
-    given = {name: value for name, value in request.values().items() if name in request.typed}
     with (
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
-        calling(step.script, as_words(given)),
+        calling(step.script, request.words()),
     ):
         try:
             step.stage(request)

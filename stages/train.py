@@ -17,9 +17,10 @@ from runtime.devices import with_threads
 from runtime.files import hash_arrays, lock, reading, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import RESTART, adopt_tail, read_original, read_state
+from stages.classifier import images_record
 from stages.curves import Curve, epoch_line
 from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
-from stages.requests import TrainRequest
+from stages.requests import TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.settings import check_final_lr, recipe_of
@@ -93,6 +94,7 @@ class Training:
             "split": self.split_record(),
             "arguments": request.replace(select=self.select).record(),
             "select": self.select,
+            **images_record(self.data.dataset),
         }
 
         def keep(epoch: int, meter: dict) -> None:
@@ -184,6 +186,7 @@ def hyperparameters(request: TrainRequest) -> dict[str, object]:
     return {name: getattr(request, name) for name in names}
 
 
+@recording
 def train(request: TrainRequest) -> dict[str, float] | None:
     """Train the original model; the best epoch by un-augmented validation accuracy is kept beside
     the last.

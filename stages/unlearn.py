@@ -14,11 +14,12 @@ from runtime import distributed
 from runtime.clock import Stopwatch
 from runtime.files import hash_arrays, load, lock, reading, save
 from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_original, read_state
+from stages.classifier import images_record
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
 from stages.file_names import CHECKPOINT, CURVE, REFERENCE_RESULT, RESULT
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
-from stages.requests import UnlearnRequest
+from stages.requests import UnlearnRequest, recording
 from stages.results import MEANING, PARTIAL_RETRAIN, Run, print_result, recorded, report
 from stages.run_folder import (
     PARTS,
@@ -37,6 +38,7 @@ from utils import UserError, warn
 OF_OTHER_STEPS = ("score", "layers", "compare", "per_tensor", "checkpoint", "save_every_steps")
 
 
+@recording
 def unlearn(request: UnlearnRequest) -> dict | None:
     """Unlearn, evaluate, write the checkpoint, the reference's dictionary and result.json.
 
@@ -163,6 +165,7 @@ def checkpoint_record(run: Run) -> dict:
         "forget": torch.from_numpy(task.chosen.forget),
         "retain": torch.from_numpy(task.chosen.retain),
         "mask": run.mask and run.mask.identity(),
+        **images_record(task.dataset),
     }
 
 

@@ -1,0 +1,81 @@
+"""Checkpoints -> models to classify with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from datasets import DATASETS, ImageSet
+from models import build_model, place
+from runtime.files import reading
+from stages.checkpoints import read_checkpoint
+from stages.saved import REMEDY
+from utils import UserError
+
+
+class Classifier(NamedTuple):
+    """A model in eval mode and what it was trained on.
+
+    ``model`` maps images (n, 3, image_size, image_size) in [0, 1], which it normalises itself, to
+    logits (n, k); ``classes`` are the k names.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    image_size: int
+
+
+def images_record(dataset: ImageSet) -> dict:
+    """What a checkpoint says of its images besides their split."""
+    return {"classes": list(dataset.classes), "image_size": dataset.image_size}
+
+
+def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
+    """The model of a checkpoint of main_train, main_forget or main_random.
+
+    A checkpoint from before class names were recorded has their numbers as names, and its image
+    size from its flags.
+
+    Raises:
+        UserError: another kind of file, or one without a record of its architecture.
+    """
+    path = Path(path)
+    content = read_checkpoint(path, "checkpoint")
+    if not isinstance(arguments := content.get("arguments"), dict):
+        raise UserError(f"checkpoint {path} does not say what it is; {REMEDY}")
+    weights = content["state_dict"]
+    with reading(path, "checkpoint", REMEDY):
+        # The classifier's bias: models register their layers in the order in which they use them.
+        classes = content.get("classes", range(len(next(reversed(weights.values())))))
+        classes = tuple(map(str, classes))
+        size = content.get("image_size") or _image_size(arguments)
+        model = restored(arguments, weights, len(classes), size)
+    return Classifier(place(model, torch.device(device)).eval(), classes, size)
+
+
+def _image_size(arguments: Mapping) -> int:
+    own = None if "input_size" in arguments["typed"] else DATASETS[arguments["dataset"]].image_size
+    return own or arguments["input_size"]
+
+
+def restored(
+    arguments: Mapping, weights: Mapping[str, Tensor], num_classes: int, image_size: int
+) -> nn.Module:
+    """A model of a checkpoint's architecture with its weights, which hold the normalisation too.
+
+    Raises:
+        LookupError, RuntimeError: an entry is missing, or the weights do not fit.
+    """
+    mean, std = (weights[f"normalize.{name}"].tolist() for name in ("mean", "std"))
+    model = build_model(
+        arguments["arch"],
+        num_classes,
+        mean,
+        std,
+        image_size=image_size,
+        imagenet_stem=arguments["imagenet_arch"],
+    )
+    model.load_state_dict(weights, strict=True)
+    return model

@@ -1,0 +1,89 @@
+"""Checkpoints as classifiers: names, sizes, older files, other files."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import call, make_image_set
+
+import main_forget
+import main_train
+from datasets.sources import read_image
+from stages.classifier import load_classifier
+from utils import UserError
+
+pytestmark = pytest.mark.slow
+NAMES = ["cat", "dog", "über", "plane"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An original and a fine-tuned model of named classes, in images of 8 pixels, read as 16."""
+    folder, images = tmp_path_factory.mktemp("named"), make_image_set()
+    names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = {name: getattr(images, name) for name in names}
+    np.savez(folder / "named.npz", **arrays, classes=np.array(NAMES))
+    setup = ["--dataset", "npz", "--data", folder / "named.npz", "--input_size", 16]
+    setup += ["--arch", "resnet20s", "--device", "cpu", "--save_dir", folder, "--batch_size", 32]
+    assert call(main_train.main, *setup, "--epochs", 2) == 0
+    words = ["--model_path", folder / "0model_SA_best.pth.tar", "--num_indexes_to_replace", 9]
+    words += ["--unlearn", "FT", "--unlearn_epochs", 1]
+    assert call(main_forget.main, *setup, *words) == 0
+    return folder
+
+
+@pytest.mark.parametrize("file", ["0model_SA_best.pth.tar", "FTcheckpoint.pth.tar"])
+def test_names_size_and_weights_come_from_the_checkpoint(file, folder):
+    model, classes, size = load_classifier(str(folder / file))
+    assert classes == tuple(NAMES)
+    assert size == 16
+    assert not model.training
+    saved = torch.load(folder / file, weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name])
+    # A network that is made anew normalises like this one.
+    assert torch.equal(model.construct().normalize.mean, saved["normalize.mean"])
+    assert model(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+
+
+def test_an_image_file_is_read_as_a_folder_of_images_is(tmp_path):
+    from PIL import Image
+
+    pixels = make_image_set().x_train[0]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png", 8), pixels)
+    Image.new("L", (40, 20), 9).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png", 8), np.full((8, 8, 3), 9))
+    (tmp_path / "no.png").write_text("no image")
+    with pytest.raises(OSError, match=r"no\.png"):
+        read_image(tmp_path / "no.png", 8)
+
+
+def test_older_checkpoints_have_numbers_for_names(tmp_path):
+    with tarfile.open(Path(__file__).parent / "data/c523b69.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    for file in ("0model_SA_best.pth.tar", "FTcheckpoint.pth.tar", "retraincheckpoint.pth.tar"):
+        model, classes, size = load_classifier(tmp_path / file)
+        assert classes == tuple(map(str, range(10)))
+        assert size == 8
+        assert model(torch.rand(1, 3, size, size)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.pop("arguments"), "does not say what it is"),
+        (lambda content: content.update(classes=["one"]), "is damaged"),
+        (lambda content: content.update(classes=3), "is damaged"),
+        (lambda content: content["arguments"].update(arch="resnet0"), "is damaged"),
+        (lambda content: content["state_dict"].pop("normalize.mean"), "is damaged"),
+    ],
+)
+def test_other_files_are_refused_by_name(change, said, folder, tmp_path):
+    content = torch.load(folder / "FTcheckpoint.pth.tar", weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(UserError, match=rf"changed\.pt .*{said}"):
+        load_classifier(tmp_path / "changed.pt")
