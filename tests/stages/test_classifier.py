@@ -62,7 +62,7 @@ def test_an_image_file_is_read_as_a_folder_of_images_is(tmp_path):
 
 
 def test_older_checkpoints_have_numbers_for_names(tmp_path):
-    with tarfile.open(Path(__file__).parent / "data/c523b69.tar.xz") as archive:
+    with tarfile.open(Path(__file__).parents[1] / "data/c523b69.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     for file in ("0model_SA_best.pth.tar", "FTcheckpoint.pth.tar", "retraincheckpoint.pth.tar"):
         model, classes, size = load_classifier(tmp_path / file)
