@@ -220,7 +220,7 @@ def open_task(
     chosen = choose(request, split, dataset.y_train)
     data_sha256 = dataset.sha256()
     if original is not None:
-        check_lineage(_trained_on(original, dataset), data_sha256, split, chosen)
+        check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)
     seed, share = retain_seed(request, chosen), request.retain_fraction
     part = retain_part(chosen, dataset.y_train, share, seed)
     order = stream(request.seed, "unlearn")
@@ -240,7 +240,7 @@ def open_task(
     return Task(request, device, recipe, original, dataset, data_sha256, split, chosen, data, model)
 
 
-def _trained_on(original: Original, dataset: ImageSet) -> dict:
+def _trained_on(original: Original, dataset: ImageSet, data_sha256: str) -> dict:
     """The record of the original's training images; that of --split_seed 1 where it has none."""
     if original.split is not None:
         return original.split
@@ -248,4 +248,4 @@ def _trained_on(original: Original, dataset: ImageSet) -> dict:
         f"{original.path} has no record of its training images; taken as trained on --split_seed 1"
     )
     assumed = make_split(dataset.y_train, 1)
-    return split_record(dataset.name, dataset.sha256(), assumed, assumed.train)
+    return split_record(dataset.name, data_sha256, assumed, assumed.train)

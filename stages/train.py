@@ -57,6 +57,7 @@ class Training:
     files: dict[str, Path]
     source: Path
     identity: dict
+    split_record: dict
     recipe: Recipe
     data: Data
     trainer: Trainer
@@ -91,7 +92,7 @@ class Training:
         curve = Curve(files[TRAIN_CURVE], trainer.start_epoch, request.tensorboard)
         common = {
             "identity": self.identity,
-            "split": self.split_record(),
+            "split": self.split_record,
             "arguments": request.replace(select=self.select).record(),
             "select": self.select,
             **images_record(self.data.dataset),
@@ -122,11 +123,6 @@ class Training:
             save_every=request.save_every_steps,
             one_image=one_image,
         )
-
-    def split_record(self) -> dict:
-        """Which images the model is trained on."""
-        data, split = self.data.dataset, self.data.split
-        return split_record(data.name, data.sha256(), split, split.train)
 
     def report(self) -> dict[str, float]:
         """Evaluate the selected model and write the result; returns its accuracies in percent."""
@@ -173,7 +169,7 @@ class Training:
             "dataset": dataset.name,
             "arch": self.request.arch,
             "split_seed": self.request.split_seed,
-            "data_sha256": dataset.sha256(),
+            "data_sha256": self.split_record["data_sha256"],
             "test_sha256": dataset.test_sha256(),
             "train_sha256": hash_arrays({"train": split.train}),
             "sizes": {name: loader.num_samples for name, loader in self.data.evaluation.items()},
@@ -247,7 +243,8 @@ def open_training(
     split = split_of(request, dataset.y_train)
     seed = stream(request.train_seed, "train")
     data = Data(dataset, split, None, device=device, seed=seed, **recipe.batches())
-    identity["data_sha256"] = dataset.sha256()
+    record = split_record(dataset.name, dataset.sha256(), split, split.train)
+    identity["data_sha256"] = record["data_sha256"]
     identity["train"] = hash_arrays({"train": split.train})
     torch.manual_seed(stream(seed, "init"))
     model = new_model(request, dataset, device)
@@ -264,5 +261,5 @@ def open_training(
     if select == "best" and not len(split.val):
         print("no validation images: --select last")
         select = "last"
-    run = Training(request, files, source, identity, recipe, data, trainer, select)
+    run = Training(request, files, source, identity, record, recipe, data, trainer, select)
     return run, one_image
