@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Mapping
 
 import torch
 
@@ -42,3 +43,8 @@ def stream(seed: int, *names: object) -> int:
 def generator(device: torch.device | str, seed: int, *names: object) -> torch.Generator:
     """A fresh generator on ``device`` at the start of the stream of ``names``."""
     return torch.Generator(device).manual_seed(stream(seed, *names))
+
+
+def first_difference(a: Mapping[str, tuple], b: Mapping[str, tuple]) -> str:
+    """The first name, in their order, whose shape is not the same in both, or is in one only."""
+    return min(set(a.items()) ^ set(b.items()))[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from masks.scores import Scores
-from utils import UserError
+from utils import UserError, first_difference
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 Mask = dict[str, Tensor]
@@ -81,7 +81,7 @@ def check_mask(content: object, model: nn.Module, where: str) -> Mask:
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: tuple(value.shape) for name, value in mask.items()}
     if wanted != found:
-        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        name = first_difference(wanted, found)
         raise UserError(
             f"mask {where} does not fit the model: {name} is {found.get(name, 'missing')} in the"
             f" mask and {wanted.get(name, 'missing')} in the model; make it with the same --arch"

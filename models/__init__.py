@@ -11,7 +11,7 @@ from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
 from models.vgg import vgg16_bn, vgg16_bn_lth
 from runtime import distributed
-from utils import UserError
+from utils import UserError, first_difference
 
 MODELS = {
     "resnet18": resnet18,
@@ -149,7 +149,7 @@ def _fill(module: nn.Module, source: nn.Module) -> None:
     own_shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     new_shapes = {name: tuple(tensor.shape) for name, tensor in new.items()}
     if own_shapes != new_shapes:
-        name = min(set(own_shapes.items()) ^ set(new_shapes.items()))[0]
+        name = first_difference(own_shapes, new_shapes)
         raise UserError(
             f"model.construct makes another network than this {type(module).__name__}: {name} is"
             f" {new_shapes.get(name, 'missing')} in the new one and"

@@ -15,7 +15,7 @@ from stages.records import unrecorded
 from stages.requests import AnyRequest
 from unlearn import label_today
 from unlearn.retrain import Retrain
-from utils import UserError
+from utils import UserError, first_difference
 
 RESTART = "start anew with --overwrite"
 OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
@@ -156,7 +156,7 @@ def load_weights(model: nn.Module, original: Original, arch: str) -> None:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in original.state_dict.items()}
     if wanted != found:
-        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        name = first_difference(wanted, found)
         raise UserError(
             f"--model_path {original.path} does not fit --arch {arch}: {name} is"
             f" {found.get(name, 'missing')} in the file and {wanted.get(name, 'missing')} in the"

@@ -28,7 +28,7 @@ from stages.file_names import MASK_RECORD, mask_name
 from stages.requests import MaskRequest, recording
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.task import Task, check_request, open_task, set_up
-from utils import UserError
+from utils import UserError, first_difference
 
 
 @recording
@@ -243,7 +243,7 @@ def compare_masks(*files: Path) -> None:
     a, b = (read_mask(load(file, "--compare"), str(file)) for file in files)
     shapes = [{name: tuple(value.shape) for name, value in mask.items()} for mask in (a, b)]
     if shapes[0] != shapes[1]:
-        name = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0]
+        name = first_difference(*shapes)
         theirs = " and ".join(
             f"{shape.get(name, 'missing')} in {file}"
             for shape, file in zip(shapes, files, strict=True)
