@@ -32,7 +32,7 @@ from runtime.files import lock, save_arrays, save_json
 from runtime.provenance import provenance
 from stages.file_names import AUDIT, PER_IMAGE
 from stages.outputs import Subject
-from stages.requests import AuditRequest
+from stages.requests import AuditRequest, recording
 from stages.saved import Saved, expand, other_originals, read_saved, weights_moved, with_reference
 from stages.shadows import Pool
 from unlearn.raw import Raw
@@ -43,6 +43,7 @@ SUITES = ("basic", "standard", "full")
 RELEARNED = 1.0
 
 
+@recording
 def audit(request: AuditRequest) -> dict:
     """Outputs of every model, then the suite, then audit.json, which is returned, and one line for
     each row.

@@ -89,9 +89,6 @@ class Request:
         return plain | {"typed": sorted(self.typed & plain.keys())}
 
 
-AnyRequest = TypeVar("AnyRequest", bound=Request)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopRequest(Request):
     """What the training loop is asked besides the method: training and unlearning share it."""
@@ -226,6 +223,8 @@ class UnlearnRequest(ForgetRequest, LoopRequest):
 class AuditRequest:
     """What evaluate.py is asked: saved models, what they are compared with, and how far."""
 
+    script: ClassVar[str] = "evaluate"
+
     models: tuple[str, ...]
     retrain: tuple[str, ...] = ()
     reference: str | None = None
@@ -242,6 +241,22 @@ class AuditRequest:
     device: str = "auto"
     gpu: int = 0
     threads: int | None = None
+
+    def words(self) -> list[str]:
+        """The words of a command line that ask for what differs from the defaults."""
+        values = vars(self).copy()
+        lists = [
+            word
+            for name in ("models", "retrain")
+            if values.pop(name)
+            for word in (flag_of(name), *getattr(self, name))
+        ]
+        plain = type(self)(models=())
+        asked = {name: value for name, value in values.items() if value != getattr(plain, name)}
+        return lists + as_words(asked)
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Request | AuditRequest)
 
 
 def recording(stage: Callable[[AnyRequest], object]) -> Callable[[AnyRequest], object]:

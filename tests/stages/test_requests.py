@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from arg_parser import mask_request, train_request, unlearn_request
+from arg_parser import audit_request, mask_request, train_request, unlearn_request
 from runtime.provenance import calling, current_call
-from stages.requests import MaskRequest, TrainRequest, UnlearnRequest, recording
+from stages.requests import AuditRequest, MaskRequest, TrainRequest, UnlearnRequest, recording
 from utils import UserError
 
 BY_HAND = [
@@ -61,3 +61,12 @@ def test_a_stage_records_the_running_script_or_its_own_words():
     with calling("sweep.py", ["plan.json"]):
         assert stage(TrainRequest.of(lr=0.5)) == ["sweep.py", "plan.json"]
     assert current_call.get() is None
+
+
+def test_an_audit_by_hand_records_a_command_that_asks_for_the_same():
+    asked = AuditRequest(
+        models=("a.pth", "b c.pth"), retrain=("r.pth",), original=Path("o.pth"), suite="standard"
+    )
+    script, *words = recording(lambda request: current_call.get().command)(asked)
+    assert script == "evaluate.py"
+    assert audit_request(words, "", ("basic", "standard")) == asked
