@@ -24,8 +24,9 @@ def to_numpy(output: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
 
 def epoch_line(epoch: int, epochs: int, stats: EpochStats, seen: str, clock: Stopwatch) -> str:
     """What is printed after an epoch; ``seen`` is what it was evaluated to."""
+    rates = dict.fromkeys(f"{lr:.4g}" for lr in (stats.first_lr, stats.lr))
     return (
-        f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {stats.lr:.4g} "
+        f"epoch {epoch + 1}/{epochs}  loss {stats.loss:.4f}  {seen}lr {' to '.join(rates)} "
         f" {clock.seconds:.1f} s"
     )
 

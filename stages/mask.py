@@ -24,6 +24,7 @@ from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.files import hash_arrays, load, load_json, lock, reading, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import OTHER_FLAGS, RESTART, adopt, read_original
+from stages.dry_run import say_files
 from stages.file_names import MASK_RECORD, mask_name
 from stages.requests import MaskRequest, recording
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
@@ -68,6 +69,7 @@ def make_masks(request: MaskRequest) -> dict | None:
     )
     task = open_task(request, original, device, recipe)
     if request.dry_run:
+        say_files(files if request.layers else [*masks[:-1], record_file])
         return None
     with lock(folder, "mask", files):
         refuse_overwriting(request, files)  # another run may have finished since

@@ -19,6 +19,7 @@ from runtime.provenance import provenance
 from stages.checkpoints import RESTART, adopt_tail, read_original, read_state
 from stages.classifier import images_record
 from stages.curves import Curve, epoch_line
+from stages.dry_run import say_files, say_work
 from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
 from stages.requests import TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
@@ -204,6 +205,8 @@ def train(request: TrainRequest) -> dict[str, float] | None:
     recipe = recipe_of(request, request.epochs, from_scratch=True, precision=precision)
     run, one_image = open_training(request, files, source, recipe, device)
     if request.dry_run:
+        say_files(files.values())
+        say_work(run.trainer.model, run.trainer.method, run.data, recipe)
         return None
     with lock(request.save_dir, "0", files.values()):
         refuse_overwriting(request, list(files.values()))  # another run may have finished since

@@ -16,6 +16,7 @@ from runtime.files import hash_arrays, load, lock, reading, save
 from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_original, read_state
 from stages.classifier import images_record
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
+from stages.dry_run import say_files, say_work
 from stages.file_names import CHECKPOINT, CURVE, REFERENCE_RESULT, RESULT
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
@@ -78,6 +79,8 @@ def unlearn(request: UnlearnRequest) -> dict | None:
         last = dataclasses.replace(recipe, select="last")
         run = dataclasses.replace(run, task=dataclasses.replace(task, recipe=last))
     if request.dry_run:
+        say_files(files.values())
+        say_work(run.task.model, method, run.task.data, recipe)
         return None
     with lock(request.save_dir, stem, files.values()):
         refuse_overwriting(request, list(files.values()))  # another run may have finished since
@@ -231,8 +234,8 @@ def saver(
 
     def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
         accuracies = monitor.accuracies()
-        shown = "".join(f"{name} {value:.1f}  " for name, value in accuracies.items())
-        shown += f"(up to {MONITORED} each)  "
+        forget, retain, val = accuracies.values()
+        shown = f"UA {100 - forget:.1f}  RA {retain:.1f}  VA {val:.1f}  (up to {MONITORED} each)  "
         print(epoch_line(epoch, run.method.unlearn_epochs, stats, shown, clock), flush=True)
         curve.add(epoch, stats, accuracies, clock.seconds)
         save({**common, **run_state()}, run.files[CHECKPOINT])

@@ -274,7 +274,7 @@ def test_nothing_is_kept_of_a_run_that_went_wrong_nor_after_the_last_step():
 def test_a_meter_that_goes_on_counts_as_one_that_never_stopped():
     model, data = make_model(), make_data()
     model.eval()
-    whole, first = Meter(CPU), Meter(CPU)
+    whole, first = Meter(CPU, 0.2), Meter(CPU, 0.3)
     for number, step in enumerate(cross_entropy_steps(model, data.retain)):
         whole.update(step)
         if number == 1:

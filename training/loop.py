@@ -219,7 +219,8 @@ def train_epoch(
     model.train()
     for norm in batch_norms(model) if loop.freeze_bn else ():
         norm.eval()
-    meter = Meter(updater.parameters[0].device)
+    first_lr = learning_rate(updater.descents["retain"][0])
+    meter = Meter(updater.parameters[0].device, first_lr)
     if begun is not None:
         meter.load_state(begun)
     left = {"forget": forget_total, "retain": total - forget_total - meter.steps} if total else None

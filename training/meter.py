@@ -16,11 +16,14 @@ REMEDY = (
 
 
 class EpochStats(NamedTuple):
-    """Mean loss and accuracy (percent) over an epoch's steps, and its last learning rate."""
+    """Mean loss and accuracy (percent) over an epoch's steps, and the learning rates of its last
+    and of its first update.
+    """
 
     loss: float
     accuracy: float
     lr: float
+    first_lr: float
 
 
 class Meter:
@@ -30,11 +33,12 @@ class Meter:
     call them.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, first_lr: float = 0.0):
         self.loss = torch.zeros((), device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.first_bad = torch.full((), NEVER, dtype=torch.int64, device=device)
         self.samples = self.steps = 0
+        self.first_lr = first_lr
 
     def update(self, step: Step) -> None:
         loss, logits, labels = step.loss.detach(), step.logits.detach(), step.labels
@@ -56,11 +60,13 @@ class Meter:
     def state(self) -> dict:
         """The sums so far, for a run that goes on inside an epoch."""
         loss, correct, samples = self._totals()
-        return {"loss": loss, "correct": correct, "samples": samples, "steps": self.steps}
+        sums = {"loss": loss, "correct": correct, "samples": samples}
+        return sums | {"steps": self.steps, "first_lr": self.first_lr}
 
     def load_state(self, state: dict) -> None:
         """Continue from what :meth:`state` gave."""
         self.steps = state["steps"]
+        self.first_lr = state.get("first_lr", self.first_lr)  # older files have none
         if distributed.rank() == 0:
             self.loss.copy_(state["loss"])
             self.correct.copy_(state["correct"])
@@ -78,7 +84,9 @@ class Meter:
         """The means over the epoch. Waits for the device."""
         self.check(title)
         loss, correct, samples = self._totals()
-        return EpochStats(float(loss) / max(samples, 1), 100 * float(correct) / max(samples, 1), lr)
+        samples = max(samples, 1)
+        percent = 100 * float(correct) / samples
+        return EpochStats(float(loss) / samples, percent, lr, self.first_lr)
 
 
 @torch.no_grad()

@@ -4,11 +4,14 @@ import json
 import sys
 import types
 
+import torch
+
 import arg_parser
 import main_forget
 import main_train
 from engine import EpochStats
-from stages.curves import Curve
+from runtime.clock import Stopwatch
+from stages.curves import Curve, epoch_line
 
 SMALL = ["--dataset", "digits", "--arch", "resnet20s", "--batch_size", "256", "--device", "cpu"]
 
@@ -22,7 +25,7 @@ def test_training_and_unlearning_leave_a_line_per_epoch(tmp_path):
     assert main_train.main([*SMALL, "--epochs", "2", "--save_dir", str(tmp_path)]) == 0
     trained = lines(tmp_path / "0curve.jsonl")
     assert [line["epoch"] for line in trained] == [1, 2]
-    assert set(trained[0]) == {"epoch", "loss", "accuracy", "lr", "seconds", "val"}
+    assert set(trained[0]) == {"epoch", "loss", "accuracy", "lr", "first_lr", "seconds", "val"}
     assert trained[0]["seconds"] < trained[1]["seconds"]
     forget = [
         "--model_path",
@@ -47,7 +50,7 @@ def test_training_and_unlearning_leave_a_line_per_epoch(tmp_path):
 
 
 def test_a_resumed_curve_drops_what_is_computed_again(tmp_path):
-    file, stats = tmp_path / "FTcurve.jsonl", EpochStats(0.5, 90.0, 0.1)
+    file, stats = tmp_path / "FTcurve.jsonl", EpochStats(0.5, 90.0, 0.1, 0.2)
     first = Curve(file, 0, tensorboard=False)
     for epoch in range(3):
         first.add(epoch, stats, {"val": 80.0 + epoch, "forget": float("nan")}, 1.0)
@@ -61,6 +64,17 @@ def test_a_resumed_curve_drops_what_is_computed_again(tmp_path):
     ]
     Curve(file, 0, tensorboard=False).add(0, stats, {}, 1.0)
     assert len(lines(file)) == 1
+
+
+def test_an_epochs_line_names_the_rate_it_began_and_ended_with():
+    def rates(first, last):
+        line = epoch_line(
+            0, 2, EpochStats(0.5, 90.0, last, first), "", Stopwatch(torch.device("cpu"))
+        )
+        return line.split("lr ")[1].rsplit(maxsplit=2)[0]
+
+    assert rates(0.1, 0.0986) == "0.1 to 0.0986"
+    assert rates(0.01, 0.01) == "0.01"
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
@@ -80,13 +94,14 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
         sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter)
     )
     Curve(tmp_path / "FTcurve.jsonl", 0, tensorboard=True).add(
-        0, EpochStats(0.5, 90.0, 0.1), {"val": 80.0}, 2.0
+        0, EpochStats(0.5, 90.0, 0.1, 0.2), {"val": 80.0}, 2.0
     )
     assert seen[0] == tmp_path / "FTcurve"
     assert {name: value for name, value, epoch in seen[1:-1]} == {
         "loss": 0.5,
         "accuracy": 90.0,
         "lr": 0.1,
+        "first_lr": 0.2,
         "seconds": 2.0,
         "val": 80.0,
     }

@@ -33,13 +33,14 @@ import main_forget
 import main_random
 import main_train
 import report
-from engine import predict
+from engine import Updater, predict
 from evaluation.verdicts import verdict_of
 from masks.scores import SCORES
 from runtime import cli, devices, provenance
 from runtime.files import hash_arrays, save
 from stages import run_folder
 from unlearn import METHODS
+from unlearn.base import Iterative
 
 # -------------------------------------------------------------------------- the contract's commands
 
@@ -1017,8 +1018,26 @@ def test_two_runs_of_one_method_cannot_share_a_folder(original, tmp_path, capsys
 
 def test_dry_run_checks_and_writes_nothing(original, tmp_path, capsys):
     assert forget(original, tmp_path / "out", "--unlearn", "FT", "--dry_run") == 0
-    assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FineTune(unlearn_epochs=10, unlearn_lr=0.01, " in said
+    assert f"writes to {tmp_path / 'out'}: FTcheckpoint.pth.tar, FTeval_result.pth.tar, " in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_dry_run_counts_the_updates_that_the_run_makes(name, original, tmp_path, capsys):
+    words = ["--unlearn", name, "--class_to_replace", 3, "--retain_fraction", 0.3]
+    if issubclass(METHODS[name], Iterative):
+        words += ["--unlearn_epochs", 2, "--accumulate", 2]
+    made, descend = [], Updater._descend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updater, "_descend", lambda *of: (made.append(1), descend(*of)))
+        run = [*SETUP, "--model_path", original, "--save_dir"]
+        assert call(main_forget.main, *run, tmp_path / "run", *words) == 0
+    capsys.readouterr()
+    assert call(main_forget.main, *run, tmp_path / "dry", *words, "--dry_run") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{len(made)} updates in 2 epochs: roughly " if made else "no updates")
 
 
 def load_of(monkeypatch, load):
