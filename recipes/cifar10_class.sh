@@ -10,7 +10,7 @@
 # TIME: nothing of this project has run on a GPU, this recipe neither. The paper's Retrain took 43.23 minutes, FF 38.91, on hardware
 # that we do not know.
 # WHAT MOVES THE NUMBERS: which class (the paper's is not known to us; 9, truck, is the one where CoUn has every method within 0.04 of the others);
-# the rate of GA and FT; alpha of IU and FF. Whatever Retrain's UA and MIA are beside 100 is an error.
+# the rate of GA and FT; alpha of IU and FF. Retrain's UA is 100 by construction.
 # FAST=1: 8x8 digits, ResNet-20s, one epoch, one seed, on a CPU. It shows that every command runs; its numbers mean nothing.
 # EPOCHS=30 instead keeps the data and takes a sixth of the time; the paper's epochs are not known to us, 182 are the reference's.
 # VALUES: preset paper (FT, GA, IU, SCRUB: the methods' defaults), preset ssd_class (FF), preset salun_scissorhands_svhn_class (SalUn: its rate for

@@ -50,7 +50,8 @@ def leaderboard_row(scenarios: Sequence[Scenario], method: str) -> str:
             f" docs/results.md needs {FEWEST}; add main_forget.py --unlearn retrain --seed N with"
             " the same --forget_seed"
         )
-    return _line(scenario.table["title"], row, groups[row["name"]], retrain)
+    group = sorted(groups[row["name"]], key=lambda run: str(run["provenance"]["seed"]).zfill(9))
+    return _line(scenario.table["title"], row, group, retrain)
 
 
 def heading() -> list[str]:
@@ -115,7 +116,7 @@ def _interval(row: dict, group: Sequence[dict], retrain: Sequence[dict]) -> str:
     """At least 95 % for Avg. Gap over seeds of the method and of Retrain; none for one run."""
     columns = [(values_of(group, name), values_of(retrain, name)) for name in AVERAGES[""]]
     known = all(map(math.isfinite, (value for pair in columns for each in pair for value in each)))
-    if group is retrain or len(group) < 2 or not known:
+    if row["is_retrain"] or len(group) < 2 or not known:
         return NO_INTERVAL
     errors = [(mean_error(ours), mean_error(target)) for ours, target in columns]
     half = half_width(average_error(errors))

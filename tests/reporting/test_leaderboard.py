@@ -67,6 +67,16 @@ def test_one_run_has_no_interval_and_a_warning_is_named(folder, capsys):
     assert row["method"] == "FT, 1 run with a warning"
 
 
+def test_seeds_are_in_order_and_the_command_is_the_firsts(tmp_path, capsys):
+    records = runs("GA", "GA", SALUN)
+    for seed, record in zip((10, 2, 9), records, strict=True):
+        record["provenance"] |= {"seed": seed, "command": ["main_forget.py", "--seed", str(seed)]}
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *records)
+    row = row_of(capsys, tmp_path, "GA")
+    assert row["seeds"] == "3 (2, 9, 10)"
+    assert row["command"] == "`python main_forget.py --seed 2`"
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_retrains_are_refused(count, tmp_path, capsys):
     retrain = runs("retrain", "Retrain", RETRAIN[:count])
