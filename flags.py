@@ -15,7 +15,7 @@ from datasets import DATASETS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
-from unlearn import METHODS, flag_of
+from unlearn import METHODS, flag_of, preset_table
 
 # Flags of the reference that nothing here reads, with its defaults: accepted, and named in one
 # warning line when typed.
@@ -197,7 +197,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
             "preset",
             str,
             f"{preset} (default: paper, the method's own defaults)",
-            {"action": types.ChoosePreset, "metavar": "NAME"},
+            {"action": types.ChooseOrList, "table": preset_table, "metavar": "NAME"},
         ),
         Flag("forget_batch_size", types.positive, forget_batch_size),
         Flag("unlearn_lr", types.rate, _defaults("unlearn_lr")),
