@@ -4,6 +4,7 @@ the same bytes each time.
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -18,6 +19,7 @@ from reporting.attacks import named_rows
 from reporting.audit_plots import relearn_figure, roc_figure
 from reporting.audits import read_audits
 from reporting.curves import with_curves
+from reporting.page import page
 from reporting.results import collect
 from reporting.tables import scenarios
 
@@ -61,6 +63,53 @@ def test_audited_rows_have_the_names_of_the_table_by_their_weights(tmp_path):
         "FT (unlearn_lr 0.2)",
         "x",
     ]
+
+
+def test_original_is_one_row_of_an_audit_that_has_it_twice(tmp_path):
+    """As raw's checkpoint and as --original: the same weights. An original that no raw has, and a
+    method that ended at the original's weights, keep rows of their own.
+    """
+    raw, still = result("raw", "Original"), result("GA", lr=0.0)
+    still["provenance"]["unlearned_sha256"] = raw["provenance"]["unlearned_sha256"]
+    write(tmp_path, raw, still, result("retrain", "Retrain"))
+
+    def audited_as(*results):
+        write_audit_with_original(tmp_path, raw, results)
+        scenario = read(tmp_path)
+        return list(named_rows(scenario.audits[0], scenario.groups))
+
+    assert sorted(audited_as(raw, result("GA", lr=9))) == ["GA", "Original"]
+    assert sorted(audited_as(raw, still)) == ["GA", "Original"]
+    assert sorted(audited_as(still)) == ["GA", "Original"]
+    assert sorted(audited_as(result("FT"))) == ["FT", "Original"]
+
+
+def write_audit_with_original(folder, original, results):
+    """An audit of ``results`` and, in the role of --original, of one more model."""
+    content = audit(*results, {**original, "label": "its own"})
+    content["rows"][-1] |= {"label": "Original", "role": "original"}
+    (folder / "audit.json").write_text(json.dumps(content))
+
+
+def test_original_is_once_on_the_page_of_several_folders_and_seeds(tmp_path):
+    """Two originals, two seeds each, older records of raw with a recipe: one row, one panel."""
+    originals = [
+        result("raw", "Original", seed=seed, lr=lr) for seed in (1, 2) for lr in (0.1, 0.2)
+    ]
+    write(tmp_path, *originals, *runs("retrain", "Retrain", RETRAIN))
+    write_audit_with_original(tmp_path, originals[0], [*originals, result("retrain", "Retrain")])
+    scenario = read(tmp_path)
+    assert [(row["name"], row["runs"]) for row in scenario.table["rows"]] == [
+        ("Retrain", 3),
+        ("Original", 4),
+    ]
+    for name in ("relearn", "roc-rmia", "loss-histograms"):
+        panels = [panel.get_title() for panel in figure_of(scenario, name).axes]
+        assert sorted(panels) == ["Original", "Retrain"]
+    html = page([scenario])
+    tables = re.findall(r"<table.*?</table>", html)
+    assert [len(re.findall(">Original[^<]*</th>", table)) for table in tables] == [1] * 7
+    assert "Original [2]" not in html
 
 
 def test_an_audit_of_other_images_is_a_scenario_of_its_own(tmp_path):
