@@ -122,6 +122,17 @@ def test_hostile_names_are_shown_as_text(page):
     assert not re.search(r"<script>alert|\x07", page.read_text())
 
 
+def test_the_hash_in_a_title_is_explained_in_a_tooltip_and_in_words(page):
+    """The heading still reads as the title does."""
+    reader = Reader(page.read_text())
+    ((attributes, shown),) = reader.all("abbr")
+    assert shown == "dddddddd"
+    assert attributes["title"].endswith(f"training images and labels: {'d' * 64}")
+    assert any("SHA-256 hash of its training images and labels" in t for _, t in reader.all("p"))
+    ((_, heading),) = reader.all("h2")
+    assert heading == "cifar10 (dddddddd), resnet18: forget 4500 training images (10 %, random)"
+
+
 def test_the_numbers_of_ulira_stand_in_a_table_of_their_own(page):
     """With what chance gives beside them."""
     reader = Reader(page.read_text())
