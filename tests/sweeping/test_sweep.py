@@ -135,7 +135,10 @@ def test_a_forget_set_that_no_seed_draws_is_common_to_all_seeds(spec, drawn, tmp
     found = runs_of(content(tmp_path, base={**left, "forget": spec}))
     assert sum(run.stage == "masks" for run in found) == (3 if drawn else 1)
     assert not any(
-        "forget" in word for run in found if run.stage == "original" for word in run.words
+        word.startswith("--forget")
+        for run in found
+        if run.stage == "original"
+        for word in run.words
     )
 
 
