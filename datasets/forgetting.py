@@ -59,7 +59,8 @@ def spec_of(text: str) -> ForgetSpec:
     asked = f"--forget {text[:MOST]}"
     kind, colon, what = text.partition(":")
     if kind not in KINDS or not colon or not what.strip():
-        raise UserError(f"{asked}: what is forgotten is wanted, as one of {FORMS}")
+        hint = f" (did you mean random:{text}?)" if is_amount(text) else ""
+        raise UserError(f"{asked}: what is forgotten is wanted{hint}, as one of {FORMS}")
     if kind != "random":
         return ForgetSpec(asked, kind, what)
     _check_amount(what, asked)
