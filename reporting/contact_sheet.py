@@ -42,7 +42,7 @@ def contact_sheet(groups: dict[str, list[dict]]) -> Html | None:
         return None
     arrays, count = sheet.arrays, len(sheet.arrays["indices"])
     places = arrays["shown"][:MOST].tolist()
-    pictures = list(zip(places, arrays["images"], strict=False))
+    pictures = zip(places, arrays["images"][:MOST], strict=True)
     words = (
         f"{len(places)} of {count} forgotten images, evenly spaced: the label, what the original"
         " said of it before, and what the models say after. Bold: not the label. That a model"

@@ -102,6 +102,11 @@ def test_models_of_one_forget_set_are_shown_together(tmp_path):
     assert "C:" not in sheet
 
 
+def test_a_row_of_several_seeds_shows_its_first_run(tmp_path):
+    runs = [saved(tmp_path / str(after), "FT", arrays(after=after)) for after in (1, 2)]
+    assert 'FT: <span class="other">bee' in cards_of(contact_sheet({"FT": runs}))[0]
+
+
 def test_without_files_there_is_no_sheet(tmp_path):
     record = saved(tmp_path, "FT", arrays())
     record["file"].with_name("FTforget.npz").unlink()
