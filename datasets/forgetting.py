@@ -20,7 +20,9 @@ FORMS = (
     "random:4500, random:10%, class:3, class:cat, classes:3,5, class:cat:50%, positions:@FILE,"
     " indices:@FILE or files:@FILE"
 )
-AMOUNT = re.compile(r"[0-9]+|[0-9]+(\.[0-9]+)? ?%|\.[0-9]+ ?%")
+# Of at most 18 digits: no sensible number has more.
+AMOUNT = re.compile(r"[0-9]{1,18}|[0-9]{1,18}(\.[0-9]{1,18})? ?%|\.[0-9]{1,18} ?%")
+NUMBER = re.compile(r"[0-9]{1,18}")
 ALL = "-1"  # of --class_to_replace
 MOST = 160  # letters of what was typed that a message repeats
 SHOWN = 20  # class names that a message lists
@@ -127,12 +129,12 @@ def class_index(text: str, names: Sequence[str], spec: ForgetSpec) -> int:
     """
     asked, text = spec.asked, text.strip()
     if text.startswith("#"):
-        if not text[1:].isdecimal() or int(text[1:]) >= len(names):
+        if not NUMBER.fullmatch(text[1:]) or int(text[1:]) >= len(names):
             raise _unknown(text, names, asked)
         return int(text[1:])
     if text.startswith("=") and text[1:] in names:
         return names.index(text[1:])
-    if not re.fullmatch(r"-?[0-9]+", text):
+    if not NUMBER.fullmatch(text.removeprefix("-")):
         if text not in names:
             raise _unknown(text, names, asked)
         return names.index(text)
@@ -148,8 +150,7 @@ def _integer_class(index: int, text: str, names: Sequence[str], spec: ForgetSpec
     asked, kind = spec.asked, spec.kind
     inside = 0 <= index < len(names)
     named = names.index(text) if text in names else None
-    is_number = inside and re.fullmatch(r"[0-9]+", names[index])
-    if named in (None, index) and inside and not (is_number and int(names[index]) != index):
+    if named in (None, index) and inside and not _is_other_number(names[index], index):
         return index
     ways = []
     if inside:
@@ -161,6 +162,11 @@ def _integer_class(index: int, text: str, names: Sequence[str], spec: ForgetSpec
     raise UserError(f"{asked}: classes here have numbers as names; type {', or '.join(ways)}")
 
 
+def _is_other_number(name: str, index: int) -> bool:
+    """Whether the name of the class of an index is a number, and not this one."""
+    return bool(re.fullmatch(r"[0-9]+", name)) and (name.lstrip("0") or "0") != str(index)
+
+
 def _unknown(text: str, names: Sequence[str], asked: str) -> UserError:
     close = difflib.get_close_matches(text.lower(), [name.lower() for name in names], 1, 0.7)
     meant = next((name for name in names if [name.lower()] == close), None)
@@ -170,7 +176,9 @@ def _unknown(text: str, names: Sequence[str], asked: str) -> UserError:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     hint = f" (did you mean {meant}?)" if meant else ""
     last = len(names) - 1
-    return UserError(f"{asked}: no class {text}{hint}; classes run from 0 to {last}: {shown}{more}")
+    return UserError(
+        f"{asked}: no class {text[:60]}{hint}; classes run from 0 to {last}: {shown}{more}"
+    )
 
 
 def classes_of(spec: ForgetSpec, names: Sequence[str]) -> tuple[tuple[int, ...], str | None]:
@@ -231,7 +239,7 @@ def choose(
 def _warn_of_names(classes: Sequence[int], names: Sequence[str]) -> None:
     """Say which class an index stands for where the class's name is another number."""
     for c in classes:
-        if re.fullmatch(r"[0-9]+", names[c]) and int(names[c]) != c:
+        if _is_other_number(names[c], c):
             warn(
                 f"--class_to_replace takes {c} for an index: the class named {names[c]!r};"
                 " --forget class:=NAME takes a name"

@@ -52,7 +52,7 @@ def read_list(text: str, asked: str, *, names: bool = False) -> Listed:
             found = _read(path, column, names)
     except (OSError, EOFError, RecursionError) as error:
         raise UserError(f"{asked}: {error or type(error).__name__}") from None
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{asked}: {error}") from None
     if not len(found.values):
         raise UserError(f"{asked}: the list is empty; at least one entry is wanted")

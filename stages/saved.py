@@ -172,7 +172,10 @@ def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
     retained.
     """
     record = saved.forgotten or forgotten_by_flags(saved.arguments)
-    kind, classes = str(record["kind"]), tuple(map(int, record["classes"]))
+    kind, classes = record["kind"], tuple(map(int, record["classes"]))
+    known = all(0 <= c <= labels.max() for c in classes) and bool(classes) == (kind == "class")
+    if kind not in ("random", "class", "indexes") or not known:
+        raise ValueError(f"it forgot {kind!r} {classes}")
     whole = whole_classes(classes, labels[saved.retain])
     return ForgetSplit(kind, saved.forget, saved.retain, classes, whole)
 

@@ -100,10 +100,10 @@ def check_request(request: ForgetRequest) -> None:
             f" {spec.asked} names none, drop it"
         )
     known = DATASETS[request.dataset].num_classes
-    if known and spec.is_index:
-        numbers = [part for part in spec.what.split(",") if INTEGER.fullmatch(part.strip())]
-        for part in numbers:
-            class_index(part, tuple(map(str, range(known))), spec)
+    if known and spec.kind in ("class", "classes"):
+        for part in spec.what.partition(":")[0].split(","):
+            if INTEGER.fullmatch(part.strip()):
+                class_index(part, tuple(map(str, range(known))), spec)
 
 
 def set_up(request: Request) -> tuple[torch.device, str]:

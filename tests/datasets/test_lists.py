@@ -131,6 +131,7 @@ REFUSED = {
     "no such column": ("a.csv", TABLE, ":3", ["column 3", "3"]),
     "header twice": ("a.csv", "i,i\n1,2\n", ":i", ["2 columns", "'i'"]),
     "number that is another header": ("a.csv", ",0\n0,7\n", ":0", ["column 0", "a.csv:1"]),
+    "a field without end": ("a.csv", "index\n" + "9" * 200_000 + "\n", "", ["field"]),
     "ragged": ("a.csv", "1,2\n3\n", ":1", ["row 2", "1 columns"]),
     "no integer in a row": ("a.csv", "1\n2\nx\n", "", ["row 3", "'x'"]),
     "point": ("a.csv", "1.0\n2.0\n", "", ["row 1", "'1.0'", "without a point"]),

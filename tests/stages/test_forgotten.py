@@ -181,6 +181,23 @@ def test_a_checkpoint_from_before_the_record_is_read_by_its_flags(flags, kind, c
     assert torch.equal(torch.from_numpy(found.forget), torch.from_numpy(saved.forget))
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "class", "classes": [10]},
+        {"kind": "class", "classes": [-1]},
+        {"kind": "class", "classes": []},
+        {"kind": "random", "classes": [3]},
+        {"kind": "magic", "classes": []},
+    ],
+    ids=str,
+)
+def test_a_record_that_cannot_be_is_damaged(record, raw):
+    saved = read_saved(raw / "GAcheckpoint.pth.tar", "models")
+    with pytest.raises(ValueError, match="it forgot"):
+        forgotten(dataclasses.replace(saved, forgotten=record), DIGITS.y_train)
+
+
 @pytest.mark.parametrize(("count", "most"), [(1, 64), (5, 64), (64, 64), (65, 64), (4500, 64)])
 def test_shown_images_are_spread_evenly(count, most):
     places = evenly(count, most)
