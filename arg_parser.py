@@ -146,14 +146,6 @@ def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> lis
 
 def _check(args: argparse.Namespace, typed: frozenset[str]) -> None:
     """What can be refused from the flags alone."""
-    if (
-        args.indexes_to_replace is not None
-        and {"num_indexes_to_replace", "class_to_replace"} & typed
-    ):
-        raise UserError(
-            "--indexes_to_replace names the images; drop --num_indexes_to_replace and"
-            " --class_to_replace, or drop it"
-        )
     if args.mask_ratio is not None and args.mask_path is None:
         raise UserError("--mask_ratio picks a file in --mask_path FOLDER, which is not given")
     if args.layers is not None and args.score != "layers":

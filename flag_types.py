@@ -96,6 +96,16 @@ def positive(text: str) -> int:
     return value
 
 
+def images(text: str) -> int | str:
+    """A number of images, or a share of them such as ``10%``."""
+    return text if text.endswith("%") else positive(text)
+
+
+def classes(text: str) -> int | str:
+    """The index of a class, or names and indices as they are typed."""
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
+
+
 def epochs(text: str) -> int:
     if (value := count(text)) > MOST_EPOCHS:
         raise argparse.ArgumentTypeError(f"{text} is more than {MOST_EPOCHS}")
@@ -159,6 +169,6 @@ def milestones(text: str) -> tuple[int, ...]:
 # argparse says "invalid NAME value".
 for _kind in (number, rate, share, smoothing):
     _kind.__name__ = "number"
-for _kind in (count, positive, epochs, workers, threads):
+for _kind in (count, positive, images, epochs, workers, threads):
     _kind.__name__ = "integer"
 milestones.__name__ = "list of epochs"

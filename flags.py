@@ -153,12 +153,18 @@ def forget_flags() -> tuple[Flag, ...]:
     left_out = "positions in the training split that no model of this study sees, neither to train"
     others = "nor to forget: 1,5,9 or @FILE; other positions count what is left"
     part = "share of each class's retain images that masks and methods see; evaluation keeps all"
-    num_indexes_to_replace = "how many images are forgotten (default: a whole class)"
-    indexes_to_replace = "positions in the training split: 1,5,9 or @FILE (.npy, .txt, .json)"
+    forget = "what is forgotten: random:4500, random:10%%, class:cat, classes:3,5, class:cat:50%%,"
+    lists = "positions:@FILE, indices:@FILE, files:@FILE (.npy, .txt, .json, .csv, or 1,5,9)"
+    skip_val = "leave out validation images that --forget indices: or files: names"
+    num_indexes_to_replace = "--forget random:N: 4500 or 10%% (default: a whole class)"
+    indexes_to_replace = "--forget positions:LIST, places in the training split: 1,5,9 or @FILE"
+    class_to_replace = "--forget classes:LIST: images of these classes only (default: -1, of all)"
     split_seed = "which images are validation (default: the original model's, else %(default)s)"
     return (
-        Flag("num_indexes_to_replace", types.positive, num_indexes_to_replace),
-        Flag("class_to_replace", int, "forget images of this class only (default: -1, of all)"),
+        Flag("forget", str, f"{forget} {lists}", {"metavar": "SPEC"}),
+        Flag("skip_val", bool, skip_val),
+        Flag("num_indexes_to_replace", types.images, num_indexes_to_replace),
+        Flag("class_to_replace", types.classes, class_to_replace),
         Flag("indexes_to_replace", str, indexes_to_replace),
         Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
         Flag("split_seed", int, split_seed),

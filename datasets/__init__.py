@@ -16,9 +16,9 @@ class Spec:
     """How a data set is read and augmented.
 
     ``load(data, input_size, workers)`` returns x_train, y_train, x_test, y_test and optionally
-    classes. ``mean`` and ``std`` are of pixels in [0, 1]; None computes them from the training
-    images. ``crop`` is the zero padding of the random crop in pixels; None is an eighth of the
-    image's side.
+    classes, and files: the training images' names. ``mean`` and ``std`` are of pixels in [0, 1];
+    None computes them from the training images. ``crop`` is the zero padding of the random crop in
+    pixels; None is an eighth of the image's side.
     """
 
     load: Callable[..., dict[str, np.ndarray]]
@@ -50,7 +50,10 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`."""
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`.
+
+    ``files`` are the training images' names below --data, for a folder of images.
+    """
 
     name: str
     x_train: np.ndarray
@@ -62,6 +65,7 @@ class ImageSet:
     std: tuple[float, ...]
     crop: int
     flip: bool
+    files: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -105,9 +109,8 @@ def load_dataset(
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
-    return ImageSet(
-        name, **images, **labels, classes=classes, mean=mean, std=std, crop=crop, flip=spec.flip
-    )
+    of_set = {"classes": classes, "mean": mean, "std": std, "crop": crop, "flip": spec.flip}
+    return ImageSet(name, **images, **labels, **of_set, files=tuple(arrays.get("files", ())))
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -317,11 +317,12 @@ class Data:
 
     def _held_out(self, train_images: DeviceImages) -> dict[str, Loader]:
         """The validation and the test split, without a class that is forgotten as a whole."""
-        dataset, dropped = self.dataset, self.chosen and self.chosen.dropped_class
+        dataset, dropped = self.dataset, self.chosen and self.chosen.dropped_classes
         test_images = DeviceImages(dataset.x_test, self.device, 0)
         val, test = self.split.val, np.arange(len(dataset.y_test))
-        if dropped is not None:
-            val, test = val[dataset.y_train[val] != dropped], test[dataset.y_test != dropped]
+        if dropped:
+            val = val[~np.isin(dataset.y_train[val], dropped)]
+            test = test[~np.isin(dataset.y_test, dropped)]
         size = self.batches.batch_size
         return {
             "val": Loader(train_images, val, dataset.y_train, size, name="val"),

@@ -24,17 +24,18 @@ def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -
     """Both halves of a torchvision data set, downloaded if missing; else asks for ``files``."""
     from torchvision import datasets as tv
 
-    def read(options: dict) -> tuple[np.ndarray, np.ndarray]:
+    def read(options: dict) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
         kind = getattr(tv, name)
         try:
             half = kind(str(data), download=False, **options)
         except RuntimeError:
             half = kind(str(data), download=True, **options)
         labels = half.targets if hasattr(half, "targets") else half.labels
-        return np.asarray(half.data), np.asarray(labels)
+        return np.asarray(half.data), np.asarray(labels), getattr(half, "classes", None)
 
     try:
-        return _arrays(*map(read, halves))
+        (*train, classes), (*test, _) = map(read, halves)
+        return _arrays(train, test) | ({"classes": classes} if classes else {})
     except Exception as error:  # no network, a proxy's error page, a damaged archive
         raise UserError(
             f"{name} is not under --data {data} and could not be downloaded"
@@ -131,7 +132,8 @@ def folder(data: Path, input_size: int | None, workers: int) -> Arrays:
         )
     _check_resized(len(train) + len(held_out), side, "--dataset folder")
     arrays = _arrays(_decode(train, workers), _decode(held_out, workers))
-    return arrays | {"classes": train.classes}
+    files = [Path(path).relative_to(data).as_posix() for path, _ in train.samples]
+    return arrays | {"classes": train.classes, "files": files}
 
 
 def _open(path: str):

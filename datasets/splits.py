@@ -1,6 +1,7 @@
 """Training, validation, forget and retain sets: indices of one data set's training images."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,23 +27,41 @@ class Split:
 class ForgetSplit:
     """A :class:`Split`'s training indices parted into ``forget`` and ``retain``.
 
-    ``kind`` is random, class or indexes; ``dropped_class`` is a class that is forgotten as a whole,
-    and therefore dropped from validation and test, or None.
+    ``kind`` is random, class or indexes; ``classes`` are those that were asked for (kind class
+    alone), and ``dropped_classes`` those of them that are forgotten as a whole, and therefore
+    dropped from validation and test.
     """
 
     kind: str
     forget: np.ndarray
     retain: np.ndarray
-    dropped_class: int | None
+    classes: tuple[int, ...] = ()
+    dropped_classes: tuple[int, ...] = ()
 
     @property
     def scenario(self) -> str:
         """A key of :data:`SCENARIOS`."""
-        return "random" if self.dropped_class is None else "class"
+        return "class" if self.dropped_classes else "random"
 
     def sha256(self) -> str:
         """A hash of the sorted forget indices."""
         return hash_arrays({"forget": np.sort(self.forget)})
+
+    def record(self, names: Sequence[str]) -> dict:
+        """What a result says of it; ``names`` are those of all classes."""
+        record = {"kind": self.kind, "count": len(self.forget), "sha256": self.sha256()}
+        if self.classes:
+            record["classes"] = [{"index": c, "name": names[c]} for c in self.classes]
+        if len(self.classes) == 1:
+            record["class"] = self.classes[0]
+        return record
+
+    def said(self, names: Sequence[str]) -> str:
+        """What was asked for, such as ``class 2 (cat)``."""
+        if not self.classes:
+            return self.kind
+        shown = [str(c) if names[c] == str(c) else f"{c} ({names[c]})" for c in self.classes]
+        return f"class{'es' if len(shown) > 1 else ''} {', '.join(shown)}"
 
 
 def make_split(labels: np.ndarray, split_seed: int) -> Split:
@@ -68,7 +87,8 @@ def leave_out(split: Split, positions: np.ndarray) -> Split:
     Raises:
         UserError: a position out of range or twice, or nothing left.
     """
-    train = np.delete(split.train, _checked(positions, len(split.train), "--leave_out"))
+    check_places(positions, len(split.train), "--leave_out")
+    train = np.delete(split.train, positions)
     if not len(train):
         raise UserError(f"--leave_out names all {len(split.train)} training images; leave some")
     return dataclasses.replace(split, train=train)
@@ -79,20 +99,22 @@ def choose_forget(
     labels: np.ndarray,
     *,
     count: int | None = None,
-    class_to_forget: int = -1,
+    classes: Sequence[int] = (),
     positions: np.ndarray | None = None,
     forget_seed: int = 2,
+    asked: str = "forget",
 ) -> ForgetSplit:
     """Choose the forget set among the training images.
 
     Args:
         labels: (n,) labels of all training images of the data set.
-        count: how many; None takes the whole class.
-        class_to_forget: draw from this class only; -1 draws from all.
+        count: how many; None takes all images of ``classes``.
+        classes: draw from these only; none draws from all.
         positions: a list instead of a draw: positions in ``split.train``, as the reference counts
             them.
         forget_seed: the draw is ``RandomState((forget_seed - 1) mod 2^32).choice``, the reference's
             for its ``--seed``.
+        asked: what messages begin with.
 
     Raises:
         UserError: more than there are, an unknown class, a position out of range or twice, nothing
@@ -100,52 +122,69 @@ def choose_forget(
     """
     if positions is not None:
         kind = "indexes"
-        forget = split.train[_checked(positions, len(split.train), "--indexes_to_replace")]
+        check_places(positions, len(split.train), asked, "positions in the training split")
+        forget = split.train[positions]
     else:
-        kind = "random" if class_to_forget == -1 else "class"
-        forget = _draw(split, labels, count, class_to_forget, forget_seed)
+        kind = "class" if classes else "random"
+        forget = _draw(split, labels, count, classes, forget_seed, asked)
     retain = np.setdiff1d(split.train, forget)
     if not len(retain):
         raise UserError(
-            f"forgetting {len(forget)} of {len(split.train)} training images leaves none to retain"
+            f"{asked}: forgetting {len(forget)} of {len(split.train)} training images leaves none"
+            " to retain; ask for fewer"
         )
     if not len(forget):
-        raise UserError("the forget set is empty; ask for at least one image")
-    whole_class = kind == "class" and not np.any(labels[retain] == class_to_forget)
-    return ForgetSplit(kind, forget, retain, class_to_forget if whole_class else None)
+        raise UserError(f"{asked}: the forget set is empty; ask for at least one image")
+    classes = tuple(classes)
+    return ForgetSplit(kind, forget, retain, classes, whole_classes(classes, labels[retain]))
+
+
+def whole_classes(classes: Sequence[int], retained: np.ndarray) -> tuple[int, ...]:
+    """Those of ``classes`` that none of the ``retained`` labels (n,) is of."""
+    return tuple(c for c in classes if not np.any(retained == c))
 
 
 def _draw(
-    split: Split, labels: np.ndarray, count: int | None, class_to_forget: int, forget_seed: int
+    split: Split,
+    labels: np.ndarray,
+    count: int | None,
+    classes: Sequence[int],
+    forget_seed: int,
+    asked: str,
 ) -> np.ndarray:
     candidates = split.train
-    if class_to_forget != -1:
-        if not 0 <= class_to_forget <= labels.max():
-            raise UserError(
-                f"--class_to_replace {class_to_forget}: classes run from 0 to {labels.max()} (-1:"
-                " all of them)"
-            )
-        candidates = candidates[labels[candidates] == class_to_forget]
+    if unknown := [c for c in classes if not 0 <= c <= labels.max()]:
+        raise UserError(f"{asked}: no class {unknown[0]}; classes run from 0 to {labels.max()}")
+    if classes:
+        candidates = candidates[np.isin(labels[candidates], classes)]
     if count is None:
         return candidates
     if not 1 <= count <= len(candidates):
-        where = "" if class_to_forget == -1 else f" of class {class_to_forget}"
+        where = f" of class {', '.join(map(str, classes))}" if classes else ""
         raise UserError(
-            f"--num_indexes_to_replace {count}: allowed 1 to {len(candidates)}, the training"
-            f" images{where}"
+            f"{asked}: {count} images; allowed 1 to {len(candidates)}, the training images{where}"
         )
     return np.random.RandomState((forget_seed - 1) % 2**32).choice(candidates, count, replace=False)
 
 
-def _checked(positions: np.ndarray, available: int, flag: str) -> np.ndarray:
-    outside = positions[(positions < 0) | (positions >= available)]
+def check_places(
+    places: np.ndarray, available: int, asked: str, what: str = "positions in the training split"
+) -> None:
+    """Refuse places (m,) that are negative, too large or given twice, by the first of them."""
+    outside = places[(places < 0) | (places >= available)]
     if len(outside):
-        allowed = f"allowed 0 to {available - 1} (positions in the training split)"
-        raise UserError(f"{flag}: {outside[0]} is out of range, {allowed}")
-    unique, counts = np.unique(positions, return_counts=True)
-    if len(unique) < len(positions):
-        raise UserError(f"{flag}: {unique[counts > 1][0]} is given twice")
-    return positions
+        more = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
+        raise UserError(
+            f"{asked}: {outside[0]} is out of range{more}, allowed 0 to {available - 1} ({what})"
+        )
+    _, first = np.unique(places, return_index=True)
+    if len(first) < len(places):
+        again = np.setdiff1d(np.arange(len(places)), first)
+        mask = "; a mask is written as true and false" if not set(places.tolist()) - {0, 1} else ""
+        raise UserError(
+            f"{asked}: {places[again[0]]} is given twice ({len(places)} entries, {len(first)}"
+            f" different){mask}"
+        )
 
 
 def retain_part(

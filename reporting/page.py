@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from reporting.contact_sheet import contact_sheet
 from reporting.groups import counted
 from reporting.markup import Html, escape, joined, scrolling, tag
 from reporting.page_audit import audit_part
@@ -69,13 +70,14 @@ def page(scenarios: Sequence[Scenario]) -> str:
 
 
 def _policy(script: str) -> Html:
-    """Nothing but this script may run, and nothing may be fetched. Styles are free: the plots carry
-    style attributes, which no hash covers, and styles cannot run anything.
+    """Nothing but this script may run, and nothing may be fetched: images are in the page itself.
+    Styles are free: the plots carry style attributes, which no hash covers, and styles cannot run
+    anything.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri"
-        " 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src"
+        " data:; base-uri 'none'; form-action 'none'"
     )
     return Html(f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">')
 
@@ -100,6 +102,8 @@ def _section(anchor: str, scenario: Scenario) -> list[Part]:
         content = audit_part(audit, scenario.groups)
         parts.append(_part(f"{anchor}-audit-{number}", "Audit", content, origin))
     parts += plots[2:]
+    if (sheet := contact_sheet(scenario.groups)) is not None:
+        parts.append(_part(f"{anchor}-sheet", "Forgotten images", sheet))
     if scenario.groups:
         parts.append(_part(f"{anchor}-origin", ORIGINS, *_origins(scenario.groups)))
     return parts

@@ -73,7 +73,7 @@ def scenario_of(record: dict) -> tuple:
     scenario = (
         data["dataset"],
         data["arch"],
-        f"class {forget['class']}" if forget["kind"] == "class" else forget["kind"],
+        _asked(forget),
         forget["count"],
         data["sizes"]["retain"],
         data["data_sha256"],
@@ -81,6 +81,29 @@ def scenario_of(record: dict) -> tuple:
     if [type(part) for part in scenario] != [str, str, str, int, int, str]:
         raise TypeError(f"data is {scenario}")
     return scenario
+
+
+def _asked(forget: dict) -> str:
+    """What was asked to be forgotten, such as ``class 3``; not by names, which older files lack."""
+    if forget["kind"] != "class":
+        return forget["kind"]
+    if len(classes := forget.get("classes", ())) > 1:
+        return f"classes {', '.join(str(each['index']) for each in classes)}"
+    return f"class {forget['class']}"
+
+
+def _with_names(what: str, runs: list[dict]) -> str:
+    """The same with the classes' names where all of these runs know them."""
+    known = [run["data"]["forget"].get("classes") for run in runs]
+    if not known or None in known:
+        return what
+    shown = [
+        str(each["index"])
+        if each["name"] == str(each["index"])
+        else "{index} ({name})".format(**each)
+        for each in known[0]
+    ]
+    return f"{what.split()[0]} {', '.join(shown)}"
 
 
 def summarise(
@@ -101,7 +124,7 @@ def summarise(
     """
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
-    forgotten = f"forget {count} training images ({share:.0f} %, {what})"
+    forgotten = f"forget {count} training images ({share:.0f} %, {_with_names(what, runs)})"
     title = f"{dataset} ({short_hash(images)}), {arch}: {forgotten}"
     groups = named_groups(runs)
     kinds = [name for name, group in groups.items() if is_retrain(group[0])]

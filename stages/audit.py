@@ -35,6 +35,7 @@ from stages.outputs import Subject
 from stages.requests import AuditRequest, recording
 from stages.saved import Saved, expand, other_originals, read_saved, weights_moved, with_reference
 from stages.shadows import Pool
+from stages.task import data_line
 from unlearn.raw import Raw
 from utils import UserError, warn
 
@@ -122,6 +123,7 @@ def find(request: AuditRequest) -> list[Saved]:
 
 def evaluate(request: AuditRequest, subject: Subject, saved: list[Saved]) -> dict:
     """All that audit.json holds."""
+    print(data_line(subject.data))
     forget = subject.chosen.sha256()
     # The rule that results of main_forget.py are made by.
     rule = draw_rule(request.mia_members, subject.split.split_seed, subject.data_sha256, forget)
@@ -281,7 +283,7 @@ def without_record(saved: Saved) -> bool:
 
 def make_pool(request: AuditRequest, subject: Subject, saved: list[Saved]) -> Pool | None:
     """The shadow models; None for a whole class."""
-    if subject.chosen.dropped_class is not None:
+    if subject.chosen.dropped_classes:
         warn(
             "a whole class cannot be in half of the shadows: --suite full goes without U-LiRA here"
         )

@@ -7,7 +7,7 @@ TRAIN_RESULT, TRAIN_CURVE = "train_result.json", "0curve.jsonl"
 MASK_RECORD = "mask_result.json"
 # Unlearning, after METHOD or NAME.METHOD.
 CHECKPOINT, RESULT, CURVE = "checkpoint.pth.tar", "result.json", "curve.jsonl"
-REFERENCE_RESULT = "eval_result.pth.tar"
+REFERENCE_RESULT, FORGOTTEN = "eval_result.pth.tar", "forget.npz"
 # Auditing.
 AUDIT, PER_IMAGE = "audit.json", "per_image.npz"
 

@@ -51,9 +51,9 @@ class Subject:
             self.dataset, self.split, self.chosen, device=device, batch_size=batch_size, seed=0
         )
         self.loaders = dict(self.data.evaluation)
-        if self.chosen.dropped_class is not None:
+        if self.chosen.dropped_classes:
             # Is the class forgotten, or only its training images?
-            indices = np.flatnonzero(self.dataset.y_test == self.chosen.dropped_class)
+            indices = np.flatnonzero(np.isin(self.dataset.y_test, self.chosen.dropped_classes))
             images = DeviceImages(self.dataset.x_test, device, 0)
             self.loaders["test_forgotten"] = Loader(
                 images, indices, self.dataset.y_test, batch_size, name="test_forgotten"
@@ -198,13 +198,6 @@ class Subject:
 
     def record(self) -> dict:
         """What was evaluated, for audit.json."""
-        forget = {
-            "kind": self.chosen.kind,
-            "count": len(self.chosen.forget),
-            "sha256": self.chosen.sha256(),
-        }
-        if self.chosen.kind == "class":
-            forget["class"] = int(self.first.arguments["class_to_replace"])
         return {
             "dataset": self.dataset.name,
             "arch": self.first.arguments["arch"],
@@ -212,6 +205,6 @@ class Subject:
             "test_sha256": self.test_sha256,
             "split_seed": self.split.split_seed,
             "scenario": self.chosen.scenario,
-            "forget": forget,
+            "forget": self.chosen.record(self.dataset.classes),
             "sizes": {name: loader.num_samples for name, loader in self.loaders.items()},
         }

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
+from datasets.forgetting import FORMS, ForgetSpec, spec_of, spec_of_reference
 from runtime.provenance import calling, current_call
 from unlearn import METHODS, flag_of, known_methods, method_key, needs_mask
 from unlearn.base import Method
 from utils import UserError
 
+# The reference's flags of what is forgotten; --forget says the same and more.
+OF_REFERENCE = ("num_indexes_to_replace", "class_to_replace", "indexes_to_replace")
 PATHS = ("save_dir", "checkpoint", "model_path", "mask_path")
 
 
@@ -128,8 +131,10 @@ class ForgetRequest(Request):
     """What is forgotten, of which model."""
 
     model_path: Path | None = None
-    num_indexes_to_replace: int | None = None
-    class_to_replace: int = -1
+    forget: str | None = None
+    skip_val: bool = False
+    num_indexes_to_replace: int | str | None = None
+    class_to_replace: int | str = -1
     indexes_to_replace: str | None = None
     forget_seed: int | None = None
     retain_fraction: float = 1.0
@@ -138,6 +143,32 @@ class ForgetRequest(Request):
     def draw_seed(self) -> int:
         """The seed that draws who is forgotten."""
         return self.seed if self.forget_seed is None else self.forget_seed
+
+    def forget_spec(self) -> ForgetSpec:
+        """What is asked to be forgotten, by --forget or by the reference's three flags.
+
+        Raises:
+            UserError: nothing is, or two flags ask for it.
+        """
+        typed = [flag for flag in OF_REFERENCE if flag in self.typed]
+        if self.forget is not None and typed:
+            raise UserError(
+                f"--forget {self.forget[:60]} says what is forgotten; drop it, or"
+                f" {' and '.join('--' + flag for flag in typed)}"
+            )
+        if self.indexes_to_replace is not None and set(typed) - {"indexes_to_replace"}:
+            raise UserError(
+                "--indexes_to_replace names the images; drop --num_indexes_to_replace and"
+                " --class_to_replace, or drop it"
+            )
+        if self.forget is not None:
+            return spec_of(self.forget)
+        spec = spec_of_reference(
+            self.num_indexes_to_replace, self.class_to_replace, self.indexes_to_replace
+        )
+        if spec is None:
+            raise UserError(f"nothing to forget: give --forget as one of {FORMS}")
+        return spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

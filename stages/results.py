@@ -1,10 +1,12 @@
 """What a finished unlearning run is measured and judged by, writes and prints."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from datasets.splits import SCENARIOS
 from engine import predict
@@ -28,11 +30,12 @@ from evaluation.verdicts import (
 )
 from runtime import distributed
 from runtime.clock import Stopwatch, warn_of_standstill
-from runtime.files import hash_arrays, load_json, save, save_json
+from runtime.files import hash_arrays, load_json, save, save_arrays, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import load_weights
 from stages.curves import to_numpy
-from stages.file_names import REFERENCE_RESULT, RESULT
+from stages.file_names import FORGOTTEN, REFERENCE_RESULT, RESULT
+from stages.forgotten import forgotten_arrays
 from stages.mask_files import LoadedMask
 from stages.records import differences, recorded_recipe
 from stages.requests import UnlearnRequest
@@ -112,7 +115,8 @@ def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
     draws = distributed.on_main(lambda: svc_draws(*parts, rule))
     attack = means(draws)["forget"]
     print(draws_line(drawn))
-    verdicts, standings = judge_run(run, outputs)
+    before = OriginalOutputs(task)
+    verdicts, standings = judge_run(run, outputs, before)
     warnings = alarms(run, extra) + verdicts + unlike_original(run)
     for message in warnings:
         warn(message)
@@ -130,6 +134,8 @@ def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     reference_record = {"accuracy": percent, "SVC_MIA_forget_efficacy": attack}
     save(reference_record, run.files[REFERENCE_RESULT])
+    said = {"after": outputs["forget"], "before": before.computed.get("forget")}
+    save_arrays(forgotten_arrays(task, said), run.files[FORGOTTEN])
     save_json(result, run.files[RESULT])
     print_result(result, run.files[RESULT])
     return result
@@ -227,9 +233,9 @@ def unlike_original(run: Run) -> list[str]:
     return [f"trained unlike the original: {apart}"] if apart else []
 
 
-def judge_run(run: Run, outputs: Splits) -> tuple[list[str], dict]:
-    """The verdicts on a finished model beside its original, and what a report needs to judge it
-    again beside Retrain.
+def judge_run(run: Run, outputs: Splits, before: "OriginalOutputs") -> tuple[list[str], dict]:
+    """The verdicts on a finished model beside its original, of which ``before`` has the outputs,
+    and what a report needs to judge it again beside Retrain.
 
     Retrain, which others are judged by, has no reference, and the original is none to itself.
     """
@@ -239,7 +245,7 @@ def judge_run(run: Run, outputs: Splits) -> tuple[list[str], dict]:
         return [say_at_chance("the original", own)] if at_chance(own) else [], record
     if task.original is None or not (run.method.needs_original or run.mask):
         return judge_alone(own, run.method.label), record
-    before, (weaker, stronger) = OriginalOutputs(task), remedies(dataclasses.asdict(run.method))
+    weaker, stronger = remedies(dataclasses.asdict(run.method))
     # The retain set, the largest, is asked for where a verdict may hang on it: forget was trained
     # on like it.
     forgotten = Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1]))
@@ -260,9 +266,13 @@ class OriginalOutputs(Mapping):
     """
 
     def __init__(self, task: Task):
-        self.loaders, self.computed = task.data.evaluation, {}
-        self.model = new_model(task.request, task.dataset, task.device)
-        load_weights(self.model, task.original, task.request.arch)
+        self.task, self.loaders, self.computed = task, task.data.evaluation, {}
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        model = new_model(self.task.request, self.task.dataset, self.task.device)
+        load_weights(model, self.task.original, self.task.request.arch)
+        return model
 
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in self.computed:

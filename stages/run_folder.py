@@ -8,12 +8,20 @@ from pathlib import Path
 from runtime import distributed
 from runtime.devices import pick_device
 from runtime.files import require_file
-from stages.file_names import BEST, CHECKPOINT, CURVE, MASK_RECORD, REFERENCE_RESULT, RESULT
+from stages.file_names import (
+    BEST,
+    CHECKPOINT,
+    CURVE,
+    FORGOTTEN,
+    MASK_RECORD,
+    REFERENCE_RESULT,
+    RESULT,
+)
 from stages.requests import AnyRequest, Request, UnlearnRequest
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
-PARTS = (CHECKPOINT, REFERENCE_RESULT, RESULT, CURVE)
+PARTS = (CHECKPOINT, REFERENCE_RESULT, RESULT, CURVE, FORGOTTEN)
 
 
 def name_unread(request: Request, script: str, flags: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from datasets.splits import ForgetSplit
+from datasets.splits import ForgetSplit, whole_classes
 from evaluation.verdicts import relative_change
 from reporting.groups import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
@@ -32,6 +32,7 @@ OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "dat
 class Saved:
     """A checkpoint: its weights and what it records of its data and its forget set.
 
+    ``forgotten`` is the record of what was asked to be forgotten, empty in older files;
     ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or
     where no record says; ``original`` the hash of the weights that it began with, empty where no
     record says.
@@ -51,6 +52,7 @@ class Saved:
     mask: list | None = None
     mask_made_by: dict | None = None
     original: str = ""
+    forgotten: dict = dataclasses.field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -111,6 +113,7 @@ def read_saved(path: Path, role: str) -> Saved:
             mask=mask,
             mask_made_by=made_by,
             original=str(identity.get("original") or ""),
+            forgotten=dict(content.get("forgotten") or {}),
         )
 
 
@@ -168,16 +171,21 @@ def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
     """The checkpoint's forget split; a class is dropped where it was asked for and none of it is
     retained.
     """
-    asked = int(saved.arguments["class_to_replace"])
-    whole = asked != -1 and not np.any(labels[saved.retain] == asked)
-    kind = (
-        "class"
-        if asked != -1
-        else "random"
-        if saved.arguments["indexes_to_replace"] is None
-        else "indexes"
-    )
-    return ForgetSplit(kind, saved.forget, saved.retain, asked if whole else None)
+    record = saved.forgotten or forgotten_by_flags(saved.arguments)
+    kind, classes = record["kind"], tuple(map(int, record["classes"]))
+    known = all(0 <= c <= labels.max() for c in classes) and bool(classes) == (kind == "class")
+    if kind not in ("random", "class", "indexes") or not known:
+        raise ValueError(f"it forgot {kind!r} {classes}")
+    whole = whole_classes(classes, labels[saved.retain])
+    return ForgetSplit(kind, saved.forget, saved.retain, classes, whole)
+
+
+def forgotten_by_flags(arguments: dict) -> dict:
+    """What the flags of a checkpoint from before it had a record of it asked to be forgotten."""
+    if (asked := int(arguments["class_to_replace"])) != -1:
+        return {"kind": "class", "classes": [asked]}
+    kind = "random" if arguments["indexes_to_replace"] is None else "indexes"
+    return {"kind": kind, "classes": []}
 
 
 # What BatchNorm keeps beside its weights; a pass over images in training mode renews it.

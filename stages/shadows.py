@@ -33,7 +33,14 @@ from runtime.provenance import calling
 from stages.file_names import BEST, CHECKPOINT, LAST, MASK_RECORD, RESULT, TRAIN_RESULT
 from stages.mask import make_masks
 from stages.outputs import Subject
-from stages.requests import MaskRequest, Request, TrainRequest, UnlearnRequest, as_words
+from stages.requests import (
+    OF_REFERENCE,
+    MaskRequest,
+    Request,
+    TrainRequest,
+    UnlearnRequest,
+    as_words,
+)
 from stages.saved import Saved, read_saved
 from stages.train import train
 from stages.unlearn import unlearn
@@ -44,7 +51,8 @@ from utils import RunFailed, UserError, stream
 SET_BY_POOL = {
     *("save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite"),
     *("checkpoint", "dry_run", "train_seed", "seed", "forget_seed", "unlearn", "leave_out"),
-    *("num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "split_seed", "data"),
+    *OF_REFERENCE,
+    *("forget", "skip_val", "split_seed", "data"),
     *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
     *("workers", "num_workers", "save_every_steps"),
 }

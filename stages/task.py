@@ -1,20 +1,19 @@
 """A forget request on loaded data, with the model it is about."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from datasets import DATASETS, ImageSet, load_dataset
+from datasets import DATASETS, ImageSet, forgetting, load_dataset
+from datasets.forgetting import class_index, unmasked
+from datasets.lists import INTEGER, read_list
 from datasets.loaders import Data
 from datasets.splits import (
     ForgetSplit,
     Split,
     check_lineage,
-    choose_forget,
     leave_out,
     make_split,
     retain_part,
@@ -32,8 +31,7 @@ from runtime.devices import (
     use_threads,
     with_threads,
 )
-from runtime.file_checks import check_npy
-from runtime.files import hash_arrays, require_file
+from runtime.files import hash_arrays
 from stages.checkpoints import Original, load_weights
 from stages.requests import ForgetRequest, Request
 from utils import UserError, stream
@@ -57,55 +55,27 @@ def load_data(request: Request) -> ImageSet:
     return dataset
 
 
-def read_positions(text: str, flag: str = "--indexes_to_replace") -> np.ndarray:
-    """The integers of ``1,5,9`` or of ``@FILE`` with .npy, .json (a list) or .txt (separated by
-    commas or white space).
-    """
-    try:
-        if not text.startswith("@"):
-            values = [int(part) for part in text.split(",")]
-        else:
-            path = Path(text[1:])
-            require_file(path, flag)
-            if path.suffix == ".npy":
-                check_npy(path)
-                values = np.load(path, allow_pickle=False)
-            elif path.suffix == ".json":
-                values = json.loads(path.read_text())
-            else:
-                values = [int(part) for part in path.read_text().replace(",", " ").split()]
-        positions = np.asarray(values)
-    except (OSError, ValueError, EOFError, RecursionError, OverflowError) as error:
-        raise UserError(f"{flag} {text[:60]}: {error}") from None
-    if positions.ndim != 1 or not len(positions) or not np.issubdtype(positions.dtype, np.integer):
-        raise UserError(f"{flag} {text[:60]}: a non-empty list of integers is wanted")
-    return positions.astype(np.int64)
-
-
 def split_of(request: Request, labels: np.ndarray) -> Split:
     """The split of --split_seed, without the training images of --leave_out."""
     split = make_split(labels, request.split_seed)
     if request.leave_out is None:
         return split
-    return leave_out(split, read_positions(request.leave_out, "--leave_out"))
+    return leave_out(split, _left_out(request.leave_out, len(split.train)))
 
 
-def choose(request: ForgetRequest, split: Split, labels: np.ndarray) -> ForgetSplit:
-    """Who is forgotten."""
-    count, named = request.num_indexes_to_replace, request.indexes_to_replace
-    if named is None and count is None and request.class_to_replace == -1:
-        raise UserError(
-            "nothing to forget: give --num_indexes_to_replace N, --class_to_replace C or"
-            " --indexes_to_replace 1,5,9"
-        )
-    return choose_forget(
-        split,
-        labels,
-        count=count,
-        class_to_forget=request.class_to_replace,
-        positions=None if named is None else read_positions(named),
-        forget_seed=request.draw_seed(),
-    )
+def _left_out(text: str, available: int | None = None) -> np.ndarray:
+    """The positions of --leave_out; a mask needs the number of training images."""
+    values = read_list(text, asked := f"--leave_out {text[:60]}").values
+    return values if available is None else unmasked(values, available, asked, "training images")
+
+
+def choose(request: ForgetRequest, split: Split, dataset: ImageSet) -> ForgetSplit:
+    """Who is forgotten; says how a list was read."""
+    spec = request.forget_spec()
+    chosen, lines = forgetting.choose(spec, split, dataset, request.draw_seed(), request.skip_val)
+    for line in lines:
+        print(line)
+    return chosen
 
 
 def retain_seed(request: ForgetRequest, chosen: ForgetSplit) -> int:
@@ -113,19 +83,27 @@ def retain_seed(request: ForgetRequest, chosen: ForgetSplit) -> int:
     several seeds see the same part.
     """
     # A list or a whole class is the same forget set under every --seed.
-    given = chosen.kind == "indexes" or chosen.dropped_class is not None
+    given = chosen.kind == "indexes" or chosen.dropped_classes
     return request.split_seed if request.forget_seed is None and given else request.draw_seed()
 
 
 def check_request(request: ForgetRequest) -> None:
     """Refuse, before data or models, what the request alone shows to be impossible."""
-    for flag in ("indexes_to_replace", "leave_out"):
-        if getattr(request, flag) is not None:
-            read_positions(getattr(request, flag), f"--{flag}")
-    classes, wanted = DATASETS[request.dataset].num_classes, request.class_to_replace
-    if wanted < -1 or (classes and wanted >= classes):
-        allowed = f"to {classes - 1}" if classes else "and up"
-        raise UserError(f"--class_to_replace {wanted}: allowed -1 (all) {allowed}")
+    spec = request.forget_spec()
+    if spec.is_list:
+        spec.listed()
+    if request.leave_out is not None:
+        _left_out(request.leave_out)
+    if request.skip_val and spec.kind not in ("indices", "files"):
+        raise UserError(
+            f"--skip_val leaves validation images out of indices:@FILE and files:@FILE;"
+            f" {spec.asked} names none, drop it"
+        )
+    known = DATASETS[request.dataset].num_classes
+    if known and spec.kind in ("class", "classes"):
+        for part in spec.what.partition(":")[0].split(","):
+            if INTEGER.fullmatch(part.strip()):
+                class_index(part, tuple(map(str, range(known))), spec)
 
 
 def set_up(request: Request) -> tuple[torch.device, str]:
@@ -186,14 +164,7 @@ class Task:
     def data_record(self) -> dict:
         """The ``data`` entry of a result."""
         request, chosen = self.request, self.chosen
-        forget = {
-            "kind": chosen.kind,
-            "count": len(chosen.forget),
-            "sha256": chosen.sha256(),
-            "forget_seed": request.draw_seed(),
-        }
-        if chosen.kind == "class":
-            forget["class"] = request.class_to_replace
+        forget = chosen.record(self.dataset.classes) | {"forget_seed": request.draw_seed()}
         kept = {
             "fraction": request.retain_fraction,
             "count": self.data.retain.num_samples,
@@ -217,7 +188,7 @@ def open_task(
     """Load data and model of a forget request, and assert that they belong together."""
     dataset = load_data(request)
     split = split_of(request, dataset.y_train)
-    chosen = choose(request, split, dataset.y_train)
+    chosen = choose(request, split, dataset)
     data_sha256 = dataset.sha256()
     if original is not None:
         check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)
@@ -229,15 +200,19 @@ def open_task(
     model = new_model(request, dataset, device)
     if original is not None:
         load_weights(model, original, request.arch)
-    sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
-    print(
-        f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind}"
-        f" {chosen.sha256()[:12]}"
-    )
+    print(data_line(data))
     if share < 1:
         print(f"--retain_fraction {share}: methods see {len(part)} of the retain images")
     print(f"{request.arch}, {recipe.precision} on {with_threads(device)}")
     return Task(request, device, recipe, original, dataset, data_sha256, split, chosen, data, model)
+
+
+def data_line(data: Data) -> str:
+    """The sizes of the splits, and what is forgotten."""
+    sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
+    said = f"{data.chosen.said(data.dataset.classes)} {data.chosen.sha256()[:12]}"
+    seed = data.split.split_seed
+    return f"{data.dataset.name}: {sizes} images; split seed {seed}, forget {said}"
 
 
 def _trained_on(original: Original, dataset: ImageSet, data_sha256: str) -> dict:

@@ -21,7 +21,7 @@ from stages.classifier import images_record
 from stages.curves import Curve, epoch_line
 from stages.dry_run import say_files, say_work
 from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
-from stages.requests import TrainRequest, recording
+from stages.requests import OF_REFERENCE, TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.settings import check_final_lr, recipe_of
@@ -31,7 +31,7 @@ from utils import UserError, stream, warn
 
 # Flags that ask for something that only a later step does.
 OF_LATER_STEPS = (
-    *("model_path", "unlearn", "num_indexes_to_replace", "class_to_replace", "indexes_to_replace"),
+    *("model_path", "unlearn", *OF_REFERENCE, "forget", "skip_val"),
     *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
     *("per_tensor", "preset", "forget_batch_size", "run"),
 )

@@ -17,7 +17,7 @@ from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_origin
 from stages.classifier import images_record
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
 from stages.dry_run import say_files, say_work
-from stages.file_names import CHECKPOINT, CURVE, REFERENCE_RESULT, RESULT
+from stages.file_names import CHECKPOINT, CURVE, FORGOTTEN, REFERENCE_RESULT, RESULT
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
 from stages.requests import UnlearnRequest, recording
@@ -167,6 +167,7 @@ def checkpoint_record(run: Run) -> dict:
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget),
         "retain": torch.from_numpy(task.chosen.retain),
+        "forgotten": {"kind": task.chosen.kind, "classes": list(task.chosen.classes)},
         "mask": run.mask and run.mask.identity(),
         **images_record(task.dataset),
     }
@@ -221,7 +222,7 @@ def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
 def remove_earlier(run: Run) -> None:
     """A result must never stand beside the checkpoint of another run."""
     if not run.request.resume:
-        for part in (REFERENCE_RESULT, RESULT, CURVE):
+        for part in (REFERENCE_RESULT, RESULT, CURVE, FORGOTTEN):
             run.files[part].unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from datasets import load_dataset
+from datasets.lists import file_and_column
 from runtime.files import hash_arrays, load, load_json, save_json
 from sweeping.expansion import Run
 from sweeping.runs import DONE, state_of
@@ -15,7 +16,7 @@ from utils import UserError
 
 RECORD = "inputs.json"
 EMBEDDED = ("digits", "fashion_mini")  # data sets of scikit-learn and of this project
-FILE_FLAGS = ("model_path", "mask_path", "indexes_to_replace", "leave_out")
+FILE_FLAGS = ("model_path", "mask_path", "indexes_to_replace", "leave_out", "forget")
 # Files of a folder of images whose times are read; beyond it only the folders' own times count.
 MOST_FILES = 2000
 
@@ -73,12 +74,20 @@ def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:
     users: dict[str, list[Run]] = {}
     for run in runs:
         for flag in FILE_FLAGS:
-            file = str(run.settings.get(flag) or "").removeprefix("@")
+            file = _path(flag, str(run.settings.get(flag) or ""))
             if flag == "mask_path" and os.path.isdir(file):
                 file = os.path.join(file, f"with_{run.settings.get('mask_ratio')}.pt")
             if os.path.isfile(file):
                 users.setdefault(file, []).append(run)
     return users
+
+
+def _path(flag: str, value: str) -> str:
+    """The file that a flag's value names, such as ``positions:@FILE.csv:COLUMN``."""
+    if flag in ("model_path", "mask_path"):
+        return value
+    listed = value if value.startswith("@") else value.partition(":@")[2]
+    return str(file_and_column(listed)[0]) if listed else ""
 
 
 def _by_data(runs: Sequence[Run]) -> dict[tuple[str, str, int | None], list[Run]]:

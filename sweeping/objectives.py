@@ -61,7 +61,7 @@ def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> 
     before = {name: accuracy(*output) for name, output in _outputs(subject, start).items()}
     unlearned_rates = {"UA": 100 - percent["forget"], "RA": percent["retain"], "VA": percent["val"]}
     original_rates = {"RA": before["retain"], "VA": before["val"]}
-    if subject.chosen.dropped_class is not None:
+    if subject.chosen.dropped_classes:
         return val_proxy_class(unlearned_rates, original_rates), 0.0
     # Validation images are weighted to the class shares of forget, for the classes that they have.
     (forget, labels), (unseen, val_labels) = (

@@ -4,11 +4,14 @@ import dataclasses
 import graphlib
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from datasets.forgetting import is_drawn
 from runtime.files import load_json, require_file
 from stages.file_names import AUDIT, CHECKPOINT, LAST, MASK_RECORD, RESULT, TRAIN_RESULT
+from stages.requests import OF_REFERENCE
 from utils import UserError
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")
@@ -45,7 +48,7 @@ SCRIPTS = {
 # The flags of [base] that these scripts take; the others take all.
 BASE_FLAGS = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 # Flags of [base] that main_train does not use: one original serves every forget set.
-FORGET_FLAGS = {"num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "forget_seed"}
+FORGET_FLAGS = {*OF_REFERENCE, "forget", "skip_val", "forget_seed"}
 FORGET_FLAGS |= {"retain_fraction", "seed", "mia_members"}
 SET_BY_SWEEP = {"save_dir", "run", "resume", "overwrite"}
 MAKE_NO_RUN = {"dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
@@ -171,7 +174,10 @@ def _stage(name: str, content: object, base: dict) -> Stage:
             )
     if not all(isinstance(need, str) for need in needs):
         raise UserError(f"plan: {where}: needs is {needs!r}; a list of stages is wanted")
-    named = {*base, *flags, *axes}.union(*entries)
+    named: dict[str, list] = defaultdict(list)
+    for part in (base, flags, axes, *entries):
+        for flag, value in part.items():
+            named[flag] += value if isinstance(value, list) else [value]
     per_seed = content.get("per_seed", _per_seed(script, named))
     return Stage(name, script, flags, axes, entries, per_seed, tuple(needs))
 
@@ -186,12 +192,16 @@ def _check_axes(axes: dict, where: str) -> None:
             _check_flags({axis: value}, f"{where} axes")
 
 
-def _per_seed(script: str, named: set[str]) -> bool:
-    """The default of per_seed: whether a stage unlearns or its seed draws a forget set."""
+def _per_seed(script: str, named: dict[str, list]) -> bool:
+    """The default of per_seed: whether a stage unlearns or its seed draws a forget set.
+
+    ``named`` are the values of each flag that the stage names.
+    """
     if script in ("main_forget", "main_random"):
         return True
     whole_class = "class_to_replace" in named and "num_indexes_to_replace" not in named
     fixed = whole_class or "forget_seed" in named or "indexes_to_replace" in named
+    fixed = fixed or ("forget" in named and not any(map(is_drawn, map(str, named["forget"]))))
     return script in ("generate_mask", "evaluate") and not fixed
 
 

@@ -85,7 +85,11 @@ def make_data(
     image_set = image_set or make_image_set()
     split = make_split(image_set.y_train, 1)
     chosen = choose_forget(
-        split, image_set.y_train, count=count, class_to_forget=class_to_forget, forget_seed=1
+        split,
+        image_set.y_train,
+        count=count,
+        classes=() if class_to_forget == -1 else (class_to_forget,),
+        forget_seed=1,
     )
     return Data(
         image_set,

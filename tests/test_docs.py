@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import EPOCHS, call, forget, parse_command
 
 import evaluate
@@ -24,6 +23,7 @@ import main_random
 import main_train
 import report
 from datasets import DATASETS
+from datasets.forgetting import KINDS, spec_of
 from evaluation.definition import markdown_line
 from evaluation.metrics import definition_table
 from masks.scores import SCORES
@@ -213,6 +213,8 @@ MAINS = {
 }
 SMALLER = {
     "4500": "130",
+    "random:4500": "random:130",
+    "class:3:450": "class:3:9",
     "182": "1",
     "60": "1",
     "resnet18": "resnet20s",
@@ -267,8 +269,7 @@ def test_the_readmes_four_steps_run(workplace):
 
 @pytest.mark.slow
 def test_the_recipes_run(workplace):
-    text = page("docs/recipes.md")
-    run_all(text.replace("--num_indexes_to_replace 450 ", "--num_indexes_to_replace 9 "))
+    run_all(page("docs/recipes.md"))
 
 
 # --------------------------------------------------------------------------------- links and tables
@@ -380,16 +381,20 @@ def test_the_demos_table_adds_up():
 # -------------------------------------------------------------------------------- code of the pages
 
 
-def test_places_in_a_data_set_become_positions(original, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (code,) = fences(section(page("docs/data.md"), "Positions"), "python")
-    exec(compile(code.replace("runs/c10/0model_SA_best.pth.tar", str(original)), "data.md", "exec"))
-    split = torch.load(original, weights_only=True)["split"]
-    places = split["train"].numpy()[np.load("forget.npy")]
-    wanted = {11, 23, 42}
-    assert set(places) == wanted & set(split["train"].tolist())
-    missing = len(wanted & set(split["val"].tolist()))
-    assert capsys.readouterr().out.startswith(f"{missing} of them")
+def test_the_page_of_data_has_every_form_of_a_forget_set():
+    text = section(page("docs/data.md"), "Who is forgotten")
+    table = text[: text.index("### ")]
+    for kind in KINDS:
+        assert f"`{kind}:" in table
+    for form in re.findall(r"`((?:random|class|classes|positions|indices|files):[^`]*)`", table):
+        spec_of(form)
+
+
+def test_the_page_of_files_has_the_arrays_of_a_forget_set(original, tmp_path):
+    assert forget(original, tmp_path, "--unlearn", "GA", *EPOCHS) == 0
+    names = first_column(section(page("docs/files.md"), "METHODforget.npz"))
+    with np.load(tmp_path / "GAforget.npz", allow_pickle=False) as file:
+        assert {*file.files, "files"} <= names | {"classes"}
 
 
 def paste(code, tree):

@@ -56,8 +56,8 @@ class FisherScrubbing(OneShot):
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
         variances = {name: self.variance(fisher[name], name in classifier) for name in fisher}
-        if data.chosen.dropped_class is not None:
-            blank_row(model, variances, classifier, data.chosen.dropped_class)
+        for row in data.chosen.dropped_classes:
+            blank_row(model, variances, classifier, row)
         add_noise(model, {name: value.sqrt() for name, value in variances.items()}, data)
         return {"fisher_samples": samples.num_samples}
 

@@ -95,7 +95,7 @@ def test_random_forget_set_is_the_references_draw(forget_seed, state):
     wanted = np.random.RandomState(state).choice(split.train, 40, replace=False)
     chosen = choose_forget(split, labels, count=40, forget_seed=forget_seed)
     assert chosen.forget.tolist() == wanted.tolist()
-    assert (chosen.kind, chosen.dropped_class) == ("random", None)
+    assert (chosen.kind, chosen.dropped_classes) == ("random", ())
 
 
 @pytest.mark.parametrize(("forget_seed", "state"), [(0, 2**32 - 1), (1, 0), (2, 1)])
@@ -104,9 +104,9 @@ def test_part_of_a_class_is_the_references_draw_among_its_training_images(forget
     split = make_split(labels, 1)
     members = [i for i in split.train.tolist() if labels[i] == 2]
     wanted = np.random.RandomState(state).choice(members, 20, replace=False)
-    chosen = choose_forget(split, labels, count=20, class_to_forget=2, forget_seed=forget_seed)
+    chosen = choose_forget(split, labels, count=20, classes=(2,), forget_seed=forget_seed)
     assert chosen.forget.tolist() == wanted.tolist()
-    assert (chosen.kind, chosen.dropped_class) == ("class", None)
+    assert (chosen.kind, chosen.dropped_classes) == ("class", ())
 
 
 def test_drawing_training_positions_and_drawing_training_images_are_one_draw():
@@ -126,16 +126,16 @@ def test_drawing_training_positions_and_drawing_training_images_are_one_draw():
 def test_a_whole_class_is_dropped_from_evaluation(count):
     labels = labels_of((60, 60, 60))
     split = make_split(labels, 1)
-    chosen = choose_forget(split, labels, count=count, class_to_forget=0)
+    chosen = choose_forget(split, labels, count=count, classes=(0,))
     assert sorted(chosen.forget) == [i for i in split.train if labels[i] == 0]
-    assert chosen.dropped_class == 0
+    assert chosen.dropped_classes == (0,)
     assert chosen.kind == "class"
 
 
 def test_all_but_one_image_of_a_class_does_not_drop_it():
     labels = labels_of((60, 60, 60))
-    chosen = choose_forget(make_split(labels, 1), labels, count=53, class_to_forget=0)
-    assert chosen.dropped_class is None
+    chosen = choose_forget(make_split(labels, 1), labels, count=53, classes=(0,))
+    assert chosen.dropped_classes == ()
 
 
 def test_a_list_counts_positions_in_the_training_split():
@@ -170,11 +170,11 @@ def test_train_and_val_part_the_images_and_forget_and_retain_part_train(
             split,
             labels,
             count=max(1, int(share * available)),
-            class_to_forget=c,
+            classes=(c,),
             forget_seed=forget_seed,
         )
         assert set(labels[chosen.forget]) == {c}
-        assert (chosen.dropped_class == c) == (len(chosen.forget) == available)
+        assert (chosen.dropped_classes == (c,)) == (len(chosen.forget) == available)
     else:
         count = max(1, int(share * len(split.train)))
         assume(count < len(split.train))
@@ -200,7 +200,7 @@ def test_train_and_val_part_the_images_and_forget_and_retain_part_train(
     [
         pytest.param({"count": 109}, ["109", "108"], id="more than there are"),
         pytest.param(
-            {"count": 55, "class_to_forget": 1},
+            {"count": 55, "classes": (1,)},
             ["55", "54", "class 1"],
             id="more than the class has",
         ),
@@ -212,9 +212,9 @@ def test_train_and_val_part_the_images_and_forget_and_retain_part_train(
         ),
         pytest.param({"count": 0}, ["0", "at least 1|allowed 1"], id="none"),
         pytest.param({"count": -5}, ["-5"], id="a negative number"),
-        pytest.param({"count": 0, "class_to_forget": 1}, ["0", "54"], id="none of a class"),
-        pytest.param({"class_to_forget": 2}, ["2", "0 to 1"], id="an unknown class"),
-        pytest.param({"class_to_forget": -2}, ["-2", "0 to 1"], id="a negative class"),
+        pytest.param({"count": 0, "classes": (1,)}, ["0", "54"], id="none of a class"),
+        pytest.param({"classes": (2,)}, ["2", "0 to 1"], id="an unknown class"),
+        pytest.param({"classes": (-2,)}, ["-2", "0 to 1"], id="a negative class"),
         pytest.param(
             {"positions": np.array([3, 108])}, ["108", "0 to 107"], id="a position behind the last"
         ),
@@ -300,7 +300,7 @@ def test_a_retain_part_is_drawn_evenly_by_its_seed_alone():
 
 def test_a_dropped_class_has_no_retain_part():
     labels = labels_of((30, 30, 30))
-    chosen = choose_forget(make_split(labels, 1), labels, class_to_forget=1)
+    chosen = choose_forget(make_split(labels, 1), labels, classes=(1,))
     assert np.bincount(labels[retain_part(chosen, labels, 1 / 27, 2)]).tolist() == [1, 0, 1]
 
 
@@ -327,7 +327,7 @@ def test_a_record_survives_a_checkpoint_without_pickle(image_set, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "request_", [{"count": 20}, {"class_to_forget": 3}, {"positions": np.array([5, 1])}, None]
+    "request_", [{"count": 20}, {"classes": (3,)}, {"positions": np.array([5, 1])}, None]
 )
 def test_lineage_accepts_the_split_that_the_model_was_trained_on(image_set, request_):
     _, record = original(image_set)

@@ -175,6 +175,12 @@ def _likely(action: object, folder: Path) -> st.SearchStrategy[str]:
         return st.sampled_from(files_of(folder))
     if action.dest == "indexes_to_replace":
         return st.sampled_from([*LISTS, *("@" + name for name in files_of(folder))])
+    if action.dest == "forget":
+        kinds = st.sampled_from(
+            ["positions:", "indices:", "files:", "class:", "classes:", "random:"]
+        )
+        lists = st.sampled_from([*LISTS, *WHOLE, *("@" + name for name in files_of(folder))])
+        return st.tuples(kinds, lists).map("".join)
     if action.dest == "layers":
         return st.sampled_from(["fc", "layer1,fc", "fc,fc", "layer", "conv1,"])
     return st.sampled_from([*WHOLE, *REAL])

@@ -393,7 +393,7 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
         "retain": outputs([100, 100]),
         "val": outputs([200, 800]),
     }
-    request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_class=None))
+    request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_classes=()))
     monkeypatch.setattr(objectives, "read_saved", lambda path, role: role)
     monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: request)
     monkeypatch.setattr(objectives, "_outputs", lambda request, saved: splits)

@@ -127,6 +127,21 @@ def test_every_run_comes_after_those_it_needs_and_sees_only_its_seed(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "drawn"), [("random:130", True), ("class:3:50%", True), ("class:3", False)]
+)
+def test_a_forget_set_that_no_seed_draws_is_common_to_all_seeds(spec, drawn, tmp_path):
+    left = {name: SMALL[name] for name in ("dataset", "arch", "device")}
+    found = runs_of(content(tmp_path, base={**left, "forget": spec}))
+    assert sum(run.stage == "masks" for run in found) == (3 if drawn else 1)
+    assert not any(
+        word.startswith("--forget")
+        for run in found
+        if run.stage == "original"
+        for word in run.words
+    )
+
+
 def test_shared_axes_match(tmp_path):
     counts = {"num_indexes_to_replace": [50, 130]}
     base = {name: value for name, value in SMALL.items() if name != "num_indexes_to_replace"}
@@ -456,6 +471,24 @@ def test_finished_runs_of_other_images_are_refused_and_the_same_images_elsewhere
             check_inputs([run], root)
     images(file, 1)
     check_inputs([run], root)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "names_it"),
+    [
+        ("forget", "positions:@{}", True),
+        ("forget", "indices:@{}:index", True),
+        ("forget", "class:3", False),
+        ("indexes_to_replace", "@{}", True),
+        ("indexes_to_replace", "1,5", False),
+        ("model_path", "{}", True),
+    ],
+)
+def test_files_that_flags_name_are_watched(flag, value, names_it, tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("index\n1\n")
+    run = SimpleNamespace(settings={flag: value.format(listed)})
+    assert inputs._by_file([run]) == ({str(listed): [run]} if names_it else {})
 
 
 def test_finished_runs_of_another_list_or_model_are_refused(tmp_path):
