@@ -15,13 +15,13 @@ from utils import UserError
 class Spec:
     """How a data set is read and augmented.
 
-    ``load(data, input_size, workers)`` returns x_train, y_train, x_test, y_test and optionally
-    classes. ``mean`` and ``std`` are of pixels in [0, 1]; None computes them from the training
+    ``load(data, reading)`` returns x_train, y_train, x_test, y_test and optionally classes and
+    notes. ``mean`` and ``std`` are of pixels in [0, 1]; None computes them from the training
     images. ``crop`` is the zero padding of the random crop in pixels; None is an eighth of the
     image's side.
     """
 
-    load: Callable[..., dict[str, np.ndarray]]
+    load: Callable[[Path, sources.Reading], sources.Arrays]
     num_classes: int | None = None
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
@@ -50,7 +50,10 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`."""
+    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`.
+
+    ``notes`` are lines that say what was skipped, converted or assumed when it was read.
+    """
 
     name: str
     x_train: np.ndarray
@@ -62,6 +65,7 @@ class ImageSet:
     std: tuple[float, ...]
     crop: int
     flip: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -81,7 +85,12 @@ class ImageSet:
 
 
 def load_dataset(
-    name: str, data: str | Path, *, input_size: int | None = None, workers: int = 0
+    name: str,
+    data: str | Path,
+    *,
+    input_size: int | None = None,
+    workers: int = 0,
+    fit: str | None = None,
 ) -> ImageSet:
     """Read one data set into memory.
 
@@ -90,24 +99,48 @@ def load_dataset(
         data: the folder (or, for ``npz``, the file) that holds it; downloads go there too.
         input_size: resize to this side; None keeps the set's own (a folder of images has none: 32).
         workers: processes that decode a folder of images.
+        fit: what makes images square, a key of :data:`datasets.image_files.FITS`; None crops those
+            of a folder, and squashes arrays.
 
     Raises:
         UserError: files are missing, or labels and images do not fit together.
     """
     spec = DATASETS[name]
-    arrays = spec.load(Path(data), input_size, workers)
+    arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit))
+    notes = list(arrays.get("notes", ()))
     images, labels = {}, {}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size)
+        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size, fit)
         labels[f"y_{split}"] = np.asarray(y).reshape(-1).astype(np.int64)
     classes = _class_names(arrays, labels)
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
+    if spec.num_classes is None:
+        notes += _single_coloured(images)
     return ImageSet(
-        name, **images, **labels, classes=classes, mean=mean, std=std, crop=crop, flip=spec.flip
+        name,
+        **images,
+        **labels,
+        classes=classes,
+        mean=mean,
+        std=std,
+        crop=crop,
+        flip=spec.flip,
+        notes=tuple(f"{name}: {note}" for note in notes),
     )
+
+
+def _single_coloured(images: dict[str, np.ndarray]) -> list[str]:
+    """A line where all pixels of an image are alike, as they are where reading has gone wrong."""
+    counts = {}
+    for name, x in images.items():
+        counts[name] = sum(bool((image == image[0, 0]).all()) for image in x)
+    if not sum(counts.values()):
+        return []
+    said = " and ".join(f"{count} of {len(images[name])}" for name, count in counts.items())
+    return [f"images of a single colour: {said} (train, test); look at them"]
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
