@@ -1,12 +1,15 @@
 """DATASETS: every ``--dataset``, read into memory as an :class:`ImageSet`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from datasets import sources
+from datasets.copies import copies_line, image_hashes
+from datasets.image_files import FITS
 from runtime.files import hash_arrays
 from utils import UserError
 
@@ -15,10 +18,10 @@ from utils import UserError
 class Spec:
     """How a data set is read and augmented.
 
-    ``load(data, reading)`` returns x_train, y_train, x_test, y_test and optionally classes and
-    notes. ``mean`` and ``std`` are of pixels in [0, 1]; None computes them from the training
-    images. ``crop`` is the zero padding of the random crop in pixels; None is an eighth of the
-    image's side.
+    ``load(data, reading)`` returns x_train, y_train, x_test, y_test and optionally classes,
+    files and notes; see :class:`ImageSet`. ``mean`` and ``std`` are of pixels in [0, 1]; None
+    computes them from the training images. ``crop`` is the zero padding of the random crop in
+    pixels; None is an eighth of the image's side.
     """
 
     load: Callable[[Path, sources.Reading], sources.Arrays]
@@ -30,6 +33,7 @@ class Spec:
     flip: bool = True
 
 
+MOST_NAMES = 12  # that a line lists
 FASHION = {"num_classes": 10, "image_size": 28, "mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS = {
@@ -52,7 +56,8 @@ DATASETS = {
 class ImageSet:
     """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`.
 
-    ``notes`` are lines that say what was skipped, converted or assumed when it was read.
+    ``files`` are the training images' names below --data, for a folder of images; ``notes`` lines
+    that say what was skipped, converted or assumed when it was read.
     """
 
     name: str
@@ -65,6 +70,7 @@ class ImageSet:
     std: tuple[float, ...]
     crop: int
     flip: bool
+    files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,9 +81,30 @@ class ImageSet:
     def image_size(self) -> int:
         return self.x_train.shape[1]
 
+    @functools.cached_property
+    def train_hashes(self) -> np.ndarray:
+        """A hash of each training image, (n,) uint64; equal for exact copies."""
+        return image_hashes(self.x_train)
+
+    def class_line(self) -> str | None:
+        """The names of the classes by their index, of many the first and the last; None where the
+        names are the indices.
+        """
+        shown = [f"{i} {name}" for i, name in enumerate(self.classes)]
+        if self.classes == tuple(map(str, range(self.num_classes))):
+            return None
+        if len(shown) > MOST_NAMES:
+            shown[MOST_NAMES - 1 : -1] = ["..."]
+        return f"classes: {', '.join(shown)}"
+
     def sha256(self) -> str:
         """A hash of the training images and labels, in order: the identity of the indices."""
         return hash_arrays({"x_train": self.x_train, "y_train": self.y_train})
+
+    def lines(self) -> list[str]:
+        """What a step prints of it: classes, notes, exact copies."""
+        copies = copies_line(self.train_hashes, image_hashes(self.x_test))
+        return [line for line in (self.class_line(), *self.notes, copies) if line]
 
     def test_sha256(self) -> str:
         """A hash of the test images and labels, in order."""
@@ -106,6 +133,8 @@ def load_dataset(
         UserError: files are missing, or labels and images do not fit together.
     """
     spec = DATASETS[name]
+    if fit not in (None, *FITS):
+        raise UserError(f"fit {fit!r}: allowed {', '.join(FITS)}")
     arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit))
     notes = list(arrays.get("notes", ()))
     images, labels = {}, {}
@@ -119,17 +148,10 @@ def load_dataset(
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
     if spec.num_classes is None:
         notes += _single_coloured(images)
-    return ImageSet(
-        name,
-        **images,
-        **labels,
-        classes=classes,
-        mean=mean,
-        std=std,
-        crop=crop,
-        flip=spec.flip,
-        notes=tuple(f"{name}: {note}" for note in notes),
-    )
+    notes = tuple(f"{name}: {note}" for note in notes)
+    of_set = {"classes": classes, "mean": mean, "std": std, "crop": crop, "flip": spec.flip}
+    of_set |= {"files": tuple(arrays.get("files", ())), "notes": notes}
+    return ImageSet(name, **images, **labels, **of_set)
 
 
 def _single_coloured(images: dict[str, np.ndarray]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -198,12 +199,14 @@ class Reader:
         from torch.utils.data import DataLoader
 
         images = np.empty((len(paths), self.side, self.side, 3), np.uint8)
-        batches = DataLoader(
-            _Decoding(paths, self.side, self.fit),
-            batch_size=32,
-            num_workers=self.workers,
-            collate_fn=list,
-        )
+        with warnings.catch_warnings():  # torch's, of more workers than cores
+            warnings.simplefilter("ignore")
+            batches = DataLoader(
+                _Decoding(paths, self.side, self.fit),
+                batch_size=32,
+                num_workers=self.workers,
+                collate_fn=list,
+            )
         decoded = (image for batch in batches for image in batch)
         for i, image in enumerate(decoded):
             self._take(images[i], os.path.relpath(paths[i], self.root), image)

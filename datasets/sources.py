@@ -12,7 +12,7 @@ from datasets.npz import SPLITS, read_npz
 from runtime.file_checks import memory
 from utils import UserError
 
-# Images and labels by the names in SPLITS; maybe classes, their names, and notes, lines to print.
+# Images and labels by the names in SPLITS; maybe classes, files and notes.
 Arrays = dict[str, object]
 TRAIN_TEST = ({"train": True}, {"train": False})  # torchvision's arguments for the two halves
 
@@ -121,7 +121,8 @@ def folder(data: Path, reading: Reading) -> Arrays:
     reader = Reader(data, side, reading.fit or "crop", reading.workers, tally)
     arrays = _arrays(*[(reader.read(half.paths), half.labels) for half in halves])
     notes = lines + reader.finish() + tally.lines()
-    return arrays | {"classes": classes, "notes": notes}
+    files = [Path(path).relative_to(data).as_posix() for path in halves[0].paths]
+    return arrays | {"classes": classes, "files": files, "notes": notes}
 
 
 def _check_resized(count: int, side: int, what: str) -> None:

@@ -45,6 +45,7 @@ SET_BY_POOL = {
     *("save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite"),
     *("checkpoint", "dry_run", "train_seed", "seed", "forget_seed", "unlearn", "leave_out"),
     *("num_indexes_to_replace", "class_to_replace", "indexes_to_replace", "split_seed", "data"),
+    "forget_copies",
     *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
     *("workers", "num_workers", "save_every_steps"),
 }
