@@ -14,6 +14,7 @@ from datasets.pixel_range import scale
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 BACKGROUND = (255, 255, 255)
 ORIENTATION = 0x0112  # EXIF
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,8 +60,8 @@ def formats() -> tuple[str, ...]:
 @functools.cache
 def extensions() -> frozenset[str]:
     """Endings of file names of :func:`formats`, in lower case with their dot."""
-    known = Image.registered_extensions()
-    return frozenset(ending for ending, name in known.items() if name in formats())
+    known, read = Image.registered_extensions(), {*formats(), "MPO"}  # which is read as JPEG
+    return frozenset(ending for ending, name in known.items() if name in read)
 
 
 def decode(path: str | Path, side: int, fit: str) -> Decoded:
@@ -120,6 +121,8 @@ def _floats(image: Image.Image) -> tuple[Image.Image, tuple[float, float]]:
     """An image of mode F, and its smallest and largest value."""
     if "transparency" in image.info:
         raise Unreadable(f"mode {image.mode} with a transparent value; save it without one")
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise Unreadable(f"a TIFF file of mode {image.mode} whose 0 is white; save it with 0 black")
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise Unreadable("it holds values that are not finite (NaN, infinity)")
