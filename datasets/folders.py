@@ -95,7 +95,8 @@ def _is_image(name: str) -> bool:
 
 def _images(folder: str, root: Path, tally: Tally) -> list[str]:
     found = []
-    for entry in _walk(folder, root, tally, (os.path.realpath(folder),)):
+    above = tuple(map(os.path.realpath, (root, os.path.dirname(folder), folder)))
+    for entry in _walk(folder, root, tally, above):
         if _is_image(entry.name):
             found.append(os.path.split(entry.path))
         else:
