@@ -529,7 +529,9 @@ def write_cifar100(data):
     write_cifar(folder, "train", images[:100], fine_labels=labels[:100], coarse_labels=[0] * 100)
     write_cifar(folder, "test", images[100:], fine_labels=labels[100:], coarse_labels=[0] * 10)
     (folder / "meta").write_bytes(
-        pickle.dumps({"fine_label_names": [str(c) for c in range(100)], "coarse_label_names": []})
+        pickle.dumps(
+            {"fine_label_names": [f"fine {c}" for c in range(100)], "coarse_label_names": []}
+        )
     )
     return images[:100], labels[:100], images[100:], labels[100:]
 
@@ -583,7 +585,13 @@ FILES = {
     "svhn": ["train_32x32.mat", "test_32x32.mat"],
     "fashion_mnist": ["FashionMNIST/raw", "ubyte"],
 }
-CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "fashion_mnist": 10}
+# Names as their files, or torchvision, give them.
+CLASSES = {
+    "cifar10": tuple("abcdefghij"),
+    "cifar100": tuple(f"fine {c}" for c in range(100)),
+    "svhn": tuple("0123456789"),
+    "fashion_mnist": tuple(tv.FashionMNIST.classes),
+}
 
 
 @pytest.fixture
@@ -607,7 +615,8 @@ def test_torchvision_files_are_read_as_they_lie(tmp_path, any_checksum, name):
     written = WRITERS[name](tmp_path)
     image_set = load_dataset(name, tmp_path)
     assert_is(image_set, written)
-    assert image_set.num_classes == CLASSES[name] == DATASETS[name].num_classes
+    assert image_set.classes == CLASSES[name]
+    assert image_set.num_classes == DATASETS[name].num_classes
     assert image_set.image_size == DATASETS[name].image_size
 
 
