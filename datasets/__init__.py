@@ -34,6 +34,7 @@ class Spec:
 
 
 MOST_NAMES = 12  # that a line lists
+BLOCK = 2**20  # pixel values that are looked at together
 FASHION = {"num_classes": 10, "image_size": 28, "mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS = {
@@ -158,11 +159,16 @@ def _single_coloured(images: dict[str, np.ndarray]) -> list[str]:
     """A line where all pixels of an image are alike, as they are where reading has gone wrong."""
     counts = {}
     for name, x in images.items():
-        counts[name] = sum(bool((image == image[0, 0]).all()) for image in x)
+        counts[name] = sum(_is_flat(image) for image in x)
     if not sum(counts.values()):
         return []
     said = " and ".join(f"{count} of {len(images[name])}" for name, count in counts.items())
     return [f"images of a single colour: {said} (train, test); look at them"]
+
+
+def _is_flat(image: np.ndarray) -> bool:
+    first = image[0, 0]
+    return bool((image[0] == first).all() and (image == first).all())
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -202,13 +208,13 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], summed over small blocks."""
-    total, squares, count = np.zeros(3), np.zeros(3), 0
-    for block in np.array_split(images, max(1, len(images) // 1000)):
-        pixels = block.reshape(-1, 3).astype(np.float64) / 255
-        total = total + pixels.sum(0)
-        squares = squares + (pixels**2).sum(0)
-        count += len(pixels)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each value."""
+    counts = np.zeros((3, 256), np.int64)
+    for block in np.array_split(images, max(1, images.size // BLOCK)):
+        for c in range(3):
+            counts[c] += np.bincount(block[..., c].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-3).round(4).tolist())
