@@ -197,21 +197,25 @@ class Reader:
         """uint8 images (n, side, side, 3); those of more than 8 bits are filled in by
         :meth:`finish`.
         """
-        from torch.utils.data import DataLoader
-
         images = np.empty((len(paths), self.side, self.side, 3), np.uint8)
         with warnings.catch_warnings():  # torch's, of more workers than cores
             warnings.simplefilter("ignore")
-            batches = DataLoader(
-                _Decoding(paths, self.side, self.fit),
-                batch_size=32,
-                num_workers=self.workers,
-                collate_fn=list,
-            )
-        decoded = (image for batch in batches for image in batch)
-        for i, image in enumerate(decoded):
-            self._take(images[i], os.path.relpath(paths[i], self.root), image)
+            for i, image in enumerate(self._decoded(paths)):
+                self._take(images[i], os.path.relpath(paths[i], self.root), image)
         return images
+
+    def _decoded(self, paths: list[str]) -> Iterator[Decoded]:
+        """The images one by one; a batch is a message between processes."""
+        from torch.utils.data import DataLoader
+
+        batches = DataLoader(
+            _Decoding(paths, self.side, self.fit),
+            batch_size=8,
+            num_workers=self.workers,
+            collate_fn=list,
+        )
+        for batch in batches:
+            yield from batch
 
     def _take(self, place: np.ndarray, name: str, image: Decoded) -> None:
         if image.error:
