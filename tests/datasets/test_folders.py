@@ -104,6 +104,16 @@ def test_pictures_of_16_bits_are_scaled_by_the_bits_that_hold_all_of_them(tmp_pa
     assert f"0 to {full} become 0 to 255: 15, the first train/ant/img0.png" in line
 
 
+def test_one_bright_image_sets_the_range_of_all(tmp_path):
+    def deep(image, path):
+        factor = 257 if path.parent.name == "cat" else 1
+        Image.fromarray(image[..., 0].astype(np.uint16) * factor).save(path)
+
+    found = read(write(tmp_path, save=deep))
+    assert found.x_train[0].max() <= 1
+    assert np.array_equal(found.x_train[6, ..., 0], picture(2)[..., 0])
+
+
 @pytest.mark.parametrize(
     ("values", "low", "high"),
     [

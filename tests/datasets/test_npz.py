@@ -224,6 +224,15 @@ def test_images_of_a_single_colour_are_said(tmp_path):
             id="from one, and one more",
         ),
         pytest.param(
+            {
+                "y_train": Y["y_train"] + 1,
+                "y_test": Y["y_test"] + 1,
+                "classes": np.array(["none", *NAMES]),
+            },
+            ["without a training image: [0] of 5"],
+            id="from one where class 0 has a name",
+        ),
+        pytest.param(
             {"y_train": np.array([{"a": 1}] * 40, dtype=object)},
             ["Python objects", "dtype=str"],
             id="objects",
