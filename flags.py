@@ -12,6 +12,7 @@ from pathlib import Path
 
 import flag_types as types
 from datasets import DATASETS
+from datasets.image_files import FITS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
@@ -63,11 +64,13 @@ class Flag(typing.NamedTuple):
 def data_flags() -> tuple[Flag, ...]:
     data = "folder of the data set, or the file of --dataset npz (default: %(default)s)"
     input_size = "resize images to this side (default: the data set's own; 32 for a folder)"
+    fit = "how images become square: cut, padded with black, squashed (default: crop, npz squash)"
     workers = "processes that decode a folder of images (default: %(default)s)"
     return (
         Flag("data", str, data),
         Flag("dataset", DATASETS, "default: the original model's, else %(default)s"),
         Flag("input_size", types.positive, input_size),
+        Flag("fit", FITS, fit),
         Flag(
             "num_classes", types.positive, "only checked: the class count comes from the data set"
         ),
@@ -166,6 +169,7 @@ def forget_flags() -> tuple[Flag, ...]:
         Flag("num_indexes_to_replace", types.images, num_indexes_to_replace),
         Flag("class_to_replace", types.classes, class_to_replace),
         Flag("indexes_to_replace", str, indexes_to_replace),
+        Flag("forget_copies", bool, "forget exact copies of the forgotten images, too"),
         Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
         Flag("split_seed", int, split_seed),
         Flag("forget_seed", int, "which images are forgotten (default: --seed)"),

@@ -1,12 +1,15 @@
 """DATASETS: every ``--dataset``, read into memory as an :class:`ImageSet`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from datasets import sources
+from datasets.copies import copies_line, image_hashes
+from datasets.image_files import FITS
 from runtime.files import hash_arrays
 from utils import UserError
 
@@ -15,13 +18,13 @@ from utils import UserError
 class Spec:
     """How a data set is read and augmented.
 
-    ``load(data, input_size, workers)`` returns x_train, y_train, x_test, y_test and optionally
-    classes, and files: the training images' names. ``mean`` and ``std`` are of pixels in [0, 1];
-    None computes them from the training images. ``crop`` is the zero padding of the random crop in
+    ``load(data, reading)`` returns x_train, y_train, x_test, y_test and optionally classes,
+    files and notes; see :class:`ImageSet`. ``mean`` and ``std`` are of pixels in [0, 1]; None
+    computes them from the training images. ``crop`` is the zero padding of the random crop in
     pixels; None is an eighth of the image's side.
     """
 
-    load: Callable[..., dict[str, np.ndarray]]
+    load: Callable[[Path, sources.Reading], sources.Arrays]
     num_classes: int | None = None
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
@@ -30,6 +33,8 @@ class Spec:
     flip: bool = True
 
 
+MOST_NAMES = 12  # that a line lists
+BLOCK = 2**20  # pixel values that are looked at together
 FASHION = {"num_classes": 10, "image_size": 28, "mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS = {
@@ -52,7 +57,8 @@ DATASETS = {
 class ImageSet:
     """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`.
 
-    ``files`` are the training images' names below --data, for a folder of images.
+    ``files`` are the training images' names below --data, for a folder of images; ``notes`` lines
+    that say what was skipped, converted or assumed when it was read.
     """
 
     name: str
@@ -66,6 +72,7 @@ class ImageSet:
     crop: int
     flip: bool
     files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -75,9 +82,30 @@ class ImageSet:
     def image_size(self) -> int:
         return self.x_train.shape[1]
 
+    @functools.cached_property
+    def train_hashes(self) -> np.ndarray:
+        """A hash of each training image, (n,) uint64; equal for exact copies."""
+        return image_hashes(self.x_train)
+
+    def class_line(self) -> str | None:
+        """The names of the classes by their index, of many the first and the last; None where the
+        names are the indices.
+        """
+        shown = [f"{i} {name}" for i, name in enumerate(self.classes)]
+        if self.classes == tuple(map(str, range(self.num_classes))):
+            return None
+        if len(shown) > MOST_NAMES:
+            shown[MOST_NAMES - 1 : -1] = ["..."]
+        return f"classes: {', '.join(shown)}"
+
     def sha256(self) -> str:
         """A hash of the training images and labels, in order: the identity of the indices."""
         return hash_arrays({"x_train": self.x_train, "y_train": self.y_train})
+
+    def lines(self) -> list[str]:
+        """What a step prints of it: classes, notes, exact copies."""
+        copies = copies_line(self.train_hashes, image_hashes(self.x_test))
+        return [line for line in (self.class_line(), *self.notes, copies) if line]
 
     def test_sha256(self) -> str:
         """A hash of the test images and labels, in order."""
@@ -85,7 +113,12 @@ class ImageSet:
 
 
 def load_dataset(
-    name: str, data: str | Path, *, input_size: int | None = None, workers: int = 0
+    name: str,
+    data: str | Path,
+    *,
+    input_size: int | None = None,
+    workers: int = 0,
+    fit: str | None = None,
 ) -> ImageSet:
     """Read one data set into memory.
 
@@ -94,23 +127,48 @@ def load_dataset(
         data: the folder (or, for ``npz``, the file) that holds it; downloads go there too.
         input_size: resize to this side; None keeps the set's own (a folder of images has none: 32).
         workers: processes that decode a folder of images.
+        fit: what makes images square, a key of :data:`datasets.image_files.FITS`; None crops those
+            of a folder, and squashes arrays.
 
     Raises:
         UserError: files are missing, or labels and images do not fit together.
     """
     spec = DATASETS[name]
-    arrays = spec.load(Path(data), input_size, workers)
+    if fit not in (None, *FITS):
+        raise UserError(f"fit {fit!r}: allowed {', '.join(FITS)}")
+    arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit))
+    notes = list(arrays.get("notes", ()))
     images, labels = {}, {}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size)
+        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size, fit)
         labels[f"y_{split}"] = np.asarray(y).reshape(-1).astype(np.int64)
     classes = _class_names(arrays, labels)
     _check(name, images, labels, len(classes))
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
+    if spec.num_classes is None:
+        notes += _single_coloured(images)
+    notes = tuple(f"{name}: {note}" for note in notes)
     of_set = {"classes": classes, "mean": mean, "std": std, "crop": crop, "flip": spec.flip}
-    return ImageSet(name, **images, **labels, **of_set, files=tuple(arrays.get("files", ())))
+    of_set |= {"files": tuple(arrays.get("files", ())), "notes": notes}
+    return ImageSet(name, **images, **labels, **of_set)
+
+
+def _single_coloured(images: dict[str, np.ndarray]) -> list[str]:
+    """A line where all pixels of an image are alike, as they are where reading has gone wrong."""
+    counts = {}
+    for name, x in images.items():
+        counts[name] = sum(_is_flat(image) for image in x)
+    if not sum(counts.values()):
+        return []
+    said = " and ".join(f"{count} of {len(images[name])}" for name, count in counts.items())
+    return [f"images of a single colour: {said} (train, test); look at them"]
+
+
+def _is_flat(image: np.ndarray) -> bool:
+    first = image[0, 0]
+    return bool((image[0] == first).all() and (image == first).all())
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -150,13 +208,13 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], summed over small blocks."""
-    total, squares, count = np.zeros(3), np.zeros(3), 0
-    for block in np.array_split(images, max(1, len(images) // 1000)):
-        pixels = block.reshape(-1, 3).astype(np.float64) / 255
-        total = total + pixels.sum(0)
-        squares = squares + (pixels**2).sum(0)
-        count += len(pixels)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each value."""
+    counts = np.zeros((3, 256), np.int64)
+    for block in np.array_split(images, max(1, images.size // BLOCK)):
+        for c in range(3):
+            counts[c] += np.bincount(block[..., c].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-3).round(4).tolist())

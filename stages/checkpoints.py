@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets import DATASETS
+from datasets.image_files import FITS
 from models import MODELS
 from runtime import distributed
 from runtime.files import hash_arrays, load, reading
@@ -115,7 +116,7 @@ def _check_record(split: object, arguments: object) -> None:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind):
                 raise TypeError(f"{name} is {part[name]!r}")
-    for name, registry in (("dataset", DATASETS), ("arch", MODELS)):
+    for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
         if arguments.get(name, next(iter(registry))) not in registry:
             raise ValueError(f"{name} is {arguments[name]!r}")
 
@@ -132,7 +133,7 @@ def _is_weight(item: tuple) -> bool:
 
 def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     """The request with, where nothing was typed, what the original model was trained with."""
-    of_model = ("dataset", "data", "arch", "imagenet_arch", "input_size", "leave_out")
+    of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]

@@ -20,7 +20,7 @@ from stages.cache import cached
 from stages.classifier import restored
 from stages.relearning import relearn_curve
 from stages.saved import REMEDY, Saved, forgotten
-from utils import UserError, stream
+from utils import UserError, printable, stream
 
 
 class Subject:
@@ -33,10 +33,12 @@ class Subject:
         flags = first.arguments
         with reading(first.path, "checkpoint", REMEDY):
             size = flags["input_size"] if "input_size" in flags["typed"] else None
-            name, data = flags["dataset"], data or flags["data"]
+            name, data, fit = flags["dataset"], data or flags["data"], flags.get("fit")
         self.dataset = distributed.main_first(
-            lambda: load_dataset(name, data, input_size=size, workers=0)
+            lambda: load_dataset(name, data, input_size=size, fit=fit)
         )
+        for line in self.dataset.lines():
+            print(printable(line))
         self.data_sha256, self.test_sha256 = self.dataset.sha256(), self.dataset.test_sha256()
         if self.data_sha256 != first.split["data_sha256"]:
             raise UserError(

@@ -30,6 +30,7 @@ class Request:
     dataset: str = "cifar10"
     data: str = "../data"
     input_size: int = 32
+    fit: str | None = None
     num_classes: int | None = None
     workers: int = 4
     split_seed: int = 1
@@ -136,6 +137,7 @@ class ForgetRequest(Request):
     num_indexes_to_replace: int | str | None = None
     class_to_replace: int | str = -1
     indexes_to_replace: str | None = None
+    forget_copies: bool = False
     forget_seed: int | None = None
     retain_fraction: float = 1.0
     forget_batch_size: int | None = None

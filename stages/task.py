@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from datasets import DATASETS, ImageSet, forgetting, load_dataset
+from datasets.copies import settle_copies
 from datasets.forgetting import class_index, unmasked
 from datasets.lists import INTEGER, read_list
 from datasets.loaders import Data
@@ -34,7 +35,7 @@ from runtime.devices import (
 from runtime.files import hash_arrays
 from stages.checkpoints import Original, load_weights
 from stages.requests import ForgetRequest, Request
-from utils import UserError, stream
+from utils import UserError, printable, stream
 
 
 def load_data(request: Request) -> ImageSet:
@@ -44,9 +45,15 @@ def load_data(request: Request) -> ImageSet:
     check_arch(request.arch, size or spec.image_size, request.imagenet_arch)
     dataset = distributed.main_first(
         lambda: load_dataset(
-            request.dataset, request.data, input_size=size, workers=request.workers
+            request.dataset,
+            request.data,
+            input_size=size,
+            workers=request.workers,
+            fit=request.fit,
         )
     )
+    for line in dataset.lines():
+        print(printable(line))
     if request.num_classes and request.num_classes != dataset.num_classes:
         raise UserError(
             f"--num_classes {request.num_classes}: {request.dataset} has {dataset.num_classes};"
@@ -189,6 +196,7 @@ def open_task(
     dataset = load_data(request)
     split = split_of(request, dataset.y_train)
     chosen = choose(request, split, dataset)
+    chosen = settle_copies(dataset.train_hashes, chosen, forget_them=request.forget_copies)
     data_sha256 = dataset.sha256()
     if original is not None:
         check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)

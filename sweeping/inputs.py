@@ -53,14 +53,16 @@ def _check_files(runs: Sequence[Run], root: Path, known: dict) -> dict:
 def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
     """The record's entries for data sets; their images are compared with the runs' own results."""
     entries = {}
-    for (name, data, size), users in _by_data(runs).items():
+    for (name, data, size, fit), users in _by_data(runs).items():
         key, looks = f"{name}|{data}|{size or ''}", _appearance(Path(data))
+        if fit:
+            key += f"|{fit}"
         if known.get(key, {}).get("looks") == looks:
             entries[key] = known[key]
             continue
         hashes = {}
         if finished := _finished(users, root):
-            images = load_dataset(name, data, input_size=size)
+            images = load_dataset(name, data, input_size=size, fit=fit)
             hashes = {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()}
         others = [run for run in finished if _differs(run, root, hashes)]
         if others:
@@ -90,13 +92,14 @@ def _path(flag: str, value: str) -> str:
     return str(file_and_column(listed)[0]) if listed else ""
 
 
-def _by_data(runs: Sequence[Run]) -> dict[tuple[str, str, int | None], list[Run]]:
-    """The runs that name a data set of the user's, by (dataset, path, input size)."""
+def _by_data(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+    """The runs that name a data set of the user's, by (dataset, path, input size, fit)."""
     users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
         if name is not None and name not in EMBEDDED and Path(data).exists():
-            users.setdefault((name, data, run.settings.get("input_size") or None), []).append(run)
+            size, fit = run.settings.get("input_size") or None, run.settings.get("fit")
+            users.setdefault((name, data, size, fit), []).append(run)
     return users
 
 

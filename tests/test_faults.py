@@ -26,13 +26,13 @@ import main_forget
 import main_train
 import models
 from datasets import sources
+from datasets.lists import read_list
 from masks.scores import SCORES
 from runtime import cli, file_checks
 from runtime import files as runtime_files
 from runtime.cli import script
 from runtime.file_checks import FalseClaim, check_content, check_npy, check_npz, check_torch
 from runtime.files import hash_arrays, load, load_json, lock, save, save_json
-from stages import task
 from stages.task import open_task
 from utils import RunFailed, UserError
 
@@ -690,7 +690,7 @@ def test_an_index_file_that_claims_too_much_is_refused_unread(tmp_path, monkeypa
     files.greedy_files()["npy"](file)
     monkeypatch.setattr(np, "load", forbidden("load"))
     with pytest.raises(UserError, match="claims 8000000000000 bytes"):
-        task.read_positions(f"@{file}")
+        read_list(f"@{file}", "--forget")
 
 
 def test_honest_arrays_pass_and_objects_do_not(tmp_path):
@@ -721,7 +721,7 @@ def test_data_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
         (tmp_path / half).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / half / "x.png")
     with pytest.raises(UserError, match="4 images resized by --input_size 2147483647"):
-        sources.folder(tmp_path, 2**31 - 1, 0)
+        sources.folder(tmp_path, sources.Reading(2**31 - 1))
 
 
 def test_only_plain_containers_and_tensors_pass_the_list(tmp_path):
@@ -922,7 +922,10 @@ def test_records_name_the_hashes_of_all_that_they_were_made_from(original, masks
         result(tmp_path, "RL"),
         load_json(original.parent / "train_result.json", ""),
     )
-    made, images = load_json(masks / "mask_result.json", ""), sources.digits(None, None, 0)
+    made, images = (
+        load_json(masks / "mask_result.json", ""),
+        sources.digits(None, sources.Reading()),
+    )
     state, start = load(tmp_path / "RLcheckpoint.pth.tar", "checkpoint"), load(original, "original")
     rgb = {split: sources.as_rgb(images[split], split, None) for split in ("x_train", "x_test")}
     labels = {split: images[split].astype(np.int64) for split in ("y_train", "y_test")}

@@ -10,7 +10,7 @@ from helpers import call, make_image_set
 
 import main_forget
 import main_train
-from datasets.sources import read_image
+from datasets.image_files import read_image
 from stages.classifier import load_classifier
 from utils import UserError
 
