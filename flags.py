@@ -76,10 +76,18 @@ def data_flags() -> tuple[Flag, ...]:
 
 
 def model_flags() -> tuple[Flag, ...]:
+    arch = (
+        "FILE.py:FACTORY runs FILE.py, whose function FACTORY makes an nn.Module from the number of"
+        " classes (default: the original model's, else %(default)s)"
+    )
+    mean = "channel means that images in [0, 1] are normalised by (default: the data set's)"
+    std = "channel deviations, likewise"
     imagenet_arch = "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50"
     return (
-        Flag("arch", MODELS, "default: the original model's, else %(default)s"),
+        Flag("arch", types.arch, arch, {"metavar": f"{{{','.join(MODELS)},FILE.py:FACTORY}}"}),
         Flag("imagenet_arch", bool, imagenet_arch),
+        Flag("mean", types.three, mean),
+        Flag("std", types.deviations, std),
         Flag("model_path", Path, "checkpoint of the original model"),
     )
 

@@ -33,6 +33,8 @@ class Request:
     leave_out: str | None = None
     arch: str = "resnet18"
     imagenet_arch: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     batch_size: int = 256
     tail: str = "spread"
     seed: int = 2

@@ -30,7 +30,6 @@ from runtime import distributed
 from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.files import hash_arrays, load_json, save, save_json
 from runtime.provenance import provenance
-from stages.checkpoints import load_weights
 from stages.curves import to_numpy
 from stages.file_names import REFERENCE_RESULT, RESULT
 from stages.mask_files import LoadedMask
@@ -262,7 +261,7 @@ class OriginalOutputs(Mapping):
     def __init__(self, task: Task):
         self.loaders, self.computed = task.data.evaluation, {}
         self.model = new_model(task.request, task.dataset, task.device)
-        load_weights(self.model, task.original, task.request.arch)
+        self.model.load_state_dict(task.original.state_dict, strict=True)
 
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in self.computed:

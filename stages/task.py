@@ -143,8 +143,8 @@ def new_model(request: Request, dataset: ImageSet, device: torch.device) -> nn.M
     model = build_model(
         request.arch,
         dataset.num_classes,
-        dataset.mean,
-        dataset.std,
+        request.mean or dataset.mean,
+        request.std or dataset.std,
         image_size=dataset.image_size,
         imagenet_stem=request.imagenet_arch,
     )
@@ -228,7 +228,7 @@ def open_task(
     data = Data(dataset, split, chosen, device=device, seed=order, retain=part, **batches)
     model = new_model(request, dataset, device)
     if original is not None:
-        load_weights(model, original, request.arch)
+        original = load_weights(model, original, request)
     sizes = ", ".join(f"{name} {loader.num_samples}" for name, loader in data.evaluation.items())
     print(
         f"{dataset.name}: {sizes} images; split seed {split.split_seed}, forget {chosen.kind}"
