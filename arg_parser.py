@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import runtime  # noqa: F401 (before torch)
 from datasets import DATASETS
-from flag_types import ChoosePreset, OppositeAction, Parser
+from flag_types import ChooseOrList, OppositeAction, Parser
 from flags import UNREAD, evaluation_parser, make_parser
 from runtime.files import load_json, require_file
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
@@ -122,7 +122,7 @@ def words_of(parser: argparse.ArgumentParser, values: dict[str, object], origin:
             words += _switch(action, value, origin, name)
             continue
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        if isinstance(action, ChoosePreset) and text == "list":  # prints and ends the program
+        if isinstance(action, ChooseOrList) and text == "list":  # prints and ends the program
             raise UserError(f"{origin}: {name} list sets nothing")
         if "\0" in text:
             raise UserError(f"{origin}: {name} holds a zero byte")

@@ -5,11 +5,11 @@ parser itself.
 import argparse
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from models import MODELS
 from models.user import is_user_arch
-from unlearn import known_methods, method_key, method_table, preset_table
+from unlearn import known_methods, method_key, method_table
 from utils import UserError
 
 # The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
@@ -35,8 +35,14 @@ class ListMethods(argparse.Action):
         parser.exit()
 
 
-class ChoosePreset(argparse.Action):
-    """Keep the name of a preset; for ``list`` print all of them and stop, as --help does."""
+class ChooseOrList(argparse.Action):
+    """Keep a name; for ``list`` print ``table`` and stop, as --help does."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, table: Callable[[], str], **rest: object
+    ):
+        super().__init__(option_strings, dest, **rest)
+        self.table = table
 
     def __call__(
         self,
@@ -46,7 +52,7 @@ class ChoosePreset(argparse.Action):
         *unused: object,
     ) -> None:
         if name == "list":
-            print(preset_table())
+            print(self.table())
             parser.exit()
         setattr(namespace, self.dest, name)
 

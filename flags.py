@@ -15,7 +15,7 @@ from datasets import DATASETS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
-from unlearn import METHODS, flag_of
+from unlearn import METHODS, flag_of, preset_table
 
 # Flags of the reference that nothing here reads, with its defaults: accepted, and named in one
 # warning line when typed.
@@ -205,7 +205,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
             "preset",
             str,
             f"{preset} (default: paper, the method's own defaults)",
-            {"action": types.ChoosePreset, "metavar": "NAME"},
+            {"action": types.ChooseOrList, "table": preset_table, "metavar": "NAME"},
         ),
         Flag("forget_batch_size", types.positive, forget_batch_size),
         Flag("unlearn_lr", types.rate, _defaults("unlearn_lr")),
@@ -226,11 +226,14 @@ def unlearning_flags() -> tuple[Flag, ...]:
 
 def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
     several, pattern = {"nargs": "+", "metavar": "PATTERN"}, "the kind of Retrain that gaps are to,"
+    models = "checkpoints of unlearned models; NAME=FILE: one of another project"
+    resume = "keep a finished audit of the same models and flags; begin where there is none"
+    own = "FILE.py:FACTORY, where the models are of a user's own architecture; runs the file"
     shadows = "--suite full: shadow models of U-LiRA's pool, trained as --original was"
     relearn_steps = "updates of the relearn curves (default: %(default)s)"
     relearn_seeds = "orders that a relearn curve is averaged over (default: %(default)s)"
     return (
-        Flag("models", str, "checkpoints of unlearned models", {**several, "required": True}),
+        Flag("models", str, models, {**several, "required": True}),
         Flag("retrain", str, "Retrain's checkpoints; two or more give noise floors", several),
         Flag(
             "reference",
@@ -239,8 +242,11 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
             {"metavar": "NAME"},
         ),
         Flag("original", Path, "the original model: the row that forgot nothing"),
+        Flag("arch", types.arch, own, {"metavar": "FILE.py:FACTORY"}),
         Flag("suite", suites, "default: %(default)s"),
         Flag("save_dir", Path, "where audit.json goes (default: the first model's folder)"),
+        Flag("overwrite", bool, "replace an audit that exists"),
+        Flag("resume", bool, resume),
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
         Flag("data", str, "folder or file of the data set (default: as recorded)"),
         Flag("batch_size", types.positive, "default: %(default)s"),

@@ -2,6 +2,8 @@
 
     python report.py DIR... [--format {text,markdown,latex,csv,json}] [--html FILE] [--plots FOLDER
     [--plot_format {png,pdf}]]
+    python report.py DIR... --published KEY [--format {text,markdown,csv,json}]
+    python report.py DIR... --row METHOD
 
 Reads every *result.json below each DIR, but for the shadow models' (give their own folder to see
 those), and every audit.json of evaluate.py. A row is a method with its hyper-parameters, averaged
@@ -11,17 +13,23 @@ percentage points: lower is better; Gap (entropy) is the same under the other me
 use. With two or more Retrain runs the table also says what other seeds of Retrain would score, and
 with three it marks the gaps that they explain. Retrains of unlike recipes are never pooled:
 --reference chooses one.
+
+--published prints the rows beside those of a paper with a verdict for each number; --published list
+names the papers' tables. --row prints one row for docs/results.md.
 """
 
 import sys
 from pathlib import Path
 
-from flag_types import Parser
+import flag_types as types
 from reporting import plots
 from reporting.audits import read_audits
+from reporting.comparison import COMPARISON_FORMATS
 from reporting.curves import with_curves
 from reporting.formats import FORMATS
+from reporting.leaderboard import leaderboard_row
 from reporting.page import page
+from reporting.published import compare, published, published_list
 from reporting.results import collect
 from reporting.tables import Scenario, scenarios
 from runtime.cli import script
@@ -33,6 +41,7 @@ from utils import UserError
 def main(argv: list[str]) -> None:
     args = make_parser().parse_args(argv)
     check(args.html, args.plots, args.plot_format)
+    check_published(args.published, args.row, args.format)
     found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference, args.mia_members)
     if not found:
         where = ", ".join(map(str, args.dirs))
@@ -46,7 +55,12 @@ def main(argv: list[str]) -> None:
         check_forget_sets(scenario, args.mixed)
     if args.html or args.plots:
         found = [with_curves(scenario) for scenario in found]
-    text = FORMATS[args.format](found)
+    if args.row is not None:
+        text = leaderboard_row(found, args.row)
+    elif args.published is not None:
+        text = COMPARISON_FORMATS[args.format](beside(found, args.published))
+    else:
+        text = FORMATS[args.format](found)
     if args.html:
         save_text(page(found), args.html)
         print(f"wrote {args.html}", file=sys.stderr)
@@ -58,8 +72,8 @@ def main(argv: list[str]) -> None:
     print(text)
 
 
-def make_parser() -> Parser:
-    parser = Parser(__doc__)
+def make_parser() -> types.Parser:
+    parser = types.Parser(__doc__)
     add = parser.add_argument
     folders = "folders to search for *result.json and audit.json"
     add("dirs", metavar="DIR", nargs="+", type=Path, help=folders)
@@ -80,9 +94,22 @@ def make_parser() -> Parser:
         " that no other has"
     )
     add("--reference", metavar="NAME", help=reference)
+    beside = "print the rows beside published ones, with a verdict for each; list prints the keys"
+    listed = {"action": types.ChooseOrList, "table": published_list, "metavar": "KEY"}
+    add("--published", help=beside, **listed)
+    row = "print one row for docs/results.md; needs three Retrains"
+    add("--row", metavar="METHOD", help=row)
     mixed = "average rows over several forget sets; without it such results are refused"
     add("--mixed", action="store_true", help=mixed)
     return parser
+
+
+def beside(found: list[Scenario], key: str) -> list[dict]:
+    """The comparison of each table that has results."""
+    compared = [compare(scenario, key) for scenario in found if scenario.groups]
+    if not compared:
+        raise UserError(f"--published {key}: no unlearning result, only audits")
+    return compared
 
 
 def check_reference(found: list[Scenario], reference: str) -> None:
@@ -100,6 +127,20 @@ def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
             f"{scenario.table['title']}: {len(sets)} different forget sets; give the folders of"
             " one, or --mixed to average over them (a run without --forget_seed draws its own)"
         )
+
+
+def check_published(key: str | None, row: str | None, kind: str) -> None:
+    """Refuse an unknown key, and what --published and --row cannot be combined with."""
+    if key is not None and key not in published():
+        raise UserError(f"--published {key}: no such table; there is {', '.join(published())}")
+    if key is not None and row is not None:
+        raise UserError("--published and --row print different things; drop one of them")
+    if key is not None and kind not in COMPARISON_FORMATS:
+        raise UserError(
+            f"--published has no --format {kind}; it takes {', '.join(COMPARISON_FORMATS)}"
+        )
+    if row is not None and kind not in ("text", "markdown"):
+        raise UserError(f"--row prints Markdown; drop --format {kind}")
 
 
 def check(html: Path | None, folder: Path | None, kind: str | None) -> None:

@@ -70,18 +70,30 @@ def _numbers_of(row: dict) -> dict[str, float]:
 def named_rows(audit: dict, groups: dict[str, list[dict]]) -> dict[str, dict]:
     """The audited rows in the order of the table, those without a result last.
 
-    A row has the name of the table's row with the same weights, else the audit's own label.
+    A row has the name of the table's row with the same weights, and of several such the one with
+    its label; else the audit's own label. The original is left out where raw was audited, too: it
+    is the same model.
     """
-    name_of = {}
-    for name, runs in groups.items():
-        for run in runs:
-            name_of[run["provenance"].get("unlearned_sha256")] = name
     places = {name: place for place, name in enumerate(groups)}
     found: list[tuple[str, dict]] = []
     for row in audit["rows"]:
-        joined = {name_of.get(model["weights_sha256"]) for model in row["models"]}
-        name = joined.pop() if len(joined) == 1 else None
-        found.append((name or row["label"], row))
+        name = _table_name(row, groups)
+        same = [other for known, other in found if known == name]
+        if row["role"] == "original" and any(_weights(row) <= _weights(other) for other in same):
+            continue
+        found.append((name, row))
     found.sort(key=lambda item: places.get(item[0], len(places)))
     names = told_apart([name for name, _ in found])
     return dict(zip(names, (row for _, row in found), strict=True))
+
+
+def _table_name(row: dict, groups: dict[str, list[dict]]) -> str:
+    weights, own, others = _weights(row), [], []
+    for name, runs in groups.items():
+        if weights <= {run["provenance"].get("unlearned_sha256") for run in runs}:
+            (own if runs[0]["label"] == row["label"] else others).append(name)
+    return (own or others or [row["label"]])[0]
+
+
+def _weights(row: dict) -> set[str]:
+    return {model["weights_sha256"] for model in row["models"]}

@@ -62,18 +62,30 @@ def _histogram_plot(kind: str, rows: Curves) -> Plot | None:
         " from unseen ones. Compare with Retrain's panel.",
         f"{words} histograms of forget set and held-out images, one panel for each of"
         f" {len(panels)} rows",
-        partial(histogram_figure, mean_histograms(panels), kind),
+        partial(histogram_figure, mean_histograms(panels), kind, least_share(panels)),
     )
 
 
-def histogram_figure(rows: dict[str, dict], kind: str) -> Any:
-    """A panel per row: shares by ``kind``, forget set and held-out images."""
+def least_share(rows: Curves) -> float:
+    """The smallest positive share that a mean over seeds can have without its move to other bins,
+    whose traces would stretch a logarithmic axis.
+    """
+    least = 1.0
+    for histograms in rows.values():
+        shares = [share for each in histograms for share in (*each["forget"], *each["held_out"])]
+        least = min([least, *(share / len(histograms) for share in shares if share > 0)])
+    return least
+
+
+def histogram_figure(rows: dict[str, dict], kind: str, least: float) -> Any:
+    """A panel per row: shares by ``kind`` from ``least`` on, forget set and held-out images."""
     legend = [("forget set", BLUE, "-"), ("held out", ORANGE, "-")]
     figure, panels = small_multiples(list(rows), legend, kind, "share")
     for histogram, panel in zip(rows.values(), panels, strict=True):
         for what, colour in (("held_out", ORANGE), ("forget", BLUE)):
             panel.stairs(histogram[what], histogram["edges"], color=colour, alpha=0.85, linewidth=1)
         panel.set_yscale("log")
+        panel.set_ylim(bottom=least / 1.5)
     common_axes(panels, y_ticks=POWERS)
     return figure
 

@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, GREY = "#3f7fd0", "#c9701f", "#3f9150", "#8a8a8a"
 MOST_LINES = 100  # of a panel: more are not told apart, and thousands take minutes
 POWERS = [10.0**power for power in range(-6, 1)]  # ticks of logarithmic axes
 COLUMNS, PANEL = 5, (2.0, 1.55)  # of small multiples; inches
+OWN_AXES = 0.3, 0.55  # gaps of small multiples whose panels have numbers of their own
 INKED = "text.color axes.labelcolor axes.edgecolor axes.titlecolor xtick.color ytick.color"
 STYLE = {
     **dict.fromkeys(INKED.split(), INK),
@@ -72,13 +73,19 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def small_multiples(
-    names: Sequence[str], legend: Sequence[tuple[str, str, str]], across: str, up: str
+    names: Sequence[str],
+    legend: Sequence[tuple[str, str, str]],
+    across: str,
+    up: str,
+    *,
+    gaps: tuple[float, float] = (0.12, 0.35),
 ) -> tuple[Any, list]:
     """A figure with a legend and a panel per name; :func:`common_axes` ends the drawing.
 
     Args:
         legend: (words, colour, line style) of each kind of line.
         across, up: the labels of the axes.
+        gaps: between columns and between lines, in panels; OWN_AXES leaves room for numbers.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -88,9 +95,8 @@ def small_multiples(
     width, height = max(columns * PANEL[0], 5) + 0.8, lines * PANEL[1] + 1.0
     figure = Figure((width, height))
     # Edges by hand: an automatic layout of thirty panels takes seconds.
-    figure.subplots_adjust(
-        0.7 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.5 / height, wspace=0.12, hspace=0.35
-    )
+    edges = 0.7 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.5 / height
+    figure.subplots_adjust(*edges, wspace=gaps[0], hspace=gaps[1])
     panels = [figure.add_subplot(lines, columns, place) for place in range(1, len(names) + 1)]
     for panel, name in zip(panels, names, strict=True):
         panel.set_title(drawable(name, 30), pad=3)

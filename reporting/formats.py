@@ -25,15 +25,15 @@ def as_text(scenarios: list[Scenario]) -> str:
         if table["rows"]:
             columns = zip(*table_lines(scenario, "~"), strict=True)
             spaced = [_room_for_marks(column) for column in columns]
-            parts += _aligned(list(zip(*spaced, strict=True)))
+            parts += aligned(list(zip(*spaced, strict=True)))
             parts += [GAPS, *legend(table, "~"), *table["notes"]]
         for lines in ulira_lines(scenario):
-            parts += [*_aligned(lines), SHADOWS]
+            parts += [*aligned(lines), SHADOWS]
         parts.append("")
     return printable("\n".join(parts).rstrip())
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """Cells side by side: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = []
@@ -58,14 +58,14 @@ def as_markdown(scenarios: list[Scenario]) -> str:
         parts += [f"**{markdown(table['title'])}**", ""]
         if table["rows"]:
             notes = [*legend(table, r"\~"), *map(markdown, table["notes"])]
-            parts += [*_markdown_table(table_lines(scenario, r"\~")), ""]
+            parts += [*markdown_table(table_lines(scenario, r"\~")), ""]
             parts += [f"{note}\n" for note in notes]
         for lines in ulira_lines(scenario):
-            parts += [*_markdown_table(lines), "", f"{SHADOWS}\n"]
+            parts += [*markdown_table(lines), "", f"{SHADOWS}\n"]
     return printable("\n".join(parts).rstrip())
 
 
-def _markdown_table(lines: list[list[str]]) -> list[str]:
+def markdown_table(lines: list[list[str]]) -> list[str]:
     header, *rest = lines
     rule = "|---" + "|---:" * (len(header) - 1) + "|"
     rows = [markdown_line([markdown(name), *cells]) for name, *cells in rest]
@@ -81,11 +81,11 @@ def as_csv(scenarios: list[Scenario]) -> str:
     """Every number of every row, one line each, with RMIA and U-LiRA of an audit at the end."""
     lines = []
     for scenario in scenarios:
-        title = _spreadsheet(scenario.table["title"])
+        title = spreadsheet(scenario.table["title"])
         attacks = attack_numbers(scenario.audits, scenario.groups)
         for row in scenario.table["rows"]:
             line = {"scenario": title, **row, **attacks.get(row["name"], {})}
-            lines.append({**line, "name": _spreadsheet(row["name"])})
+            lines.append({**line, "name": spreadsheet(row["name"])})
     if not lines:
         return ""
     columns = list(dict.fromkeys(name for line in lines for name in line))
@@ -96,7 +96,7 @@ def as_csv(scenarios: list[Scenario]) -> str:
     return out.getvalue().rstrip()
 
 
-def _spreadsheet(text: str) -> str:
+def spreadsheet(text: str) -> str:
     """``text`` with an apostrophe before what a spreadsheet would take for a formula."""
     return printable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
 

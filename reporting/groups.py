@@ -42,7 +42,11 @@ def named_groups(runs: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def recipe_of(run: dict) -> dict:
-    """Hyper-parameters, recipe and mask density of a result record."""
+    """Hyper-parameters, recipe and mask density of a result record; nothing of raw, which has no
+    use for them.
+    """
+    if run["method"] == "raw":
+        return {}
     mask = {"mask": round(run["mask"]["density"], 6)} if run.get("mask") else {}
     return {**run["hyperparameters"], **(run.get("recipe") or {}), **mask}
 

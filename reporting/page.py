@@ -18,7 +18,7 @@ from reporting.markup import Html, escape, joined, scrolling, tag
 from reporting.page_audit import audit_part
 from reporting.page_results import results
 from reporting.plots import Plot, as_svg, plots_of
-from reporting.tables import Scenario
+from reporting.tables import Scenario, short_hash
 
 HERE = Path(__file__).parent
 TITLE = "How close to Retrain?"
@@ -32,6 +32,11 @@ ORIGINS = "Commands and hardware"
 FACTS = ["seed", "forget_seed", "device", "threads", "precision", "torch", "python", "git", "time"]
 ABSOLUTE = re.compile(r"(?<![^=@,])(?:[A-Za-z]:)?[/\\\\](?:[^/\\\\=,]*[/\\\\])*([^/\\\\=,]*)")
 
+HASH = (
+    "In brackets behind a data set's name stand the first eight digits of the SHA-256 hash of its"
+    " training images and labels: titles with the same digits are about the same data."
+)
+
 Part = tuple[str, str, Html]  # (anchor, title, markup)
 
 
@@ -42,7 +47,13 @@ def page(scenarios: Sequence[Scenario]) -> str:
     contents = tag("nav", tag("ul", *map(_entry, sections)), aria_label="Contents")
     body = tag(
         "body",
-        tag("header", tag("h1", TITLE), tag("p", INTRODUCTION), contents),
+        tag(
+            "header",
+            tag("h1", TITLE),
+            tag("p", INTRODUCTION),
+            contents,
+            tag("p", HASH, class_="note"),
+        ),
         tag("main", *(part for parts in sections for _, _, part in parts)),
         tag("script", script),
     )
@@ -79,7 +90,8 @@ def _section(anchor: str, scenario: Scenario) -> list[Part]:
     """The parts of one scenario, the first one with the scenario's heading."""
     title = scenario.table["title"]
     first = results(scenario) if scenario.table["rows"] else tag("p", NO_RESULTS)
-    parts = [(anchor, title, joined(tag("h2", title, id=anchor), first))]
+    heading = tag("h2", _explained(title, scenario.table["data_sha256"]), id=anchor)
+    parts = [(anchor, title, joined(heading, first))]
     plots = [_figure(f"{anchor}-{plot.name}", plot) for plot in plots_of(scenario)]
     parts += plots[:2]
     for number, audit in enumerate(scenario.audits, 1):
@@ -91,6 +103,14 @@ def _section(anchor: str, scenario: Scenario) -> list[Part]:
     if scenario.groups:
         parts.append(_part(f"{anchor}-origin", ORIGINS, *_origins(scenario.groups)))
     return parts
+
+
+def _explained(title: str, data_sha256: str) -> Html:
+    """``title`` with a tooltip at the hash in it."""
+    shown = short_hash(data_sha256)
+    before, _, after = title.partition(f"({shown})")
+    what = f"start of the SHA-256 hash of the training images and labels: {data_sha256}"
+    return joined(before, "(", tag("abbr", shown, title=what), ")", after)
 
 
 def _part(anchor: str, title: str, *content: Html) -> Part:

@@ -8,6 +8,7 @@ from evaluation.distances import is_agreement, is_distance
 from reporting.attacks import named_rows
 from reporting.cells import AGAIN
 from reporting.markup import Html, by_role, column, joined, sort_value, sortable, tag
+from reporting.page_results import BY_GAP
 
 INTRODUCTION = (
     "What evaluate.py measured on the saved models: means over seeds, below them the gap to"
@@ -136,21 +137,29 @@ def _mean_cell(values: Sequence[float | None]) -> Html:
 
 
 def metric_table(title: str, metrics: list[str], audit: dict, rows: dict[str, dict]) -> Html:
-    """The means of some metrics, a line per audited row, with what Retrain runs differ by."""
+    """The means of some metrics, a line per audited row, with what Retrain runs differ by.
+
+    A column with gaps is sorted by their size, the others by the mean.
+    """
+    others = [row for row in rows.values() if row["role"] != "retrain"]
+    by_gap = {metric for row in others for metric, gap in row["gap"].items() if gap is not None}
     digits = {}
     for metric in metrics:
         unit = audit["metrics"].get(metric, {}).get("unit")
         digits[metric] = 2 if unit == "percent" else 3
 
     def cells(row: dict) -> list[Html]:
-        return [_cell(row, metric, places) for metric, places in digits.items()]
+        return [_cell(row, metric, places, metric in by_gap) for metric, places in digits.items()]
 
     fixed, body = by_role(rows, cells)
     floors = {metric: audit["floors"].get(metric) for metric in metrics}
     if any(floor is not None for floor in floors.values()):
         numbers = [_floor_cell(metric, floors[metric], digits[metric]) for metric in metrics]
         fixed.append(tag("tr", tag("th", _floor_name(audit), scope="row"), *numbers))
-    header = [column(metric, _definition(audit, metric)) for metric in metrics]
+    header = []
+    for metric in metrics:
+        words = _definition(audit, metric) + (f"; {BY_GAP}" if metric in by_gap else "")
+        header.append(column(metric, words))
     return sortable(title, header, fixed, body)
 
 
@@ -170,7 +179,7 @@ def _floor_cell(metric: str, floor: float | None, digits: int) -> Html:
     return tag("td", ("" if is_whole else "±") + _fixed(floor, digits))
 
 
-def _cell(row: dict, metric: str, digits: int) -> Html:
+def _cell(row: dict, metric: str, digits: int, by_gap: bool) -> Html:
     mean, deviation, gap, ends = (row[name].get(metric) for name in ("mean", "sd", "gap", "ci"))
     if mean is None:
         return tag("td", "-")
@@ -192,7 +201,8 @@ def _cell(row: dict, metric: str, digits: int) -> Html:
         of = "its uncertainty" if metric.startswith("ulira_") else "the mean over seeds"
         why = f"95 % interval of {of}: {_fixed(ends[0], digits)} to {_fixed(ends[1], digits)}"
     kind = "noise" if inside else None
-    return tag("td", *shown, class_=kind, title=why, data_value=sort_value(mean))
+    place = mean if not by_gap else None if gap is None else abs(gap)
+    return tag("td", *shown, class_=kind, title=why, data_value=sort_value(place))
 
 
 def _fixed(number: float, digits: int, sign: str = "") -> str:

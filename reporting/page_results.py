@@ -7,14 +7,18 @@ from reporting.rows import AVERAGES, METRICS
 from reporting.tables import Scenario
 
 TEXTS = {
-    "UA": "100 - accuracy on the forget set, in percent",
-    "RA": "accuracy on the retain set, in percent",
-    "TA": "accuracy on the test set, in percent",
-    "MIA": "share of the forget set that a weak membership attack calls non-member, in percent",
     "Avg. Gap": (
         "mean absolute gap to Retrain over UA, RA, TA and MIA, in percentage points; lower is"
         " better"
     ),
+    RMIA: (
+        "area under the ROC of the RMIA attack with Retrain models as references, below it where"
+        " chance puts it"
+    ),
+    "UA": "100 - accuracy on the forget set, in percent",
+    "RA": "accuracy on the retain set, in percent",
+    "TA": "accuracy on the test set, in percent",
+    "MIA": "share of the forget set that a weak membership attack calls non-member, in percent",
     "Gap (entropy)": (
         "the same with the share of the forget set that the entropy attack calls member in the"
         " place of MIA"
@@ -22,59 +26,69 @@ TEXTS = {
     "RTE (s)": "seconds of unlearning, the mask included, data loading and evaluation excluded",
     "runs": "how many seeds the row averages over",
 }
-TEXT_OF_RMIA = (
-    "area under the ROC of the RMIA attack with Retrain models as references, below it where chance"
-    " puts it"
-)
+BY_GAP = "sorts by the absolute gap to Retrain, the closest first"
 
 
 def results(scenario: Scenario) -> Html:
-    """The table, with a column for RMIA where an audit has it, its legend and its notes."""
+    """The table, its legend and its notes.
+
+    The average gap stands first, so that a phone shows it without scrolling, and beside it RMIA,
+    where an audit has it.
+    """
     table = scenario.table
     attacks = attack_numbers(scenario.audits, scenario.groups)
     is_attacked = any("rmia_auc" in numbers for numbers in attacks.values())
-    header = []
-    for name, text in TEXTS.items():
-        header.append(column(name, text, "ascending" if name == "Avg. Gap" else "none"))
-    if is_attacked:
-        header.append(column(RMIA, TEXT_OF_RMIA))
+    has_gaps = any(row["is_retrain"] for row in table["rows"])
     fixed, body = [], []
     for row in table["rows"]:
         numbers = attacks.get(row["name"], {}) if is_attacked else None
         (fixed if row["is_retrain"] else body).append(_row(row, numbers))
     if table["floor"]:
         fixed.append(_floor_row(table["floor"], is_attacked))
-    caption = (
-        "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's name"
-        " to sort by it."
-    )
+    caption = "Mean ± standard deviation over seeds. Press a column's name to sort by it."
+    if has_gaps:
+        caption = (
+            "Mean ± standard deviation over seeds, below it the gap to Retrain. Press a column's"
+            " name to sort by it; where gaps are shown, the closest to Retrain comes first."
+        )
     marks = legend(table, "Green and ~", bold=True)
     if any(row["warnings"] for row in table["rows"]):
         marks.append("⚠: a run of this row gave a warning, repeated below.")
-    parts = [sortable(caption, header, fixed, body), tag("p", " ".join(marks), class_="note")]
+    parts = [
+        sortable(caption, _header(has_gaps, is_attacked), fixed, body),
+        tag("p", " ".join(marks), class_="note"),
+    ]
     if table["notes"]:
         parts.append(tag("ul", *(tag("li", note) for note in table["notes"]), class_="note"))
     return joined(*parts)
 
 
+def _header(has_gaps: bool, is_attacked: bool) -> list[Html]:
+    columns = []
+    for name, text in TEXTS.items():
+        order = "ascending" if name == "Avg. Gap" else "none"
+        words = f"{text}; {BY_GAP}" if has_gaps and name in METRICS else text
+        if name != RMIA or is_attacked:
+            columns.append(column(name, words, order))
+    return columns
+
+
 def _floor_row(floor: dict, is_attacked: bool) -> Html:
     """What more Retrain runs would score; a dash where nothing is expected."""
-    numbers = [f"±{floor[metric]:.2f}" for metric in METRICS]
-    numbers += [average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES]
-    numbers += ["-", str(floor["runs"])]
-    if is_attacked:
-        numbers.append("-")
+    average, entropy = (average_cell(floor[f"avg_gap{end}"]) for end in AVERAGES)
+    numbers = [average, *(["-"] if is_attacked else [])]
+    numbers += [f"±{floor[metric]:.2f}" for metric in METRICS]
+    numbers += [entropy, "-", str(floor["runs"])]
     return tag("tr", tag("th", AGAIN, scope="row"), *(tag("td", number) for number in numbers))
 
 
 def _row(row: dict, rmia: dict[str, float] | None) -> Html:
-    cells = [_metric_cell(row, metric) for metric in METRICS]
-    cells += [_average_cell(row, end) for end in AVERAGES]
+    average, entropy = (_average_cell(row, end) for end in AVERAGES)
+    cells = [average, *([] if rmia is None else [_rmia_cell(rmia)])]
+    cells += [*(_metric_cell(row, metric) for metric in METRICS), entropy]
     seconds, deviation = row["RTE"], _deviation(row["RTE_std"], 1)
     cells.append(tag("td", f"{seconds:.1f}", deviation, data_value=sort_value(seconds)))
     cells.append(tag("td", str(row["runs"]), data_value=row["runs"]))
-    if rmia is not None:
-        cells.append(_rmia_cell(rmia))
     kinds = [*(["best"] if row["is_best"] else []), *(["warned"] if row["warnings"] else [])]
     return tag("tr", row_name(row["name"]), *cells, class_=" ".join(kinds) or None)
 
@@ -98,8 +112,9 @@ def _average_cell(row: dict, end: str) -> Html:
 
 def _metric_cell(row: dict, metric: str) -> Html:
     gap, inside = row[f"{metric}_gap"], row[f"{metric}_inside_noise"]
-    below = None
+    below, place = None, row[metric]
     if gap is not None and not row["is_retrain"]:
+        place = abs(gap)
         below = tag("span", f"({gap:+.2f}){' ~' if inside else ''}", class_="gap")
     return tag(
         "td",
@@ -108,7 +123,7 @@ def _metric_cell(row: dict, metric: str) -> Html:
         below,
         class_="noise" if inside else None,
         title=_reasons(row, metric) or None,
-        data_value=sort_value(row[metric]),
+        data_value=sort_value(place),
     )
 
 

@@ -131,6 +131,10 @@ def _check_optional(result: dict) -> None:
         known = [value for value in standing if value is not None]
         if standing.accuracy is None or not all(isinstance(value, int | float) for value in known):
             raise TypeError(f"a standing holds {tuple(standing)}")
-    for name, share in ((result.get("mask") or {}).get("layers") or {}).items():
+    mask = result.get("mask") or {}
+    for name, share in (mask.get("layers") or {}).items():
         if not 0 <= share <= 1:
             raise ValueError(f"layer {name} of the mask has a density of {share}")
+    for name, count in (mask.get("weights") or {}).items():
+        if type(count) is not int or not 0 < count <= LARGEST:
+            raise ValueError(f"layer {name} of the mask has {count!r:.40} weights")

@@ -1,35 +1,35 @@
-"""Plots of what the runs recorded: curves by epoch, masks by layer, hyper-parameters tried."""
+"""Plots of what the runs recorded: curves by epoch, hyper-parameters tried, and masks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from reporting.drawing import (
     BLUE,
     GREEN,
-    GREY,
     MOST_LINES,
     ORANGE,
+    OWN_AXES,
     Plot,
-    common_axes,
     drawable,
     new_figure,
+    plain_ticks,
     small_multiples,
 )
-from reporting.groups import told_apart
 from reporting.json_values import LARGEST
+from reporting.mask_plots import mask_plot
 from reporting.tables import Scenario
 
+Rows = dict[str, list[list[dict]]]  # the epochs of each run of a row
 Points = list[tuple[float, float]]  # (value, Avg. Gap)
-Mask = tuple[str, float, dict[str, float]]  # (rows that use it, density, density by layer)
-MARKS = "osD^vP*X"
+LOG_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 FEWEST_VALUES = 3  # of a hyper-parameter that is plotted
 
 
 def run_plots(scenario: Scenario) -> list[Plot]:
     """Curves by epoch, masks by layer and Avg. Gap by hyper-parameter, where recorded."""
-    kinds = (_accuracy_plot, _loss_plot, _mask_plot, _sensitivity_plot)
+    kinds = (_accuracy_plot, _loss_plot, mask_plot, _sensitivity_plot)
     plots = [plot_of(scenario) for plot_of in kinds]
     return [plot for plot in plots if plot is not None]
 
@@ -39,39 +39,83 @@ def run_plots(scenario: Scenario) -> list[Plot]:
 
 def _accuracy_plot(scenario: Scenario) -> Plot | None:
     columns = {"forget": BLUE, "retain": GREEN, "val": ORANGE}
-    words = "a sample of the forget, retain and validation images"
-    return _epoch_plot(scenario, "epochs", "Accuracy by epoch", words, columns, "accuracy (%)")
+    words = "on a sample of the forget, retain and validation images; a line per seed."
+    panels, retrains = _recorded(scenario, columns)
+    limits = None
+    if panels:
+        limits = compared_limits(panels, retrains, columns)
+    if limits:
+        words += (
+            " The axis spans what the methods reach; Retrain's first epochs, from random weights,"
+            " lie below it."
+        )
+    draw = partial(epoch_figure, panels, columns, "accuracy (%)", limits)
+    return _epoch_plot("epochs", "Accuracy by epoch", words, panels, draw)
 
 
 def _loss_plot(scenario: Scenario) -> Plot | None:
-    words = "what the method trains on"
-    return _epoch_plot(scenario, "training-loss", "Loss by epoch", words, {"loss": BLUE}, "loss")
+    words = (
+        "on what the method trains on; a line per seed. Each method has a loss of its own, and so"
+        " each panel an axis of its own."
+    )
+    panels, _ = _recorded(scenario, ["loss"])
+    draw = partial(epoch_figure, panels, {"loss": BLUE}, "loss")
+    return _epoch_plot("training-loss", "Loss by epoch", words, panels, draw)
 
 
-def _epoch_plot(
-    scenario: Scenario, name: str, title: str, on: str, columns: dict[str, str], axis: str
-) -> Plot | None:
+def _recorded(scenario: Scenario, columns: Iterable[str]) -> tuple[Rows, set[str]]:
+    """The rows that recorded one of ``columns``, and the names of those that are Retrain."""
     panels = {}
     for row, runs in scenario.curves.items():
         epochs = [epoch for run in runs for epoch in run]
         if any(epoch.get(column) is not None for epoch in epochs for column in columns):
             panels[row] = runs
+    retrains = {row for row in panels if scenario.groups[row][0]["method"] == "retrain"}
+    return panels, retrains
+
+
+def compared_limits(
+    rows: Rows, retrains: set[str], columns: Iterable[str]
+) -> tuple[float, float] | None:
+    """Limits of an axis that cut Retrain's first epochs; None where they fit on the others' axis,
+    or there are no others.
+    """
+    values: dict[bool, list[float]] = {True: [], False: []}
+    for row, runs in rows.items():
+        for epoch in (epoch for run in runs for epoch in run):
+            known = [epoch[column] for column in columns if epoch.get(column) is not None]
+            values[row in retrains] += known
+    ours, theirs = values[False], values[True]
+    if not ours or not theirs:
+        return None
+    low, high = min(ours), max(*ours, *theirs)
+    margin = 0.05 * (high - low) or 1.0
+    return (low - margin, high + margin) if min(theirs) < low - margin else None
+
+
+def _epoch_plot(
+    name: str, title: str, words: str, panels: Rows, draw: Callable[[], Any]
+) -> Plot | None:
     if not panels:
         return None
     return Plot(
         name,
         title,
-        f"{title}, on {on}; a line per seed. A collapse or an unfinished descent shows here before"
-        " it shows in the table.",
+        f"{title}, {words} A collapse or an unfinished descent shows here before it shows in the"
+        " table.",
         f"{title} of {len(panels)} rows",
-        partial(epoch_figure, panels, columns, axis),
+        draw,
     )
 
 
-def epoch_figure(rows: dict[str, list[list[dict]]], columns: dict[str, str], axis: str) -> Any:
-    """A panel per row: a line per seed, at most MOST_LINES, for each column and its colour."""
+def epoch_figure(
+    rows: Rows, columns: dict[str, str], axis: str, limits: tuple[float, float] | None = None
+) -> Any:
+    """A panel per row, with its own epochs: a line per seed, at most MOST_LINES, for each column
+    and its colour. Without ``limits`` each panel has its own.
+    """
     legend = [(name, colour, "-") for name, colour in columns.items()]
-    figure, panels = small_multiples(list(rows), legend, "epoch", axis)
+    figure, panels = small_multiples(list(rows), legend, "epoch", axis, gaps=OWN_AXES)
     for runs, panel in zip(rows.values(), panels, strict=True):
         for run in runs[:MOST_LINES]:
             for name, colour in columns.items():
@@ -79,59 +123,10 @@ def epoch_figure(rows: dict[str, list[list[dict]]], columns: dict[str, str], axi
                 epochs, values = ([epoch[key] for epoch in known] for key in ("epoch", name))
                 marker = "." if len(known) == 1 else ""
                 panel.plot(epochs, values, color=colour, linewidth=1, marker=marker)
-    last = max(epoch["epoch"] for runs in rows.values() for run in runs for epoch in run)
-    common_axes(panels, x_ticks=range(0, int(last) + 1, max(1, round(last / 4))))
-    return figure
-
-
-# -------------------------------------------------------------------------------------------- masks
-
-
-def _mask_plot(scenario: Scenario) -> Plot | None:
-    masks = masks_of(scenario.groups)
-    if not masks:
-        return None
-    return Plot(
-        "masks",
-        "Density of the masks by layer",
-        "The share of each layer's weights that may change. Vertical lines: the share over all"
-        " weights. Layers far above it are where a mask lets a method work.",
-        f"Share of weights that may change in each layer, for {len(masks)} masks",
-        partial(mask_figure, masks),
-    )
-
-
-def masks_of(groups: dict[str, list[dict]]) -> list[Mask]:
-    """Each different mask that recorded its layers; densities in [0, 1]."""
-    found: list[tuple[list[str], float, dict]] = []
-    for name, runs in groups.items():
-        for mask in (run.get("mask") or {} for run in runs):
-            if not mask.get("layers"):
-                continue
-            users = next((users for users, _, layers in found if layers == mask["layers"]), None)
-            if users is None:
-                found.append(([name], mask["density"], mask["layers"]))
-            elif name not in users:
-                users.append(name)
-    names = told_apart([", ".join(users) for users, _, _ in found])
-    return [(name, *mask) for name, (_, *mask) in zip(names, found, strict=True)]
-
-
-def mask_figure(masks: Sequence[Mask]) -> Any:
-    """A line per layer, a mark per mask: the percentage of the layer's weights that may change."""
-    layers = list(dict.fromkeys(layer for _, _, shares in masks for layer in shares))
-    figure = new_figure(9, 1.1 + 0.17 * len(layers) + 0.18 * len(masks))
-    panel = figure.subplots()
-    for index, (name, density, shares) in enumerate(masks):
-        colour = (BLUE, ORANGE, GREEN, GREY)[index % 4]
-        percent = [100 * share for share in shares.values()]
-        places, mark = [layers.index(layer) for layer in shares], MARKS[index % len(MARKS)]
-        panel.plot(percent, places, mark, color=colour, markersize=4, label=drawable(name, 80))
-        panel.axvline(100 * density, color=colour, linewidth=0.8)
-    panel.set_yticks(range(len(layers)), [drawable(layer, 50) for layer in layers], fontsize=7)
-    panel.set(xlabel="weights that may change (%)", xlim=(-2, 102), ylim=(len(layers) - 0.5, -0.5))
-    panel.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
-    figure.legend(loc="outside upper left")
+        last = max(epoch["epoch"] for run in runs for epoch in run)
+        plain_ticks(panel.xaxis, range(0, int(last) + 1, max(1, round(last / 4))))
+        panel.set_ylim(limits)
+        panel.locator_params(axis="y", nbins=4)
     return figure
 
 
@@ -145,9 +140,10 @@ def _sensitivity_plot(scenario: Scenario) -> Plot | None:
     return Plot(
         "sensitivity",
         "Sensitivity to hyper-parameters",
-        "Avg. Gap by the value of a hyper-parameter, a dot per row of the table; the line joins the"
-        " least gap at each value. A method whose line has a narrow valley needs a search; where it"
-        " is flat, the value hardly matters.",
+        "Avg. Gap by the value of a hyper-parameter or the density of a mask, a dot per row of the"
+        " table; the line joins the least gap at each value. Values a factor of ten apart have a"
+        " logarithmic axis. A method whose line has a narrow valley needs a search; where it is"
+        " flat, the value hardly matters.",
         f"Avg. Gap by value, for {len(tried)} hyper-parameters; the numbers are in the table of"
         f" {scenario.table['title']}",
         partial(sensitivity_figure, tried),
@@ -155,14 +151,19 @@ def _sensitivity_plot(scenario: Scenario) -> Plot | None:
 
 
 def sensitivity(scenario: Scenario) -> dict[str, Points]:
-    """The points of each method's rows by "METHOD: FLAG", for flags with enough numbers tried."""
+    """The points of each method's rows by "METHOD: FLAG", for flags with enough numbers tried; the
+    density of a mask, in [0, 1], counts as one.
+    """
     gaps = {row["name"]: row["avg_gap"] for row in scenario.table["rows"] if not row["is_retrain"]}
     found: dict[str, Points] = {}
     for name, runs in scenario.groups.items():
         gap = gaps.get(name)
         if gap is None or not math.isfinite(gap):
             continue
-        for flag, value in runs[0]["hyperparameters"].items():
+        settings = dict(runs[0]["hyperparameters"])
+        if mask := runs[0].get("mask"):
+            settings["mask density"] = mask["density"]
+        for flag, value in settings.items():
             if type(value) in (int, float) and abs(value) <= LARGEST:
                 found.setdefault(f"{runs[0]['label']}: {flag}", []).append((value, gap))
     return {name: points for name, points in found.items() if len(dict(points)) >= FEWEST_VALUES}
@@ -183,11 +184,21 @@ def sensitivity_figure(tried: dict[str, Points]) -> Any:
         values = sorted(least)
         panel.plot(values, [least[value] for value in values], color=BLUE, linewidth=1)
         panel.set_title(drawable(name, 40), pad=3)
-        panel.set_ylim(bottom=0)
         panel.set_ylabel("Avg. Gap")
-        if values[0] > 0 and values[-1] >= 10 * values[0]:
+        gaps = [gap for _, gap in points]
+        if _is_wide(gaps):
+            panel.set_yscale("log")
+            plain_ticks(panel.yaxis, LOG_TICKS)
+        else:
+            panel.set_ylim(bottom=0)
+        if _is_wide(values):
             panel.set_xscale("log")
         shown = values[:: math.ceil(len(values) / 5)]
         panel.xaxis.set_ticks(shown, [f"{value:.2g}" for value in shown])
         panel.xaxis.set_ticks([], minor=True)
     return figure
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether positive values lie so far apart that one of them would flatten the others."""
+    return 0 < 10 * min(values) <= max(values)

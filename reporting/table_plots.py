@@ -9,6 +9,7 @@ from reporting.drawing import BLUE, GREY, INK, ORANGE, Plot, drawable, new_figur
 from reporting.rows import METRICS
 
 WIDE = 15  # gaps beyond this many points need a logarithmic axis, or the small ones become one dot
+LEAST_REACH = 0.5  # points around Retrain that an axis always spans
 Box = tuple[float, float, float, float]  # (left, low, right, high) in dots
 RADII, ANGLES = (7, 14, 24, 36, 52, 72), range(0, 360, 30)  # where a point's name may stand
 NEAR = 12  # the places of the first radius, from which no line to the point is needed
@@ -27,11 +28,41 @@ def table_plots(table: dict) -> list[Plot]:
     return [_gap_plot(others, table["title"]), _ua_ta_plot(others, retrain, table)]
 
 
+# -------------------------------------------------------------------------------------------- noise
+
+
+def shown_noise(rows: Sequence[dict], metric: str) -> float:
+    """How much of Retrain's band an axis spans, points: all of it, but no more than the gaps reach
+    where it is over twice as wide and would press the dots of several rows into a line.
+    """
+    band = _noise(rows, metric)
+    reach = max(abs(row[f"{metric}_gap"]) + (row[f"{metric}_std"] or 0) for row in rows)
+    reach = max(reach, LEAST_REACH)
+    return band if band <= 2 * reach or len(rows) == 1 else reach
+
+
+def _noise(rows: Sequence[dict], metric: str) -> float:
+    """The widest band of the rows, which differ where they average over unlike numbers of runs."""
+    return max(row[f"{metric}_band"] or 0 for row in rows)
+
+
+def _cut_noise(rows: Sequence[dict], metrics: Sequence[str]) -> str:
+    """The metrics whose band is wider than its axis, with its half-width; empty without any."""
+    cut = []
+    for metric in metrics:
+        band = _noise(rows, metric)
+        if shown_noise(rows, metric) < band:
+            cut.append(f"±{band:.1f} in {metric}")
+    return ", ".join(cut)
+
+
 # --------------------------------------------------------------------------------------------- gaps
 
 
 def _gap_plot(rows: list[dict], title: str) -> Plot:
     noise = "Grey bars: what Retrain's own seeds explain; a hollow dot lies inside. "
+    if cut := _cut_noise(rows, METRICS):
+        noise += f"Grey from edge to edge is wider than its panel: {cut}. "
     wide = " Beyond one point the axes are logarithmic."
     return Plot(
         "gaps",
@@ -66,12 +97,24 @@ def gap_figure(rows: Sequence[dict]) -> Any:
         if wide:
             panel.set_xscale("symlog", linthresh=1, linscale=0.6)
             plain_ticks(panel.xaxis, (-100, -10, -1, 0, 1, 10, 100))
+        panel.set_xlim(*gap_limits(rows, metric))
         panel.set_title(f"{metric} gap")
         panel.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.5)
         panel.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(rows)), [drawable(row["name"], 34) for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
+
+
+def gap_limits(rows: Sequence[dict], metric: str) -> tuple[float, float]:
+    """Of a panel's axis: the target, every gap with its SD, and Retrain's band as far as shown."""
+    noise = shown_noise(rows, metric)
+    ends = [-noise, noise]
+    for row in rows:
+        gap, deviation = row[f"{metric}_gap"], row[f"{metric}_std"] or 0
+        ends += [gap - deviation, gap + deviation]
+    margin = 0.06 * (max(ends) - min(ends)) or LEAST_REACH
+    return min(ends) - margin, max(ends) + margin
 
 
 def _draw_gap(panel: Any, place: int, row: dict, metric: str) -> None:
@@ -88,6 +131,8 @@ def _draw_gap(panel: Any, place: int, row: dict, metric: str) -> None:
 
 def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict) -> Plot:
     ellipse = " The ellipse spans what other seeds of Retrain would score (95 % along each axis)."
+    if cut := _cut_noise(_compared(rows), ("UA", "TA")):
+        ellipse += f" It goes on beyond a frame that cuts it: {cut}."
     return Plot(
         "ua-ta",
         "Forgetting against accuracy",
@@ -108,9 +153,10 @@ def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None)
     left, right = figure.subplots(1, 2)
     centre = retrain or rows[0]
     band = {metric: (rows[0][f"{metric}_band"] or 0) if floor else 0 for metric in ("UA", "TA")}
-    nearer_half = rows[: max(1, (len(rows) + 1) // 2)]
-    window = [_limits(nearer_half, centre, metric, half) for metric, half in band.items()]
-    everything = [_limits(rows, centre, metric, half) for metric, half in band.items()]
+    near = _nearer_half(rows)
+    compared = _compared(rows)
+    window = [_limits(near, centre, metric, shown_noise(compared, metric)) for metric in band]
+    everything = [_limits(rows, centre, metric, shown_noise(rows, metric)) for metric in band]
     _draw_ua_ta(left, rows, centre, band, everything)
     _draw_ua_ta(right, rows, centre, band, window)
     (x, x_end), (y, y_end) = window
@@ -123,11 +169,19 @@ def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None)
     return figure
 
 
-def _limits(
-    rows: Sequence[dict], centre: dict, metric: str, half_width: float
-) -> tuple[float, float]:
+def _nearer_half(rows: Sequence[dict]) -> Sequence[dict]:
+    return rows[: (len(rows) + 1) // 2]
+
+
+def _compared(rows: Sequence[dict]) -> Sequence[dict]:
+    """The rows that Retrain's neighbourhood compares: one alone is compared with all."""
+    near = _nearer_half(rows)
+    return near if len(near) > 1 else rows
+
+
+def _limits(rows: Sequence[dict], centre: dict, metric: str, noise: float) -> tuple[float, float]:
     values = [row[metric] for row in rows]
-    values += [centre[metric] - half_width, centre[metric] + half_width]
+    values += [centre[metric] - noise, centre[metric] + noise]
     margin = 0.12 * (max(values) - min(values)) or 1.0
     return min(values) - margin, max(values) + margin
 

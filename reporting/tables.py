@@ -91,9 +91,10 @@ def summarise(
     A ``reference`` that names no Retrain is ignored in a table with one kind of them.
 
     Returns:
-        {"title", "rows", "notes", "floor"}. The floor, None with fewer than two Retrain runs, is
-        {"runs": k, metric: points, "avg_gap": points, "avg_gap_entropy": points or None}: the
-        absolute gaps to expect of k other Retrain runs, as many as most rows average over.
+        {"title", "data_sha256", "rows", "notes", "floor"}. The floor, None with fewer than two
+        Retrain runs, is {"runs": k, metric: points, "avg_gap": points, "avg_gap_entropy": points or
+        None}: the absolute gaps to expect of k other Retrain runs, as many as most rows average
+        over.
 
     Raises:
         UserError: see :func:`reporting.groups.reference_row`.
@@ -101,7 +102,7 @@ def summarise(
     dataset, arch, what, count, retained, images = scenario
     share = 100 * count / (count + retained)
     forgotten = f"forget {count} training images ({share:.0f} %, {what})"
-    title = f"{dataset} ({images[:8]}), {arch}: {forgotten}"
+    title = f"{dataset} ({short_hash(images)}), {arch}: {forgotten}"
     groups = named_groups(runs)
     kinds = [name for name, group in groups.items() if is_retrain(group[0])]
     chosen = reference_row(title, groups, reference if len(kinds) > 1 else None, members)
@@ -114,7 +115,13 @@ def summarise(
         notes.append(f"The gaps are to {chosen}; other kinds of Retrain are rows like any other.")
     if runs:
         notes += table_notes(groups, retrain) + rule_notes(groups, chosen, members)
-    return {"title": title, "rows": rows, "notes": notes, "floor": _floor(retrain, rows)}
+    table = {"title": title, "data_sha256": images, "rows": rows, "notes": notes}
+    return {**table, "floor": _floor(retrain, rows)}
+
+
+def short_hash(data_sha256: str) -> str:
+    """What a title shows of the hash of the training images and labels."""
+    return data_sha256[:8]
 
 
 def _place(row: dict) -> tuple:

@@ -39,13 +39,16 @@ class LoadedMask:
         }
 
     def record(self) -> dict:
-        """What a result says of its mask; densities in [0, 1], also by layer."""
+        """What a result says of its mask: densities in [0, 1], also by layer, and how many weights
+        each layer has.
+        """
         layers = {name: density({name: value}) for name, value in self.mask.items()}
         return {
             "path": str(self.path),
             "density": self.density,
             "score": self.score,
             "layers": layers,
+            "weights": {name: value.numel() for name, value in self.mask.items()},
         }
 
 

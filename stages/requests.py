@@ -231,6 +231,7 @@ class AuditRequest:
     retrain: tuple[str, ...] = ()
     reference: str | None = None
     original: Path | None = None
+    arch: str | None = None
     suite: str = "basic"
     save_dir: Path | None = None
     mia_members: str = "balanced"
@@ -243,6 +244,8 @@ class AuditRequest:
     device: str = "auto"
     gpu: int = 0
     threads: int | None = None
+    overwrite: bool = False
+    resume: bool = False
 
     def words(self) -> list[str]:
         """The words of a command line that ask for what differs from the defaults."""

@@ -45,6 +45,11 @@ class Browser:
         element = post(f"{self.base}/element", {"using": "css selector", "value": css})
         post(f"{self.base}/element/{next(iter(element.values()))}/click", {})
 
+    def press(self, css, key):
+        """Put the focus on an element and type one key."""
+        element = post(f"{self.base}/element", {"using": "css selector", "value": css})
+        post(f"{self.base}/element/{next(iter(element.values()))}/value", {"text": key})
+
     def console(self):
         """What the console said since the last call: errors and policy violations too."""
         return [entry["message"] for entry in post(f"{self.base}/se/log", {"type": "browser"})]

@@ -5,9 +5,11 @@ import dataclasses
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,17 +18,20 @@ from torch.func import functional_call, grad, vmap
 import engine
 import main_forget
 import sweep
-from arg_parser import unlearn_request
+from arg_parser import evaluation_parser, unlearn_request
 from datasets import ImageSet
 from datasets.loaders import Data
 from datasets.splits import choose_forget, make_split
 from engine import Loop, Trainer, Updater
+from evaluate import SUITES
 from masks.gate import SaliencyGate
 from models.normalize import Normalize
 from recipe import Recipe
+from report import make_parser as make_report_parser
 from runtime.clock import Stopwatch
 from runtime.files import save
 from stages.settings import settle
+from sweep import sweep_parser
 from sweeping.expansion import expand
 from sweeping.plan import read_plan
 from sweeping.runs import (
@@ -35,6 +40,7 @@ from sweeping.runs import (
 from unlearn import METHODS
 from unlearn.base import Iterative
 
+ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
 
@@ -386,3 +392,19 @@ def flat(metrics):
             for end, number in zip(("low", "high"), getattr(metric, kind) or (), strict=False):
                 found[f"{name} {kind} {end}"] = number
     return found
+
+
+def parse_command(script, *words):
+    """A command of a page or a recipe through the parser of its script."""
+    assert (ROOT / script).is_file()
+    if script == "evaluate.py":
+        evaluation_parser("", SUITES).parse_args(words)
+    elif script == "sweep.py":
+        assert (ROOT / sweep_parser().parse_args(words).plan).is_file()
+    elif words[-2:] == ("--published", "list"):  # prints and ends the program
+        with pytest.raises(SystemExit, match="0"):
+            make_report_parser().parse_args(words)
+    elif script == "report.py":
+        assert make_report_parser().parse_args(words).dirs
+    elif "/" not in script:
+        unlearn_request(list(words))

@@ -226,7 +226,7 @@ def everything(folder, label="GA"):
     ]
     for record in results:
         if record["mask"]:
-            record["mask"]["layers"] = LAYERS
+            record["mask"] |= {"layers": LAYERS, "weights": WEIGHTS}
     write(folder, *results)
     (folder / "audit.json").write_text(json.dumps(audit(*results)))
     for file in folder.rglob("*result.json"):
@@ -240,4 +240,7 @@ RETRAIN = [(5.0, 100.0, 94.0, 13.0), (6.0, 99.9, 94.5, 12.0), (4.0, 100.0, 93.5,
 NEAR = [(5.5, 99.9, 94.1, 13.5), (5.2, 99.9, 94.3, 12.5)]
 
 
-LAYERS = {"conv1.weight": 0.75, "fc.weight": 0.25, "fc.bias": 0.5}
+LAYERS = {"conv1.weight": 0.75, "fc.weight": 0.25, "fc.bias": 0.5}  # of a mask of density 0.5
+
+
+WEIGHTS = {"conv1.weight": 490, "fc.weight": 490, "fc.bias": 20}

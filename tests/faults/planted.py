@@ -67,7 +67,7 @@ def trials(world: Path) -> Iterator[tuple[str, dict]]:
             stops.stop_trial(world, "main_forget wfisher", 1, False, True, whole),
         )
     yield "a torn file beside a report", tables.beside_trial(world, 1, 100, torn)
-    with planted(reporting.formats, "_spreadsheet", str):
+    with planted(reporting.formats, "spreadsheet", str):
         found = [tables.json_trial(world, seed) for seed in range(1, 9)]
         yield "formulas in a table", next((each for each in found if not each["ok"]), found[0])
     yield (

@@ -16,7 +16,7 @@ from records import HOSTILE, audit, everything, result, with_shadows, write
 
 import report
 from reporting.audits import read_audits
-from reporting.cells import HEADER
+from reporting.cells import HEADER, RMIA
 from reporting.markup import Html, escape, tag
 from reporting.page_audit import class_table, metric_table
 from reporting.page_results import TEXTS
@@ -122,6 +122,17 @@ def test_hostile_names_are_shown_as_text(page):
     assert not re.search(r"<script>alert|\x07", page.read_text())
 
 
+def test_the_hash_in_a_title_is_explained_in_a_tooltip_and_in_words(page):
+    """The heading still reads as the title does."""
+    reader = Reader(page.read_text())
+    ((attributes, shown),) = reader.all("abbr")
+    assert shown == "dddddddd"
+    assert attributes["title"].endswith(f"training images and labels: {'d' * 64}")
+    assert any("SHA-256 hash of its training images and labels" in t for _, t in reader.all("p"))
+    ((_, heading),) = reader.all("h2")
+    assert heading == "cifar10 (dddddddd), resnet18: forget 4500 training images (10 %, random)"
+
+
 def test_the_numbers_of_ulira_stand_in_a_table_of_their_own(page):
     """With what chance gives beside them."""
     reader = Reader(page.read_text())
@@ -225,6 +236,22 @@ def test_marks_of_an_older_audit_with_two_retrains_are_not_shown(tmp_path, retra
     assert found["rows"][1]["inside_noise"] == kept
 
 
+def test_columns_with_gaps_are_sorted_by_their_size_and_others_by_the_mean():
+    """An audited row without the gap stays last; a metric without any gap is sorted as before."""
+    empty = {"role": "models", "sd": {}, "ci": {}, "chance": {}, "inside_noise": {}}
+    rows = {
+        "far": {**empty, "mean": {"UA": 1.0, "js": 0.3}, "gap": {"UA": -4.0}},
+        "near": {**empty, "mean": {"UA": 7.0, "js": 0.2}, "gap": {"UA": 2.0}},
+        "unknown": {**empty, "mean": {"UA": 5.0, "js": 0.1}, "gap": {}},
+        "Retrain": {**empty, "role": "retrain", "mean": {"UA": 5.0, "js": 0.4}, "gap": {"UA": 0.0}},
+    }
+    table = metric_table("t", ["UA", "js"], {"metrics": {}, "floors": {}}, rows)
+    places = [attributes.get("data-value") for attributes, _ in Reader(table).all("td")][2:]
+    assert places == ["4.0", "0.3", "2.0", "0.2", None, "0.1"]
+    titles = [attributes["title"] or "" for attributes, _ in Reader(table).all("button")[1:]]
+    assert ["absolute gap" in title for title in titles] == [True, False]
+
+
 def test_accuracy_by_class_is_the_mean_over_a_rows_models():
     rows = {
         "Retrain": {
@@ -246,7 +273,34 @@ def test_accuracy_by_class_is_the_mean_over_a_rows_models():
 
 
 def test_the_page_has_the_columns_of_the_other_formats():
-    assert list(TEXTS) == HEADER[1:]
+    assert sorted(TEXTS) == sorted([*HEADER[1:], RMIA])
+
+
+def test_rmia_with_chance_stands_beside_avg_gap_in_the_first_table(tmp_path):
+    """Behind the method's name; where no audit attacked, the column is not there."""
+    results = everything(tmp_path)
+    assert columns_of(tmp_path)[:4] == ["method", "Avg. Gap", "UA", "RA"]
+    content = audit(*results)
+    for model in content["models"]:
+        model["chance"] = {"rmia_auc": [0.4375, 0.5625]}
+    for row in content["rows"]:
+        row["mean"] = {**row["mean"], "rmia_auc": 0.625}
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    assert columns_of(tmp_path)[:4] == ["method", "Avg. Gap", RMIA, "UA"]
+    first = re.search(r"<table.*?</table>", (tmp_path / "page.html").read_text()).group()
+    rows = re.findall(r"<tr.*?</tr>", first)
+    assert len(rows) == 1 + 4  # header; Retrain, Retrain again, SalUn, GA
+    for row in rows[1:]:
+        cells = Reader(row).all("td")
+        again = "Retrain again" in row
+        assert cells[1][1] == ("-" if again else "0.625(0.438 to 0.562)")
+        assert len(cells) == len(TEXTS)
+
+
+def columns_of(folder):
+    assert report.main([str(folder), "--html", str(folder / "page.html")]) == 0
+    table = re.search(r"<table.*?</table>", (folder / "page.html").read_text()).group()
+    return [text for _, text in Reader(table).all("button")]
 
 
 def test_results_alone_make_a_page(tmp_path):
@@ -312,11 +366,11 @@ def methods(chromium):
 
 @pytest.fixture(scope="module")
 def sortable(tmp_path_factory):
-    """A page with six methods whose orders by name, UA and Avg. Gap differ; one has no MIA and so
-    no Avg. Gap.
+    """A page with six methods whose orders by name, gap of UA and Avg. Gap differ; one has no MIA
+    and so no Avg. Gap. Retrain's UA is 5: e lies 2 below it, nearer than b, 4 above.
     """
     folder = tmp_path_factory.mktemp("sortable")
-    values = {"b": 9.0, "A": 30.0, "c": 100.0, "f": 5.5, "e": 7.0}
+    values = {"b": 9.0, "A": 30.0, "c": 100.0, "f": 5.5, "e": 3.0}
     rows = [result("own", name, (ua, 99.0, 93.0, 12.0)) for name, ua in values.items()]
     write(
         folder,
@@ -330,12 +384,17 @@ def sortable(tmp_path_factory):
 
 @needs_browser
 def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, sortable):
-    """Numbers by size, not as text; names as a reader would; unknown numbers last in both orders;
-    Retrain stays on top.
+    """Gaps by their size without the sign, not as text; names as a reader would; unknown numbers
+    last in both orders; Retrain stays on top.
     """
     chromium.open(sortable)
     chromium.size(1200, 900)
-    orders = {1: ("Abcdef", "fedcbA"), 2: ("fdebAc", "cAbedf"), 5: (".{5}d", ".{5}d")}
+    orders = {
+        1: ("Abcdef", "fedcbA"),
+        2: (".{5}d", ".{5}d"),
+        3: ("fdebAc", "cAbedf"),
+        6: (".{5}d", ".{5}d"),
+    }
     for place, (up, down) in orders.items():
         header = f"table.sortable thead th:nth-child({place})"
         for expected, state in ((up, "ascending"), (down, "descending")):
@@ -355,6 +414,41 @@ def test_a_press_on_a_header_sorts_and_a_second_one_turns_the_order(chromium, so
         "return document.querySelector('table.sortable tbody').textContent"
     ).startswith("Retrain")
     assert chromium.console() == []
+
+
+@needs_browser
+def test_the_keyboard_sorts(chromium, sortable):
+    """Enter and the space bar on a header's button, which Tab reaches."""
+    chromium.open(sortable)
+    for key, state, order in (("\ue007", "ascending", "fdebAc"), (" ", "descending", "cAbedf")):
+        chromium.press("table.sortable thead th:nth-child(3) button", key)
+        assert chromium.run("return document.querySelectorAll('th')[2].ariaSort") == state
+        assert "".join(methods(chromium)) == order
+    assert chromium.run("return document.querySelectorAll('th')[2].firstChild.tabIndex") == 0
+
+
+@needs_browser
+def test_a_phone_shows_avg_gap_first_and_tables_scroll_in_their_own_box(chromium, page):
+    """At 360 pixels the first table's Avg. Gap is whole in view beside the method's name."""
+    chromium.size(360, 800)
+    chromium.open(page)
+    right_of_name, left, right, box, wide = chromium.run("""
+        const [name, gap] = document.querySelectorAll("table thead th");
+        const box = document.querySelector(".box");
+        return [name.getBoundingClientRect().right, gap.getBoundingClientRect().left,
+            gap.getBoundingClientRect().right, box.getBoundingClientRect().right,
+            box.scrollWidth > box.clientWidth];
+        """)
+    assert (
+        chromium.run("return document.querySelectorAll('thead th')[1].innerText")[:8] == "Avg. Gap"
+    )
+    assert left == pytest.approx(right_of_name, abs=1)
+    assert right <= box <= 360
+    assert wide
+    chromium.run("document.querySelector('.box').scrollLeft = 500; window.scrollTo(500, 0)")
+    assert chromium.run(
+        "return [document.querySelector('.box').scrollLeft > 0, window.scrollX]"
+    ) == [True, 0]
 
 
 @needs_browser

@@ -4,13 +4,15 @@ the same bytes each time.
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
-from records import HOSTILE, LAYERS, NEAR, RETRAIN, audit, everything, result, runs, write
+from records import HOSTILE, LAYERS, NEAR, RETRAIN, WEIGHTS, audit, everything, result, runs, write
 
 import report
 from reporting import plots
@@ -18,7 +20,10 @@ from reporting.attacks import named_rows
 from reporting.audit_plots import relearn_figure, roc_figure
 from reporting.audits import read_audits
 from reporting.curves import with_curves
+from reporting.mask_plots import mask_plot
+from reporting.page import page
 from reporting.results import collect
+from reporting.rows import METRICS
 from reporting.tables import scenarios
 
 
@@ -61,6 +66,53 @@ def test_audited_rows_have_the_names_of_the_table_by_their_weights(tmp_path):
         "FT (unlearn_lr 0.2)",
         "x",
     ]
+
+
+def test_original_is_one_row_of_an_audit_that_has_it_twice(tmp_path):
+    """As raw's checkpoint and as --original: the same weights. An original that no raw has, and a
+    method that ended at the original's weights, keep rows of their own.
+    """
+    raw, still = result("raw", "Original"), result("GA", lr=0.0)
+    still["provenance"]["unlearned_sha256"] = raw["provenance"]["unlearned_sha256"]
+    write(tmp_path, raw, still, result("retrain", "Retrain"))
+
+    def audited_as(*results):
+        write_audit_with_original(tmp_path, raw, results)
+        scenario = read(tmp_path)
+        return list(named_rows(scenario.audits[0], scenario.groups))
+
+    assert sorted(audited_as(raw, result("GA", lr=9))) == ["GA", "Original"]
+    assert sorted(audited_as(raw, still)) == ["GA", "Original"]
+    assert sorted(audited_as(still)) == ["GA", "Original"]
+    assert sorted(audited_as(result("FT"))) == ["FT", "Original"]
+
+
+def write_audit_with_original(folder, original, results):
+    """An audit of ``results`` and, in the role of --original, of one more model."""
+    content = audit(*results, {**original, "label": "its own"})
+    content["rows"][-1] |= {"label": "Original", "role": "original"}
+    (folder / "audit.json").write_text(json.dumps(content))
+
+
+def test_original_is_once_on_the_page_of_several_folders_and_seeds(tmp_path):
+    """Two originals, two seeds each, older records of raw with a recipe: one row, one panel."""
+    originals = [
+        result("raw", "Original", seed=seed, lr=lr) for seed in (1, 2) for lr in (0.1, 0.2)
+    ]
+    write(tmp_path, *originals, *runs("retrain", "Retrain", RETRAIN))
+    write_audit_with_original(tmp_path, originals[0], [*originals, result("retrain", "Retrain")])
+    scenario = read(tmp_path)
+    assert [(row["name"], row["runs"]) for row in scenario.table["rows"]] == [
+        ("Retrain", 3),
+        ("Original", 4),
+    ]
+    for name in ("relearn", "roc-rmia", "loss-histograms"):
+        panels = [panel.get_title() for panel in figure_of(scenario, name).axes]
+        assert sorted(panels) == ["Original", "Retrain"]
+    html = page([scenario])
+    tables = re.findall(r"<table.*?</table>", html)
+    assert [len(re.findall(">Original[^<]*</th>", table)) for table in tables] == [1] * 7
+    assert "Original [2]" not in html
 
 
 def test_an_audit_of_other_images_is_a_scenario_of_its_own(tmp_path):
@@ -239,6 +291,53 @@ def test_gap_plot_shows_the_gaps_and_hollow_dots_inside_the_noise(tmp_path):
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["SalUn", "GA"]
 
 
+def test_a_wide_band_of_retrain_does_not_press_the_dots_into_a_line(tmp_path):
+    """Retrain's TA spreads by points, the methods' TA by tenths: the axis follows the methods, the
+    band is cut, and the captions say how wide it is. UA's band is narrower than its gaps: whole.
+    """
+    spread = [(5.0, 99.9, 90.0, 13.0), (5.1, 99.9, 94.0, 13.1), (4.9, 99.9, 98.0, 12.9)]
+    near = [
+        result("own", f"method {i}", (5 + i, 99.9, 94 + ta, 13.0))
+        for i, ta in enumerate((0.5, 0.7, -0.9))
+    ]
+    write(tmp_path, *runs("retrain", "Retrain", spread), *near)
+    scenario = read(tmp_path)
+    band = {name: scenario.table["rows"][1][f"{name}_band"] for name in ("UA", "TA")}
+    assert band["TA"] > 10
+    panels = dict(zip(METRICS, figure_of(scenario, "gaps").axes, strict=True))
+    low, high = panels["TA"].get_xlim()
+    assert -1.1 < low < -0.9
+    assert 0.9 < high < 1.1
+    low, high = panels["UA"].get_xlim()
+    assert low < -band["UA"]
+    assert 2 < high < 2.3
+    gaps, ua_ta = plots.plots_of(scenario)[:2]
+    assert f"wider than its panel: ±{band['TA']:.1f} in TA. " in gaps.read
+    assert f"frame that cuts it: ±{band['TA']:.1f} in TA." in ua_ta.read
+    for panel in ua_ta.figure().axes:
+        low, high = panel.get_ylim()
+        assert high - low < 2.6
+        assert panel.patches[0].height == pytest.approx(2 * band["TA"])
+
+
+def test_one_method_alone_is_shown_in_the_whole_band(tmp_path):
+    """There are no dots to be told apart."""
+    write(
+        tmp_path, *runs("retrain", "Retrain", RETRAIN), result("FT", values=(5.0, 99.9, 94.1, 13))
+    )
+    scenario = read(tmp_path)
+    band = scenario.table["rows"][1]["TA_band"]
+    low, high = figure_of(scenario, "gaps").axes[2].get_xlim()
+    assert low < -band < band < high
+
+
+def test_a_band_that_fits_is_whole_and_no_caption_speaks_of_a_cut(tmp_path):
+    everything(tmp_path)
+    gaps, ua_ta = plots.plots_of(read(tmp_path))[:2]
+    assert "wider than" not in gaps.read
+    assert "cuts it" not in ua_ta.read
+
+
 def test_ellipse_is_centred_on_retrain_and_spans_its_noise(tmp_path):
     everything(tmp_path)
     scenario = read(tmp_path)
@@ -279,6 +378,58 @@ def test_histograms_are_means_over_seeds(tmp_path):
     assert held_out == pytest.approx([0.25, 0.25, 0.5])
 
 
+def test_retrains_first_epochs_do_not_flatten_the_methods(tmp_path):
+    """The methods' accuracies set the axis, of which the caption tells; every panel has its own
+    epochs, and in the plot of losses its own losses.
+    """
+    everything(tmp_path)
+    for folder in tmp_path.glob("run*"):
+        (file,) = folder.glob("*curve.jsonl")
+        long = range(1, 31) if "retrain" in file.name else range(1, 4)
+        lines = [
+            {
+                "epoch": epoch,
+                "forget": 100 - (90 if len(long) > 3 else 5) / epoch,
+                "loss": 9 * len(long),
+            }
+            for epoch in long
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scenario = read(tmp_path)
+    panels = figure_of(scenario, "epochs").axes
+    assert [panel.get_title() for panel in panels] == ["Retrain", "SalUn", "GA"]
+    for panel in panels:
+        low, high = panel.get_ylim()
+        assert 94.5 < low < 95
+        assert 98.3 < high < 101
+    assert panels[0].get_xlim()[1] > 30
+    assert panels[1].get_xlim()[1] < 4
+    (caption,) = [plot.read for plot in plots.plots_of(scenario) if plot.name == "epochs"]
+    assert "Retrain's first epochs" in caption
+    losses = [panel.get_ylim() for panel in figure_of(scenario, "training-loss").axes]
+    assert [low < value < high for (low, high), value in zip(losses, (270, 27, 27), strict=True)]
+    assert losses[0][0] > losses[1][1]
+
+
+def test_retrain_within_the_methods_axis_is_not_cut(tmp_path):
+    everything(tmp_path)
+    (caption,) = [plot.read for plot in plots.plots_of(read(tmp_path)) if plot.name == "epochs"]
+    assert "first epochs" not in caption
+
+
+def test_traces_of_a_move_to_other_bins_do_not_stretch_the_axis(tmp_path):
+    """One image of 1000 in one of three seeds is the least that a mean can hold by itself."""
+    results = everything(tmp_path)
+    content = audit(*results)
+    content["models"] = copy.deepcopy(content["models"])
+    histogram = content["models"][0]["curves"]["histograms"]["loss"]
+    histogram["edges"] = [0.0, 0.5, 1.0, 2.0001]
+    histogram["forget"] = [0.9, 0.099, 0.001]
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    for panel in figure_of(read(tmp_path), "loss-histograms").axes:
+        assert panel.get_ylim()[0] == pytest.approx(0.001 / 3 / 1.5)
+
+
 def test_histograms_in_other_bins_are_brought_into_the_same_ones(tmp_path):
     """One seed reaches from 0 to 6 in three bins: all panels then have three from 0 to 6, and
     shares still sum to 1.
@@ -312,13 +463,43 @@ def test_roc_is_logarithmic_and_has_retrain_in_every_panel(tmp_path):
         assert len(panel.lines) == 1 + 3 + own
 
 
-def test_masks_show_each_layer_once_per_different_mask(tmp_path):
+def test_a_layer_of_a_mask_is_as_high_as_its_share_of_the_weights(tmp_path):
+    """The area left of the line is then the density over all weights; a small layer has no name."""
     everything(tmp_path)
     (panel,) = figure_of(read(tmp_path), "masks").axes
-    marks, line = panel.lines
-    assert marks.get_xdata().tolist() == [75, 25, 50]
-    assert [label.get_text() for label in panel.get_yticklabels()] == list(LAYERS)
+    (bars,) = panel.collections
+    x, y = np.array(bars.get_segments()).transpose(2, 0, 1)
+    heights = y[:, 1] - y[:, 0]
+    assert x[:, 0] == pytest.approx([75, 25, 50])
+    assert heights == pytest.approx([49, 49, 2])
+    assert (x[:, 0] * heights).sum() / 100 == pytest.approx(50)
+    (line,) = panel.lines
     assert set(line.get_xdata()) == {50}
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names == ["conv1.weight", "fc.weight"]
+    assert panel.get_yticks() == pytest.approx([24.5, 73.5])
+
+
+def test_older_masks_without_sizes_have_equal_layers_and_the_caption_says_so(tmp_path):
+    everything(tmp_path)
+    scenario = read(tmp_path)
+    weighted = mask_plot(scenario)
+    for record in scenario.groups["SalUn"]:
+        del record["mask"]["weights"]
+    equal = mask_plot(scenario)
+    assert "All layers are equally high" in equal.read
+    assert "All layers are equally high" not in weighted.read
+    (panel,) = equal.figure().axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == list(LAYERS)
+    assert np.diff(panel.get_yticks()) == pytest.approx([100 / 3, 100 / 3])
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "x", True, None, 10**101])
+def test_a_layer_without_a_number_of_weights_is_refused_by_file(tmp_path, capsys, count):
+    record = result("RL", "SalUn", mask=0.5)
+    record["mask"] |= {"layers": LAYERS, "weights": {**WEIGHTS, "fc.bias": count}}
+    write(tmp_path, record)
+    assert "fc.bias" in refused(capsys, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -342,6 +523,31 @@ def test_sensitivity_has_a_panel_for_each_number_with_three_values(tmp_path):
     assert line.get_ydata().tolist() == expected
     assert sorted(dots.get_ydata().tolist()) == sorted(expected)
     assert panel.get_xscale() == "log"
+
+
+def test_sensitivity_has_the_density_of_masks_and_one_bad_value_does_not_flatten_it(tmp_path):
+    """An Avg. Gap ten times another: a logarithmic axis."""
+    errors = {0.3: 5.5, 0.5: 5.2, 0.7: 95.0}
+    tried = [
+        result("RL", "SalUn", (ua, 99.9, 94.0, 13.0), mask=density)
+        for density, ua in errors.items()
+    ]
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *tried)
+    (panel,) = figure_of(read(tmp_path), "sensitivity").axes
+    dots, line = panel.get_lines()
+    assert panel.get_title() == "SalUn: mask density"
+    assert line.get_xdata().tolist() == list(errors)
+    assert max(dots.get_ydata()) > 10 * min(dots.get_ydata())
+    assert panel.get_yscale() == "log"
+    assert (panel.get_xscale(), figure_of_rates(tmp_path / "even").get_yscale()) == ("linear",) * 2
+
+
+def figure_of_rates(folder):
+    folder.mkdir()
+    tried = [result("FT", values=(ua, 90.0, 93.0, 12.0), lr=ua) for ua in (5.0, 6.0, 7.0)]
+    write(folder, *runs("retrain", "Retrain", RETRAIN), *tried)
+    (panel,) = figure_of(read(folder), "sensitivity").axes
+    return panel
 
 
 def test_a_value_that_no_axis_can_hold_is_not_plotted(tmp_path):

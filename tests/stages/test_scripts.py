@@ -268,6 +268,7 @@ def test_result_has_the_contract_form_and_agrees_with_the_reference_dictionary(
     assert record["mask"]["layers"] == pytest.approx(
         {name: float(value.double().mean()) for name, value in mask.items()}
     )
+    assert record["mask"]["weights"] == {name: value.numel() for name, value in mask.items()}
     shown = " ".join(f"{name}={metrics[name]:.2f}" for name in ("UA", "RA", "TA", "MIA"))
     assert line == f"RESULT method=SalUn {shown} RTE={record['RTE']['total']:.1f}"
 
