@@ -815,7 +815,7 @@ def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys
         SimpleNamespace(mask=None, mask_made_by=None, foreign=False)
     )
     assert not audit_stage.without_record(
-        SimpleNamespace(mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"})
+        SimpleNamespace(mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"}, foreign=False)
     )
 
 
