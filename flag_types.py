@@ -7,6 +7,8 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 
+from models import MODELS
+from models.user import is_user_arch
 from unlearn import known_methods, method_key, method_table
 from utils import UserError
 
@@ -122,6 +124,27 @@ def threads(text: str) -> int:
     if (value := positive(text)) > 1024:
         raise argparse.ArgumentTypeError(f"{text} is more than 1024")
     return value
+
+
+def arch(text: str) -> str:
+    if text not in MODELS and not is_user_arch(text):
+        known = ", ".join(MODELS)
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor FILE.py:FACTORY")
+    return text
+
+
+def three(text: str) -> tuple[float, ...]:
+    """Three numbers, or one for all three channels."""
+    values = tuple(map(number, text.split(",")))
+    if len(values) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text}: {len(values)} numbers; give 1 or 3: .49,.48,.45")
+    return values * 3 if len(values) == 1 else values
+
+
+def deviations(text: str) -> tuple[float, ...]:
+    if min(values := three(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: a deviation is above 0")
+    return values
 
 
 def share(text: str) -> float:

@@ -79,10 +79,18 @@ def data_flags() -> tuple[Flag, ...]:
 
 
 def model_flags() -> tuple[Flag, ...]:
+    arch = (
+        "FILE.py:FACTORY runs FILE.py, whose function FACTORY makes an nn.Module from the number of"
+        " classes (default: the original model's, else %(default)s)"
+    )
+    mean = "channel means that images in [0, 1] are normalised by (default: the data set's)"
+    std = "channel deviations, likewise"
     imagenet_arch = "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50"
     return (
-        Flag("arch", MODELS, "default: the original model's, else %(default)s"),
+        Flag("arch", types.arch, arch, {"metavar": f"{{{','.join(MODELS)},FILE.py:FACTORY}}"}),
         Flag("imagenet_arch", bool, imagenet_arch),
+        Flag("mean", types.three, mean),
+        Flag("std", types.deviations, std),
         Flag("model_path", Path, "checkpoint of the original model"),
     )
 
@@ -228,11 +236,14 @@ def unlearning_flags() -> tuple[Flag, ...]:
 
 def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
     several, pattern = {"nargs": "+", "metavar": "PATTERN"}, "the kind of Retrain that gaps are to,"
+    models = "checkpoints of unlearned models; NAME=FILE: one of another project"
+    resume = "keep a finished audit of the same models and flags; begin where there is none"
+    own = "FILE.py:FACTORY, where the models are of a user's own architecture; runs the file"
     shadows = "--suite full: shadow models of U-LiRA's pool, trained as --original was"
     relearn_steps = "updates of the relearn curves (default: %(default)s)"
     relearn_seeds = "orders that a relearn curve is averaged over (default: %(default)s)"
     return (
-        Flag("models", str, "checkpoints of unlearned models", {**several, "required": True}),
+        Flag("models", str, models, {**several, "required": True}),
         Flag("retrain", str, "Retrain's checkpoints; two or more give noise floors", several),
         Flag(
             "reference",
@@ -241,8 +252,11 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
             {"metavar": "NAME"},
         ),
         Flag("original", Path, "the original model: the row that forgot nothing"),
+        Flag("arch", types.arch, own, {"metavar": "FILE.py:FACTORY"}),
         Flag("suite", suites, "default: %(default)s"),
         Flag("save_dir", Path, "where audit.json goes (default: the first model's folder)"),
+        Flag("overwrite", bool, "replace an audit that exists"),
+        Flag("resume", bool, resume),
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
         Flag("data", str, "folder or file of the data set (default: as recorded)"),
         Flag("batch_size", types.positive, "default: %(default)s"),

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
+from models.user import check_output, is_user_arch, user_factory
 from models.vgg import vgg16_bn, vgg16_bn_lth
 from runtime import distributed
 from utils import UserError, first_difference
@@ -39,23 +40,27 @@ def build_model(
     """A freshly initialised classifier; its ``construct`` makes another one for :func:`redraw`.
 
     Args:
-        arch: a name in :data:`MODELS`.
+        arch: a name in :data:`MODELS`, or FILE.py:FACTORY, which runs that file.
         mean, std: three values each, of pixels in [0, 1].
         image_size: the side of the square images it will see, only checked here.
         imagenet_stem: 7x7 stride-2 convolution and max-pool instead of the 3x3 CIFAR stem
             (ResNet-18/34/50).
 
     Raises:
-        UserError: the architecture has no such stem or cannot take images that small.
+        UserError: the architecture has no such stem or cannot take images that small; a user's
+            own does not map images to logits.
     """
     check_arch(arch, image_size, imagenet_stem)
+    architecture = user_factory(arch) if is_user_arch(arch) else MODELS[arch]
     stem = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
     construct = functools.partial(
-        _construct, functools.partial(MODELS[arch], num_classes, **stem), mean, std
+        _construct, functools.partial(architecture, num_classes, **stem), mean, std
     )
     model = _without_rng_effect(construct)
     model.construct = construct
     initialise(model)
+    if is_user_arch(arch):
+        check_output(model, arch, num_classes, image_size)
     return model
 
 
@@ -63,8 +68,10 @@ def _construct(
     architecture: Callable[[], nn.Module], mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
     model = architecture()
-    model.normalize.mean.copy_(torch.tensor(mean))
-    model.normalize.std.copy_(torch.tensor(std))
+    for name, values in (("mean", mean), ("std", std)):
+        own = getattr(model.normalize, name, None)  # a user's layer may have other buffers
+        if isinstance(own, torch.Tensor) and own.shape == (3,):
+            own.copy_(torch.tensor(values))
     return model
 
 

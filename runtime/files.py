@@ -149,7 +149,8 @@ def save_bytes(content: bytes, path: Path) -> None:
 
 
 def load(path: Path, what: str) -> object:
-    """Read a torch file on the CPU with ``weights_only=True``, after checking it.
+    """Read a torch file on the CPU with ``weights_only=True``, after checking it, or a file of
+    safetensors.
 
     Args:
         what: the file's role in error messages, such as "original model".
@@ -159,6 +160,8 @@ def load(path: Path, what: str) -> object:
             tensors, numbers and plain containers.
     """
     require_file(path, what)
+    if Path(path).suffix == ".safetensors":
+        return _load_safetensors(path, what)
     try:
         check_torch(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -170,6 +173,18 @@ def load(path: Path, what: str) -> object:
     else:
         return content
     raise UserError(f"{what} {path} is not a readable torch file of plain tensors: {reason}")
+
+
+def _load_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file  # an extra
+    except ImportError:
+        raise UserError(f"{what} {path} needs an extra: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{what} {path} is not readable as safetensors: {error}") from None
 
 
 def load_json(path: Path, what: str) -> dict:

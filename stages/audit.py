@@ -11,10 +11,9 @@ from tqdm import tqdm
 from evaluation.accuracy import Splits
 from evaluation.alarms import audit_alarms, row_alarms
 from evaluation.distributions import distribution_gaps
-from evaluation.gaps import AVERAGED, IN_AUDIT
 from evaluation.intervals import Metric, chances_of, intervals_of, values_of
-from evaluation.membership import DrawRule, attack_seed, draw_rule, draws_line
-from evaluation.metrics import define, describe, measured
+from evaluation.membership import DrawRule, attack_seed, draw_rule
+from evaluation.metrics import describe, measured
 from evaluation.relearn import relearn_ratio, steps_to_reach
 from evaluation.rows import Judged, make_rows
 from evaluation.suites import (
@@ -25,15 +24,15 @@ from evaluation.suites import (
     left_out,
     standard,
 )
-from reporting.attacks import ulira_cells
 from runtime import distributed
 from runtime.devices import pick_device, tune_cuda, use_threads, with_threads
 from runtime.files import lock, save_arrays, save_json
 from runtime.provenance import provenance
+from stages.audit_record import finished, inputs_of, say
 from stages.file_names import AUDIT, PER_IMAGE
 from stages.outputs import Subject
 from stages.requests import AuditRequest, recording
-from stages.saved import Saved, expand, other_originals, read_saved, weights_moved, with_reference
+from stages.saved import Saved, expand, other_originals, read_all, weights_moved, with_reference
 from stages.shadows import Pool
 from stages.task import data_line
 from unlearn.raw import Raw
@@ -51,6 +50,9 @@ def audit(request: AuditRequest) -> dict:
     """
     saved = find(request)
     check_suite(request, saved)
+    folder, inputs = folder_of(request, saved), inputs_of(request, saved)
+    if done := finished(request, folder, inputs):
+        return done
     device = pick_device(request.device, request.gpu)
     use_threads(request.threads, device)
     tune_cuda(device)
@@ -59,21 +61,10 @@ def audit(request: AuditRequest) -> dict:
     subject = Subject(saved[0], data=request.data, device=device, batch_size=request.batch_size)
     for each in saved:
         subject.check(each)
-    folder = folder_of(request, saved)
     with lock(folder, "audit", [folder / AUDIT, folder / PER_IMAGE]):
-        found = evaluate(request, subject, saved)
+        found = evaluate(request, subject, saved) | {"inputs": inputs}
         save_json(found, folder / AUDIT)
-    for row in found["rows"]:
-        print(line_of(row))
-        if cells := ulira_cells(row):
-            print("  " + ", ".join(f"{words} {cell}" for words, cell in cells.items()))
-    for message in found["warnings"]:
-        warn(message)
-    print(draws_line(found["attack"]))
-    print(
-        f"RESULT audit={folder / AUDIT} suite={request.suite} models={len(saved)}"
-        f" rows={len(found['rows'])}"
-    )
+    say(request, found, folder / AUDIT)
     return found
 
 
@@ -98,11 +89,11 @@ def find(request: AuditRequest) -> list[Saved]:
     """The checkpoints: those of --models first, each file once; Retrain's and the original's also
     if --models names them too.
     """
-    roles = dict.fromkeys(expand(request.models, "--models"), "models")
-    roles |= dict.fromkeys(expand(request.retrain, "--retrain"), "retrain")
+    named = {path: ("models", name) for path, name in expand(request.models, "--models").items()}
+    named |= dict.fromkeys(expand(request.retrain, "--retrain"), ("retrain", None))
     if request.original is not None:
-        roles[request.original] = "original"
-    saved = [read_saved(path, role) for path, role in roles.items()]
+        named[request.original] = "original", None
+    saved = read_all(named, request.arch)
     originals = [each for each in saved if each.role == "models" and each.forget is None]
     for each in originals:
         print(f"{each.path} forgot nothing and is left out; --original takes such a model")
@@ -272,6 +263,9 @@ def without_record(saved: Saved) -> bool:
     """Whether a run's mask cannot be made again for shadow models, since no record says by what
     score it was made; says so.
     """
+    if saved.foreign:
+        warn(f"{saved.label} is of another project: --suite full goes without U-LiRA for it")
+        return True
     unknown = saved.mask is not None and saved.mask_made_by is None
     if unknown:
         warn(
@@ -350,18 +344,3 @@ def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:
         return math.nan
     steps = [steps_to_reach(arrays["steps"], row, target) for row in arrays["accuracy"]]
     return float(np.mean(steps))
-
-
-def line_of(row: dict) -> str:
-    """A row for the terminal; report.py has them all."""
-    shown = {IN_AUDIT.get(name, name): name for name in AVERAGED}
-    shown |= {"loss_auc": "AUC", "rmia_auc": "RMIA", "js_forget": "JS"}
-    cells = [f"{row['label']} ({len(row['models'])})"]
-    for name, short in shown.items():
-        if name in row["mean"]:
-            digits = 2 if define(name).scale.unit == "percent" else 3
-            cells.append(f"{short} {row['mean'][name]:.{digits}f}")
-    if "gap_of_means" in row:
-        entropy = row["gap_of_means_entropy"]
-        cells.append(f"Avg. Gap {row['gap_of_means']:.2f} (entropy {entropy:.2f})")
-    return "  ".join([*cells, *(f"[{text}]" for text in row["warnings"])])

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from datasets import DATASETS
 from datasets.image_files import FITS
 from models import MODELS
+from models.user import is_user_arch
 from runtime import distributed
 from runtime.files import hash_arrays, load, reading
 from stages.records import unrecorded
-from stages.requests import AnyRequest
+from stages.requests import AnyRequest, Request
+from stages.state_dicts import Misfit, fitted, normalisation_words, weights_in
 from unlearn import label_today
 from unlearn.retrain import Retrain
-from utils import UserError, first_difference
+from utils import UserError
 
 RESTART = "start anew with --overwrite"
 OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
@@ -38,15 +40,15 @@ class Original:
 
 
 def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
-    """A file that holds a state dictionary, wrapped or bare, of this project or of the reference;
-    ``state_dict`` of what is returned has the model's own names.
+    """A file that holds a state dictionary, wrapped or bare, of this project or of another one;
+    ``state_dict`` of what is returned has no ``module.`` before its names.
 
     Raises:
         UserError: the file holds no state dictionary; ``what`` names it in the message.
     """
     content = load(path, what)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, Mapping) or not weights or not all(map(_is_weight, weights.items())):
+    weights = weights_in(content)
+    if weights is None:
         raise UserError(f"{what} {path} holds no state dictionary{remedy}")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
     return {**(content if "state_dict" in content else {}), "state_dict": weights}
@@ -117,23 +119,24 @@ def _check_record(split: object, arguments: object) -> None:
             if not isinstance(part[name], kind):
                 raise TypeError(f"{name} is {part[name]!r}")
     for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
-        if arguments.get(name, next(iter(registry))) not in registry:
-            raise ValueError(f"{name} is {arguments[name]!r}")
+        value = arguments.get(name, next(iter(registry)))
+        if value not in registry and not (name == "arch" and is_user_arch(value)):
+            raise ValueError(f"{name} is {value!r}")
 
 
-def _is_weight(item: tuple) -> bool:
-    name, value = item
-    return (
-        isinstance(name, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_complex()
-    )
+def check_typed_arch(path: Path, arguments: Mapping, typed: bool) -> None:
+    """Refuse to run a file because a record names it as the architecture."""
+    if not typed and is_user_arch(arch := str(arguments.get("arch", ""))):
+        raise UserError(
+            f"{path} is of --arch {arch}, which runs that file: type --arch {arch}, or where it is"
+            " now"
+        )
 
 
 def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     """The request with, where nothing was typed, what the original model was trained with."""
     of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
+    check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]
@@ -150,20 +153,30 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     return request.replace(**changed, typed=request.typed | sized)
 
 
-def load_weights(model: nn.Module, original: Original, arch: str) -> None:
-    """Load strictly; a checkpoint of another architecture or class count is refused by its first
-    difference.
+def load_weights(model: nn.Module, original: Original, request: Request) -> Original:
+    """Load what fits (:func:`stages.state_dicts.fitted`); returns the original with these weights.
+
+    A checkpoint of another architecture or class count is refused by its first difference.
     """
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in original.state_dict.items()}
-    if wanted != found:
-        name = first_difference(wanted, found)
+    try:
+        weights, unnormalised = fitted(original.state_dict, model.state_dict())
+    except Misfit as error:
         raise UserError(
-            f"--model_path {original.path} does not fit --arch {arch}: {name} is"
-            f" {found.get(name, 'missing')} in the file and {wanted.get(name, 'missing')} in the"
-            " model; give the --arch and --dataset it was trained with"
+            f"--model_path {original.path} does not fit --arch {request.arch}: {error};"
+            " give the --arch and --dataset it was trained with"
+        ) from None
+    if not unnormalised and {"mean", "std"} & request.typed:
+        raise UserError(
+            f"--mean, --std: {original.path} holds its own normalisation,"
+            f" {normalisation_words(weights)}; drop the flags"
         )
-    model.load_state_dict(original.state_dict, strict=True)
+    if unnormalised:
+        print(
+            f"{original.path} holds no normalisation: its images are normalised by"
+            f" {normalisation_words(weights)}; --mean and --std give others"
+        )
+    model.load_state_dict(weights, strict=True)
+    return dataclasses.replace(original, state_dict=weights)
 
 
 def read_state(path: Path, identity: dict) -> dict:

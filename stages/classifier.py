@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from datasets import DATASETS, ImageSet
 from models import build_model, place
 from runtime.files import reading
-from stages.checkpoints import read_checkpoint
+from stages.checkpoints import check_typed_arch, read_checkpoint
 from stages.saved import REMEDY
+from stages.state_dicts import NORMALISATION
 from utils import UserError
 
 
@@ -32,8 +33,11 @@ def images_record(dataset: ImageSet) -> dict:
     return {"classes": list(dataset.classes), "image_size": dataset.image_size}
 
 
-def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
-    """The model of a checkpoint of main_train, main_forget or main_random.
+def load_classifier(
+    path: str | Path, device: torch.device | str = "cpu", arch: str | None = None
+) -> Classifier:
+    """The model of a checkpoint of main_train, main_forget or main_random; ``arch`` is that of a
+    user's own architecture, FILE.py:FACTORY, which runs the file.
 
     A checkpoint from before class names were recorded has their numbers as names, and its image
     size from its flags.
@@ -45,6 +49,8 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     content = read_checkpoint(path, "checkpoint")
     if not isinstance(arguments := content.get("arguments"), dict):
         raise UserError(f"checkpoint {path} does not say what it is; {REMEDY}")
+    check_typed_arch(path, arguments, arch is not None)
+    arguments = arguments | ({"arch": arch} if arch else {})
     weights = content["state_dict"]
     with reading(path, "checkpoint", REMEDY):
         # The classifier's bias: models register their layers in the order in which they use them.
@@ -68,7 +74,8 @@ def restored(
     Raises:
         LookupError, RuntimeError: an entry is missing, or the weights do not fit.
     """
-    mean, std = (weights[f"normalize.{name}"].tolist() for name in ("mean", "std"))
+    zero_and_one = zip(NORMALISATION, ((0.0,) * 3, (1.0,) * 3), strict=True)
+    mean, std = (weights[name].tolist() if name in weights else own for name, own in zero_and_one)
     model = build_model(
         arguments["arch"],
         num_classes,

@@ -37,6 +37,8 @@ class Request:
     leave_out: str | None = None
     arch: str = "resnet18"
     imagenet_arch: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     batch_size: int = 256
     tail: str = "spread"
     seed: int = 2
@@ -262,6 +264,7 @@ class AuditRequest:
     retrain: tuple[str, ...] = ()
     reference: str | None = None
     original: Path | None = None
+    arch: str | None = None
     suite: str = "basic"
     save_dir: Path | None = None
     mia_members: str = "balanced"
@@ -274,6 +277,8 @@ class AuditRequest:
     device: str = "auto"
     gpu: int = 0
     threads: int | None = None
+    overwrite: bool = False
+    resume: bool = False
 
     def words(self) -> list[str]:
         """The words of a command line that ask for what differs from the defaults."""

@@ -32,7 +32,6 @@ from runtime import distributed
 from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.files import hash_arrays, load_json, save, save_arrays, save_json
 from runtime.provenance import provenance
-from stages.checkpoints import load_weights
 from stages.curves import to_numpy
 from stages.file_names import FORGOTTEN, REFERENCE_RESULT, RESULT
 from stages.forgotten import forgotten_arrays
@@ -271,7 +270,7 @@ class OriginalOutputs(Mapping):
     @functools.cached_property
     def model(self) -> nn.Module:
         model = new_model(self.task.request, self.task.dataset, self.task.device)
-        load_weights(model, self.task.original, self.task.request.arch)
+        model.load_state_dict(self.task.original.state_dict, strict=True)
         return model
 
     def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:

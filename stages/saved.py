@@ -3,20 +3,23 @@
 import dataclasses
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datasets.splits import ForgetSplit, whole_classes
 from evaluation.verdicts import relative_change
+from models.user import is_user_arch
 from reporting.groups import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
-from stages.checkpoints import read_checkpoint
+from stages.checkpoints import check_typed_arch, read_checkpoint
 from stages.file_names import MASK_RECORD, mask_name
 from stages.mask_files import recorded_score
 from stages.records import completed
+from stages.state_dicts import Misfit, fitted, normalisation_words
 from unlearn import label_today
 from utils import UserError, printable
 
@@ -35,7 +38,7 @@ class Saved:
     ``forgotten`` is the record of what was asked to be forgotten, empty in older files;
     ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or
     where no record says; ``original`` the hash of the weights that it began with, empty where no
-    record says.
+    record says. ``foreign``: of another project, with what is recorded of the others.
     """
 
     path: Path
@@ -53,25 +56,114 @@ class Saved:
     mask_made_by: dict | None = None
     original: str = ""
     forgotten: dict = dataclasses.field(default_factory=dict)
+    foreign: bool = False
 
     @property
     def seed(self) -> int:
         return self.arguments["seed"]
 
 
-def expand(patterns: Sequence[str], flag: str) -> list[Path]:
-    """The files of the patterns, each once, in order; a pattern that names none is refused."""
-    files: dict[Path, None] = {}
+def expand(patterns: Sequence[str], flag: str) -> dict[Path, str | None]:
+    """The files of the patterns, each once, in order, with the NAME of NAME=FILE.
+
+    What matches a file as it stands is a path, whatever it contains. A pattern that names no file
+    is refused.
+    """
+    files: dict[Path, str | None] = {}
     for pattern in patterns:
-        matches = sorted(glob.glob(pattern, recursive=True))
+        name, matches = None, sorted(glob.glob(pattern, recursive=True))
+        if not matches and "=" in pattern:
+            name, _, file = pattern.partition("=")
+            matches = [file] if name and Path(file).is_file() else []
         if not matches:
             raise UserError(f"{flag} {pattern}: no such file")
-        files |= dict.fromkeys(map(Path, matches))
-    return list(files)
+        files |= dict.fromkeys(map(Path, matches), name)
+    return files
 
 
-def read_saved(path: Path, role: str) -> Saved:
-    """Read a checkpoint of main_train, main_forget or main_random.
+def read_all(named: Mapping[Path, tuple[str, str | None]], arch: str | None) -> list[Saved]:
+    """The checkpoints by path, each with its role and the NAME of a model from elsewhere.
+
+    Args:
+        arch: where to find a user's own architecture, FILE.py:FACTORY.
+
+    Raises:
+        UserError: a file that cannot be read, or one without a record that has no name, or nothing
+            that says who was forgotten beside it.
+    """
+    contents = {path: read_checkpoint(path, "checkpoint") for path in named}
+    elsewhere = {path for path, content in contents.items() if is_foreign(content)}
+    own = {path: read_saved(path, named[path][0], arch) for path in named if path not in elsewhere}
+    for path in elsewhere:
+        check_foreign(path, *named[path], own.values())
+    return [
+        own[path] if path in own else foreign(path, *named[path], contents[path], own.values())
+        for path in named
+    ]
+
+
+def is_foreign(content: dict) -> bool:
+    """Whether a file holds weights alone, or beside them nothing that this project records."""
+    return not {"arguments", "identity"} & content.keys()
+
+
+def check_foreign(path: Path, role: str, name: str | None, own: Iterable[Saved]) -> None:
+    """Refuse a model from elsewhere of which too little is known."""
+    if role == "models" and name is None:
+        raise UserError(
+            f"--models {path} does not say what it is, {REMEDY}; a model of another project needs a"
+            f" name: --models NAME={path}"
+        )
+    if role == "retrain":
+        raise UserError(
+            f"--retrain {path} does not say which images it was trained on; {REMEDY}, which"
+            " retrain too"
+        )
+    if not any(each.forget is not None for each in own):
+        raise UserError(
+            f"--{role} {path} does not say who was forgotten, and no other model does; add"
+            " --retrain, or a result of main_forget.py to --models"
+        )
+
+
+def foreign(path: Path, role: str, name: str | None, content: dict, own: Iterable[Saved]) -> Saved:
+    """A model of another project, of the original's architecture, taken to be about the forget set
+    that a checkpoint beside it records.
+    """
+    about = next(each for each in own if each.forget is not None)
+    like = next((each for each in own if each.role == "original"), about)
+    try:
+        weights, unnormalised = fitted(content["state_dict"], like.weights)
+    except Misfit as error:
+        raise UserError(
+            f"--{role} {path} does not fit the architecture of {like.path}: {error}"
+        ) from None
+    if unnormalised:
+        words = normalisation_words(weights)
+        print(f"{path} holds no normalisation: its images are normalised as {like.path}'s, {words}")
+    trained = torch.from_numpy(np.union1d(about.forget, about.split["train"].numpy()))
+    label = printable(name or "Original")
+    return dataclasses.replace(
+        about,
+        path=path,
+        role=role,
+        weights=weights,
+        sha256=hash_arrays(weights),
+        split=about.split | {"train": trained},
+        forget=about.forget if role == "models" else None,
+        label=label,
+        key=json.dumps([label]),
+        hyperparameters={},
+        mask=None,
+        mask_made_by=None,
+        original="",
+        foreign=True,
+    )
+
+
+def read_saved(path: Path, role: str, arch: str | None = None) -> Saved:
+    """Read a checkpoint of main_train, main_forget or main_random; ``arch`` takes the place of a
+    recorded FILE.py:FACTORY.
 
     Raises:
         UserError: another kind of file, or one without a record of its data.
@@ -80,6 +172,9 @@ def read_saved(path: Path, role: str) -> Saved:
     with reading(path, "checkpoint", REMEDY):
         arguments, split = dict(content["arguments"]), dict(content["split"])
         identity = dict(content["identity"])
+        check_typed_arch(path, arguments, arch is not None)
+        if is_user_arch(str(arguments["arch"])):
+            arguments["arch"] = arch
         masked = bool(identity.get("mask"))
         label = str(content.get("label", identity.get("method", "Original") + "+mask" * masked))
         label = printable(label)

@@ -200,7 +200,8 @@ class Pool:
         made by.
         """
         score, _, layers = made_by["score"].partition(":")
-        request = MaskRequest.of(**self.common, seed=shadow, score=score)
+        arch = self.original.arguments["arch"]
+        request = MaskRequest.of(**self.common, arch=arch, seed=shadow, score=score)
         settings = ["--seed", str(shadow), "--score", score]
         if layers:
             request = request.replace(layers=tuple(layers.split(",")))
@@ -266,7 +267,8 @@ class Pool:
         return file
 
     def _outputs(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        return self.subject.outputs_on(read_saved(file, "shadow"), self.indices, "pool")
+        saved = read_saved(file, "shadow", self.original.arguments["arch"])
+        return self.subject.outputs_on(saved, self.indices, "pool")
 
 
 def tail_of(recorded: dict) -> str:

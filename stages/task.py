@@ -128,8 +128,8 @@ def new_model(request: Request, dataset: ImageSet, device: torch.device) -> nn.M
     model = build_model(
         request.arch,
         dataset.num_classes,
-        dataset.mean,
-        dataset.std,
+        request.mean or dataset.mean,
+        request.std or dataset.std,
         image_size=dataset.image_size,
         imagenet_stem=request.imagenet_arch,
     )
@@ -207,7 +207,7 @@ def open_task(
     data = Data(dataset, split, chosen, device=device, seed=order, retain=part, **batches)
     model = new_model(request, dataset, device)
     if original is not None:
-        load_weights(model, original, request.arch)
+        original = load_weights(model, original, request)
     print(data_line(data))
     if share < 1:
         print(f"--retain_fraction {share}: methods see {len(part)} of the retain images")

@@ -194,7 +194,7 @@ def _make(run: Run, root: Path, starts: list[dict], worker: Worker) -> Record:
 
 def _resume_flags(run: Run, folder: Path, *, first: bool) -> list[list[str]]:
     """Flags to try in turn; what --resume refuses, as another precision, is overwritten."""
-    if first or run.script in ("evaluate", "report"):
+    if first or run.script == "report":
         return [[]]
     if run.checkpoint and (folder / run.checkpoint).is_file():
         return [["--resume"], ["--overwrite"]]

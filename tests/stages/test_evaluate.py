@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import patch_stages
+from helpers import call, patch_stages
 
 import evaluate
 import main_forget
@@ -138,7 +139,7 @@ def audit(
     words = ["--models", str(runs / models), "--save_dir", tmp_path, "--device", "cpu", *argv]
     if retrain:
         words += ["--retrain", str(runs / retrain), "--original", runs / "0model_SA_best.pth.tar"]
-    run(evaluate.main, *words)
+    run(evaluate.main, *words, "--overwrite")
     return json.loads((tmp_path / "audit.json").read_text(), parse_constant=pytest.fail)
 
 
@@ -203,7 +204,7 @@ def test_the_order_of_the_models_changes_no_number(runs, tmp_path):
             "--device",
             "cpu",
         ]
-        run(evaluate.main, *words)
+        run(evaluate.main, *words, "--overwrite")
         found.append(json.loads((tmp_path / "audit.json").read_text()))
     ours, other = (
         {model["path"]: (model["metrics"], model["intervals"]) for model in each["models"]}
@@ -451,7 +452,7 @@ def test_unlike_retrains_are_refused_and_reference_chooses(runs, tmp_path, capsy
 
     def gaps(*more):
         capsys.readouterr()
-        run(evaluate.main, *command, *more)
+        run(evaluate.main, *command, *more, "--overwrite")
         rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
         return {
             row["label"]: (row["role"], len(row["models"]), row["gap"]["RA"]) for row in rows
@@ -525,6 +526,50 @@ def test_an_older_retrain_pools_with_a_newer_one(runs, tmp_path):
         ("FT", "models", 1),
         ("Retrain", "retrain", 2),
     ]
+
+
+def test_an_audit_that_is_there_is_kept_resumed_or_replaced(runs, tmp_path, capsys):
+    words = ["--models", runs / "seed2/FTcheckpoint.pth.tar", "--device", "cpu"]
+    words += ["--save_dir", tmp_path]
+    run(evaluate.main, *words, "--resume")
+    file = tmp_path / "audit.json"
+    kept, shown = file.read_bytes(), capsys.readouterr().out.splitlines()[-1]
+    assert call(evaluate.main, *words) == 2
+    assert re.search("exists; --resume keeps .* --overwrite .* --save_dir", capsys.readouterr().err)
+    run(evaluate.main, *words, "--resume")
+    assert capsys.readouterr().out.splitlines()[-1] == shown
+    assert file.read_bytes() == kept
+    more = ["--models", runs / "seed2/FTcheckpoint.pth.tar", runs / "seed2/rawcheckpoint.pth.tar"]
+    assert call(evaluate.main, *more, *words[2:], "--resume") == 2
+    assert "was made with other models" in capsys.readouterr().err
+    assert file.read_bytes() == kept
+    run(evaluate.main, *more, *words[2:], "--overwrite")
+    assert len(json.loads(file.read_text())["models"]) == 2
+
+
+def test_a_model_of_another_project_is_audited_beside_ours(runs, tmp_path, capsys):
+    """Its numbers are those of our own file with these weights."""
+    ours = runs / "seed2/FTcheckpoint.pth.tar"
+    weights = torch.load(ours, weights_only=True)["state_dict"]
+    theirs = tmp_path / "theirs=x.pth"
+    torch.save({"net": {f"module.{name}": value for name, value in weights.items()}}, theirs)
+    retrain = sorted(runs.glob("seed?/retraincheckpoint.pth.tar"))
+    words = ["--retrain", *retrain, "--original", runs / "0model_SA_best.pth.tar"]
+    words += ["--suite", "standard", "--relearn_steps", 1, "--relearn_seeds", 1]
+    words += ["--save_dir", tmp_path, "--device", "cpu"]
+    run(evaluate.main, "--models", ours, f"Other lab={theirs}", *words)
+    models = json.loads((tmp_path / "audit.json").read_text())["models"]
+    found = {each["label"]: each for each in models}
+    assert found["Other lab"]["metrics"] == found["FT"]["metrics"]
+    assert found["Other lab"]["path"] == str(theirs)
+    capsys.readouterr()
+    for models, more, said in (
+        ([theirs], words, "--models NAME="),
+        ([f"x={theirs}"], words[-4:], "add --retrain"),
+        ([f"x={tmp_path / 'nothing'}"], words, "no such file"),
+    ):
+        assert call(evaluate.main, "--models", *models, *more) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_threads_are_set_and_said(runs, tmp_path, capsys):
@@ -755,16 +800,24 @@ def test_a_mask_s_score_is_in_its_checkpoint_and_of_an_older_one_beside_the_mask
 
 def test_shadows_of_a_mask_without_a_record_are_refused_for_its_row_alone(capsys):
     saved = SimpleNamespace(
-        path="a/RLcheckpoint.pth.tar", mask=["mine.pt", None], mask_made_by=None, label="SalUn"
+        path="a/RLcheckpoint.pth.tar",
+        mask=["mine.pt", None],
+        mask_made_by=None,
+        label="SalUn",
+        foreign=False,
     )
     assert audit_stage.without_record(saved)
     assert (
         "no record of its mask, by mine.pt; --suite full goes without U-LiRA for SalUn"
         in capsys.readouterr().err
     )
-    assert not audit_stage.without_record(SimpleNamespace(mask=None, mask_made_by=None))
     assert not audit_stage.without_record(
-        SimpleNamespace(mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"})
+        SimpleNamespace(mask=None, mask_made_by=None, foreign=False)
+    )
+    assert not audit_stage.without_record(
+        SimpleNamespace(
+            mask=["with_0.5.pt", None], mask_made_by={"score": "saliency"}, foreign=False
+        )
     )
 
 
