@@ -166,6 +166,7 @@ def forget_flags() -> tuple[Flag, ...]:
     part = "share of each class's retain images that masks and methods see; evaluation keeps all"
     forget = "what is forgotten: random:4500, random:10%%, class:cat, classes:3,5, class:cat:50%%,"
     lists = "positions:@FILE, indices:@FILE, files:@FILE (.npy, .txt, .json, .csv, or 1,5,9)"
+    retain_forgotten = "retain images that --model_path was made to forget by an earlier request"
     skip_val = "leave out validation images that --forget indices: or files: names"
     num_indexes_to_replace = "--forget random:N: 4500 or 10%% (default: a whole class)"
     indexes_to_replace = "--forget positions:LIST, places in the training split: 1,5,9 or @FILE"
@@ -178,6 +179,7 @@ def forget_flags() -> tuple[Flag, ...]:
         Flag("class_to_replace", types.classes, class_to_replace),
         Flag("indexes_to_replace", str, indexes_to_replace),
         Flag("forget_copies", bool, "forget exact copies of the forgotten images, too"),
+        Flag("retain_forgotten", bool, retain_forgotten),
         Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
         Flag("split_seed", int, split_seed),
         Flag("forget_seed", int, "which images are forgotten (default: --seed)"),

@@ -313,6 +313,9 @@ class Data:
             loader = self._training(train_images, name, seen[name])
             setattr(self, name, loader)
             self.loaders.append(loader)
+        if chosen is not None and len(chosen.before):
+            before = self._training(train_images, "forgotten_before", chosen.before)
+            self.evaluation["forgotten_before"] = before.eval_view()
         self.epoch = 0
 
     def _held_out(self, train_images: DeviceImages) -> dict[str, Loader]:

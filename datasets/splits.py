@@ -29,7 +29,8 @@ class ForgetSplit:
 
     ``kind`` is random, class or indexes; ``classes`` are those that were asked for (kind class
     alone), and ``dropped_classes`` those of them that are forgotten as a whole, and therefore
-    dropped from validation and test.
+    dropped from validation and test. ``before`` are images that the original model was made to
+    forget by earlier requests; they are in neither part.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class ForgetSplit:
     retain: np.ndarray
     classes: tuple[int, ...] = ()
     dropped_classes: tuple[int, ...] = ()
+    before: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def scenario(self) -> str:
@@ -54,6 +56,9 @@ class ForgetSplit:
             record["classes"] = [{"index": c, "name": names[c]} for c in self.classes]
         if len(self.classes) == 1:
             record["class"] = self.classes[0]
+        if len(self.before):
+            before = {"count": len(self.before), "sha256": hash_arrays({"forget": self.before})}
+            record["before"] = before
         return record
 
     def said(self, names: Sequence[str]) -> str:
@@ -185,6 +190,22 @@ def check_places(
             f"{asked}: {places[again[0]]} is given twice ({len(places)} entries, {len(first)}"
             f" different){mask}"
         )
+
+
+def leave_forgotten(chosen: ForgetSplit, before: np.ndarray) -> ForgetSplit:
+    """The forget split without the images ``before`` (m,), ascending, in retain.
+
+    Raises:
+        UserError: nothing is left to retain.
+    """
+    before = np.setdiff1d(before, chosen.forget)
+    retain = np.setdiff1d(chosen.retain, before)
+    if not len(retain):
+        raise UserError(
+            f"{len(chosen.forget)} images to forget and {len(before)} forgotten before leave none"
+            " to retain; forget fewer"
+        )
+    return dataclasses.replace(chosen, retain=retain, before=before)
 
 
 def retain_part(

@@ -32,6 +32,10 @@ def measured_error(outputs: Outputs) -> Metric:
     return Metric(100 - value, (100 - high, 100 - low))
 
 
+# Training images that earlier requests made the model forget.
+BEFORE = "forgotten_before"
+
+
 def accuracies(outputs: Splits) -> dict[str, float]:
     """The reported percentages from (logits, labels) of forget, retain, val and test.
 

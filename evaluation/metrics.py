@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 
 from evaluation import definition as scales
-from evaluation.accuracy import Outputs, Splits, measured_accuracy, measured_error
+from evaluation.accuracy import BEFORE, Outputs, Splits, measured_accuracy, measured_error
 from evaluation.definition import FLOOR, NATS, PERCENT, SHARE, Definition, Scale, markdown_table
 from evaluation.intervals import Metric
 
@@ -59,7 +59,10 @@ _ACCURACIES = {
         "accuracy on the forgotten class's test images: is the class gone, or only its training "
         "images?"
     ),
-    "loss_forget|loss_retain|loss_val|loss_test|loss_test_forgotten": Definition(
+    BEFORE: _accuracy(BEFORE, COUNTED).means(
+        "accuracy on the images that earlier requests made the model forget; Retrain never saw them"
+    ),
+    f"loss_forget|loss_retain|loss_val|loss_test|loss_test_forgotten|loss_{BEFORE}": Definition(
         NATS, source="mean of -log p_y"
     ).means("mean cross-entropy of a split"),
 }

@@ -48,6 +48,7 @@ BY_CLASS = {
     "forget": "forget set",
     "test": "test images",
     "test_forgotten": "test images of the forgotten class",
+    "forgotten_before": "images of earlier requests",
 }
 TARGETS = {
     RETRAIN: "target: Retrain's value",

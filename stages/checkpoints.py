@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ from unlearn.retrain import Retrain
 from utils import UserError
 
 RESTART = "start anew with --overwrite"
+# What a checkpoint says of forget sets: its own, and those of the models before it.
+FORGOTTEN = ("forget", "forgotten_before")
 OTHER_FLAGS = "use the same flags, another --save_dir, or --overwrite"
 
 
@@ -37,6 +40,8 @@ class Original:
     arguments: dict
     # What it was trained with, by main_train's flags; empty where the file does not say.
     recipe: dict
+    # Indices (m,) of the images that it was made to forget, ascending.
+    forgotten: np.ndarray
 
 
 def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
@@ -70,21 +75,24 @@ def read_original(path: Path) -> Original:
     remedy = "its record is not main_train's; train the model again, or save its state_dict alone"
     with reading(path, "--model_path", remedy):
         _check_record(split, arguments)
-        recipe = _trained_with(arguments, content.get("identity") or {})
-    return Original(path, weights, hash_arrays(weights), split, arguments, recipe)
+        recipe = _trained_with(arguments, content)
+        forgotten = np.concatenate([content[name] for name in FORGOTTEN if name in content] or [[]])
+    forgotten = np.unique(forgotten).astype(np.int64)
+    return Original(path, weights, hash_arrays(weights), split, arguments, recipe, forgotten)
 
 
-def _trained_with(arguments: dict, identity: dict) -> dict:
-    """The flags that trained a checkpoint's model from scratch: main_train's, or Retrain's. What
-    unlearned it is no recipe.
+def _trained_with(arguments: dict, content: dict) -> dict:
+    """The flags that trained a checkpoint's model from scratch: main_train's, Retrain's, or those
+    of the original that it was unlearned from. What unlearned it is no recipe.
     """
+    identity = content.get("identity") or {}
     if identity.get("method") == Retrain.label:
         return {
             **arguments,
             "epochs": arguments.get("unlearn_epochs"),
             "lr": arguments.get("unlearn_lr"),
         }
-    return arguments if "train_seed" in identity else {}
+    return arguments if "train_seed" in identity else dict(content.get("trained_with") or {})
 
 
 def not_finite(weights: Mapping) -> str | None:

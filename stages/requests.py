@@ -140,6 +140,7 @@ class ForgetRequest(Request):
     class_to_replace: int | str = -1
     indexes_to_replace: str | None = None
     forget_copies: bool = False
+    retain_forgotten: bool = False
     forget_seed: int | None = None
     retain_fraction: float = 1.0
     forget_batch_size: int | None = None

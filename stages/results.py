@@ -10,7 +10,7 @@ from torch import nn
 
 from datasets.splits import SCENARIOS
 from engine import predict
-from evaluation.accuracy import accuracies, accuracy
+from evaluation.accuracy import BEFORE, accuracies, accuracy
 from evaluation.attacks import entropy_member_rate
 from evaluation.gaps import AVERAGED, ENTROPY
 from evaluation.membership import draws_line, means, svc_draws
@@ -145,8 +145,10 @@ def measured(outputs: Splits, attack: dict[str, float]) -> dict:
     entropy = distributed.on_main(
         lambda: entropy_member_rate(*(outputs[name][0] for name in ("retain", "test", "forget")))
     )
+    earlier = outputs.get(BEFORE)
     return {
         **accuracies(outputs),
+        **({BEFORE: accuracy(*earlier)} if earlier else {}),
         "MIA": 100 * attack["confidence"],
         ENTROPY: 100 * entropy,
         "SVC_MIA": {name: 100 * value for name, value in attack.items()},
@@ -202,6 +204,8 @@ def print_result(result: dict, file: Path) -> None:
     if ENTROPY in metrics:  # not in older files
         rate = number(metrics[ENTROPY])
         print(f"{ENTROPY} {rate:.2f} (forget called member by the entropy attack)")
+    if BEFORE in metrics:
+        print(f"{BEFORE} {number(metrics[BEFORE]):.2f} (accuracy on what earlier requests forgot)")
     print(f"compare with Retrain, not with 100: python report.py {file.parent}")
     four = {name: metrics[name] for name in AVERAGED}
     print(result_line(result["label"], four, result["RTE"]["total"]))

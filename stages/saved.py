@@ -35,7 +35,8 @@ OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "dat
 class Saved:
     """A checkpoint: its weights and what it records of its data and its forget set.
 
-    ``forgotten`` is the record of what was asked to be forgotten, empty in older files;
+    ``before`` are indices of images that earlier requests made it forget, ``forgotten`` is the
+    record of what was asked to be forgotten, empty in older files;
     ``mask_made_by`` holds the file (with_0.5.pt) and the score of its mask; None without a mask, or
     where no record says; ``original`` the hash of the weights that it began with, empty where no
     record says. ``foreign``: of another project, with what is recorded of the others.
@@ -57,6 +58,7 @@ class Saved:
     original: str = ""
     forgotten: dict = dataclasses.field(default_factory=dict)
     foreign: bool = False
+    before: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def seed(self) -> int:
@@ -209,6 +211,7 @@ def read_saved(path: Path, role: str, arch: str | None = None) -> Saved:
             mask_made_by=made_by,
             original=str(identity.get("original") or ""),
             forgotten=dict(content.get("forgotten") or {}),
+            before=np.asarray(content.get("forgotten_before", []), np.int64),
         )
 
 
@@ -272,7 +275,7 @@ def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
     if kind not in ("random", "class", "indexes") or not known:
         raise ValueError(f"it forgot {kind!r} {classes}")
     whole = whole_classes(classes, labels[saved.retain])
-    return ForgetSplit(kind, saved.forget, saved.retain, classes, whole)
+    return ForgetSplit(kind, saved.forget, saved.retain, classes, whole, saved.before)
 
 
 def forgotten_by_flags(arguments: dict) -> dict:

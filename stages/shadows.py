@@ -52,7 +52,7 @@ SET_BY_POOL = {
     *("save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite"),
     *("checkpoint", "dry_run", "train_seed", "seed", "forget_seed", "unlearn", "leave_out"),
     *OF_REFERENCE,
-    *("forget", "skip_val", "forget_copies", "split_seed", "data"),
+    *("forget", "skip_val", "forget_copies", "retain_forgotten", "split_seed", "data"),
     *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
     *("workers", "num_workers", "save_every_steps"),
 }

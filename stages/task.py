@@ -15,6 +15,7 @@ from datasets.splits import (
     ForgetSplit,
     Split,
     check_lineage,
+    leave_forgotten,
     leave_out,
     make_split,
     retain_part,
@@ -198,6 +199,8 @@ def open_task(
     chosen = choose(request, split, dataset)
     chosen = settle_copies(dataset.train_hashes, chosen, forget_them=request.forget_copies)
     data_sha256 = dataset.sha256()
+    if original is not None and not request.retain_forgotten:
+        chosen = without_forgotten(chosen, original)
     if original is not None:
         check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)
     seed, share = retain_seed(request, chosen), request.retain_fraction
@@ -213,6 +216,21 @@ def open_task(
         print(f"--retain_fraction {share}: methods see {len(part)} of the retain images")
     print(f"{request.arch}, {recipe.precision} on {with_threads(device)}")
     return Task(request, device, recipe, original, dataset, data_sha256, split, chosen, data, model)
+
+
+def without_forgotten(chosen: ForgetSplit, original: Original) -> ForgetSplit:
+    """The forget split without what the original was made to forget before; says so."""
+    if not len(original.forgotten):
+        return chosen
+    again = len(np.intersect1d(chosen.forget, original.forgotten))
+    chosen = leave_forgotten(chosen, original.forgotten)
+    repeated = f"; {again} of the images to forget are among those it forgot" if again else ""
+    print(
+        f"{original.path} forgot {len(original.forgotten)} images before: {len(chosen.before)} are"
+        f" left out of retain and evaluated as forgotten_before{repeated}; --retain_forgotten keeps"
+        " them"
+    )
+    return chosen
 
 
 def data_line(data: Data) -> str:

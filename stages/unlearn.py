@@ -167,6 +167,8 @@ def checkpoint_record(run: Run) -> dict:
         "split": split_record(task.dataset.name, task.data_sha256, task.split, trained_on),
         "forget": torch.from_numpy(task.chosen.forget),
         "retain": torch.from_numpy(task.chosen.retain),
+        "forgotten_before": torch.from_numpy(task.chosen.before),
+        "trained_with": task.original.recipe if task.original else {},
         "forgotten": {"kind": task.chosen.kind, "classes": list(task.chosen.classes)},
         "mask": run.mask and run.mask.identity(),
         **images_record(task.dataset),

@@ -221,6 +221,7 @@ SMALLER = {
     "resnet50": "resnet20s",
     "cifar10": "digits",
     "layer4,fc": "layer3,fc",
+    "runs/cifar10_random10/multistep": "runs/c10/seed2",  # what the recipe above it would leave
 }
 
 
