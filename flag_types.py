@@ -3,6 +3,7 @@ parser itself.
 """
 
 import argparse
+import difflib
 import re
 import typing
 from collections.abc import Callable, Sequence
@@ -24,6 +25,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=raw)
 
     def error(self, message: str) -> typing.NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        known = self._option_string_actions
+        close = difflib.get_close_matches(unknown[1], known, cutoff=0.75) if unknown else []
+        if close:
+            message += f"; is {' or '.join(close)} meant?"
         raise UserError(f"{message} (see --help)")
 
 
@@ -189,9 +195,41 @@ def milestones(text: str) -> tuple[int, ...]:
     return tuple(count(part) for part in text.split(","))
 
 
-# argparse says "invalid NAME value".
-for _kind in (number, rate, share, smoothing):
-    _kind.__name__ = "number"
-for _kind in (count, positive, images, epochs, workers, threads):
-    _kind.__name__ = "integer"
-milestones.__name__ = "list of epochs"
+LARGE = 2**31 - 1
+# What a flag of each type allows, and an example.
+ALLOWED = {
+    int: ("a whole number", "2"),
+    float: ("a number", "0.5"),
+    number: ("a number", "0.5"),
+    rate: ("a number of at least 0", "0.01"),
+    share: ("a number above 0 and at most 1", "0.3"),
+    smoothing: ("a number of at least 0 and below 1", "0.1"),
+    three: ("one number, or three", "0.49,0.48,0.45"),
+    deviations: ("one number above 0, or three", "0.25,0.24,0.26"),
+    count: (f"a whole number from 0 to {LARGE}", "3"),
+    positive: (f"a whole number from 1 to {LARGE}", "64"),
+    images: (f"a whole number from 1 to {LARGE}, or a share", "10%"),
+    epochs: (f"a whole number from 0 to {MOST_EPOCHS}", "10"),
+    workers: ("a whole number from 0 to 256", "4"),
+    threads: ("a whole number from 1 to 1024", "1"),
+    milestones: ("whole numbers between commas", "91,136"),
+    names: ("names between commas", "conv1,layer4,fc"),
+}
+
+
+def explained(kind: Callable, flag: str) -> Callable:
+    """``kind`` with an error that says what was given, what ``flag`` allows, and what to type."""
+    if kind not in ALLOWED:
+        return kind
+    allowed, example = ALLOWED[kind]
+
+    def convert(text: str) -> object:
+        try:
+            return kind(text)
+        except argparse.ArgumentTypeError as error:
+            reason = str(error)
+        except (ValueError, OverflowError):
+            reason = f"{text[:60]!r} cannot be read"
+        raise argparse.ArgumentTypeError(f"{reason}; allowed: {allowed}, such as {flag} {example}")
+
+    return convert

@@ -55,7 +55,7 @@ class Flag(typing.NamedTuple):
         if self.kind is bool:
             options["action"] = "store_true"
         elif callable(self.kind):
-            options["type"] = self.kind
+            options["type"] = types.explained(self.kind, f"--{self.name}")
         else:
             options["choices"] = self.kind
         group.add_argument(f"--{self.name}", help=self.help, **options)
@@ -356,6 +356,8 @@ def _add_method_flags(parser: types.Parser) -> None:
             known.add(field.name)
             text = f"{field.metadata['help']} ({_defaults(field.name)})"
             options = _argument_type(hints[field.name])
+            if "type" in options:
+                options["type"] = types.explained(options["type"], flag_of(field.name))
             group.add_argument(flag_of(field.name), dest=field.name, help=text, **options)
 
 
