@@ -14,14 +14,18 @@ from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
+from unlearn.negation import WeightNegation
 from unlearn.neggrad_plus import NegGradPlus
+from unlearn.noisy_convolutions import NoisyConvolutions
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.small_gradients import MaskedSmallGradients
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
+from unlearn.transposition import ConvolutionTranspose
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
@@ -53,6 +57,10 @@ METHODS = {
     "fisher_new": FisherScrubbing,
     "ssd": SelectiveSynapticDampening,
     "lfssd": LabelFreeDampening,
+    "not": WeightNegation,
+    "ct": ConvolutionTranspose,
+    "msg": MaskedSmallGradients,
+    "cfw": NoisyConvolutions,
 }
 
 HEAD = (

@@ -54,6 +54,10 @@ NOT_APPLICABLE = {
     "FT_prune_bi": "prunes convolutions",
     "GA_prune": "prunes convolutions",
     "GA_prune_bi": "prunes convolutions",
+    "not": "negates a convolution",
+    "ct": "transposes convolutions",
+    "msg": "draws weights of convolutions",
+    "cfw": "adds noise to convolutions",
     "ssd": (
         "made to forget a whole class: memorised mistakes are all that the forget set's gradient is"
         " made of"
