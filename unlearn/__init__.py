@@ -5,7 +5,7 @@ import dataclasses
 from datasets.splits import SCENARIOS
 from unlearn.amnesiac import Amnesiac
 from unlearn.bad_teaching import BadTeaching
-from unlearn.base import Iterative, Method, Preset
+from unlearn.base import Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
 from unlearn.finetune import FineTune
@@ -25,6 +25,7 @@ from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
 from unlearn.small_gradients import MaskedSmallGradients
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
+from unlearn.tools.two_phase import PLUG_IN, TwoPhase
 from unlearn.transposition import ConvolutionTranspose
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
@@ -107,13 +108,19 @@ def known_methods() -> list[str]:
     return found
 
 
+def method_listing() -> str:
+    """What ``--list_methods`` prints and docs/methods.md shows: the table, and the plug-in."""
+    names = [f"`{name}`" for name, method in METHODS.items() if issubclass(method, TwoPhase)]
+    return f"{method_table()}\n\n{PLUG_IN} {', '.join(names)}."
+
+
 def method_table() -> str:
-    """Every method as Markdown: what ``--list_methods`` prints and docs/methods.md shows."""
+    """Every method as Markdown, a row each."""
     return "\n".join([HEAD, *(_row(name, method) for name, method in METHODS.items())])
 
 
 def _row(name: str, method: type[Method]) -> str:
-    shared = {field.name for field in dataclasses.fields(Iterative)}
+    shared = {field.name for field in dataclasses.fields(TwoPhase)}
     fields = [field.name for field in dataclasses.fields(method)]
     own = [f"`{flag_of(field)}`" for field in fields if field not in shared]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
@@ -126,7 +133,7 @@ def _row(name: str, method: type[Method]) -> str:
 
 def _defaults(method: type[Method]) -> str:
     """Rate, epochs, own values and what the method changes of the loop's, with their source."""
-    common = {field.name: field.default for field in dataclasses.fields(Iterative)}
+    common = {field.name: field.default for field in dataclasses.fields(TwoPhase)}
     del common["unlearn_lr"], common["unlearn_epochs"]
     shown = {}
     for name, value in values_of(method, Preset({}, "")).items():

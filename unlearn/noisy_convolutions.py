@@ -50,7 +50,10 @@ class NoisyConvolutions(Iterative):
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         layers = convolutions(model, "CFW")
         named = list(layers.items())[: None if self.where == "all" else 1]
-        self.weights = [(layer.weight, mask and mask[f"{name}.weight"]) for name, layer in named]
+        self.weights = []
+        for name, layer in named:
+            may_change = mask and mask[f"{name}.weight"].to(layer.weight.device)
+            self.weights.append((layer.weight, may_change))
         self._add_noise(self.noise, data.generator("cfw"))
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
@@ -62,6 +65,5 @@ class NoisyConvolutions(Iterative):
     def _add_noise(self, deviation: float, draw: torch.Generator) -> None:
         for weight, may_change in self.weights:
             noise = torch.randn(weight.shape, generator=draw, device=weight.device)
-            if may_change is not None:
-                noise = noise.where(may_change.to(weight.device), 0)
-            weight.add_(deviation * noise)
+            noisy = weight + deviation * noise
+            weight.copy_(noisy if may_change is None else torch.where(may_change, noisy, weight))
