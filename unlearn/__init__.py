@@ -23,6 +23,7 @@ from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.sfron import SFRon
 from unlearn.small_gradients import MaskedSmallGradients
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
 from unlearn.tools.two_phase import PLUG_IN, TwoPhase
@@ -62,6 +63,7 @@ METHODS = {
     "ct": ConvolutionTranspose,
     "msg": MaskedSmallGradients,
     "cfw": NoisyConvolutions,
+    "sfron": SFRon,
 }
 
 HEAD = (
@@ -141,6 +143,8 @@ def _defaults(method: type[Method]) -> str:
             shown[name] = value
     if (share := getattr(method, "forget_share", 1)) != 1:
         shown["forget_batch_size"] = f"{share:g} batch_size"
+    if shown.get("unlearn_steps"):
+        del shown["unlearn_epochs"]
     values = ", ".join(f"{name} {value}" for name, value in shown.items())
     return f"{values} ({method.source})" if shown else "-"
 

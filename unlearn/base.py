@@ -80,6 +80,11 @@ ALPHA = (
     "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen"
 )
 
+GAMMA = (
+    "weight of the retain set's cross-entropy; SFRon's: ratio of a weight's importance to forget"
+    " over that to retain from which forget steps may change it"
+)
+
 
 def option(default: object, help: str, range: Range | None = None) -> Any:
     """A dataclass field that is a flag of its name; a search looks in ``range``."""

@@ -11,7 +11,7 @@ from datasets.loaders import Data, Loader
 from masks.masks import Mask
 from models import cpu_copy
 from runtime.devices import exact_fp32
-from unlearn.base import Range, Step, Steps, option
+from unlearn.base import GAMMA, Range, Step, Steps, option
 from unlearn.tools.presets import preset
 from unlearn.tools.teachers import ask, divergence, frozen_copy
 from unlearn.tools.two_phase import TwoPhase, dualoptim_presets
@@ -124,7 +124,7 @@ class Scrub(TwoPhase):
 
     unlearn_epochs: int = option(3, "epochs of unlearning")
     unlearn_lr: float = option(5e-4, "learning rate of unlearning", Range(5e-5, 5e-2))
-    gamma: float = option(0.99, "weight of the retain set's cross-entropy")
+    gamma: float = option(0.99, GAMMA)
     alpha: float = option(0.001, "weight of the penalty or of the step", Range(1e-4, 1))
     temperature: float = option(4.0, "divides the logits that are compared with a teacher's")
     msteps: int = option(2, "first epochs that also climb on the forget set")

@@ -33,6 +33,7 @@ SETTINGS = {
     "retrain": {"unlearn_epochs": 40, "unlearn_lr": 0.1},  # 100, 100
     "EU_k": TEN | {"unlearn_lr": 0.1, "k": 0},  # 100, 99
     "scrub": TEN | {"unlearn_lr": 0.1, "msteps": 5},  # 100, 99
+    "sfron": TEN | {"unlearn_lr": 0.01, "unlearn_steps": 0, "alpha": 1.0},  # 100, 99
     "neggrad_plus": TEN | {"unlearn_lr": 0.1, "retain_share": 0.95},  # 100, 99
     "RL": TEN | {"unlearn_lr": 0.1},  # 93, 99
     "amnesiac": TEN | {"unlearn_lr": 0.01},  # 90, 94
@@ -67,7 +68,7 @@ NOT_APPLICABLE = {
     ),
 }
 # These must restore nearly all; the others must not do harm.
-CORRECT = ("retrain", "neggrad_plus", "scrub", "RL", "EU_k")
+CORRECT = ("retrain", "sfron", "neggrad_plus", "scrub", "RL", "EU_k")
 
 
 class MLP(nn.Module):
