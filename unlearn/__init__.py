@@ -8,6 +8,7 @@ from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
+from unlearn.delete import Delete
 from unlearn.finetune import FineTune
 from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
@@ -64,6 +65,7 @@ METHODS = {
     "msg": MaskedSmallGradients,
     "cfw": NoisyConvolutions,
     "sfron": SFRon,
+    "delete": Delete,
 }
 
 HEAD = (

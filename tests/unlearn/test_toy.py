@@ -35,6 +35,7 @@ SETTINGS = {
     "scrub": TEN | {"unlearn_lr": 0.1, "msteps": 5},  # 100, 99
     "sfron": TEN | {"unlearn_lr": 0.01, "unlearn_steps": 0, "alpha": 1.0},  # 100, 99
     "neggrad_plus": TEN | {"unlearn_lr": 0.1, "retain_share": 0.95},  # 100, 99
+    "delete": TEN | {"unlearn_lr": 0.01},  # 90, 98
     "RL": TEN | {"unlearn_lr": 0.1},  # 93, 99
     "amnesiac": TEN | {"unlearn_lr": 0.01},  # 90, 94
     "wfisher": {"damping": 0.1},  # 83, 96
