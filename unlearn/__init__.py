@@ -4,6 +4,7 @@ import dataclasses
 
 from datasets.splits import SCENARIOS
 from unlearn.amnesiac import Amnesiac
+from unlearn.amun import Amun
 from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
@@ -66,6 +67,7 @@ METHODS = {
     "cfw": NoisyConvolutions,
     "sfron": SFRon,
     "delete": Delete,
+    "amun": Amun,
 }
 
 HEAD = (

@@ -44,6 +44,7 @@ SETTINGS = {
     "FT_prune": TEN | {"unlearn_lr": 0.01, "alpha": 1e-3},  # 67, 95
     "CF_k": TEN | {"unlearn_lr": 0.01, "k": 0},  # 60, 95
     "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_part": 1.0},  # 60, 91
+    "amun": TEN | {"unlearn_lr": 0.01},  # 33, 94
     "scrub_r": (
         TEN
         | {
