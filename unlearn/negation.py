@@ -9,7 +9,7 @@ from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import Iterative, Range, Steps, cross_entropy_steps, option
 from unlearn.tools.convolutions import convolutions
-from unlearn.tools.presets import preset
+from unlearn.tools.presets import LONG_BUDGET, preset
 
 
 @dataclasses.dataclass
@@ -32,9 +32,8 @@ class WeightNegation(Iterative):
     splits = ("retain",)
     recipe = {"schedule": "cosine", "final_lr": 1e-4}
     presets = {
-        "ten_epochs": preset(
-            "our choice: FT's epochs, for comparisons at an equal budget", unlearn_epochs=10
-        )
+        "long_budget": LONG_BUDGET,
+        "ten_epochs": preset("our choice: FT's epochs, for an equal budget", unlearn_epochs=10),
     }
 
     unlearn_epochs: int = option(50, "epochs of unlearning")

@@ -111,7 +111,7 @@ def test_the_path_to_a_plane_is_known(distance):
         at, steps = min(at + radius / 10, radius), steps + 1
         radius *= 2 if steps % 50 == 0 else 1
     model = Plane(0.0)
-    offset = start * float(model.normal.sum())
+    offset = start * float(model.normal.detach().sum())
     model.distances = offset + distance
     data = make_data(image_set, count=4)
     examples = nearest_misclassified(model, data.forget.eval_view(), 0.04, 50)
