@@ -34,11 +34,11 @@ class UnfitState(Exception):
 def count_updates(method: Iterative, data: Data, accumulate: int) -> list[tuple[int, int]]:
     """(retain, forget) updates of each epoch, for ``unlearn_epochs`` or ``unlearn_steps``."""
     counts, wanted = [], method.unlearn_steps
-    while len(counts) < method.unlearn_epochs if wanted is None else sum(map(sum, counts)) < wanted:
+    while sum(map(sum, counts)) < wanted if wanted else len(counts) < method.unlearn_epochs:
         forget = method.forget_steps(data, len(counts))
         retain = method.steps(data, len(counts)) - forget
         counts.append((-(-retain // accumulate), -(-forget // accumulate)))
-        assert wanted is None or any(counts[-1]), "an epoch without a step brings no update nearer"
+        assert not wanted or any(counts[-1]), "an epoch without a step brings no update nearer"
     return counts
 
 
@@ -72,7 +72,7 @@ class Trainer:
             lambda progress: factor(progress) * method.rate_factor(int(progress)),
         )
         parameters = [*model.parameters(), *method.extra_parameters()]
-        own = method.forget_optimizer()
+        own = method.forget_descent(descent)
         retain = [count[0] if own else sum(count) for count in counts]
         self.optimizer, self.scheduler = descent.start(parameters, retain)
         self.forget = own and own.start(parameters, [count[1] for count in counts])

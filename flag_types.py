@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from models import MODELS
 from models.user import is_user_arch
-from unlearn import known_methods, method_key, method_table
+from unlearn import known_methods, method_key, method_listing
 from utils import UserError
 
 # The schedule lists every epoch's steps: far above any real run, far below what fills the memory.
@@ -37,7 +37,7 @@ class ListMethods(argparse.Action):
     """Print the table of methods and stop, as --help does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> typing.NoReturn:
-        print(method_table())
+        print(method_listing())
         parser.exit()
 
 

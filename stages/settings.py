@@ -13,6 +13,7 @@ from stages.records import recorded_recipe
 from stages.requests import LoopRequest, UnlearnRequest, as_words
 from unlearn import METHODS, presets_of
 from unlearn.base import Iterative, Method
+from unlearn.tools.two_phase import TwoPhase
 from utils import UserError, warn
 
 # The loop's flags that a preset, the original's record or a method may set, beside the method's own
@@ -51,6 +52,7 @@ def settle(
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
     preset = presets_of(kind)[request.preset].values
     own = {**fields, **getattr(kind, "recipe", {}), **kind.by_dataset.get(request.dataset, {})}
+    check_phases(request.unlearn, typed)
     renamed = getattr(kind, "inherits", {})
     record = {}
     if renamed and arguments:
@@ -67,6 +69,12 @@ def settle(
             values[name] = getattr(request, renamed[name])
         elif source := next((each for each in (preset, record, own) if name in each), None):
             values[name] = source[name]
+    if "unlearn_epochs" in typed and "unlearn_steps" in fields:
+        if "unlearn_steps" in typed:
+            raise UserError(
+                "--unlearn_steps and --unlearn_epochs both say how long; drop one of them"
+            )
+        values["unlearn_steps"] = 0
     settled, taken = _fit_schedule(request.settled(values), arguments, record)
     if settled.forget_batch_size is None:
         share = round(settled.batch_size * getattr(kind, "forget_share", 1))
@@ -76,6 +84,16 @@ def settle(
         settled = settled.replace(select="last")
     final = settled.values()
     return settled, {name: final[name] for name in taken}
+
+
+def check_phases(name: str, typed: frozenset[str]) -> None:
+    """Refuse a flag of the forget phase for a method that has no such phase."""
+    for flag in ("forget_optimizer", "forget_lr"):
+        if flag in typed and not issubclass(METHODS[name], TwoPhase):
+            others = [key for key, method in METHODS.items() if issubclass(method, TwoPhase)]
+            raise UserError(
+                f"--{flag}: {name} has one phase; allowed with {', '.join(others)}, or drop it"
+            )
 
 
 def original_recipe(arguments: dict) -> dict[str, object]:

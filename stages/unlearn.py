@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from datasets.splits import split_record
-from engine import EpochStats, UnfitState, check_batch_norm
+from engine import EpochStats, UnfitState, check_batch_norm, count_updates
 from engine import run as run_method
 from evaluation.membership import same_draws
 from recipe import Recipe
@@ -239,7 +239,8 @@ def saver(
         accuracies = monitor.accuracies()
         forget, retain, val = accuracies.values()
         shown = f"UA {100 - forget:.1f}  RA {retain:.1f}  VA {val:.1f}  (up to {MONITORED} each)  "
-        print(epoch_line(epoch, run.method.unlearn_epochs, stats, shown, clock), flush=True)
+        epochs = len(count_updates(run.method, run.task.data, run.task.recipe.accumulate))
+        print(epoch_line(epoch, epochs, stats, shown, clock), flush=True)
         curve.add(epoch, stats, accuracies, clock.seconds)
         save({**common, **run_state()}, run.files[CHECKPOINT])
 

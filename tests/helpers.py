@@ -290,7 +290,13 @@ def watch(method, look):
 def small(name):
     """A method for two epochs; SSD's default threshold chooses nothing here."""
     known = {field.name for field in dataclasses.fields(METHODS[name])}
-    options = {"unlearn_epochs": 2, "unlearn_lr": 0.01, "pull": 0.1, "noise_batches": 4}
+    options = {
+        "unlearn_epochs": 2,
+        "unlearn_steps": 0,
+        "unlearn_lr": 0.01,
+        "pull": 0.1,
+        "noise_batches": 4,
+    }
     return METHODS[name](**{key: value for key, value in options.items() if key in known})
 
 

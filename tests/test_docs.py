@@ -29,7 +29,7 @@ from evaluation.metrics import definition_table
 from masks.scores import SCORES
 from models import MODELS
 from sweep import main as sweep_main
-from unlearn import METHODS, method_table
+from unlearn import METHODS, method_listing
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -317,7 +317,7 @@ def test_the_metric_table_escapes_bars():
 
 
 def test_the_generated_tables_are_the_registries():
-    assert f"<!-- methods -->\n{method_table()}\n<!-- /methods -->" in page("docs/methods.md")
+    assert f"<!-- methods -->\n{method_listing()}\n<!-- /methods -->" in page("docs/methods.md")
     assert f"<!-- metrics -->\n{definition_table()}\n<!-- /metrics -->" in page("docs/metrics.md")
 
 

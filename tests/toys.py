@@ -29,7 +29,7 @@ class Alternate(Iterative):
     own: bool = True
     edit: bool = True
     gated: bool = True
-    unlearn_steps: int | None = None
+    unlearn_steps: int = 0
 
     def steps(self, data, epoch):
         return 2 * len(data.retain)
@@ -37,7 +37,7 @@ class Alternate(Iterative):
     def forget_steps(self, data, epoch):
         return len(data.retain)
 
-    def forget_optimizer(self):
+    def forget_descent(self, retain):
         factor = learning_rate_factor("cosine", self.unlearn_epochs)
         return Descent(0.003, "adam", weight_decay=0.01, rate_factor=factor) if self.own else None
 

@@ -4,24 +4,32 @@ import dataclasses
 
 from datasets.splits import SCENARIOS
 from unlearn.amnesiac import Amnesiac
+from unlearn.amun import Amun
 from unlearn.bad_teaching import BadTeaching
-from unlearn.base import Iterative, Method, Preset
+from unlearn.base import Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
+from unlearn.delete import Delete
 from unlearn.finetune import FineTune
 from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
+from unlearn.negation import WeightNegation
 from unlearn.neggrad_plus import NegGradPlus
+from unlearn.noisy_convolutions import NoisyConvolutions
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
 from unlearn.retrain import Retrain
 from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.sfron import SFRon
+from unlearn.small_gradients import MaskedSmallGradients
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
+from unlearn.tools.two_phase import PLUG_IN, TwoPhase
+from unlearn.transposition import ConvolutionTranspose
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
@@ -53,6 +61,13 @@ METHODS = {
     "fisher_new": FisherScrubbing,
     "ssd": SelectiveSynapticDampening,
     "lfssd": LabelFreeDampening,
+    "not": WeightNegation,
+    "ct": ConvolutionTranspose,
+    "msg": MaskedSmallGradients,
+    "cfw": NoisyConvolutions,
+    "sfron": SFRon,
+    "delete": Delete,
+    "amun": Amun,
 }
 
 HEAD = (
@@ -99,13 +114,19 @@ def known_methods() -> list[str]:
     return found
 
 
+def method_listing() -> str:
+    """What ``--list_methods`` prints and docs/methods.md shows: the table, and the plug-in."""
+    names = [f"`{name}`" for name, method in METHODS.items() if issubclass(method, TwoPhase)]
+    return f"{method_table()}\n\n{PLUG_IN} {', '.join(names)}."
+
+
 def method_table() -> str:
-    """Every method as Markdown: what ``--list_methods`` prints and docs/methods.md shows."""
+    """Every method as Markdown, a row each."""
     return "\n".join([HEAD, *(_row(name, method) for name, method in METHODS.items())])
 
 
 def _row(name: str, method: type[Method]) -> str:
-    shared = {field.name for field in dataclasses.fields(Iterative)}
+    shared = {field.name for field in dataclasses.fields(TwoPhase)}
     fields = [field.name for field in dataclasses.fields(method)]
     own = [f"`{flag_of(field)}`" for field in fields if field not in shared]
     summary = " ".join(method.__doc__.split("\n\n")[0].split())
@@ -118,7 +139,7 @@ def _row(name: str, method: type[Method]) -> str:
 
 def _defaults(method: type[Method]) -> str:
     """Rate, epochs, own values and what the method changes of the loop's, with their source."""
-    common = {field.name: field.default for field in dataclasses.fields(Iterative)}
+    common = {field.name: field.default for field in dataclasses.fields(TwoPhase)}
     del common["unlearn_lr"], common["unlearn_epochs"]
     shown = {}
     for name, value in values_of(method, Preset({}, "")).items():
@@ -126,6 +147,8 @@ def _defaults(method: type[Method]) -> str:
             shown[name] = value
     if (share := getattr(method, "forget_share", 1)) != 1:
         shown["forget_batch_size"] = f"{share:g} batch_size"
+    if shown.get("unlearn_steps"):
+        del shown["unlearn_epochs"]
     values = ", ".join(f"{name} {value}" for name, value in shown.items())
     return f"{values} ({method.source})" if shown else "-"
 

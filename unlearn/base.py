@@ -20,7 +20,7 @@ class Step(NamedTuple):
         project: called with the learning rate of the update, edits the weights right after it, such
             as a proximal step. The gate acts after it.
         phase: with which other steps this one accumulates under ``--accumulate``, and which
-            optimizer it descends with: see :meth:`Iterative.forget_optimizer`.
+            optimizer it descends with: see :meth:`Iterative.forget_descent`.
         edit_gradients: called with the parameters before the update; edits their ``grad``, the mean
             over the update's images of all ranks (None where it has none), in place. Clip and gate
             act after it. Every rank has to make the same edit.
@@ -80,6 +80,11 @@ ALPHA = (
     "weight of the penalty, of the step or of the noise; SSD's: ratio from which a weight is chosen"
 )
 
+GAMMA = (
+    "weight of the retain set's cross-entropy; SFRon's: ratio of a weight's importance to forget"
+    " over that to retain from which forget steps may change it"
+)
+
 
 def option(default: object, help: str, range: Range | None = None) -> Any:
     """A dataclass field that is a flag of its name; a search looks in ``range``."""
@@ -130,8 +135,9 @@ class Iterative(Method):
     forget_share: ClassVar[float] = 1.0
     # {field: flag}, the flag whose value a field takes where its own is not typed.
     inherits: ClassVar[dict[str, str]] = {}
-    # Updates after which the run ends, in the place of ``unlearn_epochs``: a field where it is set.
-    unlearn_steps: ClassVar[int | None] = None
+    # Updates after which the run ends, in the place of ``unlearn_epochs``, unless it is 0; a field
+    # of the methods that count so.
+    unlearn_steps: ClassVar[int] = 0
 
     unlearn_epochs: int = option(10, "epochs of unlearning")
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-4, 0.3))
@@ -151,8 +157,10 @@ class Iterative(Method):
         """How many of :meth:`steps` are of the phase "forget"."""
         return 0
 
-    def forget_optimizer(self) -> Descent | None:
-        """The optimizer of the phase "forget" alone; None where one serves both phases."""
+    def forget_descent(self, retain: Descent) -> Descent | None:
+        """The optimizer of the phase "forget" alone, beside that of ``retain``; None where one
+        serves both phases.
+        """
         return None
 
     def rate_factor(self, epoch: int) -> float:

@@ -56,6 +56,7 @@ class ProximalRandomLabel(RandomLabel):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.rho <= 1:
             raise UserError(f"--rho {self.rho}: a share from 0 to 1 is wanted")
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from unlearn.base import Iterative, Preset, Range, Step, Steps, cross_entropy_steps, option
+from unlearn.base import Preset, Range, Step, Steps, cross_entropy_steps, option
 from unlearn.tools.splits import mixed
-from utils import generator
+from unlearn.tools.two_phase import TwoPhase, dualoptim_presets
+from utils import UserError, generator
 
 SCISSORHANDS = "rerun by Scissorhands' authors"
 SCISSORHANDS_OLDER = f"{SCISSORHANDS}, in the older order: CIFAR-10"
@@ -39,6 +40,13 @@ PRESETS = {
     "salun_matryoshka_50": published(5e-3, "sequential", f"{MATRYOSHKA}, 50 %", 0.9),
     "rl_matryoshka_10": published(1e-3, "sequential", f"{MATRYOSHKA}, 10 %"),
     "rl_matryoshka_50": published(1e-2, "sequential", f"{MATRYOSHKA}, 50 %"),
+    **dualoptim_presets(
+        (1.3e-4, 5.5e-5, 1.9e-4, 2.5e-6),
+        "SalUn, mask of density 0.5, which no preset sets",
+        unlearn_epochs=10,
+        order="sequential",
+        exclude_true=False,
+    ),
 }
 
 ORDER = "forget then retain, or both shuffled together"
@@ -46,7 +54,7 @@ RELABEL = "draw random labels anew each epoch, or once"
 
 
 @dataclasses.dataclass
-class RandomLabel(Iterative):
+class RandomLabel(TwoPhase):
     """Fit the forget set to random labels and the retain set to its own.
 
     ``sequential`` is a pass over forget, then a pass over retain: the order of SalUn's code for
@@ -75,6 +83,17 @@ class RandomLabel(Iterative):
     exclude_true: bool = option(True, "never draw the true label")
     retain_weight: float = option(1.0, "weight of the retain loss; 0 leaves the retain set out")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.forget_optimizer != "same" and not (
+            self.order == "sequential" and self.retain_weight
+        ):
+            raise UserError(
+                f"--forget_optimizer {self.forget_optimizer}: {self.label} in order {self.order}"
+                f" with --retain_weight {self.retain_weight:g} has one phase; add --order"
+                " sequential and a weight above 0, or drop it"
+            )
+
     def random_labels(self, data: Data) -> Tensor:
         """(num_forget,) uniform labels, without the true one where ``exclude_true``."""
         true, classes = data.forget.labels, data.num_classes
@@ -92,6 +111,9 @@ class RandomLabel(Iterative):
     def steps(self, data: Data, epoch: int) -> int:
         return sum(map(len, self.loaders(data)))
 
+    def forget_steps(self, data: Data, epoch: int) -> int:
+        return len(data.forget) if self.forget_phase == "forget" else 0
+
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget.relabelled(self.random_labels(data))
         if not self.retain_weight:
@@ -99,7 +121,8 @@ class RandomLabel(Iterative):
         elif self.order == "mixed":
             yield from self._mixed(model, forget, data.retain)
         else:
-            yield from cross_entropy_steps(model, forget)
+            for step in cross_entropy_steps(model, forget):
+                yield step._replace(phase=self.forget_phase)
             for step in cross_entropy_steps(model, data.retain):
                 yield step._replace(loss=self.retain_weight * step.loss)
 

@@ -11,14 +11,15 @@ from datasets.loaders import Data, Loader
 from masks.masks import Mask
 from models import cpu_copy
 from runtime.devices import exact_fp32
-from unlearn.base import Iterative, Range, Step, Steps, option
+from unlearn.base import GAMMA, Range, Step, Steps, option
 from unlearn.tools.presets import preset
 from unlearn.tools.teachers import ask, divergence, frozen_copy
+from unlearn.tools.two_phase import TwoPhase, dualoptim_presets
 from utils import UserError
 
 
 @dataclasses.dataclass
-class Scrub(Iterative):
+class Scrub(TwoPhase):
     """Move away from the original's outputs on the forget set, and stay close to them on the retain
     set.
 
@@ -107,16 +108,29 @@ class Scrub(Iterative):
             alpha=0.5,
             temperature=4.0,
         ),
+        **dualoptim_presets(
+            (1.5e-4, 2.8e-5, 1e-4, 2.2e-5),
+            "SCRUB, climbing in every epoch; its code's temperature, gamma and alpha",
+            unlearn_epochs=10,
+            unlearn_lr=1e-4,
+            optimizer="adamw",
+            weight_decay=0.05,
+            msteps=10,
+            temperature=1.0,
+            gamma=1.0,
+            alpha=0.5,
+        ),
     }
 
     unlearn_epochs: int = option(3, "epochs of unlearning")
     unlearn_lr: float = option(5e-4, "learning rate of unlearning", Range(5e-5, 5e-2))
-    gamma: float = option(0.99, "weight of the retain set's cross-entropy")
+    gamma: float = option(0.99, GAMMA)
     alpha: float = option(0.001, "weight of the penalty or of the step", Range(1e-4, 1))
     temperature: float = option(4.0, "divides the logits that are compared with a teacher's")
     msteps: int = option(2, "first epochs that also climb on the forget set")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.temperature <= 0:
             raise UserError(f"--temperature {self.temperature}: it must be above 0")
 
@@ -126,11 +140,16 @@ class Scrub(Iterative):
     def steps(self, data: Data, epoch: int) -> int:
         return len(data.retain) + (len(data.forget) if epoch < self.msteps else 0)
 
+    def forget_steps(self, data: Data, epoch: int) -> int:
+        climbs = self.forget_phase == "forget" and epoch < self.msteps
+        return len(data.forget) if climbs else 0
+
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         forget = data.forget if epoch < self.msteps else ()
         for images, labels in forget:
             logits = model(images)
-            yield Step(-self._distance(images, logits), logits, labels)
+            loss = -self._distance(images, logits)
+            yield Step(loss, logits, labels, phase=self.forget_phase)
         for images, labels in data.retain:
             logits = model(images)
             loss = self.gamma * F.cross_entropy(logits, labels)

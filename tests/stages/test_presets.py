@@ -236,7 +236,7 @@ def test_a_method_that_is_built_on_another_does_not_claim_its_presets():
     assert presets_of(METHODS["scrub_r"]).keys() == presets_of(METHODS["scrub"]).keys()
 
 
-@pytest.mark.parametrize("name", ["FT", "FT_l1", "FT_prune", "neggrad_plus"])
+@pytest.mark.parametrize("name", ["FT", "FT_l1", "FT_prune", "neggrad_plus", "not"])
 def test_the_long_budget_is_fifty_epochs_under_a_cosine(name):
     args, _ = settled("--unlearn", name, "--preset", "long_budget")
     assert (args.unlearn_epochs, args.schedule, args.final_lr) == (50, "cosine", 1e-4)

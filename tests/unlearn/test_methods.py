@@ -113,7 +113,11 @@ REQUESTS = {"random": {"count": 16}, "class": {"count": None, "class_to_forget":
 
 # Where a method's default changes nothing here: SSD's threshold is for trained models that forget a
 # class.
-SMALL = {"ssd": {"alpha": 0.5}, "lfssd": {"alpha": 0.5}}
+SMALL = {
+    "ssd": {"alpha": 0.5},
+    "lfssd": {"alpha": 0.5},
+    "sfron": {"gamma": 0.0},  # a mask file takes the place of its own mask
+}
 # SCRUB+R may go back to the original: tests/unlearn/test_scrub.py says when.
 MAY_STAY = ("scrub_r",)
 # SSD goes through the images class by class, in their order.
@@ -124,7 +128,9 @@ def small(name, **fields):
     """The registered method with few epochs and samples."""
     known = {field.name for field in dataclasses.fields(METHODS[name])}
     options = (
-        {"unlearn_epochs": 2, "unlearn_lr": 0.01, "samples": 30} | SMALL.get(name, {}) | fields
+        {"unlearn_epochs": 2, "unlearn_steps": 0, "unlearn_lr": 0.01, "samples": 30}
+        | SMALL.get(name, {})
+        | fields
     )
     return METHODS[name](**{key: value for key, value in options.items() if key in known})
 

@@ -33,7 +33,9 @@ SETTINGS = {
     "retrain": {"unlearn_epochs": 40, "unlearn_lr": 0.1},  # 100, 100
     "EU_k": TEN | {"unlearn_lr": 0.1, "k": 0},  # 100, 99
     "scrub": TEN | {"unlearn_lr": 0.1, "msteps": 5},  # 100, 99
+    "sfron": TEN | {"unlearn_lr": 0.01, "unlearn_steps": 0, "alpha": 1.0},  # 100, 99
     "neggrad_plus": TEN | {"unlearn_lr": 0.1, "retain_share": 0.95},  # 100, 99
+    "delete": TEN | {"unlearn_lr": 0.01},  # 90, 98
     "RL": TEN | {"unlearn_lr": 0.1},  # 93, 99
     "amnesiac": TEN | {"unlearn_lr": 0.01},  # 90, 94
     "wfisher": {"damping": 0.1},  # 83, 96
@@ -42,6 +44,7 @@ SETTINGS = {
     "FT_prune": TEN | {"unlearn_lr": 0.01, "alpha": 1e-3},  # 67, 95
     "CF_k": TEN | {"unlearn_lr": 0.01, "k": 0},  # 60, 95
     "bad_teaching": TEN | {"unlearn_lr": 0.01, "retain_part": 1.0},  # 60, 91
+    "amun": TEN | {"unlearn_lr": 0.01},  # 33, 94
     "scrub_r": (
         TEN
         | {
@@ -54,6 +57,10 @@ NOT_APPLICABLE = {
     "FT_prune_bi": "prunes convolutions",
     "GA_prune": "prunes convolutions",
     "GA_prune_bi": "prunes convolutions",
+    "not": "negates a convolution",
+    "ct": "transposes convolutions",
+    "msg": "draws weights of convolutions",
+    "cfw": "adds noise to convolutions",
     "ssd": (
         "made to forget a whole class: memorised mistakes are all that the forget set's gradient is"
         " made of"
@@ -63,7 +70,7 @@ NOT_APPLICABLE = {
     ),
 }
 # These must restore nearly all; the others must not do harm.
-CORRECT = ("retrain", "neggrad_plus", "scrub", "RL", "EU_k")
+CORRECT = ("retrain", "sfron", "neggrad_plus", "scrub", "RL", "EU_k")
 
 
 class MLP(nn.Module):

@@ -1,6 +1,7 @@
 """What the presets of several methods share."""
 
 from unlearn.base import Preset
+from unlearn.tools.two_phase import SETTINGS, dualoptim_presets
 
 # Sources of several methods' presets.
 MATRYOSHKA_10 = "a rerun of the reference, by validation (Matryoshka), 10 % of CIFAR-10"
@@ -22,3 +23,22 @@ LONG_BUDGET = preset(
     final_lr=1e-4,
     unlearn_lr=0.01,
 )
+
+# The alphas are for SETTINGS, in their order.
+SFRON_PRESETS = {
+    "tiny_imagenet": preset(
+        "the authors' code for 10 % of Tiny-ImageNet: 500 steps of each kind",
+        unlearn_lr=2e-5,
+        unlearn_steps=1000,
+        optimizer="adamw",
+        weight_decay=0.05,
+        alpha=500.0,
+        loss_power=0.6,
+        forget_every=1,
+    ),
+    **{
+        f"tuned_{setting}": preset(f"alpha as DualOptim's authors tuned it, {setting}", alpha=alpha)
+        for setting, alpha in zip(SETTINGS, (31.0, 82.0, 44.0, 12.5), strict=True)
+    },
+    **dualoptim_presets((1e-4, 4.1e-4, 1e-4, 1.6e-4), "SFRon, under its cosine", alpha=1.0),
+}
