@@ -17,6 +17,8 @@ def unrecorded(identity: dict) -> dict:
         "select": select,
         "forget_batch_size": identity.get("batch_size"),
         "pull": 0.0,
+        "contrast": 0.0,
+        "contrast_temperature": 0.1,
     }
 
 

@@ -8,20 +8,27 @@ from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Iterative, Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
+from unlearn.coun import CoUn
 from unlearn.finetune import FineTune
 from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
+from unlearn.lotus import Lotus
+from unlearn.munba import Munba
 from unlearn.neggrad_plus import NegGradPlus
+from unlearn.negmerge import NegMerge
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
+from unlearn.regun import ReGUn
 from unlearn.retrain import Retrain
+from unlearn.scissorhands import Scissorhands
 from unlearn.scrub import Scrub, ScrubRewind
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
+from unlearn.uam import Uam
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
@@ -53,6 +60,13 @@ METHODS = {
     "fisher_new": FisherScrubbing,
     "ssd": SelectiveSynapticDampening,
     "lfssd": LabelFreeDampening,
+    "regun": ReGUn,
+    "munba": Munba,
+    "coun": CoUn,
+    "lotus": Lotus,
+    "scissorhands": Scissorhands,
+    "negmerge": NegMerge,
+    "uam": Uam,
 }
 
 HEAD = (
