@@ -14,6 +14,7 @@ from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
+from unlearn.l2ul import L2UL
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.lotus import Lotus
 from unlearn.munba import Munba
@@ -67,6 +68,7 @@ METHODS = {
     "scissorhands": Scissorhands,
     "negmerge": NegMerge,
     "uam": Uam,
+    "l2ul": L2UL,
 }
 
 HEAD = (
