@@ -18,6 +18,7 @@ from unlearn.l2ul import L2UL
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
 from unlearn.lotus import Lotus
 from unlearn.munba import Munba
+from unlearn.natmu import NatMU
 from unlearn.neggrad_plus import NegGradPlus
 from unlearn.negmerge import NegMerge
 from unlearn.proximal import ProximalRandomLabel
@@ -69,6 +70,7 @@ METHODS = {
     "negmerge": NegMerge,
     "uam": Uam,
     "l2ul": L2UL,
+    "natmu": NatMU,
 }
 
 HEAD = (

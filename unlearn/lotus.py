@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class Lotus(Iterative):
     splits = ("forget", "retain")
     recipe = {"batch_size": 128}
     learns_from_validation = True
+    stopped_after: ClassVar[int] = 0  # the epoch, once there is one
 
     unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 1e-2))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adamw", "what the steps descend with")
@@ -50,7 +51,7 @@ class Lotus(Iterative):
         check_part(self.retain_part)
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.teacher, self.unseen, self.stopped_after = frozen_copy(model), 0.0, 0
+        self.teacher, self.unseen = frozen_copy(model), 0.0
         if data.chosen.dropped_class is None:
             self.unseen = 1 - error(self.teacher, held_out(data)) / 100
         self.look(model, data)

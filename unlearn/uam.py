@@ -20,14 +20,15 @@ class Uam(Iterative):
     With g the gradient of CE(forget batch) at theta, the retain gradient is taken at theta +
     ``radius`` g / |g| and applied at theta. An epoch is one pass over retain; the forget batches
     are cycled beside it. At radius 0 this is FT at twice the price. In train mode BatchNorm counts
-    both batches. Under ``--accumulate`` each batch is moved by a forget batch of its own.
+    both batches; the authors' code sends both through the ascent's forward pass, here the forget
+    batch goes alone. Under ``--accumulate`` each batch is moved by a forget batch of its own.
     """
 
     label = "UAM"
     touches = "forget + retain"
     cost = "2 E n_r"
     paper = "unlearning-aware minimization, NeurIPS 2025"
-    source = "the update: the paper; rate, epochs and radius: our choice"
+    source = "the update: the authors' code; rate, epochs and radius: our choice"
     splits = ("forget", "retain")
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
