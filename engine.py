@@ -290,7 +290,9 @@ def run_epochs(
     """
     selection = None
     if trainer.recipe.select == "best":
-        selection = Selection(trainer.model, trainer.data.evaluation["val"])
+        data, half = trainer.data, trainer.method.learns_from_validation
+        val = data.validation_half(1) if half else data.evaluation["val"]
+        selection = Selection(trainer.model, val)
     if state is not None:
         try:
             trainer.restore(state)

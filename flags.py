@@ -134,7 +134,11 @@ def training_flags() -> tuple[Flag, ...]:
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
     optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
-    schedule = "default: multistep for training and retrain, else constant"
+    schedule = f"default: multistep for training and retrain, else constant{_published('schedule')}"
+    final_lr = (
+        f"learning rate at which the cosine ends (default: %(default)s{_published('final_lr')})"
+    )
+    clip_norm = f"0 does not clip (default: %(default)s{_published('clip_norm')})"
     bn = f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}"
     return (
         Flag("batch_size", types.positive, f"default: %(default)s{_published('batch_size')}"),
@@ -148,15 +152,11 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),
         Flag("decreasing_lr", types.milestones, tenth),
-        Flag(
-            "final_lr", types.rate, "learning rate at which the cosine ends (default: %(default)s)"
-        ),
+        Flag("final_lr", types.rate, final_lr),
         Flag("warmup", types.count, "epochs of linear warm-up (default: %(default)s)"),
         Flag("bn", ("train", "freeze"), bn),
         Flag("accumulate", types.positive, smallest),
-        Flag(
-            "clip_norm", types.rate, "largest gradient norm; 0 does not clip (default: %(default)s)"
-        ),
+        Flag("clip_norm", types.rate, f"largest gradient norm; {clip_norm}"),
     )
 
 

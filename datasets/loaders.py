@@ -13,7 +13,7 @@ import torch
 
 from datasets import ImageSet
 from datasets.device_images import Augmentation, DeviceImages
-from datasets.splits import ForgetSplit, Split
+from datasets.splits import ForgetSplit, Split, validation_halves
 from runtime import distributed
 from utils import UserError, generator
 
@@ -331,6 +331,12 @@ class Data:
             "val": Loader(train_images, val, dataset.y_train, size, name="val"),
             "test": Loader(test_images, test, dataset.y_test, size, name="test"),
         }
+
+    def validation_half(self, half: int) -> Loader:
+        """Half A (0) or B (1) of the validation images of ``evaluation``: in order, as they are."""
+        val, indices = self.evaluation["val"], validation_halves(self.split, self.dataset.y_train)
+        shown = np.intersect1d(indices[half], val.indices.cpu().numpy())
+        return val.over(shown, self.dataset.y_train, f"val/{'AB'[half]}")
 
     def _training(self, images: DeviceImages, name: str, indices: np.ndarray) -> Loader:
         batches, size = self.batches, self.batches.batch_size

@@ -85,6 +85,22 @@ def make_split(labels: np.ndarray, split_seed: int) -> Split:
     return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
 
 
+def validation_halves(split: Split, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B), indices of the validation images: half A is what methods may learn from, half B what
+    such methods are chosen by.
+
+    Each class is shuffled by a stream of ``split_seed`` and dealt out, so that the halves differ by
+    one image of a class, and by one in all, at most.
+
+    Args:
+        labels: (n,) labels of all training images of the data set.
+    """
+    rng = np.random.RandomState(stream(split.split_seed, "validation halves") % 2**32)
+    val = rng.permutation(np.sort(split.val))
+    dealt = val[np.argsort(labels[val], kind="stable")]
+    return np.sort(dealt[::2]), np.sort(dealt[1::2])
+
+
 def leave_out(split: Split, positions: np.ndarray) -> Split:
     """The split without the training images at ``positions`` (m,) in ``split.train``; they are in
     no set then.

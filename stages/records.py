@@ -19,6 +19,8 @@ def unrecorded(identity: dict) -> dict:
         "pull": 0.0,
         "forget_optimizer": "same",
         "forget_lr": 0.0,
+        "contrast": 0.0,
+        "contrast_temperature": 0.1,
     }
 
 

@@ -16,6 +16,7 @@ from runtime.files import load_json, save_json
 from stages.outputs import Subject
 from stages.saved import Saved, read_saved
 from sweeping.expansion import Run
+from unlearn import METHODS
 
 OBJECTIVES = ("val_proxy", "oracle_gap")
 WARNING = (
@@ -52,10 +53,14 @@ def judge(
 
 
 def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> tuple[float, float]:
-    """(val_proxy, its noise) of an unlearned model, from forget, retain and validation images."""
+    """(val_proxy, its noise) of an unlearned model, from forget, retain and validation images: of
+    half B alone for a method that has learnt from half A.
+    """
     unlearned, start = read_saved(checkpoint, "models"), read_saved(original, "original")
     subject = Subject(unlearned, data=None, device=pick_device(device, gpu), batch_size=256)
     subject.check(start)
+    if METHODS[unlearned.arguments["unlearn"]].learns_from_validation:
+        subject.loaders["val"] = subject.data.validation_half(1)
     outputs = _outputs(subject, unlearned)
     percent = {name: accuracy(*output) for name, output in outputs.items()}
     before = {name: accuracy(*output) for name, output in _outputs(subject, start).items()}

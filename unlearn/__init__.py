@@ -9,27 +9,36 @@ from unlearn.bad_teaching import BadTeaching
 from unlearn.base import Method, Preset
 from unlearn.boundary_expanding import BoundaryExpanding
 from unlearn.boundary_shrink import BoundaryShrink
+from unlearn.coun import CoUn
 from unlearn.delete import Delete
 from unlearn.finetune import FineTune
 from unlearn.fisher import FisherForgetting
 from unlearn.fisher_new import FisherScrubbing
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.l1_sparse import L1Ascent, L1Sparse
+from unlearn.l2ul import L2UL
 from unlearn.last_blocks import FinetuneLastBlocks, RetrainLastBlocks
+from unlearn.lotus import Lotus
+from unlearn.munba import Munba
+from unlearn.natmu import NatMU
 from unlearn.negation import WeightNegation
 from unlearn.neggrad_plus import NegGradPlus
+from unlearn.negmerge import NegMerge
 from unlearn.noisy_convolutions import NoisyConvolutions
 from unlearn.proximal import ProximalRandomLabel
 from unlearn.pruning import GradualAscent, GradualFineTune, PrunedAscent
 from unlearn.random_label import RandomLabel
 from unlearn.raw import Raw
+from unlearn.regun import ReGUn
 from unlearn.retrain import Retrain
+from unlearn.scissorhands import Scissorhands
 from unlearn.scrub import Scrub, ScrubRewind
 from unlearn.sfron import SFRon
 from unlearn.small_gradients import MaskedSmallGradients
 from unlearn.ssd import LabelFreeDampening, SelectiveSynapticDampening
 from unlearn.tools.two_phase import PLUG_IN, TwoPhase
 from unlearn.transposition import ConvolutionTranspose
+from unlearn.uam import Uam
 from unlearn.unsir import Unsir
 from unlearn.wfisher import InfluenceUnlearning
 
@@ -68,6 +77,15 @@ METHODS = {
     "sfron": SFRon,
     "delete": Delete,
     "amun": Amun,
+    "regun": ReGUn,
+    "munba": Munba,
+    "coun": CoUn,
+    "lotus": Lotus,
+    "scissorhands": Scissorhands,
+    "negmerge": NegMerge,
+    "uam": Uam,
+    "l2ul": L2UL,
+    "natmu": NatMU,
 }
 
 HEAD = (

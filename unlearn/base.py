@@ -101,7 +101,9 @@ class Method:
     data it reads, ``cost`` its price in sample gradients (E epochs, n_f forget and n_r retain
     images, P parameters), ``paper`` where it comes from, ``source`` where its default values come
     from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the
-    name of the set and of the field, ``needs_original`` whether it starts from a trained model.
+    name of the set and of the field, ``needs_original`` whether it starts from a trained model,
+    ``learns_from_validation`` whether it reads half A of the validation images, so that it is to be
+    chosen by half B alone.
     """
 
     label: ClassVar[str]
@@ -114,6 +116,7 @@ class Method:
     presets: ClassVar[dict[str, Preset]] = {}
     by_dataset: ClassVar[dict[str, dict[str, object]]] = {}
     needs_original: ClassVar[bool] = True
+    learns_from_validation: ClassVar[bool] = False
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         """Once before the run (also before a resumed one), with ``model`` holding the original

@@ -11,6 +11,7 @@ from masks.masks import Mask
 from unlearn.base import ALPHA, Preset, Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
+from unlearn.tools.contrast import Contrastive
 from unlearn.tools.flat import flatten, frozen_flat, percent
 from unlearn.tools.presets import LONG_BUDGET, preset
 from utils import UserError
@@ -66,7 +67,7 @@ def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
 
 
 @dataclasses.dataclass
-class L1Sparse(L1Penalty, FineTune):
+class L1Sparse(L1Penalty, Contrastive, FineTune):
     """Fine-tune on the retain set under an l1 penalty on all parameters that fades to zero.
 
     The loss is CE(retain) + alpha_e ||theta||_1 with alpha_e = alpha (1 - e / (E - E0)), zero in
@@ -110,6 +111,10 @@ class L1Sparse(L1Penalty, FineTune):
     }
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
+
+    def __post_init__(self) -> None:
+        L1Penalty.__post_init__(self)
+        Contrastive.__post_init__(self)
 
 
 @dataclasses.dataclass

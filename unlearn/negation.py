@@ -7,29 +7,28 @@ from torch import nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from unlearn.base import Iterative, Range, Steps, cross_entropy_steps, option
+from unlearn.base import Range, option
+from unlearn.finetune import FineTune
+from unlearn.tools.contrast import Contrastive
 from unlearn.tools.convolutions import convolutions
 from unlearn.tools.presets import LONG_BUDGET, preset
 
 
 @dataclasses.dataclass
-class WeightNegation(Iterative):
+class WeightNegation(Contrastive, FineTune):
     """Multiply the first convolution's weights by -1, then fine-tune on the retain set.
 
     The layers after it were fitted to its outputs and have to adapt anew; a bias stays as it is.
     The paper is on federated learning; CoUn's comparison runs it on one machine, with the budget
-    that is the default here. Neither has published code.
+    that is the default here. Neither has published code. ``contrast`` adds CoUn's loss.
     """
 
     label = "NoT"
-    touches = "retain"
-    cost = "E n_r"
     paper = "Khalil et al., CVPR 2025"
     source = (
         "CoUn (NeurIPS 2025): the first layer, 50 epochs, cosine to 1e-4, rates from 0.01 to 0.1;"
         " 0.01 of these: our choice"
     )
-    splits = ("retain",)
     recipe = {"schedule": "cosine", "final_lr": 1e-4}
     presets = {
         "long_budget": LONG_BUDGET,
@@ -41,9 +40,6 @@ class WeightNegation(Iterative):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         negate_first(model)
-
-    def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        return cross_entropy_steps(model, data.retain)
 
 
 @torch.no_grad()

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from unlearn import base
 from unlearn.base import Iterative, Preset, Range, Step, Steps, joint_loss, option
+from unlearn.tools.contrast import Contrastive
 from unlearn.tools.presets import LONG_BUDGET, preset
 from utils import UserError
 
 
 @dataclasses.dataclass
-class NegGradPlus(Iterative):
+class NegGradPlus(Contrastive, Iterative):
     """Descend the loss of a retain batch and climb that of a forget batch in the same step.
 
     The loss is a (CE(retain) + pull / 2 ||theta - theta_o||^2) - (1 - a) CE(forget) with a =
@@ -101,6 +101,7 @@ class NegGradPlus(Iterative):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.retain_share <= 1:
             raise UserError(f"--retain_share {self.retain_share}: allowed 0 to 1")
         if self.pull < 0:
@@ -130,7 +131,7 @@ class NegGradPlus(Iterative):
 
     def _steps(self, model: nn.Module, data: Data) -> Steps:
         if self.retain_share == 1:
-            yield from base.cross_entropy_steps(model, data.retain)
+            yield from super().losses(model, data, 0)
         elif self.retain_share == 0:
             for images, labels in data.forget:
                 logits = model(images)
@@ -140,12 +141,12 @@ class NegGradPlus(Iterative):
 
     def _paired(self, model: nn.Module, data: Data) -> Steps:
         forget = data.forget.cycled()
-        for images, labels in data.retain:
+        for logits, labels, added in self.retain_passes(model, data):
             forget_images, forget_labels = next(forget)
-            logits = model(images)
+            learnt = F.cross_entropy(logits, labels) + added
             climbed = self.forget_loss(model(forget_images), forget_labels)
             loss = joint_loss(
-                (self.retain_share * F.cross_entropy(logits, labels), data.retain),
+                (self.retain_share * learnt, data.retain),
                 ((self.retain_share - 1) * climbed, data.forget),
             )
             yield Step(loss, logits, labels)

@@ -2,16 +2,14 @@
 
 import dataclasses
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.loaders import Data, Loader
+from datasets.loaders import Data
 from masks.masks import Mask
 from models import cpu_copy
-from runtime.devices import exact_fp32
 from unlearn.base import GAMMA, Range, Step, Steps, option
+from unlearn.tools.held_out import error, held_out_like_forget
 from unlearn.tools.presets import preset
 from unlearn.tools.teachers import ask, divergence, frozen_copy
 from unlearn.tools.two_phase import TwoPhase, dualoptim_presets
@@ -167,20 +165,22 @@ class ScrubRewind(Scrub):
     """SCRUB, then back to the epoch whose forget error is closest to the finished model's on images
     it never saw.
 
-    Those are the validation images of the classes that the forget set holds: of the forgotten
-    class, or of all. Both errors are of un-augmented images. The original is a candidate, as epoch
-    0; of equally close epochs the first is taken. (The authors' notebook chooses the same and then
-    loads the weights of the epoch after it.) A high forget error gives a member away as a low one
-    does. The weights after each epoch wait on the CPU and in the checkpoint.
+    Those are of half A of the validation images, and of the classes that the forget set holds: of
+    the forgotten class, or of all. Both errors are of un-augmented images. The original is a
+    candidate, as epoch 0; of equally close epochs the first is taken. (The authors' notebook
+    chooses the same and then loads the weights of the epoch after it.) A high forget error gives a
+    member away as a low one does. The weights after each epoch wait on the CPU and in the
+    checkpoint.
     """
 
     label = "SCRUB+R"
     touches = "forget + retain + validation"
     presets = Scrub.presets
+    learns_from_validation = True
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
-        self.held_out = validation_of_forgotten(data)
+        self.held_out = held_out_like_forget(data)
         self.original = cpu_copy(model)
         self.snapshots: list[dict[str, Tensor]] = []
 
@@ -205,25 +205,3 @@ class ScrubRewind(Scrub):
         chosen = min(range(len(errors)), key=lambda epoch: abs(errors[epoch] - target))
         model.load_state_dict(candidates[chosen])
         return {"chosen_epoch": chosen, "forget_error": errors[chosen], "held_out_error": target}
-
-
-def validation_of_forgotten(data: Data) -> Loader:
-    """The un-augmented validation images of all classes that are in the forget set."""
-    labels, val = data.dataset.y_train, data.split.val
-    chosen = val[np.isin(labels[val], labels[data.chosen.forget])]
-    if not len(chosen):
-        raise UserError(
-            "no validation image is of a class in the forget set, so that no epoch can be chosen;"
-            " use scrub"
-        )
-    images = data.evaluation["val"].images
-    return Loader(images, chosen, labels, data.forget.batch_size, name="held out")
-
-
-@torch.no_grad()
-def error(model: nn.Module, batches: Loader) -> float:
-    """The share of wrong predictions in percent, in fp32 and eval mode."""
-    model.eval()
-    with exact_fp32():  # forward() is the eager code also where --compile replaced the call
-        wrong = sum((model.forward(images).argmax(1) != labels).sum() for images, labels in batches)
-    return 100 * float(wrong) / batches.num_samples

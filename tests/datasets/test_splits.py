@@ -2,6 +2,7 @@
 request that is refused.
 """
 
+import dataclasses
 import itertools
 import re
 
@@ -20,6 +21,7 @@ from datasets.splits import (
     make_split,
     retain_part,
     split_record,
+    validation_halves,
 )
 from utils import UserError
 
@@ -60,6 +62,22 @@ def test_validation_holds_ten_percent_of_each_class_rounded_down():
     labels = labels_of((9, 10, 19, 20, 31))
     split = make_split(labels, 1)
     assert np.bincount(labels[split.val], minlength=5).tolist() == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("sizes", [(200, 200, 200), (10, 30, 50, 70, 19), (9, 10)])
+def test_the_halves_of_validation_part_it_evenly_in_every_class(sizes):
+    labels = labels_of(sizes)
+    split = make_split(labels, 1)
+    a, b = validation_halves(split, labels)
+    assert sorted([*a, *b]) == sorted(split.val)
+    assert len(a) - len(b) in (0, 1)
+    apart = np.bincount(labels[a], minlength=5) - np.bincount(labels[b], minlength=5)
+    assert np.abs(apart).max() <= 1
+    shuffled = dataclasses.replace(split, val=split.val[::-1])
+    assert np.array_equal(validation_halves(shuffled, labels)[0], a)
+    if len(a) > 5:
+        other = dataclasses.replace(split, split_seed=2)
+        assert not np.array_equal(validation_halves(other, labels)[0], a)
 
 
 def test_training_positions_are_in_index_order_and_indices_are_int64():

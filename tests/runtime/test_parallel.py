@@ -256,6 +256,9 @@ OPTIONS = {
     "ssd": ["--alpha", "2"],
     "lfssd": ["--alpha", "1"],
     "FT": ["--clip_norm", "0.1"],
+    "FT_l1": ["--contrast", "0.5"],
+    "regun": ["--held_out", "classes"],
+    "munba": ["--accumulate", "2"],
 }
 SCORED = ("saliency", "ratio")
 

@@ -394,7 +394,9 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
         "val": outputs([200, 800]),
     }
     request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_classes=()))
-    monkeypatch.setattr(objectives, "read_saved", lambda path, role: role)
+    monkeypatch.setattr(
+        objectives, "read_saved", lambda path, role: SimpleNamespace(arguments={"unlearn": "FT"})
+    )
     monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: request)
     monkeypatch.setattr(objectives, "_outputs", lambda request, saved: splits)
     value, noise = val_proxy_score("a", "b", "cpu", 0)
@@ -402,3 +404,21 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
         value < 3
     )  # every image is classified rightly: what is left is 100 |AUC - 1/2|, 32 without weights
     assert noise > val_proxy_noise(1000, 1000)
+
+
+@pytest.mark.parametrize(("key", "half"), [("FT", False), ("scrub_r", True)])
+def test_a_method_that_learns_from_validation_is_judged_by_the_other_half(monkeypatch, key, half):
+    class Judged(Exception):
+        pass
+
+    def outputs(subject, saved):
+        raise Judged(subject.loaders["val"])
+
+    data = SimpleNamespace(validation_half=lambda number: f"half {number}")
+    subject = SimpleNamespace(check=lambda saved: None, data=data, loaders={"val": "all"})
+    saved = SimpleNamespace(arguments={"unlearn": key})
+    monkeypatch.setattr(objectives, "read_saved", lambda path, role: saved)
+    monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: subject)
+    monkeypatch.setattr(objectives, "_outputs", outputs)
+    with pytest.raises(Judged, match="half 1" if half else "all"):
+        val_proxy_score("a", "b", "cpu", 0)

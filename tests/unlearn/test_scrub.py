@@ -23,7 +23,8 @@ from helpers import (
     settled,
 )
 
-from datasets.splits import choose_forget
+import engine
+from datasets.splits import choose_forget, validation_halves
 from engine import Trainer, predict
 from masks.gate import SaliencyGate
 from models import initialise
@@ -36,7 +37,8 @@ from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.neggrad_plus import NegGradPlus
 from unlearn.random_label import RandomLabel
-from unlearn.scrub import Scrub, ScrubRewind, validation_of_forgotten
+from unlearn.scrub import Scrub, ScrubRewind
+from unlearn.tools.held_out import held_out_like_forget
 from unlearn.tools.splits import mixed, part_of
 from unlearn.tools.teachers import divergence, frozen_copy
 from utils import RunFailed, UserError, stream
@@ -449,7 +451,8 @@ def test_rewinding_takes_the_first_epoch_closest_to_unseen_images_of_the_same_ki
     method, data, model, models, _ = rewound(request_)
     images = torch.from_numpy(data.dataset.x_train).permute(0, 3, 1, 2) / 255
     labels = data.dataset.y_train
-    val = data.split.val if request_["count"] else data.split.val[labels[data.split.val] == 1]
+    val = validation_halves(data.split, labels)[0]
+    val = val if request_["count"] else val[labels[val] == 1]
     errors = all_errors(data, models)
     taken = set()
     for final in models:
@@ -525,10 +528,10 @@ def test_rewinding_of_no_epoch_changes_nothing():
 def test_held_out_images_are_of_the_forgotten_classes_and_missing_ones_are_refused():
     data = make_data(count=None, class_to_forget=2)
     assert data.evaluation["val"].num_samples == 12
-    assert validation_of_forgotten(data).labels.tolist() == [2] * 4
+    assert held_out_like_forget(data).labels.tolist() == [2] * 2
     positions = np.flatnonzero(data.dataset.y_train[data.split.train] % 3 == 0)[:20]
     data.chosen = choose_forget(data.split, data.dataset.y_train, positions=positions)
-    assert set(validation_of_forgotten(data).labels.tolist()) == {0, 3}
+    assert set(held_out_like_forget(data).labels.tolist()) == {0, 3}
     object.__setattr__(data.split, "val", data.split.val[:0])
     with pytest.raises(UserError, match="use scrub"):
         ScrubRewind().prepare(make_model(), data, None)
@@ -650,3 +653,14 @@ def test_frozen_copy_follows_no_gate():
     teacher = frozen_copy(model)
     gate.flat.add_(1)
     assert same(teacher, make_model())
+
+
+def test_the_epoch_is_selected_by_the_half_of_validation_that_the_method_has_not_read(monkeypatch):
+    seen = []
+    monkeypatch.setattr(engine.Selection, "look", lambda self, epoch: seen.append(self.val))
+    data = make_data()
+    halves = validation_halves(data.split, data.dataset.y_train)
+    for make in (ScrubRewind, Scrub):
+        engine.run(make_model(), make(unlearn_epochs=1), data, Recipe(select="best"))
+    assert seen[0].indices.tolist() == halves[1].tolist()
+    assert seen[1].indices.tolist() == data.split.val.tolist()

@@ -1,0 +1,79 @@
+"""What Scissorhands draws anew and what it holds to: salience, fresh weights, a projection."""
+
+import copy
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.loaders import Data
+from models import blocks
+from unlearn.tools.flat import flatten, split_like
+from unlearn.tools.gradients import gradient, inner
+from utils import stream
+
+# The projection's ridge and the least value of its dual variable.
+RIDGE, LEAST = 1e-3, 0.5
+
+
+def last_stages(model: nn.Module) -> list[str]:
+    """The modules of the last two stages and of the classifier.
+
+    A stage is the residual blocks of one ``nn.Sequential``, or a single layer with its BatchNorm:
+    layer3, layer4 and fc of a ResNet-18.
+    """
+    *before, classifier = blocks(model)
+    stages: dict[str, list[str]] = {}
+    for group in before:
+        is_layer = not any(model.get_submodule(group[0]).children())
+        stage = group[0] if is_layer else group[0].rpartition(".")[0] or group[0]
+        stages.setdefault(stage, []).extend(group)
+    return [*itertools.chain(*list(stages.values())[-2:]), *classifier]
+
+
+def forget_gradient(
+    model: nn.Module, data: Data, purpose: str, which: list[int] | None = None
+) -> list[Tensor]:
+    """Of the cross-entropy of one seeded forget batch, un-augmented, in eval mode, the same on all
+    ranks; for the parameters numbered ``which``, or all. Leaves ``model`` as it is.
+    """
+    probe, forget = copy.deepcopy(model).eval(), data.forget.eval_view()
+    weights = list(probe.parameters())
+    weights = weights if which is None else [weights[number] for number in which]
+    batch = forget.subset(forget.batch_size, purpose).batches_of(forget.batch_size)
+    images, labels = next(iter(batch))
+    return gradient(F.cross_entropy(probe.forward(images), labels), weights)
+
+
+@torch.no_grad()
+def redraw_salient(
+    model: nn.Module, scores: list[Tensor], share: float, inside: tuple[str, ...], seed: int
+) -> None:
+    """Draw anew what is among the ``share`` of all weights with the largest scores and whose name
+    begins with one of ``inside``: Kaiming uniform with a = sqrt(5), and zero for tensors of one
+    dimension. BatchNorm layers named so ("bn") keep their weights; a shortcut's is not.
+    """
+    flat, named = flatten(scores), dict(model.named_parameters())
+    count = round(share * len(flat))
+    if not count:
+        return
+    least = flat.kthvalue(len(flat) - count + 1).values
+    chosen = split_like(flat >= least, list(named.values()))
+    for (name, weight), part in zip(named.items(), chosen, strict=True):
+        if name.startswith(inside) and "bn" not in name:
+            fresh = torch.zeros(weight.shape)
+            if weight.dim() > 1:
+                draws = torch.Generator().manual_seed(stream(seed, "redraw", name))
+                nn.init.kaiming_uniform_(fresh, a=5**0.5, generator=draws)
+            weight.copy_(torch.where(part, fresh.to(weight.device), weight))
+
+
+def project(gradients: list[Tensor], memory: list[Tensor]) -> None:
+    """Change g in place where it opposes the memory m: g + v m with v = max(0.5, -g.m / (m.m +
+    1e-3)), the solution of min v^2 (m.m + 1e-3) / 2 + v g.m over v >= 0.5.
+    """
+    product = inner(gradients, memory)
+    dual = (-product / (inner(memory, memory) + RIDGE)).clamp(min=LEAST)
+    dual = torch.where(product < 0, dual, 0.0).to(gradients[0].dtype)
+    torch._foreach_add_(gradients, torch._foreach_mul(memory, dual))
