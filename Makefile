@@ -23,7 +23,7 @@ bench: .venv/run
 .venv/run: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing PyTorch and the rest into .venv: about 4 minutes and 6 GB, and pip says nothing until it is done."
+	@$(BIN)/python -c "import torch" 2> /dev/null || echo "Installing PyTorch and the rest into .venv: about 4 minutes and 6 GB, and pip says nothing until it is done."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import importlib.util
 import json
 import tomllib
@@ -117,7 +118,9 @@ def words_of(parser: argparse.ArgumentParser, values: dict[str, object], origin:
     for name, value in values.items():
         action = flags.get(name)
         if action is None or name in ("config", "help") or isinstance(value, dict | None):
-            raise UserError(f"{origin}: {name} is no flag")
+            close = difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
+            hint = f"; is {close[0]} meant?" if close and close[0] != name else ""
+            raise UserError(f"{origin}: {name} is no flag{hint}")
         if isinstance(value, bool):
             words += _switch(action, value, origin, name)
             continue

@@ -1,6 +1,6 @@
 """Step 2: saliency masks of a forget set, one file per share of the weights that may change.
 
-    python generate_mask.py --save_dir mask --model_path ORIGINAL --num_indexes_to_replace 4500
+    python generate_mask.py --save_dir mask --model_path ORIGINAL --forget random:4500
 
 With --score, masks of another kind to compare SalUn's with; with --compare, how far two mask files
 agree:

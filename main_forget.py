@@ -1,6 +1,6 @@
 """Step 3 for any method, masked or not.
 
-python main_forget.py --unlearn FT --num_indexes_to_replace 4500 --model_path ORIGINAL --save_dir
+python main_forget.py --unlearn FT --forget random:4500 --model_path ORIGINAL --save_dir
 DIR
 """
 

@@ -1,6 +1,6 @@
 """Step 3 with a mask: SalUn is random labels (RL) under a saliency mask.
 
-    python main_random.py --unlearn RL --num_indexes_to_replace 4500 --model_path ORIGINAL
+    python main_random.py --unlearn RL --forget random:4500 --model_path ORIGINAL
     --mask_path mask/with_0.5.pt --save_dir DIR
 
 Without --mask_path the method runs unmasked.

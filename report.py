@@ -123,9 +123,13 @@ def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
     """Refuse a table over unlike forget sets: its gaps would hold that difference, too."""
     sets = {run["data"]["forget"]["sha256"] for runs in scenario.groups.values() for run in runs}
     if len(sets) > 1 and not mixed:
+        runs = [run for group in scenario.groups.values() for run in group]
+        where = {run["data"]["forget"]["sha256"]: Path(run["file"]).parent for run in runs}
+        named = ", ".join(f"{sha256[:8]} in {path}" for sha256, path in sorted(where.items()))
         raise UserError(
-            f"{scenario.table['title']}: {len(sets)} different forget sets; give the folders of"
-            " one, or --mixed to average over them (a run without --forget_seed draws its own)"
+            f"{scenario.table['title']}: {len(sets)} different forget sets ({named}); give the"
+            " folders of one, or --mixed to average over them (a run without --forget_seed draws"
+            " its own by --seed)"
         )
 
 

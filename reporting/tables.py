@@ -84,7 +84,11 @@ def scenario_of(record: dict) -> tuple:
 
 
 def _asked(forget: dict) -> str:
-    """What was asked to be forgotten, such as ``class 3``; not by names, which older files lack."""
+    """What was asked to be forgotten, such as ``class 3``; not by names, which older files lack.
+    Each list is a request of its own.
+    """
+    if forget["kind"] == "indexes":
+        return f"list {forget['sha256'][:8]}"
     if forget["kind"] != "class":
         return forget["kind"]
     if len(classes := forget.get("classes", ())) > 1:

@@ -146,6 +146,11 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
+    if missing := [
+        name for name in ("dataset", "arch") if name not in {*request.typed, *inherited}
+    ]:
+        taken = " ".join(f"--{name} {getattr(request, name)}" for name in missing)
+        print(f"{original.path} does not say what it is of: taken as {taken}")
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]
     changed = {

@@ -81,12 +81,18 @@ def search_of(plan: Plan, name: str) -> Search:
         UserError: the plan has no such run or several, or the method declares no range.
     """
     entries = [each for each in _entries(plan) if name in (each[0].name, each[1]["unlearn"])]
-    if len(entries) != 1 or entries[0][0].axes:
+    if len(entries) != 1:
+        where = ", ".join(sorted({stage.name for stage, _ in entries})) or "none"
         raise UserError(
-            f"--search {name}: {len(entries)} entries of the plan are it, or it has axes; name one"
-            " stage or method without"
+            f"--search {name}: {len(entries)} runs of the plan are of it (stages: {where}); name a"
+            " stage or a method that has one"
         )
     stage, flags = entries[0]
+    if stage.axes:
+        raise UserError(
+            f"--search {name}: stage {stage.name} has axes ({', '.join(stage.axes)}); a search"
+            " needs a stage without"
+        )
     ranges = _ranges(method_key(str(flags["unlearn"])))
     if not ranges:
         raise UserError(
