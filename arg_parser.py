@@ -64,6 +64,8 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
     ``typed`` of the request holds the names of the flags that came from the command line or the
     configuration file, also of those that ``kind`` has no field for.
     """
+    if sum(word == "--forget" or word.startswith("--forget=") for word in argv) > 1:
+        raise UserError("--forget is given twice; put all of it into one, or run twice")
     unset = object()
     blank = {action.dest: unset for action in parser._actions if action.dest != "help"}
     seen = parser.parse_args(argv, argparse.Namespace(**blank))

@@ -144,12 +144,16 @@ def three(text: str) -> tuple[float, ...]:
     values = tuple(map(number, text.split(",")))
     if len(values) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text}: {len(values)} numbers; give 1 or 3: .49,.48,.45")
+    if max(map(abs, values)) > 10:
+        raise argparse.ArgumentTypeError(
+            f"{text} is of pixels from 0 to 255, here they are in [0, 1]"
+        )
     return values * 3 if len(values) == 1 else values
 
 
 def deviations(text: str) -> tuple[float, ...]:
-    if min(values := three(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: a deviation is above 0")
+    if min(values := three(text)) < 1e-3:
+        raise argparse.ArgumentTypeError(f"{text}: a deviation is at least 0.001")
     return values
 
 
@@ -205,7 +209,7 @@ ALLOWED = {
     share: ("a number above 0 and at most 1", "0.3"),
     smoothing: ("a number of at least 0 and below 1", "0.1"),
     three: ("one number, or three", "0.49,0.48,0.45"),
-    deviations: ("one number above 0, or three", "0.25,0.24,0.26"),
+    deviations: ("one number from 0.001 on, or three", "0.25,0.24,0.26"),
     count: (f"a whole number from 0 to {LARGE}", "3"),
     positive: (f"a whole number from 1 to {LARGE}", "64"),
     images: (f"a whole number from 1 to {LARGE}, or a share", "10%"),

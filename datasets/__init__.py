@@ -173,11 +173,25 @@ def _is_flat(image: np.ndarray) -> bool:
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
     if "classes" in arrays:
-        return tuple(str(name) for name in np.ravel(arrays["classes"]))
+        names = tuple(str(name) for name in np.ravel(arrays["classes"]))
+        _check_names(names, labels["y_train"])
+        return names
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
     # A huge label makes no huge list: each class needs a training image, else it is refused.
     highest = min(highest, len(labels["y_train"]))
     return tuple(str(c) for c in range(highest + 1))
+
+
+def _check_names(names: tuple[str, ...], labels: np.ndarray) -> None:
+    """Refuse names that are not one for each class, or that two classes share."""
+    found = np.unique(labels)
+    if len(found) and (found[0] < 0 or len(names) != found[-1] + 1):
+        raise UserError(
+            f"classes holds {len(names)} names, the training labels run from {found[0]} to"
+            f" {found[-1]}; give one name for each label from 0 on"
+        )
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two classes are called {repeated[0]!r}; give each a name of its own")
 
 
 def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
@@ -191,7 +205,8 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
         if y.min() < 0 or y.max() >= num_classes:
             raise UserError(
                 f"data set {name}: {split} labels run from {y.min()} to {y.max()}, allowed 0 to"
-                f" {num_classes - 1}"
+                f" {num_classes - 1}; number the classes from 0:"
+                " numpy.unique(y_train, return_inverse=True)[1]"
             )
     if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
         raise UserError(

@@ -320,7 +320,8 @@ class Data:
 
     def _held_out(self, train_images: DeviceImages) -> dict[str, Loader]:
         """The validation and the test split, without a class that is forgotten as a whole."""
-        dataset, dropped = self.dataset, self.chosen and self.chosen.dropped_classes
+        dataset, chosen = self.dataset, self.chosen
+        dropped = (*chosen.dropped_classes, *chosen.gone) if chosen else ()
         test_images = DeviceImages(dataset.x_test, self.device, 0)
         val, test = self.split.val, np.arange(len(dataset.y_test))
         if dropped:

@@ -30,7 +30,8 @@ class ForgetSplit:
     ``kind`` is random, class or indexes; ``classes`` are those that were asked for (kind class
     alone), and ``dropped_classes`` those of them that are forgotten as a whole, and therefore
     dropped from validation and test. ``before`` are images that the original model was made to
-    forget by earlier requests; they are in neither part.
+    forget by earlier requests, in neither part; ``gone`` are classes that it forgot as a whole,
+    dropped like ``dropped_classes``.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class ForgetSplit:
     classes: tuple[int, ...] = ()
     dropped_classes: tuple[int, ...] = ()
     before: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    gone: tuple[int, ...] = ()
 
     @property
     def scenario(self) -> str:
@@ -208,8 +210,11 @@ def check_places(
         )
 
 
-def leave_forgotten(chosen: ForgetSplit, before: np.ndarray) -> ForgetSplit:
+def leave_forgotten(chosen: ForgetSplit, before: np.ndarray, labels: np.ndarray) -> ForgetSplit:
     """The forget split without the images ``before`` (m,), ascending, in retain.
+
+    Args:
+        labels: (n,) of all training images of the data set.
 
     Raises:
         UserError: nothing is left to retain.
@@ -221,7 +226,13 @@ def leave_forgotten(chosen: ForgetSplit, before: np.ndarray) -> ForgetSplit:
             f"{len(chosen.forget)} images to forget and {len(before)} forgotten before leave none"
             " to retain; forget fewer"
         )
-    return dataclasses.replace(chosen, retain=retain, before=before)
+    gone = gone_classes(before, np.append(chosen.forget, retain), labels)
+    return dataclasses.replace(chosen, retain=retain, before=before, gone=gone)
+
+
+def gone_classes(before: np.ndarray, others: np.ndarray, labels: np.ndarray) -> tuple[int, ...]:
+    """The classes of the images ``before`` that none of ``others`` is of."""
+    return tuple(np.setdiff1d(labels[before], labels[others]).tolist())
 
 
 def retain_part(

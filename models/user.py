@@ -56,7 +56,7 @@ def _run(path: Path) -> object:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--arch: {path} fails with {_words(error)}") from error
     return module
 
@@ -65,10 +65,12 @@ def _normalised(factory: Callable[[int], nn.Module], arch: str, num_classes: int
     """A model of ``factory``, which normalises images in [0, 1] itself."""
     try:
         model = factory(num_classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--arch {arch}: {num_classes} classes fail: {_words(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"--arch {arch} returns a {type(model).__name__}; an nn.Module is wanted")
+    if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
+        raise UserError(f"--arch {arch} has lazy layers; give their numbers of inputs")
     if hasattr(model, "normalize"):
         return model
     if isinstance(model, nn.Sequential):  # every child is a step of its forward pass

@@ -52,11 +52,17 @@ def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
         UserError: the file holds no state dictionary; ``what`` names it in the message.
     """
     content = load(path, what)
-    weights = weights_in(content)
-    if weights is None:
+    found = weights_in(content)
+    if not found:
         raise UserError(f"{what} {path} holds no state dictionary{remedy}")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return {**(content if "state_dict" in content else {}), "state_dict": weights}
+    where, *others = found
+    if others:
+        print(f"{path} holds weights under {', '.join(found)}: those under {where} are taken")
+    weights = {name.removeprefix("module."): value for name, value in found[where].items()}
+    if len(weights) < len(found[where]):
+        twice = next(name for name in found[where] if f"module.{name}" in found[where])
+        raise UserError(f"{what} {path} holds {twice} twice, with module. before it and without")
+    return {**(content if where == "state_dict" else {}), "state_dict": weights}
 
 
 def read_original(path: Path) -> Original:
@@ -183,6 +189,10 @@ def load_weights(model: nn.Module, original: Original, request: Request) -> Orig
             f"--mean, --std: {original.path} holds its own normalisation,"
             f" {normalisation_words(weights)}; drop the flags"
         )
+    floats = [value.dtype for value in weights.values() if value.is_floating_point()]
+    kinds = {str(dtype).removeprefix("torch.") for dtype in floats}
+    if other := sorted(kinds - {"float32"}):
+        print(f"{original.path} holds {', '.join(other)} weights: converted to float32")
     if unnormalised:
         print(
             f"{original.path} holds no normalisation: its images are normalised by"

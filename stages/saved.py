@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.splits import ForgetSplit, whole_classes
+from datasets.splits import ForgetSplit, gone_classes, whole_classes
 from evaluation.verdicts import relative_change
 from models.user import is_user_arch
 from reporting.groups import grouped, is_whole, pick_reference
@@ -145,6 +145,7 @@ def foreign(path: Path, role: str, name: str | None, content: dict, own: Iterabl
         print(f"{path} holds no normalisation: its images are normalised as {like.path}'s, {words}")
     trained = torch.from_numpy(np.union1d(about.forget, about.split["train"].numpy()))
     label = printable(name or "Original")
+    print(f"{path} has no record: taken to be about the forget set of {about.path}")
     return dataclasses.replace(
         about,
         path=path,
@@ -275,7 +276,8 @@ def forgotten(saved: Saved, labels: np.ndarray) -> ForgetSplit:
     if kind not in ("random", "class", "indexes") or not known:
         raise ValueError(f"it forgot {kind!r} {classes}")
     whole = whole_classes(classes, labels[saved.retain])
-    return ForgetSplit(kind, saved.forget, saved.retain, classes, whole, saved.before)
+    gone = gone_classes(saved.before, np.append(saved.forget, saved.retain), labels)
+    return ForgetSplit(kind, saved.forget, saved.retain, classes, whole, saved.before, gone)
 
 
 def forgotten_by_flags(arguments: dict) -> dict:

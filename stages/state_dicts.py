@@ -17,14 +17,25 @@ class Misfit(Exception):
     """The first difference between a file's weights and a model's."""
 
 
-def weights_in(content: object) -> Mapping[str, Tensor] | None:
-    """The state dictionary that a file holds, bare or in one of ``WRAPPERS``; None where there is
-    none.
+def weights_in(content: object) -> dict[str, Mapping[str, Tensor]]:
+    """The state dictionaries that a file holds by where they stand: bare (""), in one of
+    ``WRAPPERS``, or in one inside another (``model.state_dict``).
     """
+    if _is_state_dict(content):
+        return {"": content}
     if not isinstance(content, Mapping):
-        return None
-    candidates = (content, *(content[name] for name in WRAPPERS if name in content))
-    return next(filter(_is_state_dict, candidates), None)
+        return {}
+    inside = [(name, content[name]) for name in WRAPPERS if name in content]
+    found = {name: value for name, value in inside if _is_state_dict(value)}
+    if not found:
+        found = {
+            f"{name}.{deeper}": value[deeper]
+            for name, value in inside
+            if isinstance(value, Mapping)
+            for deeper in WRAPPERS
+            if _is_state_dict(value.get(deeper))
+        }
+    return found
 
 
 def _is_state_dict(value: object) -> bool:

@@ -199,8 +199,8 @@ def open_task(
     chosen = choose(request, split, dataset)
     chosen = settle_copies(dataset.train_hashes, chosen, forget_them=request.forget_copies)
     data_sha256 = dataset.sha256()
-    if original is not None and not request.retain_forgotten:
-        chosen = without_forgotten(chosen, original)
+    if original is not None:
+        chosen = without_forgotten(chosen, original, dataset, keep=request.retain_forgotten)
     if original is not None:
         check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)
     seed, share = retain_seed(request, chosen), request.retain_fraction
@@ -218,12 +218,23 @@ def open_task(
     return Task(request, device, recipe, original, dataset, data_sha256, split, chosen, data, model)
 
 
-def without_forgotten(chosen: ForgetSplit, original: Original) -> ForgetSplit:
-    """The forget split without what the original was made to forget before; says so."""
+def without_forgotten(
+    chosen: ForgetSplit, original: Original, dataset: ImageSet, *, keep: bool
+) -> ForgetSplit:
+    """The forget split without what the original was made to forget before; says so, also if it is
+    to ``keep`` them.
+    """
     if not len(original.forgotten):
         return chosen
+    if keep:
+        kept = len(np.intersect1d(chosen.retain, original.forgotten))
+        print(f"--retain_forgotten: {kept} images that {original.path} forgot are retained again")
+        return chosen
     again = len(np.intersect1d(chosen.forget, original.forgotten))
-    chosen = leave_forgotten(chosen, original.forgotten)
+    chosen = leave_forgotten(chosen, original.forgotten, dataset.y_train)
+    if chosen.gone:
+        names = ", ".join(dataset.classes[c] for c in chosen.gone)
+        print(f"forgotten before as a whole, and left out of validation and test: class {names}")
     repeated = f"; {again} of the images to forget are among those it forgot" if again else ""
     print(
         f"{original.path} forgot {len(original.forgotten)} images before: {len(chosen.before)} are"

@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from arg_parser import unlearn_request
 from evaluate import SUITES
 from flag_types import ALLOWED
 from flags import evaluation_parser, make_parser
@@ -41,6 +42,17 @@ def test_a_wrong_value_is_explained(parser, action):
     assert "?!" in said
     assert "allowed: " in said or "choose from" in said
     assert action.choices or f"such as {flag} " in said
+
+
+@pytest.mark.parametrize("words", [["--mean=120"], ["--std=1e-30"], ["--std=-1,1,1"]])
+def test_statistics_of_other_pixels_are_refused(words):
+    with pytest.raises(UserError, match="allowed: "):
+        make_parser("").parse_args(words)
+
+
+def test_what_is_forgotten_is_said_once():
+    with pytest.raises(UserError, match="--forget is given twice"):
+        unlearn_request(["--unlearn", "FT", "--forget", "random:1", "--forget=class:3"])
 
 
 def test_there_are_flags_of_each_kind():

@@ -212,7 +212,7 @@ def test_an_npz_without_one_of_its_arrays_is_refused_by_name(tmp_path, missing):
         ),
         pytest.param(
             {"classes": np.array(["a", "b", "c"])},
-            ["train", "0 to 3", "0 to 2"],
+            ["classes holds", "one name for each label"],
             id="a label without a class name",
         ),
         pytest.param(
@@ -244,7 +244,7 @@ def test_an_npz_without_one_of_its_arrays_is_refused_by_name(tmp_path, missing):
         ),
         pytest.param(
             {"classes": np.array(list("abcde"))},
-            ["without a training image", "[4]", "5"],
+            ["classes holds 5 names", "0 to 3", "one name for each label"],
             id="a class without an image",
         ),
         pytest.param(
@@ -269,8 +269,13 @@ def test_an_npz_without_one_of_its_arrays_is_refused_by_name(tmp_path, missing):
         ),
         pytest.param(
             {"classes": np.array("cat")},
-            ["train", "0 to 3", "0 to 0"],
+            ["classes holds 1 names", "0 to 3", "one name for each label"],
             id="one name for all classes",
+        ),
+        pytest.param(
+            {"classes": np.array(list("abca"))},
+            ["two classes are called 'a'"],
+            id="a name of two classes",
         ),
     ],
 )

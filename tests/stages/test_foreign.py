@@ -44,9 +44,22 @@ def number(classes):
     return classes
 
 
+def leaves(classes):
+    raise SystemExit(0)
+
+
+def lazy(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
 def image(classes):
     return nn.Conv2d(3, classes, 3)
 """
+
+
+def weights_of(content):
+    (weights,) = weights_in(content).values()
+    return weights
 
 
 def plain_weights():
@@ -63,7 +76,7 @@ def test_wrappers_and_prefixes_are_taken_off(prefix, wrapper):
     wanted = plain_weights()
     content = {prefix + name: value.clone() for name, value in wanted.items()}
     content = {wrapper: content, "epoch": 3} if wrapper else content
-    found, unnormalised = fitted(weights_in(content), wanted)
+    found, unnormalised = fitted(weights_of(content), wanted)
     assert not unnormalised
     assert list(found) == list(wanted)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -91,7 +104,26 @@ def test_counters_and_normalisation_may_be_missing_and_nothing_else():
     with pytest.raises(Misfit, match=r"fc.bias is \(4,\) in the file and \(10,\) in the model"):
         fitted(bare | {"fc.bias": torch.zeros(4), "fc.weight": torch.zeros(4, 64)}, wanted)
     for content in ([], {"model": 3}, {"state_dict": {}}, {"a": torch.zeros(1), "b": 2}):
-        assert weights_in(content) is None
+        assert not weights_in(content)
+
+
+def test_a_file_with_several_state_dictionaries_says_which_is_taken(original, tmp_path, capsys):
+    kept = weights(original)
+    torch.save({"model": {"state_dict": kept}}, tmp_path / "nested.pt")
+    torch.save({"net": kept, "model": kept}, tmp_path / "two.pt")
+    torch.save({**kept, **{f"module.{name}": kept[name] for name in kept}}, tmp_path / "twice.pt")
+    torch.save({name: kept[name].half() for name in kept}, tmp_path / "half.pt")
+    said = {}
+    for name in ("nested", "two", "half"):
+        assert forget(tmp_path / f"{name}.pt", tmp_path / name, "--unlearn", "raw") == 0
+        said[name] = capsys.readouterr().out
+    first, second = (result(tmp_path / name, "raw")["metrics"] for name in ("nested", "two"))
+    assert first == second
+    assert "holds weights under model, net: those under model are taken" in said["two"]
+    assert "holds float16 weights: converted to float32" in said["half"]
+    assert "holds float" not in said["nested"]
+    twice = forget(tmp_path / "twice.pt", tmp_path / "x", "--unlearn", "raw")
+    refused(capsys, twice, "twice, with module.")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +227,8 @@ def test_a_users_architecture_goes_through_the_steps(name, tmp_path, capsys):
         ("own.py:nothing", "has no function nothing; it has Net, net"),
         ("gone.py:net", "there is no file"),
         ("broken.py:net", "SyntaxError"),
+        ("own.py:leaves", "SystemExit"),
+        ("own.py:lazy", "has lazy layers"),
     ],
 )
 def test_an_architecture_that_is_none_is_refused_by_its_reason(spec, said, tmp_path, capsys):

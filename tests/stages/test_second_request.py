@@ -96,11 +96,40 @@ def test_the_audit_evaluates_them(models, tmp_path):
     assert model["metrics"]["forgotten_before"] == pytest.approx(expected)
 
 
+def test_the_model_that_a_second_request_began_with_is_its_original(models, tmp_path, capsys):
+    assert request(models[1], tmp_path, SECOND) == 0
+    words = ["--models", tmp_path / "FTcheckpoint.pth.tar", "--device", "cpu"]
+    assert call(evaluate.main, *words, "--original", models[1]) == 0
+    assert "another original" not in capsys.readouterr().err
+    other = tmp_path / "other"
+    assert request(models[0], other, "positions:30") == 0
+    refused(
+        capsys,
+        call(evaluate.main, *words, "--original", other / "FTcheckpoint.pth.tar", "--overwrite"),
+        "forgot other images",
+    )
+
+
+def test_a_class_that_was_forgotten_stays_out_of_test(models, tmp_path, capsys):
+    assert request(models[0], tmp_path / "1", "class:3") == 0
+    sizes = [result(tmp_path / "1", "FT")["data"]["sizes"]]
+    capsys.readouterr()
+    assert request(tmp_path / "1/FTcheckpoint.pth.tar", tmp_path / "2", SECOND) == 0
+    assert "left out of validation and test: class 3" in capsys.readouterr().out
+    sizes.append(result(tmp_path / "2", "FT")["data"]["sizes"])
+    assert sizes[0]["test"] == sizes[1]["test"]
+    assert sizes[0]["val"] == sizes[1]["val"]
+    words = ["--models", tmp_path / "2/FTcheckpoint.pth.tar", "--device", "cpu"]
+    assert call(evaluate.main, *words) == 0
+    audit = json.loads((tmp_path / "2/audit.json").read_text())
+    assert audit["data"]["sizes"]["test"] == sizes[0]["test"]
+
+
 def test_nothing_left_to_retain_is_refused(models, tmp_path, capsys):
     chosen = ForgetSplit("indexes", np.array([0]), np.array([1, 2]))
     with pytest.raises(UserError, match="1 images to forget and 2 forgotten before leave none"):
-        leave_forgotten(chosen, np.array([0, 1, 2]))
-    assert leave_forgotten(chosen, np.array([0, 2])).retain.tolist() == [1]
+        leave_forgotten(chosen, np.array([0, 1, 2]), np.zeros(3, int))
+    assert leave_forgotten(chosen, np.array([0, 2]), np.zeros(3, int)).retain.tolist() == [1]
     damaged = torch.load(models[1], weights_only=True) | {"forgotten_before": "all"}
     torch.save(damaged, tmp_path / "odd.pth.tar")
     refused(
