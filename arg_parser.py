@@ -71,6 +71,7 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
         seen = parser.parse_args(argv, argparse.Namespace(**blank))
     args = parser.parse_args(argv)
     typed = frozenset(name for name, value in vars(seen).items() if value is not unset)
+    typed = _read_for_ours(args, typed)
     masked, args.unlearn = needs_mask(args.unlearn), method_key(args.unlearn)
     _check(args, typed)
     if unread := sorted(typed & UNREAD.keys()):
@@ -82,6 +83,22 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
         given["wants_mask"] = masked
         given["hyperparameters"] = {name: values[name] for name in typed & own - names}
     return kind(**{name: values[name] for name in names & values.keys()}, **given, typed=typed)
+
+
+def _read_for_ours(args: argparse.Namespace, typed: frozenset[str]) -> frozenset[str]:
+    """Let two flags of the reference stand for ours where these are not typed: --num_workers for
+    --workers and, on the data set that the reference keeps there, --data_dir for --data.
+
+    Returns what counts as typed then.
+    """
+    pairs = {"num_workers": "workers"} if "num_workers" in typed else {}
+    if DATASETS[args.dataset].data_dir and {"dataset", "data_dir"} & typed:
+        pairs["data_dir"] = "data"
+    for theirs, ours in pairs.items():
+        if ours not in typed:
+            setattr(args, ours, getattr(args, theirs))
+            typed = typed | {ours} if theirs in typed else typed
+    return typed - pairs.keys()
 
 
 def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:

@@ -143,7 +143,16 @@ def check_typed_arch(path: Path, arguments: Mapping, typed: bool) -> None:
 
 def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     """The request with, where nothing was typed, what the original model was trained with."""
-    of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
+    of_model = (
+        "dataset",
+        "data",
+        "cache",
+        "fit",
+        "arch",
+        "imagenet_arch",
+        "input_size",
+        "leave_out",
+    )
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
