@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import runtime  # noqa: F401 (before torch)
-from datasets import DATASETS
+from datasets import DATASETS, dataset_key
 from flag_types import ChooseOrList, OppositeAction, Parser
-from flags import UNREAD, evaluation_parser, make_parser
+from flags import UNREAD, data_flags, evaluation_parser, make_parser
 from runtime.files import load_json, require_file
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
 from unlearn import METHODS, method_key, needs_mask, presets_of
@@ -54,6 +54,22 @@ def audit_request(argv: list[str], description: str, suites: Sequence[str]) -> A
     args = evaluation_parser(description, suites).parse_args(argv)
     several = {"models": tuple(args.models), "retrain": tuple(args.retrain)}
     return AuditRequest(**{**vars(args), **several})
+
+
+def prepare_request(argv: list[str], description: str) -> Request:
+    """What datasets/prepare.py is asked for: a data set, and how it is read."""
+    parser = Parser(description)
+    names = ", ".join(DATASETS)
+    parser.add_argument("dataset", type=dataset_key, choices=DATASETS, metavar="NAME", help=names)
+    read = ("data", "input_size", "fit", "workers", "cache")
+    for flag in data_flags():
+        if flag.name in read:
+            flag.add_to(parser)
+    parser.set_defaults(workers=Request.workers)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value}
+    known = DATASETS[given["dataset"]]
+    place = {"data": UNREAD["data_dir"] if known.data_dir else Request.data}
+    return Request(**place | given, typed=frozenset(given))
 
 
 def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: object) -> Kind:

@@ -68,10 +68,10 @@ class Flag(typing.NamedTuple):
 
 
 def data_flags() -> tuple[Flag, ...]:
-    data = "folder of the data set, or the file of --dataset npz (default: %(default)s)"
+    data = f"folder of the data set, or the file of --dataset npz (default: {Request.data})"
     input_size = "resize images to this side (default: the data set's own; 32 for a folder)"
     fit = "how images become square: cut, padded with black, squashed (default: crop, npz squash)"
-    workers = "processes that decode image files (default: %(default)s)"
+    workers = f"processes that decode image files (default: {Request.workers})"
     return (
         Flag("data", str, data),
         Flag("dataset", DATASETS, OF_DATASET, {"type": dataset_key, "metavar": "NAME"}),

@@ -39,9 +39,10 @@ class Unreadable(ValueError):
 
 
 class Member(NamedTuple):
-    """A file of a zip archive."""
+    """A file of a zip archive: ``name`` below its folder ``prefix``."""
 
     archive: str
+    prefix: str
     name: str
 
 
@@ -54,7 +55,7 @@ def _archive(path: str, process: int) -> zipfile.ZipFile:
 def _opened(path: str | Path | Member) -> str | Path | BinaryIO:
     if not isinstance(path, Member):
         return path
-    return io.BytesIO(_archive(path.archive, os.getpid()).read(path.name))
+    return io.BytesIO(_archive(path.archive, os.getpid()).read(path.prefix + path.name))
 
 
 class Decoded(NamedTuple):

@@ -100,8 +100,7 @@ class _Tree:
 
     def open(self, name: str) -> str | Member:
         """What :func:`datasets.image_files.decode` opens."""
-        name = self.prefix + name
-        return Member(str(self.path), name) if self.zipped else str(self.path / name)
+        return Member(str(self.path), self.prefix, name) if self.zipped else str(self.path / name)
 
     def text(self, name: str) -> str:
         """A text file; empty where there is none."""
