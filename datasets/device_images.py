@@ -110,7 +110,12 @@ class StreamedImages(DeviceImages):
         shape = (len(indices), *self.pixels.shape[1:])
         # The allocator of pinned memory gives a buffer out again only once its copy is done.
         buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        return buffer, self.thread.submit(torch.index_select, self.pixels, 0, indices, out=buffer)
+        return buffer, self.thread.submit(_gather, self.pixels, indices, buffer)
+
+
+def _gather(pixels: torch.Tensor, indices: torch.Tensor, buffer: torch.Tensor) -> None:
+    with torch.inference_mode(buffer.is_inference()):  # each thread has a mode of its own
+        torch.index_select(pixels, 0, indices, out=buffer)
 
 
 def place_images(

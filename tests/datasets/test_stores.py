@@ -104,6 +104,13 @@ def test_one_batch_is_read_ahead_and_no_more(monkeypatch):
     assert all("stream" in name for name in gathered)
 
 
+def test_a_stream_is_read_in_inference_mode_too():
+    device, stream = (make_data(IMAGES, store=store) for store in ("device", "stream"))
+    with torch.inference_mode():
+        equal(batches(device.evaluation["test"]), batches(stream.evaluation["test"]))
+    equal(batches(device.evaluation["test"]), batches(stream.evaluation["test"]))
+
+
 def trained(store, name, **options):
     model = make_model()
     data = make_data(make_image_set(), store=store)
