@@ -148,7 +148,7 @@ def choose_store(asked: str, arrays: Sequence[np.ndarray], device: torch.device)
         )
     store = asked if asked != "auto" else "device" if needed <= free / 2 else "stream"
     kind = "memory-mapped" if mapped else "in memory"
-    line = f"--store {store}: {size / GIB:.2f} GiB of images, {kind}, {free / GIB:.1f} free"
+    line = f"--store {store}: {size / GIB:.3g} GiB of images, {kind}, {free / GIB:.3g} free"
     return store, f"{line} on {device}"
 
 

@@ -126,6 +126,8 @@ def _check_record(split: object, arguments: object) -> None:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind):
                 raise TypeError(f"{name} is {part[name]!r}")
+    if not isinstance(arguments.get("cache"), str | None):
+        raise TypeError(f"cache is {arguments['cache']!r}")
     for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
         value = arguments.get(name, next(iter(registry)))
         if value not in registry and not (name == "arch" and is_user_arch(value)):
