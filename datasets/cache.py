@@ -253,7 +253,7 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
     size, shown = listing.pixels() / GIB, printable(str(entry))
     try:
         begin = _begin(partial, identity, listing)
-        said = f"going on at image {begin['done']}" if begin else f"by {workers} processes"
+        said = f"going on at image {begin['done']}" if begin else f"--workers {workers}"
         print(f"decoding {listing.count()} images into {shown}, {size:.3g} GiB, {said}", flush=True)
         images = {half: _open_to_write(partial / f"x_{half}.npy") for half in HALVES}
         with open(partial / DEEP, "r+b") as deep:
