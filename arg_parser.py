@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import runtime  # noqa: F401 (before torch)
-from datasets import DATASETS
+from datasets import DATASETS, dataset_key
 from flag_types import ChooseOrList, OppositeAction, Parser
-from flags import UNREAD, evaluation_parser, make_parser
+from flags import UNREAD, data_flags, evaluation_parser, make_parser
 from runtime.files import load_json, require_file
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
 from unlearn import METHODS, method_key, needs_mask, presets_of
@@ -57,6 +57,22 @@ def audit_request(argv: list[str], description: str, suites: Sequence[str]) -> A
     return AuditRequest(**{**vars(args), **several})
 
 
+def prepare_request(argv: list[str], description: str) -> Request:
+    """What datasets/prepare.py is asked for: a data set, and how it is read."""
+    parser = Parser(description)
+    names = ", ".join(DATASETS)
+    parser.add_argument("dataset", type=dataset_key, choices=DATASETS, metavar="NAME", help=names)
+    read = ("data", "input_size", "fit", "workers", "cache")
+    for flag in data_flags():
+        if flag.name in read:
+            flag.add_to(parser)
+    parser.set_defaults(workers=Request.workers)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value}
+    known = DATASETS[given["dataset"]]
+    place = {"data": UNREAD["data_dir"] if known.data_dir else Request.data}
+    return Request(**place | given, typed=frozenset(given))
+
+
 def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: object) -> Kind:
     """The request of these words. A parser can serve many commands: making one costs forty times
     what parsing with it does.
@@ -74,6 +90,7 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
         seen = parser.parse_args(argv, argparse.Namespace(**blank))
     args = parser.parse_args(argv)
     typed = frozenset(name for name, value in vars(seen).items() if value is not unset)
+    typed = _read_for_ours(args, typed)
     masked, args.unlearn = needs_mask(args.unlearn), method_key(args.unlearn)
     _check(args, typed)
     if unread := sorted(typed & UNREAD.keys()):
@@ -85,6 +102,22 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
         given["wants_mask"] = masked
         given["hyperparameters"] = {name: values[name] for name in typed & own - names}
     return kind(**{name: values[name] for name in names & values.keys()}, **given, typed=typed)
+
+
+def _read_for_ours(args: argparse.Namespace, typed: frozenset[str]) -> frozenset[str]:
+    """Let two flags of the reference stand for ours where these are not typed: --num_workers for
+    --workers and, on the data set that the reference keeps there, --data_dir for --data.
+
+    Returns what counts as typed then.
+    """
+    pairs = {"num_workers": "workers"} if "num_workers" in typed else {}
+    if DATASETS[args.dataset].data_dir and {"dataset", "data_dir"} & typed:
+        pairs["data_dir"] = "data"
+    for theirs, ours in pairs.items():
+        if ours not in typed:
+            setattr(args, ours, getattr(args, theirs))
+            typed = typed | {ours} if theirs in typed else typed
+    return typed - pairs.keys()
 
 
 def _config_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:

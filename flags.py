@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import flag_types as types
-from datasets import DATASETS
+from datasets import DATASETS, dataset_key
+from datasets.device_images import STORES
 from datasets.image_files import FITS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
 from unlearn import METHODS, flag_of, preset_table
 
-# Flags of the reference that nothing here reads, with its defaults: accepted, and named in one
-# warning line when typed.
+# Flags of the reference that have no field here, with its defaults: accepted, and named in one
+# warning line when typed. Two of them stand for flags of ours: see arg_parser.py.
 UNREAD = {
     "data_dir": "./tiny-imagenet-200",
     "num_workers": 4,
@@ -34,6 +35,11 @@ UNREAD = {
 }
 DEVICES, MEMBERS = ("auto", "cpu", "cuda", "mps"), ("balanced", "first")
 OF_MEMBERS = "members of the membership attack: drawn class by class, or the reference's first ones"
+OF_DATASET = f"{', '.join(DATASETS)} (default: the original model's, else %(default)s)"
+OF_CACHE = (
+    "where decoded image files are kept; none: nowhere (default: .unlearning_cache in --data)"
+)
+OF_STORE = "where images are: on the device, or streamed to it (default: auto, by free memory)"
 OF_THREADS = (
     "CPU threads; 1 where other work keeps the cores busy (default: OMP_NUM_THREADS, else torch's:"
     " one for each core)"
@@ -62,19 +68,19 @@ class Flag(typing.NamedTuple):
 
 
 def data_flags() -> tuple[Flag, ...]:
-    data = "folder of the data set, or the file of --dataset npz (default: %(default)s)"
+    data = f"folder of the data set, or the file of --dataset npz (default: {Request.data})"
     input_size = "resize images to this side (default: the data set's own; 32 for a folder)"
     fit = "how images become square: cut, padded with black, squashed (default: crop, npz squash)"
-    workers = "processes that decode a folder of images (default: %(default)s)"
+    workers = f"processes that decode image files (default: {Request.workers})"
     return (
         Flag("data", str, data),
-        Flag("dataset", DATASETS, "default: the original model's, else %(default)s"),
+        Flag("dataset", DATASETS, OF_DATASET, {"type": dataset_key, "metavar": "NAME"}),
         Flag("input_size", types.positive, input_size),
         Flag("fit", FITS, fit),
-        Flag(
-            "num_classes", types.positive, "only checked: the class count comes from the data set"
-        ),
+        Flag("num_classes", types.positive, "only checked: it comes from the data set"),
         Flag("workers", types.workers, workers),
+        Flag("cache", str, OF_CACHE, {"metavar": "DIR"}),
+        Flag("store", STORES, OF_STORE),
     )
 
 
@@ -110,9 +116,7 @@ def run_flags() -> tuple[Flag, ...]:
         Flag("overwrite", bool, "replace results that exist"),
         Flag("resume", bool, begin),
         Flag("save_every_steps", types.count, inside),
-        Flag(
-            "checkpoint", Path, "main_train: the file that --resume reads (default: in --save_dir)"
-        ),
+        Flag("checkpoint", Path, "main_train: what --resume reads (default: in --save_dir)"),
         Flag("dry_run", bool, "check everything, print the plan, do nothing"),
         Flag("seed", int, "everything random in unlearning (default: %(default)s)"),
         Flag("train_seed", int, "initialisation and order of main_train (default: %(default)s)"),
@@ -135,9 +139,7 @@ def training_flags() -> tuple[Flag, ...]:
     optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
     schedule = f"default: multistep for training and retrain, else constant{_published('schedule')}"
-    final_lr = (
-        f"learning rate at which the cosine ends (default: %(default)s{_published('final_lr')})"
-    )
+    final_lr = f"rate at which the cosine ends (default: %(default)s{_published('final_lr')})"
     clip_norm = f"0 does not clip (default: %(default)s{_published('clip_norm')})"
     bn = f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}"
     return (
@@ -261,6 +263,8 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
         Flag("resume", bool, resume),
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
         Flag("data", str, "folder or file of the data set (default: as recorded)"),
+        Flag("cache", str, OF_CACHE, {"metavar": "DIR"}),
+        Flag("store", STORES, OF_STORE),
         Flag("batch_size", types.positive, "default: %(default)s"),
         Flag("relearn_steps", types.positive, relearn_steps),
         Flag("relearn_lr", types.rate, "default: %(default)s"),

@@ -1,4 +1,4 @@
-"""DATASETS: every ``--dataset``, read into memory as an :class:`ImageSet`."""
+"""DATASETS: every ``--dataset``, read as an :class:`ImageSet`."""
 
 import dataclasses
 import functools
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import sources
+from datasets import from_torchvision, layouts, sources
+from datasets.cache import read_images
 from datasets.copies import copies_line, image_hashes
+from datasets.decoding import HALVES, Listing
+from datasets.facts import flat_notes, single_coloured, statistics
 from datasets.image_files import FITS
 from runtime.files import hash_arrays
 from utils import UserError
@@ -19,27 +22,30 @@ class Spec:
     """How a data set is read and augmented.
 
     ``load(data, reading)`` returns x_train, y_train, x_test, y_test and optionally classes,
-    files and notes; see :class:`ImageSet`. ``mean`` and ``std`` are of pixels in [0, 1]; None
+    files and notes; see :class:`ImageSet`. Of image files it returns a
+    :class:`datasets.decoding.Listing`. ``mean`` and ``std`` are of pixels in [0, 1]; None
     computes them from the training images. ``crop`` is the zero padding of the random crop in
-    pixels; None is an eighth of the image's side.
+    pixels; None is an eighth of the image's side. ``data_dir`` says that the reference's flag of
+    this name takes the place of --data where that is not typed.
     """
 
-    load: Callable[[Path, sources.Reading], sources.Arrays]
+    load: Callable[[Path, sources.Reading], sources.Arrays | Listing]
     num_classes: int | None = None
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     crop: int | None = 4
     flip: bool = True
+    data_dir: bool = False
 
 
 MOST_NAMES = 12  # that a line lists
-BLOCK = 2**20  # pixel values that are looked at together
 FASHION = {"num_classes": 10, "image_size": 28, "mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS = {
     "cifar10": Spec(sources.cifar10, 10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Spec(sources.cifar100, 100, 32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar20": Spec(sources.cifar20, 20, 32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     # The reference trains SVHN without augmentation and normalises with these values.
     "svhn": Spec(
         sources.svhn, 10, 32, (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), crop=0, flip=False
@@ -49,13 +55,36 @@ DATASETS = {
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
     "digits": Spec(sources.digits, 10, 8, (0.3053,) * 3, (0.3760,) * 3, crop=1, flip=False),
     "npz": Spec(sources.npz, crop=None),
-    "folder": Spec(sources.folder, crop=None),
+    "folder": Spec(layouts.folder, crop=None),
+    "tiny_imagenet": Spec(layouts.tiny_imagenet, image_size=64, crop=None, data_dir=True),
+    # torchvision's statistics of ImageNet, which its weights are normalised by.
+    "imagenet": Spec(
+        layouts.imagenet, None, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=None
+    ),
+} | {
+    from_torchvision.PREFIX + name: Spec(
+        from_torchvision.reader(name),
+        image_size=224 if known.files else None,
+        crop=None,
+        flip=known.flip,
+    )
+    for name, known in from_torchvision.KNOWN.items()
 }
+
+
+ALIASES = {"tinyimagenet": "tiny_imagenet"}  # the reference's name, in any case
+
+
+def dataset_key(name: str) -> str:
+    """The key of :data:`DATASETS` that ``name`` means, in any case; an unknown name as it is."""
+    known = {key.lower(): key for key in DATASETS} | ALIASES
+    return known.get(name.lower(), name)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory: images (n, side, side, 3) uint8, labels (n,) int64; :class:`Spec`.
+    """A data set: images (n, side, side, 3) uint8, in memory or memory-mapped, labels (n,) int64;
+    :class:`Spec`.
 
     ``files`` are the training images' names below --data, for a folder of images; ``notes`` lines
     that say what was skipped, converted or assumed when it was read.
@@ -98,18 +127,39 @@ class ImageSet:
             shown[MOST_NAMES - 1 : -1] = ["..."]
         return f"classes: {', '.join(shown)}"
 
-    def sha256(self) -> str:
-        """A hash of the training images and labels, in order: the identity of the indices."""
+    @functools.cached_property
+    def test_hashes(self) -> np.ndarray:
+        """:attr:`train_hashes` of the test images."""
+        return image_hashes(self.x_test)
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         return hash_arrays({"x_train": self.x_train, "y_train": self.y_train})
 
-    def lines(self) -> list[str]:
-        """What a step prints of it: classes, notes, exact copies."""
-        copies = copies_line(self.train_hashes, image_hashes(self.x_test))
-        return [line for line in (self.class_line(), *self.notes, copies) if line]
+    @functools.cached_property
+    def _test_sha256(self) -> str:
+        return hash_arrays({"x_test": self.x_test, "y_test": self.y_test})
+
+    def sha256(self) -> str:
+        """A hash of the training images and labels, in order: the identity of the indices."""
+        return self._sha256
 
     def test_sha256(self) -> str:
         """A hash of the test images and labels, in order."""
-        return hash_arrays({"x_test": self.x_test, "y_test": self.y_test})
+        return self._test_sha256
+
+    def lines(self) -> list[str]:
+        """What a step prints of it: classes, notes, exact copies."""
+        copies = copies_line(self.train_hashes, self.test_hashes)
+        return [line for line in (self.class_line(), *self.notes, copies) if line]
+
+    def take_facts(self, facts: dict[str, dict]) -> None:
+        """Take hashes that are known, by half as :func:`datasets.facts.half_facts` has them, so
+        that they are not computed. They are of these arrays: a copy with others has none.
+        """
+        train, test = facts["train"], facts["test"]
+        vars(self).update(train_hashes=train["hashes"], test_hashes=test["hashes"])
+        vars(self).update(_sha256=train["sha256"], _test_sha256=test["sha256"])
 
 
 def load_dataset(
@@ -119,56 +169,71 @@ def load_dataset(
     input_size: int | None = None,
     workers: int = 0,
     fit: str | None = None,
+    cache: str | None = None,
 ) -> ImageSet:
-    """Read one data set into memory.
+    """Read one data set: arrays into memory, image files as memory maps of the cache.
 
     Args:
         name: a key of :data:`DATASETS`.
         data: the folder (or, for ``npz``, the file) that holds it; downloads go there too.
         input_size: resize to this side; None keeps the set's own (a folder of images has none: 32).
-        workers: processes that decode a folder of images.
+        workers: processes that decode image files.
         fit: what makes images square, a key of :data:`datasets.image_files.FITS`; None crops those
             of a folder, and squashes arrays.
+        cache: where decoded image files are kept; see :func:`datasets.cache.read_images`.
 
     Raises:
         UserError: files are missing, or labels and images do not fit together.
     """
-    spec = DATASETS[name]
+    spec = DATASETS[name := dataset_key(name)]
     if fit not in (None, *FITS):
         raise UserError(f"fit {fit!r}: allowed {', '.join(FITS)}")
-    arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit))
-    notes = list(arrays.get("notes", ()))
-    images, labels = {}, {}
-    for split in ("train", "test"):
-        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        images[f"x_{split}"] = sources.as_rgb(x, f"{name} x_{split}", input_size, fit)
-        labels[f"y_{split}"] = np.asarray(y).reshape(-1).astype(np.int64)
-    classes = _class_names(arrays, labels)
+    arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit, cache))
+    if isinstance(arrays, Listing):
+        arrays = _listed(name, arrays, cache, workers)
+        images = {x: arrays[x] for x in ("x_train", "x_test")}
+    else:
+        images = {
+            x: sources.as_rgb(arrays[x], f"{name} {x}", input_size, fit)
+            for x in ("x_train", "x_test")
+        }
+    labels = {y: np.asarray(arrays[y]).reshape(-1).astype(np.int64) for y in ("y_train", "y_test")}
+    classes, facts = _class_names(arrays, labels), arrays.get("facts", {})
     _check(name, images, labels, len(classes))
-    mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"])
+    mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"], facts)
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
+    notes = list(arrays.get("notes", ()))
     if spec.num_classes is None:
-        notes += _single_coloured(images)
+        notes += _single_coloured(images, facts)
     notes = tuple(f"{name}: {note}" for note in notes)
     of_set = {"classes": classes, "mean": mean, "std": std, "crop": crop, "flip": spec.flip}
     of_set |= {"files": tuple(arrays.get("files", ())), "notes": notes}
-    return ImageSet(name, **images, **labels, **of_set)
+    image_set = ImageSet(name, **images, **labels, **of_set)
+    if facts:
+        image_set.take_facts(facts)
+    return image_set
 
 
-def _single_coloured(images: dict[str, np.ndarray]) -> list[str]:
-    """A line where all pixels of an image are alike, as they are where reading has gone wrong."""
-    counts = {}
-    for name, x in images.items():
-        counts[name] = sum(_is_flat(image) for image in x)
-    if not sum(counts.values()):
-        return []
-    said = " and ".join(f"{count} of {len(images[name])}" for name, count in counts.items())
-    return [f"images of a single colour: {said} (train, test); look at them"]
+def _listed(name: str, listing: Listing, cache: str | None, workers: int) -> dict[str, object]:
+    """The arrays of image files, decoded where the cache lacks them."""
+    labels = {f"y_{half}": getattr(listing, half).labels for half in HALVES}
+    _check_labels(name, labels, len(listing.classes))  # before hours of decoding
+    read = read_images(name, listing, cache, workers)
+    return read | labels | {"classes": listing.classes, "files": listing.names("train")}
 
 
-def _is_flat(image: np.ndarray) -> bool:
-    first = image[0, 0]
-    return bool((image[0] == first).all() and (image == first).all())
+def _statistics(images: np.ndarray, facts: dict) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not facts:
+        return statistics(images)
+    mean, std = facts["train"]["statistics"]
+    return tuple(mean), tuple(std)
+
+
+def _single_coloured(images: dict[str, np.ndarray], facts: dict) -> list[str]:
+    sizes = {half: len(images[f"x_{half}"]) for half in HALVES}
+    if facts:
+        return flat_notes({half: facts[half]["flat"] for half in HALVES}, sizes)
+    return flat_notes({half: single_coloured(images[f"x_{half}"]) for half in HALVES}, sizes)
 
 
 def _class_names(arrays: dict, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -202,16 +267,22 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
                 f"data set {name}: {len(x)} {split} images but {len(y)} labels; both must be equal"
                 " and not zero"
             )
-        if y.min() < 0 or y.max() >= num_classes:
+    _check_labels(name, labels, num_classes)
+    if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
+        raise UserError(
+            f"data set {name}: training and test images differ in size; add --input_size"
+        )
+
+
+def _check_labels(name: str, labels: dict[str, np.ndarray], num_classes: int) -> None:
+    for split in HALVES:
+        y = labels[f"y_{split}"]
+        if len(y) and (y.min() < 0 or y.max() >= num_classes):
             raise UserError(
                 f"data set {name}: {split} labels run from {y.min()} to {y.max()}, allowed 0 to"
                 f" {num_classes - 1}; number the classes from 0:"
                 " numpy.unique(y_train, return_inverse=True)[1]"
             )
-    if images["x_train"].shape[1:] != images["x_test"].shape[1:]:
-        raise UserError(
-            f"data set {name}: training and test images differ in size; add --input_size"
-        )
     if num_classes < 2:
         raise UserError(f"data set {name}: {num_classes} class, a classifier needs at least 2")
     missing = np.setdiff1d(np.arange(num_classes), labels["y_train"])
@@ -220,16 +291,3 @@ def _check(name: str, images: dict, labels: dict, num_classes: int) -> None:
             f"data set {name}: classes without a training image: {missing.tolist()[:10]} of"
             f" {num_classes}"
         )
-
-
-def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each value."""
-    counts = np.zeros((3, 256), np.int64)
-    for block in np.array_split(images, max(1, images.size // BLOCK)):
-        for c in range(3):
-            counts[c] += np.bincount(block[..., c].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1e-12))
-    return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-3).round(4).tolist())

@@ -1,10 +1,20 @@
-"""Images that live on the device as uint8, and their crops."""
+"""Where a loader's images are: on the device, or streamed to it from memory or a memory map."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from runtime import distributed
+from runtime.devices import free_memory
+from utils import UserError
+
+STORES = ("auto", "device", "stream")
+GIB = 2**30
+Bounds = Sequence[tuple[int, int]]
 
 
 class Augmentation(NamedTuple):
@@ -20,29 +30,132 @@ class Augmentation(NamedTuple):
 
 
 class DeviceImages:
-    """uint8 images (n, side, side, 3) on the device, zero-padded: a crop is a shifted window."""
+    """uint8 images (n, side, side, 3) on the device; on the CPU these are the given array's own
+    pages, be they memory or a file's.
+    """
 
     def __init__(self, images: np.ndarray, device: torch.device, pad: int):
-        resident = torch.from_numpy(images).to(device)
-        self.padded = F.pad(resident, (0, 0, pad, pad, pad, pad))
+        self.pixels = self._held(torch.from_numpy(images), device)
         self.pad, self.side, self.device = pad, images.shape[1], device
-        # A view (n, 2p+1, 2p+1, 3, side, side).
-        self.windows = self.padded.unfold(1, self.side, 1).unfold(2, self.side, 1)
+
+    def _held(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return pixels.to(device)
+
+    def fetched(self, indices: torch.Tensor, bounds: Bounds) -> Iterator[torch.Tensor]:
+        """uint8 images (b, side, side, 3) on the device, of each part of ``indices`` (n,) from its
+        begin to its end in ``bounds``.
+        """
+        for start, end in bounds:
+            yield self.pixels[indices[start:end]]
 
     def batch(
         self, indices: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
     ) -> torch.Tensor:
         """uint8 windows (b, 3, side, side) of ``indices`` at the given offsets in 0..2*pad."""
-        # Pixels stay in (row, column, channel) order: the permuted view is channels_last.
-        windows = self.windows.permute(0, 1, 2, 4, 5, 3)
-        return windows[indices, rows, columns].permute(0, 3, 1, 2)
+        (pixels,) = self.fetched(indices, [(0, len(indices))])
+        return self.windows(pixels, rows, columns)
 
-    def augmented(self, indices: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-        """fp32 images (b, 3, side, side) in [0, 1], channels_last, cropped and flipped."""
+    def windows(
+        self, pixels: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
+    ) -> torch.Tensor:
+        """uint8 windows (b, 3, side, side) of zero-padded ``pixels`` (b, side, side, 3)."""
+        pad, side = self.pad, self.side
+        if pad and not (isinstance(rows, int) and rows == columns == pad):
+            padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
+            # A view (b, 2p+1, 2p+1, side, side, 3): pixels stay in (row, column, channel) order.
+            views = padded.unfold(1, side, 1).unfold(2, side, 1).permute(0, 1, 2, 4, 5, 3)
+            pixels = views[torch.arange(len(pixels), device=pixels.device), rows, columns]
+        return pixels.permute(0, 3, 1, 2)
+
+    def augmented(self, pixels: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """fp32 images (b, 3, side, side) in [0, 1], channels_last, cropped and flipped, of
+        ``pixels`` (b, side, side, 3).
+        """
         rows, columns, flips = augmentation
         if rows is None:
             rows = columns = self.pad
-        pixels = self.batch(indices, rows, columns)
+        pixels = self.windows(pixels, rows, columns)
         if flips is not None:
             pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
         return pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+class StreamedImages(DeviceImages):
+    """Images that stay where they are: a thread gathers one batch ahead, in pinned memory for CUDA.
+
+    Batches are those of :class:`DeviceImages`, bit for bit.
+    """
+
+    def __init__(self, images: np.ndarray, device: torch.device, pad: int):
+        super().__init__(images, device, pad)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="stream")
+
+    def _held(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return pixels
+
+    def fetched(self, indices: torch.Tensor, bounds: Bounds) -> Iterator[torch.Tensor]:
+        indices = indices.cpu()
+        parts = iter([indices[start:end] for start, end in bounds])
+        waiting = self._begin(next(parts, None))
+        while waiting is not None:
+            buffer, gathered = waiting
+            gathered.result()
+            waiting = self._begin(next(parts, None))
+            yield buffer.to(self.device, non_blocking=True)
+
+    def _begin(self, indices: torch.Tensor | None) -> tuple | None:
+        """A buffer, and the thread's work of filling it; None where nothing is left."""
+        if indices is None:
+            return None
+        shape = (len(indices), *self.pixels.shape[1:])
+        # The allocator of pinned memory gives a buffer out again only once its copy is done.
+        buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return buffer, self.thread.submit(_gather, self.pixels, indices, buffer)
+
+
+def _gather(pixels: torch.Tensor, indices: torch.Tensor, buffer: torch.Tensor) -> None:
+    with torch.inference_mode(buffer.is_inference()):  # each thread has a mode of its own
+        torch.index_select(pixels, 0, indices, out=buffer)
+
+
+def place_images(
+    images: np.ndarray, device: torch.device, pad: int, store: str = "device"
+) -> DeviceImages:
+    """The images in a ``store``, device or stream, that crops of ``pad`` zeros are taken from."""
+    kind = StreamedImages if store == "stream" else DeviceImages
+    return kind(images, device, pad)
+
+
+def choose_store(asked: str, arrays: Sequence[np.ndarray], device: torch.device) -> tuple[str, str]:
+    """Where the images of ``arrays`` go, device or stream, and a line that says why.
+
+    "auto" keeps them on the device where they take at most half of what is free there. On the CPU
+    arrays in memory are there already, and pages of a memory map are read in place.
+
+    Raises:
+        UserError: "device" is asked for, and they do not fit.
+    """
+    size = sum(array.nbytes for array in arrays)
+    mapped = any(_mapped(array) for array in arrays)
+    needed = size if mapped or device.type != "cpu" else 0
+    if device.type == "cuda" and distributed.shares_gpus():
+        needed *= distributed.local_world_size()
+    free = free_memory(device)
+    if asked == "device" and needed > free and not (mapped and device.type == "cpu"):
+        raise UserError(
+            f"--store device: the images need {needed / GIB:.2f} GiB, {device} has"
+            f" {free / GIB:.2f} free; use --store stream"
+        )
+    store = asked if asked != "auto" else "device" if needed <= free / 2 else "stream"
+    kind = "memory-mapped" if mapped else "in memory"
+    line = f"--store {store}: {size / GIB:.3g} GiB of images, {kind}, {free / GIB:.3g} free"
+    return store, f"{line} on {device}"
+
+
+def _mapped(array: np.ndarray | None) -> bool:
+    """Whether an array's pages are those of a file."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False

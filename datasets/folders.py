@@ -2,28 +2,28 @@
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.image_files import Decoded, decode, extensions
-from datasets.pixel_range import range_of, scale, shown
+from datasets.image_files import Member, extensions
 from utils import UserError
 
 HIDDEN = "hidden files and folders (a dot first, or __MACOSX), skipped"
 OTHER = "files that are no image which Pillow reads, left out"
 BESIDE = "files beside the class folders, left out"
 CIRCLE = "links in a circle, skipped"
-WHAT = "--dataset folder"
 
 
 class Tally:
-    """How often each thing was noted, and of which file first."""
+    """How often each thing was noted, and of which file first. ``what`` is what messages about
+    these files begin with.
+    """
 
-    def __init__(self):
+    def __init__(self, what: str = "--dataset folder"):
+        self.what = what
         self.counts: dict[str, int] = {}
         self.firsts: dict[str, str] = {}
 
@@ -39,9 +39,9 @@ class Tally:
 
 
 class Files(NamedTuple):
-    """Paths of images and their labels."""
+    """Paths of images, or members of an archive, and their labels."""
 
-    paths: list[str]
+    paths: list[str | Member]
     labels: np.ndarray
 
 
@@ -59,14 +59,14 @@ def find_classes(half: Path, root: Path, tally: Tally) -> dict[str, list[str]]:
         UserError: a folder cannot be listed, or there is no class folder.
     """
     folders, beside = [], []
-    for entry in _entries(half):
+    for entry in entries_of(half, tally.what):
         if _hidden(entry, root, tally):
             continue
         (folders if entry.is_dir() else beside).append(entry)
-    images = sum(_is_image(entry.name) for entry in beside)
+    images = sum(is_image(entry.name) for entry in beside)
     if not folders:
         raise UserError(
-            f"{WHAT}: {half} holds no class folders, but {images} images; put them into"
+            f"{tally.what}: {half} holds no class folders, but {images} images; put them into"
             f" {half}/CLASS"
         )
     for entry in beside:
@@ -74,12 +74,13 @@ def find_classes(half: Path, root: Path, tally: Tally) -> dict[str, list[str]]:
     return {entry.name: _images(entry.path, root, tally) for entry in folders}
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
+def entries_of(folder: str | Path, what: str) -> list[os.DirEntry]:
+    """What is in a folder, by name; a :class:`UserError` where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{WHAT}: {folder} cannot be listed: {error.strerror}") from None
+        raise UserError(f"{what}: {folder} cannot be listed: {error.strerror}") from None
 
 
 def _hidden(entry: os.DirEntry, root: Path, tally: Tally) -> bool:
@@ -89,7 +90,7 @@ def _hidden(entry: os.DirEntry, root: Path, tally: Tally) -> bool:
     return hidden
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in extensions()
 
 
@@ -97,7 +98,7 @@ def _images(folder: str, root: Path, tally: Tally) -> list[str]:
     found = []
     above = tuple(map(os.path.realpath, (root, os.path.dirname(folder), folder)))
     for entry in _walk(folder, root, tally, above):
-        if _is_image(entry.name):
+        if is_image(entry.name):
             found.append(os.path.split(entry.path))
         else:
             tally.add(OTHER, os.path.relpath(entry.path, root))
@@ -106,7 +107,7 @@ def _images(folder: str, root: Path, tally: Tally) -> list[str]:
 
 def _walk(folder: str, root: Path, tally: Tally, above: tuple[str, ...]) -> Iterator[os.DirEntry]:
     """All files under a folder; links are followed, but not to a folder that is ``above``."""
-    for entry in _entries(folder):
+    for entry in entries_of(folder, tally.what):
         if _hidden(entry, root, tally):
             continue
         if not entry.is_dir():
@@ -119,20 +120,34 @@ def _walk(folder: str, root: Path, tally: Tally, above: tuple[str, ...]) -> Iter
             yield from _walk(entry.path, root, tally, (*above, real))
 
 
+Found = dict[str, list]  # the images of each class folder
+
+
 def find_halves(
     train: Path, test: Path, root: Path, tally: Tally
+) -> tuple[list[str], list[Files], list[str]]:
+    """:func:`match_halves` of the class folders of two folders."""
+    found = find_classes(train, root, tally), find_classes(test, root, tally)
+    return match_halves(*found, (train, test), tally.what)
+
+
+def match_halves(
+    found: Found, held_out: Found, where: tuple[Path, Path], what: str
 ) -> tuple[list[str], list[Files], list[str]]:
     """The class names in the order of their labels, the files of both halves, and lines on a test
     half that lacks classes.
 
+    Args:
+        where: the folders of train and test, for messages.
+
     Raises:
         UserError: a class folder of train is empty, or test has a class that train lacks.
     """
-    found = find_classes(train, root, tally)
-    held_out = {name: paths for name, paths in find_classes(test, root, tally).items() if paths}
+    train, test = where
+    held_out = {name: paths for name, paths in held_out.items() if paths}
     if empty := [name for name in sort_classes(list(found)) if not found[name]]:
         raise UserError(
-            f"{WHAT}: no image in {_names(empty)} of {train}; add images that Pillow reads, or"
+            f"{what}: no image in {_names(empty)} of {train}; add images that Pillow reads, or"
             " remove the folder"
         )
     classes = sort_classes(list(found))
@@ -140,11 +155,11 @@ def find_halves(
     if strange := sort_classes(list(held_out.keys() - found.keys())):
         lacks = f" (and lacks {_names(absent)})" if absent else ""
         raise UserError(
-            f"{WHAT}: {test.name} has {_names(strange)}, which train has not{lacks}; the class"
+            f"{what}: {test.name} has {_names(strange)}, which train has not{lacks}; the class"
             " folders of both must have the same names"
         )
     if not held_out:
-        raise UserError(f"{WHAT}: no image in the class folders of {test}")
+        raise UserError(f"{what}: no image in the class folders of {test}")
     lines = []
     if absent:
         lines.append(
@@ -161,100 +176,9 @@ def _names(names: list[str]) -> str:
     return f"{len(names)} class{'es' if len(names) > 1 else ''}: {listed}"
 
 
-def _files(found: dict[str, list[str]], classes: list[str]) -> Files:
+def _files(found: Found, classes: list[str]) -> Files:
     paths, labels = [], []
     for label, name in enumerate(classes):
         paths += found.get(name, [])
         labels += [label] * len(found.get(name, []))
     return Files(paths, np.array(labels, np.int64))
-
-
-class _Decoding:
-    """The decoded images of some paths, as a torch data set; picklable for workers."""
-
-    def __init__(self, paths: list[str], side: int, fit: str):
-        self.paths, self.side, self.fit = paths, side, fit
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Decoded:
-        return decode(self.paths[i], self.side, self.fit)
-
-
-class Reader:
-    """Decodes the images of both halves into uint8, those of more than 8 bits by one range.
-
-    ``tally`` counts what was done to them.
-    """
-
-    def __init__(self, root: Path, side: int, fit: str, workers: int, tally: Tally):
-        self.root, self.side, self.fit, self.workers = root, side, fit, workers
-        self.tally, self.unreadable = tally, Tally()
-        self.deep: dict[bool, list[tuple[np.ndarray, str, tuple, np.ndarray]]] = {}
-
-    def read(self, paths: list[str]) -> np.ndarray:
-        """uint8 images (n, side, side, 3); those of more than 8 bits are filled in by
-        :meth:`finish`.
-        """
-        images = np.empty((len(paths), self.side, self.side, 3), np.uint8)
-        with warnings.catch_warnings():  # torch's, of more workers than cores
-            warnings.simplefilter("ignore")
-            for i, image in enumerate(self._decoded(paths)):
-                self._take(images[i], os.path.relpath(paths[i], self.root), image)
-        return images
-
-    def _decoded(self, paths: list[str]) -> Iterator[Decoded]:
-        """The images one by one; a batch is a message between processes."""
-        from torch.utils.data import DataLoader
-
-        batches = DataLoader(
-            _Decoding(paths, self.side, self.fit),
-            batch_size=8,
-            num_workers=self.workers,
-            collate_fn=list,
-        )
-        for batch in batches:
-            yield from batch
-
-    def _take(self, place: np.ndarray, name: str, image: Decoded) -> None:
-        if image.error:
-            self.unreadable.add(image.error, name)
-            return
-        for note in image.notes:
-            self.tally.add(note, name)
-        if image.extremes is None:
-            place[:] = image.pixels
-        else:
-            found = self.deep.setdefault(image.integers, [])
-            found.append((place, name, image.extremes, image.pixels))
-
-    def finish(self) -> list[str]:
-        """Scale the images of more than 8 bits; lines that say so.
-
-        Raises:
-            UserError: images that could not be read.
-        """
-        if self.unreadable.counts:
-            raise UserError(self._refusal())
-        lines = []
-        for integers, images in self.deep.items():
-            lowest = min(extremes[0] for *_, extremes, _ in images)
-            highest = max(extremes[1] for *_, extremes, _ in images)
-            low, high = range_of(lowest, highest, integers=integers)
-            for place, _, _, values in images:
-                place[:] = scale(values, low, high)[..., None]
-            kind = "16 or 32 bits" if integers else "floats"
-            lines.append(
-                f"images of {kind} with values from {lowest:.6g} to {highest:.6g}, scaled so that"
-                f" {shown(low, high)}: {len(images)}, the first {images[0][1]}"
-            )
-        return lines
-
-    def _refusal(self) -> str:
-        reason, first = next(iter(self.unreadable.firsts.items()))
-        count = sum(self.unreadable.counts.values())
-        return (
-            f"{WHAT}: {count} image{'s' if count > 1 else ''} cannot be read, the first"
-            f" {self.root / first}: {reason}; repair or remove"
-        )

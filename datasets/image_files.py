@@ -1,9 +1,12 @@
 """An image file -> square pixels: modes, transparency, orientation, frames, sides."""
 
 import functools
+import io
+import os
 import warnings
+import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,6 +38,26 @@ class Unreadable(ValueError):
     """An image that cannot be read rightly; the message is the reason."""
 
 
+class Member(NamedTuple):
+    """A file of a zip archive: ``name`` below its folder ``prefix``."""
+
+    archive: str
+    prefix: str
+    name: str
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: str, process: int) -> zipfile.ZipFile:
+    """An archive, opened by each process for itself: they must not share a place in the file."""
+    return zipfile.ZipFile(path)
+
+
+def _opened(path: str | Path | Member) -> str | Path | BinaryIO:
+    if not isinstance(path, Member):
+        return path
+    return io.BytesIO(_archive(path.archive, os.getpid()).read(path.prefix + path.name))
+
+
 class Decoded(NamedTuple):
     """An image as uint8 (side, side, 3); or, of more than 8 bits, as float32 (side, side) with the
     smallest and the largest value in the file, NaN where it is padded.
@@ -64,22 +87,22 @@ def extensions() -> frozenset[str]:
     return frozenset(ending for ending, name in known.items() if name in read)
 
 
-def decode(path: str | Path, side: int, fit: str) -> Decoded:
+def decode(path: str | Path | Member, side: int, fit: str) -> Decoded:
     """The image of a file, upright, without transparency, and made square as ``fit`` says."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of files that it reads all the same
-            with Image.open(path, formats=formats()) as image:
+            with Image.open(_opened(path), formats=formats()) as image:
                 return _decode(image, side, fit)
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files
         return Decoded(None, error=_reason(error, path))
 
 
-def _reason(error: Exception, path: str | Path) -> str:
+def _reason(error: Exception, path: str | Path | Member) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file, or a link leads nowhere"
     if isinstance(error, UnidentifiedImageError):
-        empty = not Path(path).stat().st_size
+        empty = not isinstance(path, Member) and not Path(path).stat().st_size
         return "it is empty" if empty else "Pillow does not know it as an image"
     words = str(error) or type(error).__name__
     return words.splitlines()[0][:120]

@@ -1,6 +1,6 @@
 """Batches of uint8 images on the device, shuffled, cropped and flipped from seeded streams.
 
-The cost of a batch is one gather on the device: no worker, no PIL, no per-sample Python.
+The cost of a batch is one gather: no worker, no PIL, no per-sample Python.
 """
 
 import copy
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datasets import ImageSet
-from datasets.device_images import Augmentation, DeviceImages
+from datasets.device_images import Augmentation, DeviceImages, place_images
 from datasets.splits import ForgetSplit, Split, validation_halves
 from runtime import distributed
 from utils import UserError, generator
@@ -140,22 +140,24 @@ class Loader:
         order = self._order()
         self.passes += 1
         first, self.first_batch = self.first_batch, 0
-        for start, end in self.bounds()[first:][self.own]:
-            start, end = self._part(start, end)
-            chosen = slice(start, end) if order is None else order[start:end]
-            indices = self.indices[chosen]
-            parts = [augmentation.part(start, end) for augmentation in augmentations]
-            yield [self.images.augmented(indices, part) for part in parts], self.labels[chosen]
+        indices = self.indices if order is None else self.indices[order]
+        labels = self.labels if order is None else self.labels[order]
+        parts = [self._part(*whole) for whole in self.bounds()[first:][self.own]]
+        batches = self.images.fetched(indices, [bounds for bounds, _ in parts])
+        for ((start, end), share), pixels in zip(parts, batches, strict=True):
+            self.share = share
+            draws = [augmentation.part(start, end) for augmentation in augmentations]
+            yield [self.images.augmented(pixels, part) for part in draws], labels[start:end]
 
     def check_parts(self) -> None:
         """Raise :class:`UserError` where a training batch has no image for one of the ranks."""
         for start, end in self.bounds():
             self._part(start, end)
 
-    def _part(self, start: int, end: int) -> tuple[int, int]:
-        """This process's part of a training batch; all of any other batch."""
+    def _part(self, start: int, end: int) -> tuple[tuple[int, int], float]:
+        """This process's part of a training batch and its share; all of any other batch."""
         if not self.train or distributed.world_size() == 1:
-            return start, end
+            return (start, end), 1.0
         size = end - start
         if size < distributed.world_size():
             raise UserError(
@@ -163,8 +165,7 @@ class Loader:
                 " processes; start fewer or raise --batch_size"
             )
         low, high = distributed.rank_bounds(size)
-        self.share = (high - low) / size
-        return start + low, start + high
+        return (start + low, start + high), (high - low) / size
 
     def _order(self) -> torch.Tensor | None:
         """This pass's order (n,); None for the loader's own."""
@@ -283,7 +284,8 @@ class Data:
 
     The evaluation views of all four splits are in ``evaluation``; nothing that a method does can
     change them. Where ``retain`` gives the indices of a part of the retain set, methods see that
-    part and evaluation sees all of it. ``batches`` are the fields of :class:`Batches`.
+    part and evaluation sees all of it. ``store`` says where images are, "device" or "stream"
+    (:mod:`datasets.device_images`). ``batches`` are the fields of :class:`Batches`.
     """
 
     def __init__(
@@ -295,13 +297,15 @@ class Data:
         device: torch.device,
         seed: int,
         retain: np.ndarray | None = None,
+        store: str = "device",
         **batches: object,
     ):
         self.num_classes, self.seed, self.device = dataset.num_classes, seed, device
         self.dataset, self.split, self.chosen = dataset, split, chosen
         self.batches = Batches(**batches)
         pad = dataset.crop if self.batches.augment else 0
-        train_images = DeviceImages(dataset.x_train, device, pad)
+        self.store = store
+        train_images = place_images(dataset.x_train, device, pad, store)
         parts = {"train": split.train}
         if chosen is not None:
             parts = {"forget": chosen.forget, "retain": chosen.retain}
@@ -322,7 +326,7 @@ class Data:
         """The validation and the test split, without a class that is forgotten as a whole."""
         dataset, chosen = self.dataset, self.chosen
         dropped = (*chosen.dropped_classes, *chosen.gone) if chosen else ()
-        test_images = DeviceImages(dataset.x_test, self.device, 0)
+        test_images = place_images(dataset.x_test, self.device, 0, self.store)
         val, test = self.split.val, np.arange(len(dataset.y_test))
         if dropped:
             val = val[~np.isin(dataset.y_train[val], dropped)]

@@ -6,25 +6,50 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.folders import Reader, Tally, find_halves
 from datasets.image_files import FITS
 from datasets.npz import SPLITS, read_npz
-from runtime.file_checks import memory
+from runtime.file_checks import available_memory
 from utils import UserError
 
 # Images and labels by the names in SPLITS; maybe classes, files and notes.
 Arrays = dict[str, object]
 TRAIN_TEST = ({"train": True}, {"train": False})  # torchvision's arguments for the two halves
+# CIFAR-100's super-classes and the classes in each, as https://www.cs.toronto.edu/~kriz/cifar.html
+# lists them, by the names in the data set's files.
+SUPER_CLASSES = {
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
 
 
 class Reading(NamedTuple):
-    """How a folder of images is decoded: the side of its squares (None: 32), what makes them square
-    (a key of :data:`datasets.image_files.FITS`; None: crop), and by how many processes.
+    """How image files are decoded: the side of their squares (None: the data set's own), what makes
+    them square (a key of :data:`datasets.image_files.FITS`; None: crop), by how many processes, and
+    where they are kept (see :func:`datasets.cache.read_images`).
     """
 
     input_size: int | None = None
     workers: int = 0
     fit: str | None = None
+    cache: str | None = None
 
 
 def _arrays(*halves: tuple[np.ndarray, np.ndarray]) -> Arrays:
@@ -32,26 +57,20 @@ def _arrays(*halves: tuple[np.ndarray, np.ndarray]) -> Arrays:
     return dict(zip(SPLITS, itertools.chain(*halves), strict=True))
 
 
-def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
-    """Both halves of a torchvision data set, downloaded if missing; else asks for ``files``.
-
-    ``classes`` are the names that its files or torchvision give, if any.
-    """
+def torchvision_halves(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> list:
+    """Both halves of a torchvision data set, downloaded if missing; else asks for ``files``."""
     from torchvision import datasets as tv
 
-    def read(options: dict) -> Arrays:
-        kind = getattr(tv, name)
+    kind = getattr(tv, name)
+
+    def read(options: dict) -> object:
         try:
-            half = kind(str(data), download=False, **options)
+            return kind(str(data), download=False, **options)
         except RuntimeError:
-            half = kind(str(data), download=True, **options)
-        labels = half.targets if hasattr(half, "targets") else half.labels
-        named = {"classes": list(half.classes)} if hasattr(half, "classes") else {}
-        return {"x": np.asarray(half.data), "y": np.asarray(labels), **named}
+            return kind(str(data), download=True, **options)
 
     try:
-        train, test = map(read, halves)
-        return _arrays((train.pop("x"), train.pop("y")), (test["x"], test["y"])) | train
+        return [read(options) for options in halves]
     except Exception as error:  # no network, a proxy's error page, a damaged archive
         raise UserError(
             f"{name} is not under --data {data} and could not be downloaded"
@@ -59,22 +78,47 @@ def _torchvision(name: str, data: Path, files: str, halves: tuple[dict, dict]) -
         ) from None
 
 
+def torchvision_arrays(name: str, data: Path, files: str, halves: tuple[dict, dict]) -> Arrays:
+    """The arrays of :func:`torchvision_halves`.
+
+    ``classes`` are the names that its files or torchvision give, if any.
+    """
+    train, test = torchvision_halves(name, data, files, halves)
+    labels = [half.targets if hasattr(half, "targets") else half.labels for half in (train, test)]
+    pairs = [
+        (np.asarray(half.data), np.asarray(y))
+        for half, y in zip((train, test), labels, strict=True)
+    ]
+    named = {"classes": list(train.classes)} if hasattr(train, "classes") else {}
+    return _arrays(*pairs) | named
+
+
 def cifar10(data: Path, reading: Reading) -> Arrays:
     """50,000 + 10,000 colour images, 32x32 (Krizhevsky 2009)."""
     files = "the folder cifar-10-batches-py or cifar-10-python.tar.gz"
-    return _torchvision("CIFAR10", data, files, TRAIN_TEST)
+    return torchvision_arrays("CIFAR10", data, files, TRAIN_TEST)
 
 
 def cifar100(data: Path, reading: Reading) -> Arrays:
     """50,000 + 10,000 colour images, 32x32, fine labels (Krizhevsky 2009)."""
     files = "the folder cifar-100-python or cifar-100-python.tar.gz"
-    return _torchvision("CIFAR100", data, files, TRAIN_TEST)
+    return torchvision_arrays("CIFAR100", data, files, TRAIN_TEST)
+
+
+def cifar20(data: Path, reading: Reading) -> Arrays:
+    """CIFAR-100 under the labels of its 20 super-classes (Krizhevsky 2009)."""
+    arrays = cifar100(data, reading)
+    names = sorted(SUPER_CLASSES)
+    of_fine = {fine: i for i, name in enumerate(names) for fine in SUPER_CLASSES[name].split()}
+    table = np.array([of_fine[fine] for fine in arrays["classes"]])
+    labels = {name: table[arrays[name]] for name in ("y_train", "y_test")}
+    return arrays | labels | {"classes": names}
 
 
 def svhn(data: Path, reading: Reading) -> Arrays:
     """73,257 + 26,032 colour images, 32x32 (Netzer et al. 2011)."""
     halves = ({"split": "train"}, {"split": "test"})
-    arrays = _torchvision("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
+    arrays = torchvision_arrays("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
     for name in ("x_train", "x_test"):
         arrays[name] = arrays[name].transpose(0, 2, 3, 1)
     return arrays
@@ -83,7 +127,7 @@ def svhn(data: Path, reading: Reading) -> Arrays:
 def fashion_mnist(data: Path, reading: Reading) -> Arrays:
     """60,000 + 10,000 grey images, 28x28 (Xiao et al. 2017)."""
     files = "FashionMNIST/raw with the four *-ubyte files"
-    return _torchvision("FashionMNIST", data, files, TRAIN_TEST)
+    return torchvision_arrays("FashionMNIST", data, files, TRAIN_TEST)
 
 
 def fashion_mini(data: Path, reading: Reading) -> Arrays:
@@ -106,31 +150,13 @@ def npz(data: Path, reading: Reading) -> Arrays:
     return read_npz(data)
 
 
-def folder(data: Path, reading: Reading) -> Arrays:
-    """A user's own images in any format that Pillow reads: DATA/train/CLASS/* and DATA/test/CLASS/*
-    (or DATA/val/CLASS/*), made square with side ``input_size`` or 32.
-    """
-    test = next((data / name for name in ("test", "val") if (data / name).is_dir()), None)
-    if not (data / "train").is_dir() or test is None:
-        raise UserError(
-            f"--dataset folder: {data} needs train/CLASS/IMAGE and test/CLASS/IMAGE (or val/)"
-        )
-    side, tally = reading.input_size or 32, Tally()
-    classes, halves, lines = find_halves(data / "train", test, data, tally)
-    _check_resized(sum(len(half.paths) for half in halves), side, "--dataset folder")
-    reader = Reader(data, side, reading.fit or "crop", reading.workers, tally)
-    arrays = _arrays(*[(reader.read(half.paths), half.labels) for half in halves])
-    notes = lines + reader.finish() + tally.lines()
-    files = [Path(path).relative_to(data).as_posix() for path in halves[0].paths]
-    return arrays | {"classes": classes, "files": files, "notes": notes}
-
-
 def _check_resized(count: int, side: int, what: str) -> None:
     """Refuse images that would not fit into memory."""
-    if count * side**2 * 3 > memory():
+    needed, free = count * side**2 * 3, available_memory()
+    if needed > free:
         raise UserError(
-            f"{what}: {count} images resized by --input_size {side} do not fit into this machine's"
-            " memory"
+            f"{what}: {count} images resized by --input_size {side} need {needed / 2**30:.2f} GiB,"
+            f" {free / 2**30:.2f} of memory are free"
         )
 
 

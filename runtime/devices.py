@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from runtime import distributed
+from runtime.file_checks import available_memory
 from runtime.provenance import current_call
 from utils import UserError, warn
 
@@ -57,6 +58,13 @@ def pick_device(name: str, gpu: int) -> torch.device:
     if not 0 <= gpu <= last < count:
         raise UserError(f"--gpu {last}: this machine has GPUs 0 to {count - 1}")
     return torch.device("cuda", gpu + distributed.local_rank())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; of the CPU, and of MPS which shares it, main memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory()
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -41,6 +41,32 @@ def memory() -> int:
         return 2**48
 
 
+def available_memory() -> int:
+    """Bytes of main memory that this process can still use: what the kernel calls available, at
+    most what the container's limit leaves; 2^48 where the system says neither.
+    """
+    return min(_available(), _left_of_limit())
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if "MemAvailable" in line) * 1024
+    except (OSError, ValueError, IndexError, StopIteration):
+        return memory()
+
+
+def _left_of_limit() -> int:
+    """What the limit of a container (cgroup, version 2) leaves; its page cache counts as free."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, limit - int(counts["anon"]))
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
+        return 2**48
+
+
 def check_torch(path: Path) -> None:
     """Check a ``torch.save`` file: sizes, checksums (which torch does not check), what it
     constructs.

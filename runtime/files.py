@@ -121,6 +121,12 @@ def save_json(obj: object, path: Path) -> None:
     save_text(json.dumps(finite(obj), indent=1, allow_nan=False) + "\n", path)
 
 
+def save_json_alone(obj: object, path: Path) -> None:
+    """:func:`save_json` by this process alone, where the other ranks do something else."""
+    text = json.dumps(finite(obj), indent=1, allow_nan=False) + "\n"
+    _write_on_this_rank(Path(path), lambda file: file.write(text.encode()))
+
+
 def finite(obj: object) -> object:
     """The same nested value with None for NaN and infinities, which JSON cannot express."""
     if isinstance(obj, dict):

@@ -58,7 +58,8 @@ def audit(request: AuditRequest) -> dict:
     tune_cuda(device)
     print(f"fp32 on {with_threads(device)}")
     distributed.initialize(device)
-    subject = Subject(saved[0], data=request.data, device=device, batch_size=request.batch_size)
+    given = {"data": request.data, "cache": request.cache, "store": request.store}
+    subject = Subject(saved[0], device=device, batch_size=request.batch_size, **given)
     for each in saved:
         subject.check(each)
     with lock(folder, "audit", [folder / AUDIT, folder / PER_IMAGE]):

@@ -132,6 +132,8 @@ def _check_record(split: object, arguments: object) -> None:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind):
                 raise TypeError(f"{name} is {part[name]!r}")
+    if not isinstance(arguments.get("cache"), str | None):
+        raise TypeError(f"cache is {arguments['cache']!r}")
     for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
         value = arguments.get(name, next(iter(registry)))
         if value not in registry and not (name == "arch" and is_user_arch(value)):
@@ -149,7 +151,16 @@ def check_typed_arch(path: Path, arguments: Mapping, typed: bool) -> None:
 
 def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     """The request with, where nothing was typed, what the original model was trained with."""
-    of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
+    of_model = (
+        "dataset",
+        "data",
+        "cache",
+        "fit",
+        "arch",
+        "imagenet_arch",
+        "input_size",
+        "leave_out",
+    )
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if missing := [

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from datasets import load_dataset
-from datasets.loaders import Data, DeviceImages, Loader
+from datasets.loaders import Data, Loader
 from datasets.splits import Split
 from engine import predict
 from evaluation.suites import Splits
@@ -20,6 +20,7 @@ from stages.cache import cached
 from stages.classifier import restored
 from stages.relearning import relearn_curve
 from stages.saved import REMEDY, Saved, forgotten
+from stages.task import store_of
 from utils import UserError, printable, stream
 
 
@@ -28,14 +29,24 @@ class Subject:
     outputs on them.
     """
 
-    def __init__(self, first: Saved, *, data: str | None, device: torch.device, batch_size: int):
+    def __init__(
+        self,
+        first: Saved,
+        *,
+        data: str | None,
+        device: torch.device,
+        batch_size: int,
+        cache: str | None = None,
+        store: str = "auto",
+    ):
         self.first, self.device = first, device
         flags = first.arguments
         with reading(first.path, "checkpoint", REMEDY):
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data, fit = flags["dataset"], data or flags["data"], flags.get("fit")
+            cache = cache or flags.get("cache")
         self.dataset = distributed.main_first(
-            lambda: load_dataset(name, data, input_size=size, fit=fit)
+            lambda: load_dataset(name, data, input_size=size, fit=fit, cache=cache)
         )
         for line in self.dataset.lines():
             print(printable(line))
@@ -49,17 +60,16 @@ class Subject:
             self.chosen = forgotten(first, self.dataset.y_train)
             train = np.sort(np.concatenate([first.forget, first.retain]))
             self.split = Split(int(first.split["split_seed"]), train, first.split["val"].numpy())
+        where = {"device": device, "store": store_of(store, self.dataset, device)}
         self.data = Data(
-            self.dataset, self.split, self.chosen, device=device, batch_size=batch_size, seed=0
+            self.dataset, self.split, self.chosen, batch_size=batch_size, seed=0, **where
         )
         self.loaders = dict(self.data.evaluation)
         if self.chosen.dropped_classes:
             # Is the class forgotten, or only its training images?
             indices = np.flatnonzero(np.isin(self.dataset.y_test, self.chosen.dropped_classes))
-            images = DeviceImages(self.dataset.x_test, device, 0)
-            self.loaders["test_forgotten"] = Loader(
-                images, indices, self.dataset.y_test, batch_size, name="test_forgotten"
-            )
+            test, labels = self.data.evaluation["test"], self.dataset.y_test
+            self.loaders["test_forgotten"] = test.over(indices, labels, "test_forgotten")
 
     def check(self, saved: Saved) -> None:
         """Refuse a model that saw other images or forgot others than the first one, or that cannot

@@ -33,6 +33,8 @@ class Request:
     fit: str | None = None
     num_classes: int | None = None
     workers: int = 4
+    cache: str | None = None
+    store: str = "auto"
     split_seed: int = 1
     leave_out: str | None = None
     arch: str = "resnet18"
@@ -270,6 +272,8 @@ class AuditRequest:
     save_dir: Path | None = None
     mia_members: str = "balanced"
     data: str | None = None
+    cache: str | None = None
+    store: str = "auto"
     batch_size: int = 256
     relearn_steps: int = 16
     relearn_lr: float = 0.01

@@ -8,6 +8,7 @@ from torch import nn
 
 from datasets import DATASETS, ImageSet, forgetting, load_dataset
 from datasets.copies import settle_copies
+from datasets.device_images import choose_store
 from datasets.forgetting import class_index, unmasked
 from datasets.lists import INTEGER, read_list
 from datasets.loaders import Data
@@ -51,6 +52,7 @@ def load_data(request: Request) -> ImageSet:
             input_size=size,
             workers=request.workers,
             fit=request.fit,
+            cache=request.cache,
         )
     )
     for line in dataset.lines():
@@ -61,6 +63,13 @@ def load_data(request: Request) -> ImageSet:
             " drop the flag, it is derived"
         )
     return dataset
+
+
+def store_of(asked: str, dataset: ImageSet, device: torch.device) -> str:
+    """Where the images are, device or stream; says so."""
+    store, line = choose_store(asked, (dataset.x_train, dataset.x_test), device)
+    print(line)
+    return store
 
 
 def split_of(request: Request, labels: np.ndarray) -> Split:
@@ -207,6 +216,7 @@ def open_task(
     part = retain_part(chosen, dataset.y_train, share, seed)
     order = stream(request.seed, "unlearn")
     batches = recipe.batches()
+    batches["store"] = store_of(request.store, dataset, device)
     data = Data(dataset, split, chosen, device=device, seed=order, retain=part, **batches)
     model = new_model(request, dataset, device)
     if original is not None:

@@ -25,7 +25,7 @@ from stages.requests import OF_REFERENCE, TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.settings import check_final_lr, recipe_of
-from stages.task import load_data, new_model, set_up, split_of
+from stages.task import load_data, new_model, set_up, split_of, store_of
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
 from utils import UserError, stream, warn
 
@@ -245,7 +245,8 @@ def open_training(
     dataset = load_data(request)
     split = split_of(request, dataset.y_train)
     seed = stream(request.train_seed, "train")
-    data = Data(dataset, split, None, device=device, seed=seed, **recipe.batches())
+    store = store_of(request.store, dataset, device)
+    data = Data(dataset, split, None, device=device, seed=seed, store=store, **recipe.batches())
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
     identity["data_sha256"] = record["data_sha256"]
     identity["train"] = hash_arrays({"train": split.train})

@@ -13,7 +13,9 @@ from sweeping.plan import REFERENCE, SCRIPTS, Plan, Stage, base_of, in_order
 from utils import UserError
 
 # Flags that change where and how a run is made but not its result: no part of its folder's name.
-MACHINE_FLAGS = {"device", "gpu", "threads", "workers", "print_freq", "tensorboard"}
+MACHINE_FLAGS = {
+    *("device", "gpu", "threads", "workers", "print_freq", "tensorboard", "cache", "store")
+}
 
 # check(script, {flag: value}) -> (words of a command line, {flag: value as parsed}); raises
 # UserError for what the script refuses.

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from datasets import load_dataset
+from datasets.cache import FOLDER
 from datasets.lists import file_and_column
 from runtime.files import hash_arrays, load, load_json, save_json
 from sweeping.expansion import Run
@@ -53,7 +54,7 @@ def _check_files(runs: Sequence[Run], root: Path, known: dict) -> dict:
 def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
     """The record's entries for data sets; their images are compared with the runs' own results."""
     entries = {}
-    for (name, data, size, fit), users in _by_data(runs).items():
+    for (name, data, size, fit, cache), users in _by_data(runs).items():
         key, looks = f"{name}|{data}|{size or ''}", _appearance(Path(data))
         if fit:
             key += f"|{fit}"
@@ -62,7 +63,7 @@ def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
             continue
         hashes = {}
         if finished := _finished(users, root):
-            images = load_dataset(name, data, input_size=size, fit=fit)
+            images = load_dataset(name, data, input_size=size, fit=fit, cache=cache)
             hashes = {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()}
         others = [run for run in finished if _differs(run, root, hashes)]
         if others:
@@ -93,13 +94,16 @@ def _path(flag: str, value: str) -> str:
 
 
 def _by_data(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    """The runs that name a data set of the user's, by (dataset, path, input size, fit)."""
+    """The runs that name a data set of the user's, by (dataset, path, input size, fit,
+    cache).
+    """
     users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
         if name is not None and name not in EMBEDDED and Path(data).exists():
             size, fit = run.settings.get("input_size") or None, run.settings.get("fit")
-            users.setdefault((name, data, size, fit), []).append(run)
+            cache = run.settings.get("cache")
+            users.setdefault((name, data, size, fit, cache), []).append(run)
     return users
 
 
@@ -110,7 +114,8 @@ def _finished(runs: Sequence[Run], root: Path) -> list[Run]:
 def _appearance(path: Path) -> str:
     """A hash over size, times of the last change and inode of a file, or of all in a folder."""
     stats = [os.stat(path)]
-    for count, (folder, _, files) in enumerate(sorted(os.walk(path))):
+    walked = (each for each in os.walk(path) if FOLDER not in Path(each[0]).parts)
+    for count, (folder, _, files) in enumerate(sorted(walked)):
         stats.append(os.stat(folder))
         if count + len(stats) + len(files) < MOST_FILES:
             stats += [os.stat(Path(folder) / file) for file in sorted(files)]

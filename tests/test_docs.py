@@ -22,6 +22,7 @@ import main_forget
 import main_random
 import main_train
 import report
+from arg_parser import prepare_request
 from datasets import DATASETS
 from datasets.forgetting import KINDS, spec_of
 from evaluation.definition import markdown_line
@@ -142,6 +143,8 @@ def names_what_is_there(command):
             return file == ".venv/bin/activate"
         case ["python" | "python3", "-m", "venv", ".venv"]:
             return True
+        case ["python", "-m", "datasets.prepare", *words]:
+            return bool(prepare_request(words, "").dataset)
         case ["python", "-c", code]:
             return bool(ast.parse(code))
         case [".venv/bin/python", "-m", "pytest", *words]:

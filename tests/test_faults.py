@@ -25,7 +25,7 @@ import generate_mask
 import main_forget
 import main_train
 import models
-from datasets import sources
+from datasets import load_dataset, sources
 from datasets.lists import read_list
 from masks.scores import SCORES
 from runtime import cli, file_checks
@@ -714,14 +714,14 @@ def test_data_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(file_checks, "memory", lambda: 10**6)
     with pytest.raises(FalseClaim, match="this machine has 1000000"):
         check_npz(tmp_path / "a.npz", ("x",))
-    monkeypatch.setattr(sources, "memory", lambda: 10**6)
+    monkeypatch.setattr(sources, "available_memory", lambda: 10**6)
     with pytest.raises(UserError, match="--input_size 512"):
         sources.as_rgb(np.zeros((10, 8, 8), np.uint8), "x_train", 512)
     for half in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / half).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / half / "x.png")
     with pytest.raises(UserError, match="4 images resized by --input_size 2147483647"):
-        sources.folder(tmp_path, sources.Reading(2**31 - 1))
+        load_dataset("folder", tmp_path, input_size=2**31 - 1)
 
 
 def test_only_plain_containers_and_tensors_pass_the_list(tmp_path):

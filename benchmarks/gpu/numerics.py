@@ -397,7 +397,7 @@ def loader(bench: Bench) -> dict:
     }
     found = {
         "streamed_path": "none: images are on the device from the start, nothing is pinned",
-        "images_on": str(there.train.images.padded.device),
+        "images_on": str(there.train.images.pixels.device),
         "generators_on": sorted(kinds),
         "largest_difference_of_unaugmented_images": max(
             float((a - b).abs().max()) for a, b in stored
@@ -406,7 +406,7 @@ def loader(bench: Bench) -> dict:
         "host_waits_in_a_pass": host_waits(there.train),
     }
     expected = {
-        "images are on the device": there.train.images.padded.device.type == device.type,
+        "images are on the device": there.train.images.pixels.device.type == device.type,
         "generators are on the device": all(
             torch.device(kind).type == device.type for kind in kinds
         ),

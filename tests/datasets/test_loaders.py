@@ -261,14 +261,14 @@ def test_unaugmented_training_images_are_as_they_are(how):
 
 def test_training_leaves_the_resident_images_unchanged():
     images = DeviceImages(IMAGES.x_train, CPU, 1)
-    before = images.padded.clone()
+    before = images.pixels.clone()
     loader = Loader(images, np.arange(40), IMAGES.y_train, 16, name="retain")
     loader = loader.training(crop=True, flip=True)
     for batch, _ in loader:
         batch.zero_()
     for batch, _ in loader.eval_view():
         batch.zero_()
-    assert torch.equal(images.padded, before)
+    assert torch.equal(images.pixels, before)
 
 
 @pytest.mark.parametrize("name", ["crop", "flip"])

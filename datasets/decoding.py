@@ -1,0 +1,178 @@
+"""Listed image files -> uint8 pixels, decoded by several processes, in the order of the list."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.folders import Files, Tally
+from datasets.image_files import Decoded, Member, decode
+from datasets.pixel_range import range_of, scale, shown
+from utils import UserError
+
+HALVES = ("train", "test")
+
+
+class Listing(NamedTuple):
+    """The image files of a data set, not yet decoded.
+
+    ``lines`` and ``tally`` hold what is to be said of the files' names; images become squares of
+    ``side`` as ``fit`` says. ``what`` is what messages begin with, ``root`` the folder that file
+    names are given below.
+    """
+
+    what: str
+    root: Path
+    classes: list[str]
+    train: Files
+    test: Files
+    lines: list[str]
+    tally: Tally
+    side: int
+    fit: str
+
+    def names(self, half: str) -> list[str]:
+        """File names below ``root``, with slashes."""
+        files = getattr(self, half).paths
+        return [shown_name(path, self.root).replace(os.sep, "/") for path in files]
+
+    def count(self) -> int:
+        return len(self.train.paths) + len(self.test.paths)
+
+    def pixels(self) -> int:
+        """Bytes of all pixels."""
+        return self.count() * self.side**2 * 3
+
+
+def shown_name(path: str | Member, root: Path) -> str:
+    return path.name if isinstance(path, Member) else os.path.relpath(path, root)
+
+
+class _Decoding:
+    """The decoded images of some paths, as a torch data set; picklable for workers."""
+
+    def __init__(self, paths: Sequence[str | Member], side: int, fit: str):
+        self.paths, self.side, self.fit = paths, side, fit
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Decoded:
+        return decode(self.paths[i], self.side, self.fit)
+
+
+class Decoder:
+    """Decodes the images of both halves into ``images``, those of more than 8 bits by one range.
+
+    These wait as float32 in ``deep`` until all are read. :meth:`state` is all that another process
+    needs to go on.
+
+    Args:
+        images: {"train": uint8 (n, side, side, 3), "test": ...} to be filled.
+        deep: a file, open for reading and writing.
+    """
+
+    def __init__(self, listing: Listing, images: dict[str, np.ndarray], deep: BinaryIO):
+        self.listing, self.images, self.deep = listing, images, deep
+        self.tally, self.unreadable = Tally(), Tally()
+        self.done, self.waiting = 0, []  # waiting: [place, lowest, highest, whether integers]
+
+    def state(self) -> dict:
+        """Plain values: how many images are done, and what was noted of them."""
+        return {
+            "done": self.done,
+            "waiting": self.waiting,
+            "tally": [self.tally.counts, self.tally.firsts],
+            "unreadable": [self.unreadable.counts, self.unreadable.firsts],
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from :meth:`state`; raises what odd contents raise."""
+        self.done, self.waiting = int(state["done"]), list(state["waiting"])
+        for name in ("tally", "unreadable"):
+            tally = getattr(self, name)
+            tally.counts, tally.firsts = map(dict, state[name])
+        self.deep.truncate(len(self.waiting) * self._deep_bytes())
+
+    def run(self, workers: int) -> Iterator[int]:
+        """Decode what is left; yields the number of images that are done, after each."""
+        paths = [*self.listing.train.paths, *self.listing.test.paths][self.done :]
+        bar = {"total": self.listing.count(), "initial": self.done, "unit": "image"}
+        with warnings.catch_warnings(), tqdm(desc="decoding", disable=None, **bar) as progress:
+            warnings.simplefilter("ignore")  # torch's, of more workers than cores
+            for path, image in zip(paths, self._decoded(paths, workers), strict=True):
+                self._take(shown_name(path, self.listing.root), image)
+                self.done += 1
+                progress.update()
+                yield self.done
+
+    def _decoded(self, paths: Sequence[str | Member], workers: int) -> Iterator[Decoded]:
+        """The images one by one; a batch is a message between processes."""
+        from torch.utils.data import DataLoader
+
+        decoding = _Decoding(paths, self.listing.side, self.listing.fit)
+        workers = min(workers, -(-len(paths) // 8))
+        for batch in DataLoader(decoding, batch_size=8, num_workers=workers, collate_fn=list):
+            yield from batch
+
+    def _take(self, name: str, image: Decoded) -> None:
+        if image.error:
+            self.unreadable.add(image.error, name)
+            return
+        for note in image.notes:
+            self.tally.add(note, name)
+        if image.extremes is None:
+            self._place(self.done)[:] = image.pixels
+            return
+        self.deep.seek(len(self.waiting) * self._deep_bytes())
+        self.deep.write(image.pixels.tobytes())
+        self.waiting.append([self.done, *image.extremes, image.integers])
+
+    def _place(self, number: int) -> np.ndarray:
+        train = len(self.images["train"])
+        return (
+            self.images["train"][number] if number < train else self.images["test"][number - train]
+        )
+
+    def _deep_bytes(self) -> int:
+        return self.listing.side**2 * 4
+
+    def finish(self) -> list[str]:
+        """Scale the images of more than 8 bits; lines that say so, and what was done to others.
+
+        Raises:
+            UserError: images that could not be read.
+        """
+        if self.unreadable.counts:
+            raise UserError(self._refusal())
+        lines = []
+        for integers in dict.fromkeys(entry[3] for entry in self.waiting):
+            lines.append(self._scale(integers))
+        return lines
+
+    def _scale(self, integers: bool) -> str:
+        chosen = [(i, e) for i, e in enumerate(self.waiting) if e[3] == integers]
+        lowest, highest = min(e[1] for _, e in chosen), max(e[2] for _, e in chosen)
+        low, high = range_of(lowest, highest, integers=integers)
+        side, names = self.listing.side, [*self.listing.names("train"), *self.listing.names("test")]
+        for i, (number, *_) in chosen:
+            self.deep.seek(i * self._deep_bytes())
+            values = np.frombuffer(self.deep.read(self._deep_bytes()), np.float32)
+            self._place(number)[:] = scale(values.reshape(side, side), low, high)[..., None]
+        kind = "16 or 32 bits" if integers else "floats"
+        return (
+            f"images of {kind} with values from {lowest:.6g} to {highest:.6g}, scaled so that"
+            f" {shown(low, high)}: {len(chosen)}, the first {names[chosen[0][1][0]]}"
+        )
+
+    def _refusal(self) -> str:
+        reason, first = next(iter(self.unreadable.firsts.items()))
+        count = sum(self.unreadable.counts.values())
+        return (
+            f"{self.listing.what}: {count} image{'s' if count > 1 else ''} cannot be read, the"
+            f" first {self.listing.root / first}: {reason}; repair or remove"
+        )
