@@ -1,5 +1,7 @@
 """The normalisation layer, first in every model."""
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -14,3 +16,18 @@ class Normalize(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+
+
+def normalised(model: nn.Module) -> nn.Module:
+    """``model`` behind a layer ``normalize``; as it is where it has one of this name."""
+    if hasattr(model, "normalize"):
+        return model
+    if isinstance(model, nn.Sequential):  # every child is a step of its forward pass
+        return nn.Sequential(OrderedDict(normalize=Normalize(), **dict(model.named_children())))
+    model.normalize = Normalize()
+    model.register_forward_pre_hook(_normalise)
+    return model
+
+
+def _normalise(model: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (model.normalize(*inputs),)

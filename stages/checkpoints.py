@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets import DATASETS
 from datasets.image_files import FITS
-from models import MODELS
+from models import is_arch
 from models.user import is_user_arch
 from runtime import distributed
 from runtime.files import hash_arrays, load, reading
@@ -126,9 +126,11 @@ def _check_record(split: object, arguments: object) -> None:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind):
                 raise TypeError(f"{name} is {part[name]!r}")
-    for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
+    if not is_arch(arch := arguments.get("arch", "resnet18")):
+        raise ValueError(f"arch is {arch!r}")
+    for name, registry in (("dataset", DATASETS), ("fit", (None, *FITS))):
         value = arguments.get(name, next(iter(registry)))
-        if value not in registry and not (name == "arch" and is_user_arch(value)):
+        if value not in registry:
             raise ValueError(f"{name} is {value!r}")
 
 

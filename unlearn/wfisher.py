@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from datasets.loaders import Data, Loader
@@ -112,7 +113,8 @@ class FisherProduct:
                 logits = functional_call(self.model, parameters, images)
                 return F.cross_entropy(logits, labels, reduction="none")
 
-            with warnings.catch_warnings():
+            # Of the kernels of attention the plain one alone has a forward-mode derivative.
+            with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
                 # torch's own first use of forward mode announces a deprecation inside torch.
                 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
                 _, along_u = jvp(losses, (self.parameters,), (u,))
