@@ -80,14 +80,15 @@ def data_flags() -> tuple[Flag, ...]:
 
 def model_flags() -> tuple[Flag, ...]:
     arch = (
-        "FILE.py:FACTORY runs FILE.py, whose function FACTORY makes an nn.Module from the number of"
-        " classes (default: the original model's, else %(default)s)"
+        "also torchvision:NAME, timm:NAME; FILE.py:FACTORY runs FILE.py, whose FACTORY makes an"
+        " nn.Module from the number of classes (default: the original model's, else %(default)s)"
     )
     mean = "channel means that images in [0, 1] are normalised by (default: the data set's)"
     std = "channel deviations, likewise"
     imagenet_arch = "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50"
     return (
         Flag("arch", types.arch, arch, {"metavar": f"{{{','.join(MODELS)},FILE.py:FACTORY}}"}),
+        Flag("init", Path, "main_train, and retrain after it: weights of a file to begin with"),
         Flag("imagenet_arch", bool, imagenet_arch),
         Flag("mean", types.three, mean),
         Flag("std", types.deviations, std),
@@ -134,6 +135,7 @@ def training_flags() -> tuple[Flag, ...]:
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
     optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
+    decay = "whether biases, norms and position embeddings decay too (default: %(default)s)"
     schedule = "default: multistep for training and retrain, else constant"
     bn = f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}"
     return (
@@ -146,6 +148,7 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{_published('momentum')})"),
         Flag("label_smoothing", types.smoothing, label_smoothing),
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
+        Flag("decay", ("all", "weights"), decay),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),
         Flag("decreasing_lr", types.milestones, tenth),
         Flag(

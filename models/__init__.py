@@ -218,6 +218,14 @@ def redraw(model: nn.Module, seed: int, names: Iterable[str] | None = None) -> N
             _fill(own, new)
 
 
+def begin(model: nn.Module) -> None:
+    """Load the weights that training begins with (``--init``), {name: tensor} of a part of the
+    state, from ``model.initial``; nothing where it is not set.
+    """
+    if initial := getattr(model, "initial", None):
+        model.load_state_dict({**model.state_dict(), **initial}, strict=True)
+
+
 def _fill(module: nn.Module, source: nn.Module) -> None:
     """Copy every parameter and buffer from ``source``, non-persistent buffers too."""
     own, new = _tensors(module), _tensors(source)

@@ -86,6 +86,8 @@ def _trained_with(arguments: dict, content: dict) -> dict:
     of the original that it was unlearned from. What unlearned it is no recipe.
     """
     identity = content.get("identity") or {}
+    if identity.get("init"):
+        arguments = {**arguments, "init_sha256": identity["init"]}
     if identity.get("method") == Retrain.label:
         return {
             **arguments,

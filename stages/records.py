@@ -17,6 +17,8 @@ def unrecorded(identity: dict) -> dict:
         "select": select,
         "forget_batch_size": identity.get("batch_size"),
         "pull": 0.0,
+        "decay": "all",
+        "init": "",
     }
 
 
