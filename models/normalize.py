@@ -19,15 +19,21 @@ class Normalize(nn.Module):
 
 
 def normalised(model: nn.Module) -> nn.Module:
-    """``model`` behind a layer ``normalize``; as it is where it has one of this name."""
+    """``model`` behind a layer ``normalize``; as it is where it has one of this name.
+
+    The forward pass itself normalises: a hook would not run where ``forward`` is called.
+    """
     if hasattr(model, "normalize"):
         return model
-    if isinstance(model, nn.Sequential):  # every child is a step of its forward pass
+    if type(model) is nn.Sequential:  # every child is a step of its forward pass
         return nn.Sequential(OrderedDict(normalize=Normalize(), **dict(model.named_children())))
+    if isinstance(model, nn.Sequential):  # its own forward pass may go through all children
+        return nn.Sequential(OrderedDict(normalize=Normalize(), model=model))
+    kind = type(model)
+
+    def forward(self: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return kind.forward(self, self.normalize(images))
+
     model.normalize = Normalize()
-    model.register_forward_pre_hook(_normalise)
+    model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
     return model
-
-
-def _normalise(model: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    return (model.normalize(*inputs),)

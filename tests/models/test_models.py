@@ -13,6 +13,7 @@ from torch import nn
 from torchvision import models as tv
 
 from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, check_arch, initialise
+from models.normalize import normalised
 from models.small_resnet import Block
 from utils import UserError
 
@@ -202,6 +203,42 @@ def test_the_first_convolution_sees_normalised_pixels(built):
     assert torch.equal(seen[0][0], torch.zeros(3, 32, 32))
     torch.testing.assert_close(seen[0][1], torch.ones(3, 32, 32))
     torch.testing.assert_close(seen[0][2], torch.full((3, 32, 32), -2.0))
+
+
+class Bare(nn.Module):
+    """A network without normalisation, as users have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images).mean((2, 3))
+
+
+class Doubled(nn.Sequential):
+    """A container with a forward pass of its own."""
+
+    def forward(self, images):
+        return 2 * super().forward(images)
+
+
+@pytest.mark.parametrize("make", [Bare, lambda: Doubled(nn.Conv2d(3, 4, 3)), *MODELS.values()])
+def test_evaluation_and_copies_normalise_as_a_call_does(make):
+    """Evaluation calls ``forward``, which no hook of the model runs for."""
+    torch.manual_seed(0)
+    model = normalised(make() if make not in MODELS.values() else make(4)).eval()
+    model.normalize.mean.fill_(0.5)
+    model.normalize.std.fill_(0.1)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        called, copied = model(images), copy.deepcopy(model)
+        assert torch.equal(model.forward(images), called)
+        copied.normalize.mean.zero_()
+        assert not torch.equal(copied(images), called)
+        assert torch.equal(model(images), called)
+        model.normalize.mean.zero_()
+        assert torch.equal(model(images), copied(images))
 
 
 @pytest.mark.parametrize("arch", MODELS)
