@@ -12,7 +12,14 @@ from models.convnext import convnext_t
 from models.external import external_factory, is_external_arch
 from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
-from models.structure import blocks, parameters_of, part
+from models.structure import (
+    blocks,
+    classifier,
+    first_convolution,
+    kernels,
+    parameters_of,
+    part,
+)
 from models.swin import swin_t
 from models.user import check_output, failed, is_user_arch, user_factory
 from models.vgg import vgg16_bn, vgg16_bn_lth
@@ -21,7 +28,7 @@ from runtime import distributed
 from utils import UserError, first_difference
 
 # What callers ask of an architecture is imported from here, wherever it is defined.
-__all__ = ["blocks", "parameters_of", "part"]
+__all__ = ["blocks", "classifier", "first_convolution", "kernels", "parameters_of", "part"]
 
 # A factory takes the number of classes and, where its layers depend on it, ``image_size``.
 MODELS = {
