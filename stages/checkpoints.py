@@ -148,6 +148,7 @@ def check_typed_arch(path: Path, arguments: Mapping, typed: bool) -> None:
 def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     """The request with, where nothing was typed, what the original model was trained with."""
     of_model = ("dataset", "data", "fit", "arch", "imagenet_arch", "input_size", "leave_out")
+    of_model += ("mean", "std")  # Retrain's images are normalised as the original's
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if original.split is not None:
@@ -160,9 +161,13 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     # A typed size may be the flag's default and still not the data set's own.
     sized = {"input_size"} & {*changed, *original.arguments.get("typed", ())}
     if changed:
-        shown = " ".join(f"--{name} {value}" for name, value in changed.items())
+        shown = " ".join(f"--{name} {in_words(value)}" for name, value in changed.items())
         print(f"from {original.path}: {shown}")
     return request.replace(**changed, typed=request.typed | sized)
+
+
+def in_words(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def load_weights(model: nn.Module, original: Original, request: Request) -> Original:
