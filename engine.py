@@ -10,7 +10,7 @@ from evaluation.accuracy import accuracy
 from masks.gate import SaliencyGate
 from masks.masks import Mask
 from models import cpu_copy
-from recipe import Descent, Recipe
+from recipe import Descent, Recipe, decay_groups
 from runtime import distributed
 from runtime.clock import Stopwatch
 from runtime.devices import device_rng, set_device_rng
@@ -71,7 +71,7 @@ class Trainer:
             method.weight_decay,
             lambda progress: factor(progress) * method.rate_factor(int(progress)),
         )
-        parameters = [*model.parameters(), *method.extra_parameters()]
+        parameters = decay_groups(model, method.extra_parameters(), recipe.decay)
         own = method.forget_descent(descent)
         retain = [count[0] if own else sum(count) for count in counts]
         self.optimizer, self.scheduler = descent.start(parameters, retain)

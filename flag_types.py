@@ -8,8 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 
-from models import MODELS
-from models.user import is_user_arch
+from models import MODELS, is_arch
 from unlearn import known_methods, method_key, method_listing
 from utils import UserError
 
@@ -133,9 +132,11 @@ def threads(text: str) -> int:
 
 
 def arch(text: str) -> str:
-    if text not in MODELS and not is_user_arch(text):
+    if not is_arch(text):
         known = ", ".join(MODELS)
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor FILE.py:FACTORY")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {known}, nor torchvision:NAME, timm:NAME or FILE.py:FACTORY"
+        )
     return text
 
 

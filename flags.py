@@ -86,14 +86,15 @@ def data_flags() -> tuple[Flag, ...]:
 
 def model_flags() -> tuple[Flag, ...]:
     arch = (
-        "FILE.py:FACTORY runs FILE.py, whose function FACTORY makes an nn.Module from the number of"
-        " classes (default: the original model's, else %(default)s)"
+        "also torchvision:NAME, timm:NAME; FILE.py:FACTORY runs FILE.py, whose FACTORY makes an"
+        " nn.Module from the number of classes (default: the original model's, else %(default)s)"
     )
     mean = "channel means that images in [0, 1] are normalised by (default: the data set's)"
     std = "channel deviations, likewise"
     imagenet_arch = "ImageNet stem (7x7 convolution, pool) for resnet18, resnet34, resnet50"
     return (
         Flag("arch", types.arch, arch, {"metavar": f"{{{','.join(MODELS)},FILE.py:FACTORY}}"}),
+        Flag("init", Path, "main_train, and retrain after it: weights of a file to begin with"),
         Flag("imagenet_arch", bool, imagenet_arch),
         Flag("mean", types.three, mean),
         Flag("std", types.deviations, std),
@@ -138,6 +139,7 @@ def training_flags() -> tuple[Flag, ...]:
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
     optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
+    decay = "whether biases, norms and position embeddings decay too (default: %(default)s)"
     schedule = f"default: multistep for training and retrain, else constant{_published('schedule')}"
     final_lr = f"rate at which the cosine ends (default: %(default)s{_published('final_lr')})"
     clip_norm = f"0 does not clip (default: %(default)s{_published('clip_norm')})"
@@ -152,6 +154,7 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{_published('momentum')})"),
         Flag("label_smoothing", types.smoothing, label_smoothing),
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
+        Flag("decay", ("all", "weights"), decay),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),
         Flag("decreasing_lr", types.milestones, tenth),
         Flag("final_lr", types.rate, final_lr),
@@ -194,9 +197,7 @@ def mask_flags() -> tuple[Flag, ...]:
     pair = {"nargs": 2, "metavar": ("A", "B")}
     return (
         Flag("score", SCORES, first),
-        Flag(
-            "layers", types.names, "--score layers: the ones that go first, such as conv1,layer4,fc"
-        ),
+        Flag("layers", types.names, "of --score layers: the first, such as conv1,layer4,fc"),
         Flag("per_tensor", bool, "print what may change for each tensor (default: for each block)"),
         Flag("compare", str, "print how far two mask files agree, and stop", pair),
     )
@@ -206,9 +207,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
     name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods"
     preset = "values of one source for the method's flags, below what is typed; list prints them"
     stop = {"action": types.ListMethods, "nargs": 0, "default": argparse.SUPPRESS}
-    forget_batch_size = (
-        "batches of the forget set (default: --batch_size, a quarter of it for SCRUB)"
-    )
+    forget_batch_size = "of the forget set (default: --batch_size, a quarter of it for SCRUB)"
     mask_ratio = "share of the weights that may change; picks the file in --mask_path"
     return (
         Flag(
@@ -230,9 +229,7 @@ def unlearning_flags() -> tuple[Flag, ...]:
             f"share of the convolution weights that are pruned in the end ({_defaults('rate')})",
             {"default": 0.95},
         ),
-        Flag(
-            "mask_path", Path, "saliency mask: a file, or with --mask_ratio the folder of with_*.pt"
-        ),
+        Flag("mask_path", Path, "saliency mask, or with --mask_ratio the folder of with_*.pt"),
         Flag("mask_ratio", float, mask_ratio),
         Flag("mia_members", MEMBERS, f"{OF_MEMBERS} (default: %(default)s)"),
     )

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from models.structure import kernels
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -18,7 +20,9 @@ class Recipe:
     ``batch_size`` and ``forget_batch_size`` are images a batch (None: of forget as of the others),
     ``milestones`` epochs, ``final_lr`` the learning rate that a cosine ends at, ``clip_norm`` the
     largest gradient norm (0: no clipping), ``accumulate`` batches an update. ``select`` "best"
-    keeps the epoch with the best validation accuracy, "last" or None the last one.
+    keeps the epoch with the best validation accuracy, "last" or None the last one. ``decay`` says
+    what the weight decay is of: "all" parameters, or "weights" alone (:func:`decay_groups`);
+    ``init`` is the hash of weights that training begins with, empty where it begins anew.
     """
 
     batch_size: int = 256
@@ -34,6 +38,8 @@ class Recipe:
     select: str | None = None
     precision: str = "fp32"
     forget_batch_size: int | None = None
+    decay: str = "all"
+    init: str = ""
 
     def record(self) -> dict[str, object]:
         """The fields as plain values for a file, without those that do not apply."""
@@ -61,16 +67,36 @@ class Descent(NamedTuple):
     rate_factor: Callable[[float], float] = lambda progress: 1.0
 
     def start(
-        self, parameters: Iterable[nn.Parameter], updates: Sequence[int]
+        self, parameters: Sequence[nn.Parameter] | Sequence[dict], updates: Sequence[int]
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-        """The optimizer of ``parameters`` and its scheduler for so many updates in each epoch."""
+        """The optimizer of ``parameters``, or of such groups of them as torch's optimizers take,
+        and its scheduler for so many updates in each epoch.
+        """
         values = self.lr, self.momentum, self.weight_decay, self.optimizer
         optimizer = make_optimizer(parameters, *values)
         return optimizer, make_scheduler(optimizer, self.rate_factor, updates)
 
 
+def decay_groups(
+    model: nn.Module, extra: Sequence[nn.Parameter], decay: str
+) -> list[nn.Parameter] | list[dict]:
+    """The parameters of the model and of what is trained beside it, as optimizers take them.
+
+    For ``decay`` "weights" in two groups, the second one without weight decay: norms, biases,
+    tokens, tables of positions and scales, everything but :func:`models.structure.kernels` and
+    what is beside the model. So DeiT and Swin (their code), but for their relative positions.
+    """
+    if decay == "all":
+        return [*model.parameters(), *extra]
+    decayed = {id(weight) for weight in [*kernels(model).values(), *extra]}
+    groups = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for parameter in [*model.parameters(), *extra]:
+        groups[id(parameter) not in decayed]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
+
+
 def make_optimizer(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Sequence[dict],
     lr: float,
     momentum: float,
     weight_decay: float,
@@ -82,7 +108,8 @@ def make_optimizer(
     """
     parameters = list(parameters)
     # torch 2.4 has fused kernels for CUDA and the CPU, 2.5 also for MPS.
-    on_mps = any(parameter.device.type == "mps" for parameter in parameters)
+    groups = parameters if isinstance(parameters[0], dict) else [{"params": parameters}]
+    on_mps = any(each.device.type == "mps" for group in groups for each in group["params"])
     fused = torch.__version__ >= (2, 5) or not on_mps
     common = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if kind == "sgd":

@@ -1,8 +1,9 @@
 """Errors, warnings and random seeds."""
 
+import difflib
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -48,3 +49,9 @@ def generator(device: torch.device | str, seed: int, *names: object) -> torch.Ge
 def first_difference(a: Mapping[str, tuple], b: Mapping[str, tuple]) -> str:
     """The first name, in their order, whose shape is not the same in both, or is in one only."""
     return min(set(a.items()) ^ set(b.items()))[0]
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """``; is ... meant?`` with the names most like ``name``; empty where none is like it."""
+    close = difflib.get_close_matches(name, known, cutoff=0.6)
+    return f"; is {' or '.join(close)} meant?" if close else ""

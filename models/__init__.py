@@ -2,18 +2,35 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
+from models.convnext import convnext_t
+from models.external import external_factory, is_external_arch
 from models.resnet import resnet18, resnet34, resnet50
 from models.small_resnet import resnet20s, resnet44s, resnet56s
-from models.user import check_output, is_user_arch, user_factory
+from models.structure import (
+    blocks,
+    classifier,
+    first_convolution,
+    kernels,
+    parameters_of,
+    part,
+)
+from models.swin import swin_t
+from models.user import check_output, failed, is_user_arch, user_factory
 from models.vgg import vgg16_bn, vgg16_bn_lth
+from models.vit import vit_small, vit_tiny
 from runtime import distributed
 from utils import UserError, first_difference
 
+# What callers ask of an architecture is imported from here, wherever it is defined.
+__all__ = ["blocks", "classifier", "first_convolution", "kernels", "parameters_of", "part"]
+
+# A factory takes the number of classes and, where its layers depend on it, ``image_size``.
 MODELS = {
     "resnet18": resnet18,
     "resnet34": resnet34,
@@ -23,9 +40,14 @@ MODELS = {
     "resnet56s": resnet56s,
     "vgg16_bn": vgg16_bn,
     "vgg16_bn_lth": vgg16_bn_lth,
+    "vit_tiny": vit_tiny,
+    "vit_small": vit_small,
+    "swin_t": swin_t,
+    "convnext_t": convnext_t,
 }
 IMAGENET_STEMS = ("resnet18", "resnet34", "resnet50")
-MIN_SIZE = {"vgg16_bn": 16, "vgg16_bn_lth": 16}  # four pools halve the image
+# Four pools halve the image; a stem and three stages do.
+MIN_SIZE = {"vgg16_bn": 16, "vgg16_bn_lth": 16, "convnext_t": 16}
 
 
 def build_model(
@@ -40,28 +62,61 @@ def build_model(
     """A freshly initialised classifier; its ``construct`` makes another one for :func:`redraw`.
 
     Args:
-        arch: a name in :data:`MODELS`, or FILE.py:FACTORY, which runs that file.
+        arch: a name in :data:`MODELS`; torchvision:NAME or timm:NAME; or FILE.py:FACTORY, which
+            runs that file.
         mean, std: three values each, of pixels in [0, 1].
-        image_size: the side of the square images it will see, only checked here.
+        image_size: the side of the square images it will see.
         imagenet_stem: 7x7 stride-2 convolution and max-pool instead of the 3x3 CIFAR stem
             (ResNet-18/34/50).
 
     Raises:
-        UserError: the architecture has no such stem or cannot take images that small; a user's
-            own does not map images to logits.
+        UserError: the architecture has no such stem or cannot take images of that size; a user's
+            own or another package's does not map images to logits.
     """
     check_arch(arch, image_size, imagenet_stem)
-    architecture = user_factory(arch) if is_user_arch(arch) else MODELS[arch]
-    stem = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
-    construct = functools.partial(
-        _construct, functools.partial(architecture, num_classes, **stem), mean, std
-    )
+    architecture = _architecture(arch, num_classes, image_size, imagenet_stem)
+    construct = functools.partial(_construct, architecture, mean, std)
     model = _without_rng_effect(construct)
     model.construct = construct
     initialise(model)
-    if is_user_arch(arch):
+    if is_user_arch(arch) or is_external_arch(arch):
         check_output(model, arch, num_classes, image_size)
     return model
+
+
+def is_arch(arch: str) -> bool:
+    """Whether ``arch`` has a form that :func:`build_model` takes."""
+    return arch in MODELS or is_external_arch(arch) or is_user_arch(arch)
+
+
+def _architecture(
+    arch: str, num_classes: int, image_size: int | None, imagenet_stem: bool
+) -> Callable[[], nn.Module]:
+    """What makes the network, for images of a size that is not known yet where that is None."""
+    if is_user_arch(arch):
+        factory = user_factory(arch)
+    else:
+        factory = external_factory(arch) if is_external_arch(arch) else MODELS[arch]
+    options = {"imagenet_stem": imagenet_stem} if arch in IMAGENET_STEMS else {}
+    if image_size is not None and not is_user_arch(arch) and _is_sized(factory):
+        options["image_size"] = image_size
+    return functools.partial(factory, num_classes, **options)
+
+
+def _is_sized(factory: Callable[..., nn.Module]) -> bool:
+    return "image_size" in inspect.signature(factory).parameters
+
+
+def skeleton(
+    arch: str, num_classes: int, image_size: int | None = None, imagenet_stem: bool = False
+) -> nn.Module:
+    """The architecture without memory for its weights, where its constructor does not read any."""
+    architecture = _architecture(arch, num_classes, image_size, imagenet_stem)
+    try:
+        with torch.device("meta"):
+            return architecture()
+    except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
+        return _without_rng_effect(architecture)
 
 
 def _construct(
@@ -97,6 +152,15 @@ def check_arch(arch: str, image_size: int | None, imagenet_stem: bool) -> None:
             f"--arch {arch} needs images of at least {MIN_SIZE[arch]} pixels, got {image_size}; add"
             " --input_size 32"
         )
+    if is_external_arch(arch):
+        try:
+            model = skeleton(arch, 2, image_size)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(failed(arch, image_size, error)) from error
+        if image_size is not None:
+            check_output(model, arch, 2, image_size)
+    elif arch in MODELS and _is_sized(MODELS[arch]):
+        skeleton(arch, 2, image_size)
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
@@ -111,8 +175,11 @@ def initialise(model: nn.Module) -> None:
     """Initialise the weights in place, drawing from torch's global generator.
 
     Convolutions: He normal, fan-out (He et al. 2015), biases zero. BatchNorm: one and zero. Linear:
-    PyTorch's default. Other layers and parameters keep what their constructor set.
+    PyTorch's default. Other layers and parameters keep what their constructor set, and so does a
+    whole model with ``own_initialisation``, such as a transformer.
     """
+    if getattr(model, "own_initialisation", False):
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -123,8 +190,9 @@ def initialise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
-    """Overwrite the named modules (by default the whole model) with those of a new model.
+def redraw(model: nn.Module, seed: int, names: Iterable[str] | None = None) -> None:
+    """Overwrite the named modules and parameters (by default the whole model) with those of a new
+    model.
 
     Every parameter and buffer is replaced: ``model.construct()`` makes the new model, and
     :func:`initialise` draws the layers that it knows. :func:`build_model` sets ``construct``; other
@@ -146,8 +214,23 @@ def redraw(model: nn.Module, seed: int, modules: Iterable[str] = ("",)) -> None:
         torch.manual_seed(seed)
         _fill(fresh, _without_rng_effect(construct))
         initialise(fresh)
-    for name in modules:
-        _fill(model.get_submodule(name), fresh.get_submodule(name))
+    if names is None:
+        _fill(model, fresh)
+        return
+    for name in names:
+        own, new = part(model, name), part(fresh, name)
+        if isinstance(own, nn.Parameter):
+            own.copy_(new)
+        else:
+            _fill(own, new)
+
+
+def begin(model: nn.Module) -> None:
+    """Load the weights that training begins with (``--init``), {name: tensor} of a part of the
+    state, from ``model.initial``; nothing where it is not set.
+    """
+    if initial := getattr(model, "initial", None):
+        model.load_state_dict({**model.state_dict(), **initial}, strict=True)
 
 
 def _fill(module: nn.Module, source: nn.Module) -> None:
@@ -173,27 +256,3 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def cpu_copy(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state_dict as it is now, on the CPU and in memory of its own."""
     return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-
-
-def blocks(model: nn.Module) -> list[list[str]]:
-    """Groups of module names from the images to the logits; the last one is the classifier layer.
-
-    A block is a layer or a module of layers, such as a residual block; an ``nn.Sequential`` is
-    several. A BatchNorm belongs to the block before it, and modules without parameters to none.
-    The models here register their modules in the order in which they use them.
-    """
-    groups: list[list[str]] = []
-    for name, module in _leaves(model, ""):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and groups:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-    return groups
-
-
-def _leaves(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential):
-            yield from _leaves(child, f"{prefix}{name}.")
-        elif any(True for _ in child.parameters()):
-            yield prefix + name, child

@@ -8,14 +8,13 @@ import importlib.util
 import os
 import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from models.normalize import Normalize
+from models.normalize import normalised
 from utils import UserError
 
 PATTERN = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
@@ -71,17 +70,7 @@ def _normalised(factory: Callable[[int], nn.Module], arch: str, num_classes: int
         raise UserError(f"--arch {arch} returns a {type(model).__name__}; an nn.Module is wanted")
     if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
         raise UserError(f"--arch {arch} has lazy layers; give their numbers of inputs")
-    if hasattr(model, "normalize"):
-        return model
-    if isinstance(model, nn.Sequential):  # every child is a step of its forward pass
-        return nn.Sequential(OrderedDict(normalize=Normalize(), **dict(model.named_children())))
-    model.normalize = Normalize()
-    model.register_forward_pre_hook(_normalise)
-    return model
-
-
-def _normalise(model: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    return (model.normalize(*inputs),)
+    return normalised(model)
 
 
 def check_output(model: nn.Module, arch: str, num_classes: int, image_size: int) -> None:
@@ -90,15 +79,13 @@ def check_output(model: nn.Module, arch: str, num_classes: int, image_size: int)
     Raises:
         UserError: another shape, or the model fails on images of this size.
     """
-    training = model.training
+    training, device = model.training, next(iter(model.parameters()), torch.empty(0)).device
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = model(torch.zeros(2, 3, image_size, image_size))
+            found = model(torch.zeros(2, 3, image_size, image_size, device=device))
     except Exception as error:
-        raise UserError(
-            f"--arch {arch} fails on images of {image_size} x {image_size}: {_words(error)}"
-        ) from error
+        raise UserError(failed(arch, image_size, error)) from error
     finally:
         model.train(training)
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
@@ -106,6 +93,12 @@ def check_output(model: nn.Module, arch: str, num_classes: int, image_size: int)
         raise UserError(
             f"--arch {arch} maps 2 images to {shape}; logits of shape (2, {num_classes}) are wanted"
         )
+
+
+def failed(arch: str, image_size: int | None, error: Exception) -> str:
+    """That an architecture does not take images of this size, and what it says of it."""
+    side = "" if image_size is None else f" on images of {image_size} x {image_size}"
+    return f"--arch {arch} fails{side}: {_words(error)}; --input_size gives another size"
 
 
 def _words(error: Exception) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets import DATASETS
 from datasets.image_files import FITS
-from models import MODELS
+from models import is_arch
 from models.user import is_user_arch
 from runtime import distributed
 from runtime.files import hash_arrays, load, reading
@@ -92,6 +92,8 @@ def _trained_with(arguments: dict, content: dict) -> dict:
     of the original that it was unlearned from. What unlearned it is no recipe.
     """
     identity = content.get("identity") or {}
+    if identity.get("init"):
+        arguments = {**arguments, "init_sha256": identity["init"]}
     if identity.get("method") == Retrain.label:
         return {
             **arguments,
@@ -134,9 +136,11 @@ def _check_record(split: object, arguments: object) -> None:
                 raise TypeError(f"{name} is {part[name]!r}")
     if not isinstance(arguments.get("cache"), str | None):
         raise TypeError(f"cache is {arguments['cache']!r}")
-    for name, registry in (("dataset", DATASETS), ("arch", MODELS), ("fit", (None, *FITS))):
+    if not is_arch(arch := arguments.get("arch", "resnet18")):
+        raise ValueError(f"arch is {arch!r}")
+    for name, registry in (("dataset", DATASETS), ("fit", (None, *FITS))):
         value = arguments.get(name, next(iter(registry)))
-        if value not in registry and not (name == "arch" and is_user_arch(value)):
+        if value not in registry:
             raise ValueError(f"{name} is {value!r}")
 
 
@@ -161,6 +165,7 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
         "input_size",
         "leave_out",
     )
+    of_model += ("mean", "std")  # Retrain's images are normalised as the original's
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
     if missing := [
@@ -178,9 +183,13 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     # A typed size may be the flag's default and still not the data set's own.
     sized = {"input_size"} & {*changed, *original.arguments.get("typed", ())}
     if changed:
-        shown = " ".join(f"--{name} {value}" for name, value in changed.items())
+        shown = " ".join(f"--{name} {in_words(value)}" for name, value in changed.items())
         print(f"from {original.path}: {shown}")
     return request.replace(**changed, typed=request.typed | sized)
+
+
+def in_words(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def load_weights(model: nn.Module, original: Original, request: Request) -> Original:

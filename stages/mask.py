@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from masks.masks import (
@@ -17,7 +16,7 @@ from masks.masks import (
     top_masks,
 )
 from masks.scores import RATIO_ORDER, READ_RETAIN, SCORES
-from models import blocks, build_model
+from models import blocks, parameters_of, skeleton
 from recipe import Recipe
 from runtime import distributed
 from runtime.clock import Stopwatch, warn_of_standstill
@@ -116,10 +115,7 @@ def score_and_save(task: Task, files: list[Path], record_file: Path) -> dict:
 
 def parameter_names(request: MaskRequest) -> list[str]:
     """The names of the architecture's weights, which no data is needed for."""
-    with torch.device("meta"):
-        model = build_model(
-            request.arch, 2, (0.0,) * 3, (1.0,) * 3, imagenet_stem=request.imagenet_arch
-        )
+    model = skeleton(request.arch, 2, imagenet_stem=request.imagenet_arch)
     return [name for name, _ in model.named_parameters()]
 
 
@@ -207,20 +203,15 @@ def mask_identity(record: dict) -> dict:
 
 
 def mask_rows(model: nn.Module, per_tensor: bool) -> dict[str, list[str]]:
-    """The rows of the table of shares: parameters by block, those outside of every block by
-    themselves, or each by itself.
-    """
+    """The rows of the table of shares: parameters by block, or each by itself."""
     names = [name for name, _ in model.named_parameters()]
     if per_tensor:
         return {name: [name] for name in names}
-    rows = {
-        " + ".join(group): [
-            name for name in names if any(name.startswith(f"{part}.") for part in group)
-        ]
-        for group in blocks(model)
-    }
-    inside = {name for group in rows.values() for name in group}
-    return {name: [name] for name in names if name not in inside} | rows
+    rows = {}
+    for group in blocks(model):
+        inside = parameters_of(model, group)
+        rows[" + ".join(group)] = [name for name in names if name in inside]
+    return rows
 
 
 def print_shares(masks: dict[float, Mask], rows: dict[str, list[str]]) -> None:

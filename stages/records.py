@@ -21,6 +21,8 @@ def unrecorded(identity: dict) -> dict:
         "forget_lr": 0.0,
         "contrast": 0.0,
         "contrast_temperature": 0.1,
+        "decay": "all",
+        "init": "",
     }
 
 

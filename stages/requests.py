@@ -20,7 +20,7 @@ from utils import UserError
 
 # The reference's flags of what is forgotten; --forget says the same and more.
 OF_REFERENCE = ("num_indexes_to_replace", "class_to_replace", "indexes_to_replace")
-PATHS = ("save_dir", "checkpoint", "model_path", "mask_path")
+PATHS = ("save_dir", "checkpoint", "model_path", "mask_path", "init")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,8 @@ class LoopRequest(Request):
     momentum: float = 0.9
     label_smoothing: float = 0.0
     weight_decay: float = 5e-4
+    decay: str = "all"
+    init: Path | None = None
     schedule: str | None = None
     decreasing_lr: tuple[float, ...] | None = None
     final_lr: float = 0.0

@@ -29,6 +29,8 @@ REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.p
 # Not part of what makes two runs one configuration: seeds, and the hashes of what differs with
 # them.
 OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "data_sha256", "train")
+# Values of settings that older files do not record.
+UNSAID = (("retain_fraction", 1), ("decay", "all"), ("init", ""))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,7 +189,7 @@ def read_saved(path: Path, role: str, arch: str | None = None) -> Saved:
         settings = {
             name: value
             for name, value in identity.items()
-            if name not in OF_ONE_RUN and (name, value) != ("retain_fraction", 1)
+            if name not in OF_ONE_RUN and (name, value) not in UNSAID
         }
         mask, made_by = None, None
         if file := arguments.get("mask_path"):

@@ -20,13 +20,13 @@ from utils import UserError, warn
 # fields.
 LOOP = (
     *("batch_size", "forget_batch_size", "momentum", "schedule", "decreasing_lr", "final_lr"),
-    *("warmup", "clip_norm", "accumulate", "no_aug", "tail", "select"),
+    *("warmup", "clip_norm", "accumulate", "no_aug", "tail", "select", "decay", "init"),
 )
 # What Retrain takes from the original where nothing is typed, by the names of main_train's flags.
 INHERITED = (
     *("epochs", "lr", "batch_size", "schedule", "decreasing_lr", "final_lr", "warmup", "momentum"),
     *("weight_decay", "optimizer", "no_aug", "accumulate", "clip_norm", "tail", "select"),
-    *("label_smoothing", "bn"),
+    *("label_smoothing", "bn", "decay", "init"),
 )
 # Their names as Retrain's fields, where these are others.
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
@@ -166,9 +166,9 @@ def settle_and_say(
     # --lr and --epochs are training's; a typed one that this method does not take over is a mistake
     # worth a word.
     fields = {field.name for field in dataclasses.fields(kind)}
-    read = fields | {*inherits.values()} | ({"select"} if inherits else set())
+    read = fields | {*inherits.values()} | ({"select", "init"} if inherits else set())
     every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
-    if ignored := sorted((every | {"lr", "epochs", "select"}) & request.typed - read):
+    if ignored := sorted((every | {"lr", "epochs", "select", "init"}) & request.typed - read):
         warn(f"{request.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     return settled, settled.method()
 
@@ -184,7 +184,9 @@ def recipe_of_original(original: Original | None) -> dict | None:
     except (UserError, ValueError):  # Retrain refuses such a record; other methods do not need it
         return None
     method = request.method()
-    recipe = recorded_recipe(method, recipe_of_method(request, method, ""))
+    recipe = recipe_of_method(request, method, "")
+    recipe = dataclasses.replace(recipe, init=original.recipe.get("init_sha256", ""))
+    recipe = recorded_recipe(method, recipe)
     recipe = {**dataclasses.asdict(method), **recipe}
     return {name: value for name, value in recipe.items() if name != "precision"}
 
@@ -249,6 +251,7 @@ def recipe_of(request: LoopRequest, epochs: int, *, from_scratch: bool, precisio
         tail=request.tail,
         select=request.select if from_scratch else None,
         precision=precision,
+        decay=request.decay,
     )
 
 

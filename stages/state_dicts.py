@@ -1,6 +1,6 @@
 """State dictionaries as other tools save them: wrapped, prefixed, without some buffers of ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -53,13 +53,14 @@ def _is_weight(item: tuple) -> bool:
 
 
 def fitted(
-    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], head: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], bool]:
     """``weights`` under the names of a model whose own state is ``wanted``, and whether its
     normalisation was taken from there.
 
     Prefixes that all names share are taken off. BatchNorm's count of batches, which is not read in
-    evaluation nor under a momentum, and a missing normalisation are the model's own.
+    evaluation nor under a momentum, and a missing normalisation are the model's own, and so are all
+    tensors of ``head`` where one of them is missing or of another shape.
 
     Raises:
         Misfit: names or shapes differ.
@@ -70,6 +71,8 @@ def fitted(
     unnormalised = missing.issuperset(NORMALISATION)
     own = {name for name in missing if name.endswith(".num_batches_tracked")}
     own |= set(NORMALISATION) if unnormalised else set()
+    if any(name not in found or found[name].shape != wanted[name].shape for name in head):
+        own |= set(head)
     found |= {name: wanted[name] for name in own}
     shapes = {name: tuple(value.shape) for name, value in found.items()}
     model_shapes = {name: tuple(value.shape) for name, value in wanted.items()}

@@ -11,6 +11,7 @@ from datasets.splits import split_record
 from engine import EpochStats, Trainer, check_batch_norm, predict
 from evaluation.accuracy import accuracy
 from evaluation.verdicts import at_chance, say_at_chance, standing
+from models import begin
 from recipe import Recipe
 from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.devices import with_threads
@@ -21,6 +22,7 @@ from stages.classifier import images_record
 from stages.curves import Curve, epoch_line
 from stages.dry_run import say_files, say_work
 from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
+from stages.initial import give_initial, read_initial
 from stages.requests import OF_REFERENCE, TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
@@ -234,6 +236,8 @@ def open_training(
     device: torch.device,
 ) -> tuple[Training, bool]:
     """Data, model and trainer, and whether BatchNorm will meet batches of one image."""
+    initial = read_initial(request)
+    recipe = dataclasses.replace(recipe, init=initial.sha256 if initial else "")
     named = ("arch", "imagenet_arch", "dataset", "split_seed", "train_seed")
     identity = {
         **{name: getattr(request, name) for name in named},
@@ -252,6 +256,9 @@ def open_training(
     identity["train"] = hash_arrays({"train": split.train})
     torch.manual_seed(stream(seed, "init"))
     model = new_model(request, dataset, device)
+    if initial:
+        give_initial(model, initial, request.arch)
+        begin(model)
     smoothing = request.label_smoothing
     method = Train(
         request.epochs, request.lr, request.optimizer, request.weight_decay, request.bn, smoothing

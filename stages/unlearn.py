@@ -18,6 +18,7 @@ from stages.classifier import images_record
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
 from stages.dry_run import say_files, say_work
 from stages.file_names import CHECKPOINT, CURVE, FORGOTTEN, REFERENCE_RESULT, RESULT
+from stages.initial import give_initial, read_initial
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
 from stages.requests import UnlearnRequest, recording
@@ -65,11 +66,15 @@ def unlearn(request: UnlearnRequest) -> dict | None:
     request = adopt_tail(request, files[CHECKPOINT])
     device, precision = set_up(request)
     recipe = recipe_of_method(request, method, precision)
+    initial = None if method.needs_original else read_initial(request, original)
+    recipe = dataclasses.replace(recipe, init=initial.sha256 if initial else "")
     if request.resume and not request.dry_run:  # refused before data are read
         read_state(files[CHECKPOINT], request_identity(request, method, recipe, original))
     if request.unlearn == "retrain" and request.retain_fraction < 1:
         warn(PARTIAL_RETRAIN)
     task = open_task(request, original, device, recipe)
+    if initial:
+        give_initial(task.model, initial, request.arch)
     mask = None if mask_path is None else own_mask(mask_content, mask_path, task)
     label = label_of(type(method), (mask.score or "saliency") if mask else None)
     run = Run(task, method, mask, label, files, original_recipe)
@@ -158,6 +163,7 @@ def checkpoint_record(run: Run) -> dict:
     task, request = run.task, run.request
     # The record is of the recipe that was asked for, also where there is no validation image.
     asked = recipe_of_method(request, run.method, task.recipe.precision)
+    asked = dataclasses.replace(asked, init=task.recipe.init)
     scratch = not run.method.needs_original and not run.mask
     trained_on = task.retain_indices() if scratch else task.split.train
     return {

@@ -40,6 +40,8 @@ def check_batch_norm(model: nn.Module, method: Iterative, data: Data) -> bool:
     loaders = method.loaders(data)
     for loader in loaders:
         loader.check_parts()
+    if method.bn == "freeze" and not batch_norms(model):
+        print("--bn freeze: this architecture has no BatchNorm, so nothing is frozen", flush=True)
     if method.bn == "freeze" or not batch_norms(model):
         return False
     # On the CPU each rank normalises its own images; elsewhere SyncBatchNorm takes all ranks'.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
+from models.structure import linear_classifier
 from unlearn.base import Iterative, Range, Step, Steps, option
 from utils import generator
 
@@ -37,10 +38,7 @@ class BoundaryExpanding(Iterative):
     unlearn_lr: float = option(1e-5, "learning rate of unlearning", Range(1e-6, 1e-3))
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-        assert last.out_features == data.num_classes, (
-            "the last linear layer does not give the logits"
-        )
+        last = linear_classifier(model, "and boundary_expanding adds a row to one").layer
         self.shadow = nn.utils.skip_init(nn.Linear, last.in_features, 1)
         draws, bound = generator("cpu", data.seed, "shadow class"), last.in_features**-0.5
         for parameter in self.shadow.parameters():

@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from models import blocks, redraw
+from models import blocks, part, redraw
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
 from unlearn.tools.presets import preset
 from utils import UserError, stream
@@ -19,7 +19,8 @@ class FinetuneLastBlocks(Iterative):
     """Fine-tune only the classifier and the last k blocks before it on the retain set.
 
     A block is a layer with its BatchNorm, or a residual block: conv1 + bn1, layer1.0, ...,
-    layer4.1, then the classifier fc for ResNet-18. Everything before the last ``k`` is frozen,
+    layer4.1, then the classifier fc for ResNet-18; of a transformer the embedding of the patches,
+    the encoder's layers, the head. Everything before the last ``k`` is frozen,
     BatchNorm statistics included. At k 0 only the classifier learns; with all blocks this is FT. k
     1 and 10 epochs at 0.01 are a later comparison's. SCRUB's authors train the last stage under the
     original's classifier: k 2 for ResNet-18 and ``classifier`` freeze, which keeps it as it is.
@@ -63,11 +64,12 @@ class FinetuneLastBlocks(Iterative):
         self.trained = list(itertools.chain(*groups[first:end]))
         model.requires_grad_(False)
         for name in self.trained:
-            model.get_submodule(name).requires_grad_(True)
+            part(model, name).requires_grad_(True)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         for name in self.frozen:
-            model.get_submodule(name).eval()
+            if isinstance(frozen := part(model, name), nn.Module):
+                frozen.eval()
         yield from cross_entropy_steps(model, data.retain)
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:

@@ -10,16 +10,49 @@ from torch.nn.utils.prune import L1Unstructured
 
 from datasets.loaders import Data
 from masks.masks import Mask
+from models.structure import classifier, kernels, parameters_of, share_of
 from unlearn.base import Preset, Range, Steps, option
 from unlearn.finetune import FineTune
 from unlearn.gradient_ascent import GradientAscent
 from unlearn.tools.flat import flatten, frozen_flat, percent, split_like
 from utils import UserError
 
+# Convolutions that hold a smaller share of the weights are not what the network consists of: the
+# patch embedding of a transformer, the depthwise convolutions of a ConvNeXt.
+LEAST = 0.1
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that pruning ranks, by name: those of the convolutions or, where these hold under
+    :data:`LEAST` of the model, as in a transformer, of all layers before the classifier; says so.
+
+    Raises:
+        UserError: there are none.
+    """
+    convolutions = kernels(model, (nn.Conv2d,))
+    if (share := share_of(model, convolutions.values())) >= LEAST:
+        return convolutions
+    head = parameters_of(model, [classifier(model).name])
+    found = {name: weight for name, weight in kernels(model).items() if name not in head}
+    if not found:
+        raise UserError(
+            "pruning: this architecture has no convolution, linear or attention layer before its"
+            " classifier; take a method that does not prune"
+        )
+    print(
+        f"the convolutions hold {100 * share:.1f} % of the weights; pruned are those of all"
+        f" {len(found)} convolutions, linear and attention layers before the classifier,"
+        f" {100 * share_of(model, found.values()):.1f} %, from {next(iter(found))} on",
+        flush=True,
+    )
+    return found
+
 
 @dataclasses.dataclass
 class Pruning:
-    """Mixed into an iterative method: zeroes the smallest convolution weights in each epoch."""
+    """Mixed into an iterative method: zeroes the smallest convolution weights in each epoch, those
+    of :func:`prunable`.
+    """
 
     gradual: ClassVar[bool]
     presets: ClassVar[dict[str, Preset]] = {}  # those of fine-tuning and ascent ran without pruning
@@ -36,10 +69,7 @@ class Pruning:
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)
-        named = {}
-        for name, layer in model.named_modules():
-            if isinstance(layer, nn.Conv2d):
-                named[f"{name}.weight"] = layer.weight
+        named = prunable(model)
         self.weights = list(named.values())
         self.frozen = frozen_flat(named.items(), mask)
         self.free = len(self.frozen) - int(self.frozen.sum())

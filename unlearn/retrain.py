@@ -6,7 +6,7 @@ from torch import nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
-from models import redraw
+from models import begin, redraw
 from unlearn.base import Iterative, Steps, cross_entropy_steps, option
 from utils import stream
 
@@ -17,7 +17,8 @@ class Retrain(Iterative):
 
     What is not typed is as the original was trained: epochs, rate, batches, schedule, augmentation
     and the rest of its recipe. Initialisation and order come from ``--seed``, a stream apart from
-    the original's ``--train_seed``. Under a mask what may change is initialised anew and the rest
+    the original's ``--train_seed``. Where the original began with the weights of a file
+    (``--init``), so does Retrain. Under a mask what may change is initialised anew and the rest
     keeps the original's weights.
     """
 
@@ -41,6 +42,7 @@ class Retrain(Iterative):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         redraw(model, stream(data.seed, "init"))
+        begin(model)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         return cross_entropy_steps(model, data.retain, self.label_smoothing)

@@ -1,5 +1,6 @@
 """Influence unlearning: one damped Newton step away from the forget set."""
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from datasets.loaders import Data, Loader
@@ -112,7 +114,7 @@ class FisherProduct:
                 logits = functional_call(self.model, parameters, images)
                 return F.cross_entropy(logits, labels, reduction="none")
 
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), plain_attention():
                 # torch's own first use of forward mode announces a deprecation inside torch.
                 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
                 _, along_u = jvp(losses, (self.parameters,), (u,))
@@ -123,6 +125,20 @@ class FisherProduct:
             )
         distributed.all_reduce(list(result.values()))
         return result
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Inside the block attention is computed operation by operation: neither its fused kernels nor
+    ``nn.MultiheadAttention``'s shortcut in evaluation has a forward-mode derivative.
+    """
+    shortcut = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(shortcut)
 
 
 def dot(a: Vector, b: Vector) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
-from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, initialise
+from models import IMAGENET_STEMS, MIN_SIZE, MODELS, build_model, check_arch, initialise
+from models.normalize import normalised
 from models.small_resnet import Block
 from utils import UserError
 
@@ -51,10 +52,67 @@ def test_names_shapes_and_parameter_count_are_the_references(entry):
     )
 
 
-def test_every_architecture_has_an_independent_list_of_its_names():
-    assert set(MODELS) - set(REFERENCE) == {
-        "resnet34"
-    }  # which is compared with torchvision's below
+# torchvision's parameter counts for 1,000 classes, and DeiT's for its two (table 1: 5M and 22M).
+TORCHVISIONS = {"swin_t": ("swin_t", 28_288_354), "convnext_t": ("convnext_tiny", 28_589_128)}
+PUBLISHED = {name: count for name, (_, count) in TORCHVISIONS.items()}
+PUBLISHED |= {"vit_tiny": 5_717_416, "vit_small": 22_050_664}
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_at_224_pixels_a_network_has_the_published_number_of_parameters(arch):
+    model = build(arch, 1000, device="meta", image_size=224)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[arch]
+
+
+@pytest.mark.parametrize("arch", TORCHVISIONS)
+def test_at_224_pixels_a_network_is_torchvisions_behind_the_normalisation(arch):
+    """So that torchvision's files of weights load."""
+    model = build(arch, 5, image_size=224).eval()
+    theirs = getattr(tv, TORCHVISIONS[arch][0])(num_classes=5).eval()
+    ours = {k: v for k, v in model.state_dict().items() if not k.startswith("normalize.")}
+    theirs.load_state_dict(ours, strict=True)
+    images = torch.rand(1, 3, 224, 224)
+    normalised = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        assert torch.equal(model(images), theirs(normalised))
+
+
+@pytest.mark.parametrize(
+    ("arch", "side", "positions"),
+    [
+        ("vit_tiny", 8, 2 * 2 + 1),
+        ("vit_tiny", 28, 7 * 7 + 1),
+        ("vit_small", 32, 8 * 8 + 1),
+        ("vit_small", 64, 8 * 8 + 1),
+        ("vit_tiny", 224, 14 * 14 + 1),
+    ],
+)
+def test_patches_of_a_vit_fit_the_image(arch, side, positions):
+    model = build(arch, device="meta", image_size=side)
+    assert model.encoder.pos_embedding.shape[1] == positions
+    assert model(torch.rand(2, 3, side, side, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("arch", ["swin_t", "convnext_t"])
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    [(32, [16, 8, 4, 2]), (64, [16, 8, 4, 2]), (224, [56, 28, 14, 7])],
+)
+def test_the_stages_of_a_pyramid_halve_what_the_stem_leaves(arch, side, sides):
+    model, seen = build(arch, device="meta", image_size=side), []
+    at = 1 if arch == "swin_t" else 2  # (n, h, w, c) or (n, c, h, w)
+    for stage in (1, 3, 5, 7):
+        model.features[stage].register_forward_hook(
+            lambda module, given, out: seen.append(out.shape[at])
+        )
+    assert model(torch.rand(2, 3, side, side, device="meta")).shape == (2, 10)
+    assert seen == sides
+
+
+@pytest.mark.parametrize(("arch", "side"), [("vit_tiny", 30), ("vit_small", 100), ("swin_t", 31)])
+def test_images_that_patches_do_not_cover_are_refused_before_a_model_is_built(arch, side):
+    with pytest.raises(UserError, match=rf"--arch {arch} .* {side} is no multiple .*--input_size"):
+        check_arch(arch, side, imagenet_stem=False)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
@@ -140,11 +198,47 @@ def test_the_first_convolution_sees_normalised_pixels(built):
     hook = first.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
-        model(torch.cat([mean, mean + std, mean - 2 * std]).expand(3, 3, 16, 16))
+        model(torch.cat([mean, mean + std, mean - 2 * std]).expand(3, 3, 32, 32))
     hook.remove()
-    assert torch.equal(seen[0][0], torch.zeros(3, 16, 16))
-    torch.testing.assert_close(seen[0][1], torch.ones(3, 16, 16))
-    torch.testing.assert_close(seen[0][2], torch.full((3, 16, 16), -2.0))
+    assert torch.equal(seen[0][0], torch.zeros(3, 32, 32))
+    torch.testing.assert_close(seen[0][1], torch.ones(3, 32, 32))
+    torch.testing.assert_close(seen[0][2], torch.full((3, 32, 32), -2.0))
+
+
+class Bare(nn.Module):
+    """A network without normalisation, as users have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images).mean((2, 3))
+
+
+class Doubled(nn.Sequential):
+    """A container with a forward pass of its own."""
+
+    def forward(self, images):
+        return 2 * super().forward(images)
+
+
+@pytest.mark.parametrize("make", [Bare, lambda: Doubled(nn.Conv2d(3, 4, 3)), *MODELS.values()])
+def test_evaluation_and_copies_normalise_as_a_call_does(make):
+    """Evaluation calls ``forward``, which no hook of the model runs for."""
+    torch.manual_seed(0)
+    model = normalised(make() if make not in MODELS.values() else make(4)).eval()
+    model.normalize.mean.fill_(0.5)
+    model.normalize.std.fill_(0.1)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        called, copied = model(images), copy.deepcopy(model)
+        assert torch.equal(model.forward(images), called)
+        copied.normalize.mean.zero_()
+        assert not torch.equal(copied(images), called)
+        assert torch.equal(model(images), called)
+        model.normalize.mean.zero_()
+        assert torch.equal(model(images), copied(images))
 
 
 @pytest.mark.parametrize("arch", MODELS)

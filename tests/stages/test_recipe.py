@@ -319,7 +319,8 @@ def test_what_unlearned_a_model_is_no_recipe_and_what_retrained_it_is(odd, tmp_p
         )
         == 0
     )
-    assert "FTcheckpoint.pth.tar has no record of its recipe" in capsys.readouterr().out
+    of_original = capsys.readouterr().out  # the recipe of the original, which FT began with
+    assert "FTcheckpoint.pth.tar was trained: --unlearn_lr=0.05 " in of_original
     again = [
         "--unlearn",
         "retrain",

@@ -9,7 +9,7 @@ from helpers import per_sample_gradients as dense_gradients
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from models import MODELS, build_model
+from models import MIN_SIZE, MODELS, build_model
 from models.vgg import VGG
 from unlearn.tools import per_sample
 from unlearn.tools.per_sample import (
@@ -75,7 +75,7 @@ def either_way(request, monkeypatch):
 
 @pytest.mark.parametrize("arch", MODELS)
 def test_fisher_diagonal_equals_the_loop_for_every_architecture(arch, either_way):
-    side = 16 if arch.startswith("vgg") else 8
+    side = max(8, MIN_SIZE.get(arch, 1))
     samples = make_data(make_image_set(side=side), batch_size=3, count=4).forget.eval_view()
     torch.manual_seed(0)
     model = build_model(arch, 4, (0.4,) * 3, (0.2,) * 3, image_size=side).eval()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
+from models.structure import classifier, parameters_of
 from unlearn.tools.per_sample import Vector, samples_at_once
 
 
@@ -15,9 +16,8 @@ def retain_samples(data: Data, count: int) -> Loader:
 
 
 def classifier_parameters(model: nn.Module) -> set[str]:
-    """The parameters of the last linear layer, whichever shapes other layers have."""
-    *_, last = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    return {f"{last}.weight", f"{last}.bias"}
+    """The parameters of the classifier layer, whichever shapes other layers have."""
+    return parameters_of(model, [classifier(model).name])
 
 
 @torch.no_grad()

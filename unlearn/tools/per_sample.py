@@ -234,10 +234,18 @@ def _conv_weight_gradients(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -
 
 
 def _linear_sizes(layer: nn.Linear, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
-    assert inputs.ndim == 2, "a linear layer over positions needs their sum before the size"
-    yield "weight", size(gradient).T @ size(inputs)
+    if inputs.ndim == 2:  # the size of a product is the product of its factors' sizes
+        yield "weight", size(gradient).T @ size(inputs)
+        if layer.bias is not None:
+            yield "bias", size(gradient).sum(0)
+        return
+    # A sample's gradient is the sum over its positions.
+    total = torch.zeros_like(layer.weight)
+    for x, g in zip(inputs, gradient, strict=True):
+        total += size(g.flatten(0, -2).T @ x.flatten(0, -2))
+    yield "weight", total
     if layer.bias is not None:
-        yield "bias", size(gradient).sum(0)
+        yield "bias", size(gradient.flatten(1, -2).sum(1)).sum(0)
 
 
 def _batch_norm_sizes(layer: nn.BatchNorm2d, inputs: Tensor, gradient: Tensor, size: Size) -> Sizes:
