@@ -682,7 +682,7 @@ def test_arrays_that_claim_too_much_are_refused_unread(kind, tmp_path, monkeypat
     files.greedy_files()[kind](file)
     monkeypatch.setattr(np, "load", forbidden("load"))
     with pytest.raises(UserError, match="claims"):
-        sources.npz(file, None, 0)
+        sources.npz(file, sources.Reading())
 
 
 def test_an_index_file_that_claims_too_much_is_refused_unread(tmp_path, monkeypatch):
@@ -759,7 +759,7 @@ def test_hostile_pickles_inside_torchvisions_folders_are_not_read(tmp_path, monk
     for name in ("data_batch_1", "test_batch", "batches.meta"):
         (folder / name).write_bytes(pickle.dumps(files.payloads(tmp_path / "trap")["os.system"]))
     with pytest.raises(UserError, match="CIFAR10 is not under"):
-        sources.cifar10(tmp_path, None, 0)
+        sources.cifar10(tmp_path, sources.Reading())
     assert not (tmp_path / "trap").exists()
 
 

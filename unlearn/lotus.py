@@ -52,7 +52,7 @@ class Lotus(Iterative):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         self.teacher, self.unseen = frozen_copy(model), 0.0
-        if data.chosen.dropped_class is None:
+        if not data.chosen.dropped_classes:
             self.unseen = 1 - error(self.teacher, held_out(data)) / 100
         self.look(model, data)
 

@@ -33,6 +33,7 @@ from unlearn.wfisher import influence_vector
 # models.
 OPTIONS = {
     "ssd": ["--alpha", "0.5"],
+    "sfron": ["--gamma", "0"],  # a mask file takes the place of its own mask
     "lfssd": ["--alpha", "0.5"],
     "wfisher": ["--samples", "10"],
     "fisher": ["--fisher_samples", "30"],

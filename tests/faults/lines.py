@@ -371,8 +371,8 @@ def line_trials(
             }
         )
 
-    kept, sources._torchvision = sources._torchvision, no_network
+    kept, sources.torchvision_halves = sources.torchvision_halves, no_network
     try:
         trial()
     finally:
-        sources._torchvision = kept
+        sources.torchvision_halves = kept

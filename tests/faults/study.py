@@ -48,7 +48,7 @@ def make_study(world: Path, kind: str, *suites: str) -> Path:
 def _make_runs(world: Path, kind: str, folder: Path, at: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
-    data = sources.digits(None, None, 0)
+    data = sources.digits(None, sources.Reading())
     arrays = {name: data[name][:MOST_IMAGES] for name in ("x_train", "y_train", "x_test", "y_test")}
     np.savez(folder / "data" / "images.npz", **arrays)
     for script, words in steps(kind, at).values():
@@ -103,7 +103,7 @@ def steps(kind: str, at: Path) -> dict[str, tuple[str, list[str]]]:
 
 def audit_words(at: Path, suite: str) -> list[str]:
     """evaluate.py's flags for a study below ``at``; each suite has its own folder, where the models
-    of its pool are.
+    of its pool are. An audit that is there is replaced.
     """
     runs = at / "runs"
     models = [str(runs / name / f"{name}checkpoint.pth.tar") for name in METHODS]
@@ -114,7 +114,7 @@ def audit_words(at: Path, suite: str) -> list[str]:
     )
     original = ["--original", str(runs / "original" / "0model_SA_best.pth.tar")]
     pool = ["--shadows", str(SHADOWS)] if suite == "full" else []
-    lean = ["--device", "cpu", "--relearn_steps", "2", "--relearn_seeds", "2"]
+    lean = ["--overwrite", "--device", "cpu", "--relearn_steps", "2", "--relearn_seeds", "2"]
     return [
         "--models",
         *models,
