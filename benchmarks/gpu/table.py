@@ -583,13 +583,13 @@ def twin_data(folder: Path) -> Path:
     """scikit-learn's digits as a packed file of JPEG images, as CIFAR-10 may come."""
     from PIL import Image
 
-    from datasets.sources import digits
+    from datasets.sources import Reading, digits
 
     target = folder / "digits.npz"
     if target.is_file():
         return target
     arrays, packed = (
-        digits(folder, None, 0),
+        digits(folder, Reading()),
         {"classes": np.array([str(digit) for digit in range(10)])},
     )
     for half in ("train", "test"):
