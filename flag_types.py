@@ -8,6 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 
+import runtime  # noqa: F401 (before torch)
 from models import MODELS, is_arch
 from unlearn import known_methods, method_key, method_listing
 from utils import UserError

@@ -487,7 +487,7 @@ def test_a_method_that_refuses_its_flags_leaves_the_earlier_result(original, tmp
         ),
         "--k 99",
     )
-    assert len(before) == 4
+    assert len(before) == 5
     assert before == {file: file.read_bytes() for file in tmp_path.glob("CF_k*")}
 
 

@@ -64,7 +64,7 @@ def test_a_result_records_the_command_that_makes_it(page):
     script, *words = printed_by(page, "shlex.join").split()
     assert script == "main_forget.py"
     request = unlearn_request(words)
-    assert (request.unlearn, request.num_indexes_to_replace) == ("RL", 130)
+    assert (request.unlearn, request.forget) == ("RL", "random:130")
     assert request.mask_path == Path("runs/python/with_0.5.pt")
     commands = {
         name: json.loads((page[0] / name).read_text())["provenance"]["command"]

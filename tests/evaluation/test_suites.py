@@ -315,7 +315,7 @@ def test_curves_add_up():
 def test_every_name_that_a_suite_gives_is_defined_and_every_definition_has_a_name():
     models = [outputs(seed, knows=("retain",)) for seed in range(3)]
     for splits in models:
-        splits["test_forgotten"] = splits["val"]
+        splits["test_forgotten"] = splits["forgotten_before"] = splits["val"]
     metrics = [basic(splits) for splits in models]
     judged = [_judged(i, splits, metrics[i]) for i, splits in enumerate(models)]
     others = [_judged(i, splits, metrics[i], "retrain") for i, splits in enumerate(models)]

@@ -48,7 +48,8 @@ class Unseen:
 
     def __init__(self, teacher: nn.Module, images: Loader):
         images = images.by_class()
-        self.softmax = torch.cat([ask(teacher, batch).softmax(1) for batch, _ in images])
+        with exact_fp32():
+            self.softmax = torch.cat([ask(teacher, batch).softmax(1) for batch, _ in images])
         self.counts = images.labels.bincount(minlength=self.softmax.shape[1])
 
     def check_classes(self, labels: Tensor) -> None:

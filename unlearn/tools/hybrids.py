@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
+from runtime.devices import exact_fp32
 from unlearn.tools.teachers import ask
 from utils import UserError
 
@@ -45,7 +46,8 @@ def next_classes(model: nn.Module, data: Data) -> Tensor:
     kept, count = data.retain.labels.bincount(minlength=data.num_classes) > 0, partner_count(data)
     found = []
     for images, labels in data.forget.eval_view():
-        logits = ask(model, images).float().masked_fill(~kept, -torch.inf)
+        with exact_fp32():
+            logits = ask(model, images).float().masked_fill(~kept, -torch.inf)
         logits = logits.scatter(1, labels[:, None], -torch.inf)
         found.append(logits.topk(count, dim=1).indices)
     return torch.cat(found)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datasets.loaders import Data
 from models import blocks
+from runtime.devices import exact_fp32
 from unlearn.tools.flat import flatten, split_like
 from unlearn.tools.gradients import gradient, inner
 from utils import stream
@@ -43,7 +44,8 @@ def forget_gradient(
     weights = weights if which is None else [weights[number] for number in which]
     batch = forget.subset(forget.batch_size, purpose).batches_of(forget.batch_size)
     images, labels = next(iter(batch))
-    return gradient(F.cross_entropy(probe.forward(images), labels), weights)
+    with exact_fp32():
+        return gradient(F.cross_entropy(probe.forward(images), labels), weights)
 
 
 @torch.no_grad()
