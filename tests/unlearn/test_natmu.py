@@ -122,3 +122,8 @@ def test_it_forgets():
 @pytest.mark.parametrize("masked", [False, True])
 def test_it_goes_on_bit_for_bit(masked):
     check_resume(lambda: NatMU(unlearn_epochs=2), random_mask(make_model()) if masked else None)
+
+
+def test_images_of_one_pixel_are_refused():
+    with pytest.raises(UserError, match="at least 2 pixels a side; these have 1"):
+        ramps(1, 0.0)

@@ -61,6 +61,7 @@ NOT_APPLICABLE = {
     "ct": "transposes convolutions",
     "msg": "draws weights of convolutions",
     "cfw": "adds noise to convolutions",
+    "natmu": "blends images of two pixels a side or more",
     "ssd": (
         "made to forget a whole class: memorised mistakes are all that the forget set's gradient is"
         " made of"

@@ -19,6 +19,8 @@ def ramps(side: int, delta: float) -> Tensor:
     2; the same over the columns; (b - 1) / b - w over the rows, over the columns. To each ``delta``
     is added.
     """
+    if side < 2:
+        raise UserError(f"NatMU blends images of at least 2 pixels a side; these have {side}")
     half = side // 2
     up = torch.arange(half) / half
     wave = torch.cat([up, (half - 1) / half - up, torch.zeros(side - 2 * half)])
