@@ -320,3 +320,9 @@ def test_only_plain_numbers_are_added_to_what_torch_allows_in_files():
 def test_embedded_data_is_small():
     assert (ROOT / "datasets/fashion_mini.npz").stat().st_size < 4 * 2**20
     assert "Zalando" in (ROOT / "datasets/fashion_mini.LICENSE").read_text()
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports them by it, and then collects only the first."""
+    names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert len(names) == len(set(names))
