@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datasets.loaders import Loader
 from runtime import distributed
 from runtime.devices import exact_fp32
+from unlearn.tools.attack import lengths
 from utils import UserError
 
 MAX_EPS = 10.0
@@ -99,16 +100,8 @@ def _follow(
 def _step(at: Tensor, gradient: Tensor, start: Tensor, radius: float) -> Tensor:
     """A tenth of ``radius`` up the gradient, then into the ball around ``start`` and [0, 1]."""
     # Divided by its largest entry first: the square of a tiny gradient is 0 in fp32.
-    gradient = gradient / _per_image(gradient.abs().amax((1, 2, 3))).clamp(min=1e-38)
-    moved = at + radius / 10 * gradient / _per_image(_length(gradient)).clamp(min=1e-10)
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-38)
+    moved = at + radius / 10 * gradient / lengths(gradient).clamp(min=1e-10)
     way = moved - start
-    within = (radius / _length(way).clamp(min=1e-10)).clamp(max=1)
-    return (start + way * _per_image(within)).clamp(0, 1)
-
-
-def _length(images: Tensor) -> Tensor:
-    return images.flatten(1).norm(dim=1)
-
-
-def _per_image(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
+    within = (radius / lengths(way).clamp(min=1e-10)).clamp(max=1)
+    return (start + way * within).clamp(0, 1)

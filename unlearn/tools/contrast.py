@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data, Loader
-from models import blocks
+from models import classifier
 from runtime import distributed
 from unlearn.base import Step, Steps, option
 from utils import UserError
@@ -67,9 +67,8 @@ class Features:
     """Catches what the model's classifier, its last layer, is given."""
 
     def __init__(self, model: nn.Module):
-        classifier = model.get_submodule(blocks(model)[-1][0])
         self.seen: Tensor | None = None
-        self.handle = classifier.register_forward_pre_hook(self._keep)
+        self.handle = classifier(model).layer.register_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.seen = inputs[0]
