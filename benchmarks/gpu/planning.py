@@ -42,12 +42,12 @@ class Unit:
     audited: bool = True
 
 
-def decide(epoch_seconds: float, epochs: int) -> dict[str, object]:
-    """The training's epochs and schedule: the published ones, or fewer where an epoch takes too
-    long.
+def decide(epoch_seconds: float, epochs: int, asked: int | None = None) -> dict[str, object]:
+    """The training's epochs and schedule: the published ones; fewer under a cosine where they are
+    ``asked`` for or an epoch takes too long.
     """
-    if epoch_seconds > SLOWEST_EPOCH:
-        return {"epochs": min(epochs, FEWER_EPOCHS), "schedule": "cosine"}
+    if asked or epoch_seconds > SLOWEST_EPOCH:
+        return {"epochs": min(epochs, asked or FEWER_EPOCHS), "schedule": "cosine"}
     return {"epochs": epochs, "schedule": "multistep"}
 
 

@@ -97,9 +97,14 @@ def units_of(recipe: Recipe, work: Path, data: str, decided: dict) -> list[Unit]
         return [
             method("IU", "wfisher", 6, seed, *recipe.short_influence),
             method("SCRUB", "scrub", 6, seed, *recipe.short),
-            method("NegGrad", "neggrad_plus", 10 * retained, seed, *recipe.short),
+            method("NegGrad", "neggrad_plus", 20 * retained, seed, *recipe.short),
             salun("SalUn_readme", seed, "--preset", "salun_readme"),
         ]
+
+    def long_budget(seed: int) -> Unit:
+        return method(
+            "FT_long", "FT", 50 * retained, seed, "--preset", "long_budget", *recipe.short
+        )
 
     train = training_flags(recipe, data, decided, shown / "original")
     original = Unit(
@@ -123,8 +128,13 @@ def units_of(recipe: Recipe, work: Path, data: str, decided: dict) -> list[Unit]
         dataclasses.replace(method("raw", "raw", 0, 2), audited=False),
         retrain(4),
         *later_methods(2),
+        retrain(5),
+        retrain(6),
         *first_methods(3),
         *later_methods(3),
+        *first_methods(4),
+        *later_methods(4),
+        *(long_budget(seed) for seed in (2, 3, 4)),
     ]
 
 

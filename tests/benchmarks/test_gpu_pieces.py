@@ -29,6 +29,7 @@ def test_the_published_training_is_kept_up_to_three_seconds_an_epoch():
     assert planning.decide(3.0, 182) == {"epochs": 182, "schedule": "multistep"}
     assert planning.decide(3.01, 182) == {"epochs": 60, "schedule": "cosine"}
     assert planning.decide(9.0, 2)["epochs"] == 2
+    assert planning.decide(1.0, 182, 40) == {"epochs": 40, "schedule": "cosine"}
 
 
 def test_several_units_at_once_are_used_where_they_gain_a_fifth():
@@ -138,6 +139,8 @@ def test_the_units_come_in_their_order_with_the_published_flags(tmp_path):
         "retrain_2",
         "retrain_3",
         "retrain_4",
+        "retrain_5",
+        "retrain_6",
     ]
 
 
