@@ -13,7 +13,8 @@ from typing import TypeVar
 import runtime  # noqa: F401 (before torch)
 from datasets import DATASETS, dataset_key
 from flag_types import ChooseOrList, OppositeAction, Parser
-from flags import UNREAD, data_flags, evaluation_parser, make_parser
+from flags import UNREAD, data_flags
+from parsers import evaluation_parser, make_parser
 from runtime.files import load_json, require_file
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
 from unlearn import METHODS, method_key, needs_mask, presets_of

@@ -16,8 +16,8 @@ from datasets.device_images import STORES
 from datasets.image_files import FITS
 from masks.scores import SCORES
 from models import MODELS
-from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
-from unlearn import METHODS, flag_of, preset_table
+from stages.requests import Request
+from unlearn import METHODS, preset_table
 
 # Flags of the reference that have no field here, with its defaults: accepted, and named in one
 # warning line when typed. Two of them stand for flags of ours: see arg_parser.py.
@@ -137,23 +137,23 @@ def training_flags() -> tuple[Flag, ...]:
     tenth = "epochs at which multistep takes a tenth (default: at 91/182 and 136/182 of the run)"
     instead = "of main_train, and of retrain without"
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
-    optimizer = f"main_train: %(default)s; {_defaults('optimizer')}"
+    optimizer = f"main_train: %(default)s; {defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
     decay = "whether biases, norms and position embeddings decay too (default: %(default)s)"
-    schedule = f"default: multistep for training and retrain, else constant{_published('schedule')}"
-    final_lr = f"rate at which the cosine ends (default: %(default)s{_published('final_lr')})"
-    clip_norm = f"0 does not clip (default: %(default)s{_published('clip_norm')})"
-    bn = f"BatchNorm statistics; main_train: %(default)s; {_defaults('bn')}"
+    schedule = f"default: multistep for training and retrain, else constant{published('schedule')}"
+    final_lr = f"rate at which the cosine ends (default: %(default)s{published('final_lr')})"
+    clip_norm = f"0 does not clip (default: %(default)s{published('clip_norm')})"
+    bn = f"BatchNorm statistics; main_train: %(default)s; {defaults('bn')}"
     return (
-        Flag("batch_size", types.positive, f"default: %(default)s{_published('batch_size')}"),
+        Flag("batch_size", types.positive, f"default: %(default)s{published('batch_size')}"),
         Flag("tail", ("spread", "keep", "drop"), f"{tail} (default: %(default)s)"),
         Flag("select", ("best", "last"), f"{select} original was selected by, else last)"),
         Flag("lr", types.rate, f"{instead} --unlearn_lr (default: %(default)s)"),
         Flag("epochs", types.epochs, f"{instead} --unlearn_epochs (default: %(default)s)"),
         Flag("optimizer", ("sgd", "adam", "adamw"), optimizer),
-        Flag("momentum", types.rate, f"SGD's (default: %(default)s{_published('momentum')})"),
+        Flag("momentum", types.rate, f"SGD's (default: %(default)s{published('momentum')})"),
         Flag("label_smoothing", types.smoothing, label_smoothing),
-        Flag("weight_decay", types.rate, f"main_train: %(default)s; {_defaults('weight_decay')}"),
+        Flag("weight_decay", types.rate, f"main_train: %(default)s; {defaults('weight_decay')}"),
         Flag("decay", ("all", "weights"), decay),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),
         Flag("decreasing_lr", types.milestones, tenth),
@@ -221,12 +221,12 @@ def unlearning_flags() -> tuple[Flag, ...]:
             {"action": types.ChooseOrList, "table": preset_table, "metavar": "NAME"},
         ),
         Flag("forget_batch_size", types.positive, forget_batch_size),
-        Flag("unlearn_lr", types.rate, _defaults("unlearn_lr")),
-        Flag("unlearn_epochs", types.epochs, _defaults("unlearn_epochs")),
+        Flag("unlearn_lr", types.rate, defaults("unlearn_lr")),
+        Flag("unlearn_epochs", types.epochs, defaults("unlearn_epochs")),
         Flag(
             "rate",
             types.rate,
-            f"share of the convolution weights that are pruned in the end ({_defaults('rate')})",
+            f"share of the convolution weights that are pruned in the end ({defaults('rate')})",
             {"default": 0.95},
         ),
         Flag("mask_path", Path, "saliency mask, or with --mask_ratio the folder of with_*.pt"),
@@ -273,104 +273,7 @@ def audit_flags(suites: Sequence[str]) -> tuple[Flag, ...]:
     )
 
 
-def make_parser(
-    description: str, kind: type[Request] | None = None, method: str | None = None
-) -> types.Parser:
-    """The parser of the four steps; ``--help`` shows the flags that ``kind`` has a field for, and
-    of the methods' own those of ``method``.
-    """
-    parser = types.Parser(description)
-    groups = {
-        "data": data_flags(),
-        "model": model_flags(),
-        "run": run_flags(),
-        "training": training_flags(),
-        "who is forgotten": forget_flags(),
-        "masks (generate_mask.py)": mask_flags(),
-        "unlearning": unlearning_flags(),
-    }
-    for title, flags in groups.items():
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            flag.add_to(group)
-        if title == "data":
-            augment = "train without, or with, random crops and flips (default: with"
-            text = f"{augment}{_published('no_aug', 'without')})"
-            names = ("--no-aug", "--aug")
-            group.add_argument(*names, dest="no_aug", action=types.OppositeAction, help=text)
-    _add_method_flags(parser)
-    group = parser.add_argument_group("accepted for the reference's scripts, read by nothing")
-    for name, default in UNREAD.items():
-        switch = {"action": "store_true"} if default is False else {"type": type(default or "")}
-        group.add_argument(f"--{name}", default=default, help=argparse.SUPPRESS, **switch)
-    for each in (TrainRequest, MaskRequest, UnlearnRequest):
-        _take_defaults(parser, each)
-    if kind is not None:
-        _show_only(parser, kind, method)
-    return parser
-
-
-def evaluation_parser(description: str, suites: Sequence[str]) -> types.Parser:
-    """The parser of evaluate.py: what was trained, and on what, its checkpoints say themselves."""
-    parser = types.Parser(description)
-    for flag in audit_flags(suites):
-        flag.add_to(parser)
-    _take_defaults(parser, AuditRequest)
-    return parser
-
-
-def _show_only(parser: types.Parser, kind: type[Request], method: str | None) -> None:
-    """Hide from ``--help`` the flags that a step does not read; all of them are still accepted."""
-    shown = {field.name for field in dataclasses.fields(kind)} | {"help", "config"}
-    if kind is UnlearnRequest:
-        shown |= {"list_methods"}
-        for each in METHODS.values() if method is None else [METHODS[method]]:
-            shown |= {field.name for field in dataclasses.fields(each)}
-    own = {field.name: field for field in dataclasses.fields(METHODS[method])} if method else {}
-    for action in parser._actions:
-        if action.dest not in shown:
-            action.help = argparse.SUPPRESS
-        elif action.dest in own:
-            field = own[action.dest]
-            action.help = f"{field.metadata['help']} (default: {field.default})"
-
-
-def _take_defaults(parser: types.Parser, kind: type[Request] | type[AuditRequest]) -> None:
-    """Give each flag the default of the request's field of its name."""
-    known = {action.dest for action in parser._actions}
-    for field in dataclasses.fields(kind):
-        if field.name in known and field.default is not dataclasses.MISSING:
-            parser.set_defaults(**{field.name: field.default})
-
-
-def _add_method_flags(parser: types.Parser) -> None:
-    """A flag for each field of each method that has none yet. Their defaults stay in
-    the methods.
-    """
-    group = parser.add_argument_group("one method's own (defaults are the method's)")
-    known = {action.dest for action in parser._actions}
-    for method in METHODS.values():
-        hints = typing.get_type_hints(method)
-        for field in dataclasses.fields(method):
-            if field.name in known:
-                continue
-            known.add(field.name)
-            text = f"{field.metadata['help']} ({_defaults(field.name)})"
-            options = _argument_type(hints[field.name])
-            if "type" in options:
-                options["type"] = types.explained(options["type"], flag_of(field.name))
-            group.add_argument(flag_of(field.name), dest=field.name, help=text, **options)
-
-
-def _argument_type(hint: type) -> dict:
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if typing.get_origin(hint) is typing.Literal:
-        return {"choices": typing.get_args(hint)}
-    return {"type": {int: types.count, float: types.number}[hint]}
-
-
-def _defaults(field: str) -> str:
+def defaults(field: str) -> str:
     """The default of a field in every method that has it, such as ``GA: 5, RL: 10``."""
     names: dict[object, list[str]] = {}
     for name, method in METHODS.items():
@@ -385,7 +288,7 @@ def _defaults(field: str) -> str:
     return "; ".join(f"{', '.join(methods)}: {value}" for value, methods in names.items())
 
 
-def _published(flag: str, said: str | None = None) -> str:
+def published(flag: str, said: str | None = None) -> str:
     """The default of one of the loop's flags in every method that changes it, such as ``; scrub,
     scrub_r: 128``, or ``said`` for it.
     """

@@ -7,7 +7,7 @@
 #   IU       87.82±2.15 97.98±0.21 91.42±0.21 95.96±0.21   sparse_cifar10_class
 # Tolerance: a difference within Student's 95 % interval of the seeds on both sides is "reproduced". How many trials the SDs are of is not known
 # to us; they are taken for standard errors. SalUn's own table of this setting was not seen, so that its row here has nothing beside it.
-# TIME: nothing of this project has run on a GPU, this recipe neither. The paper's Retrain took 43.23 minutes, FF 38.91, on hardware
+# TIME: this recipe has not run on a GPU. The paper's Retrain took 43.23 minutes, FF 38.91, on hardware
 # that we do not know.
 # WHAT MOVES THE NUMBERS: which class (the paper's is not known to us; 9, truck, is the one where CoUn has every method within 0.04 of the others);
 # the rate of GA and FT; alpha of IU and FF. Retrain's UA is 100 by construction.

@@ -9,7 +9,7 @@
 #   l1-sparse  8.46±1.50 94.55 88.63 15.49                   matryoshka_cifar10_10
 # Tolerance: a difference within Student's 95 % interval of the seeds on both sides is "reproduced". No SD of the paper is used: those of
 # its Retrain are implausibly small, the rerun's stand in.
-# TIME: nothing of this project has run on a GPU, this recipe neither. Minutes of Retrain: 43.29 in the paper, 16.40 in the rerun, on
+# TIME: this recipe has not run on a GPU. Minutes of Retrain: 43.29 in the paper, 16.40 in the rerun, on
 # hardware that we do not know.
 # WHAT MOVES THE NUMBERS: the rates, which the paper does not give for its baselines (the rerun's stand here, so that GA, BE, BS and IU do next
 # to nothing); the schedule of the original (SCHEDULE=cosine is the rerun's); the order of RL; the split of the original. Here it is always the

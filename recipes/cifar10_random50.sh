@@ -9,7 +9,7 @@
 #   l1-sparse  7.57 94.99 87.91 15.13                        matryoshka_cifar10_50
 # Tolerance: a difference within Student's 95 % interval of the seeds on both sides is "reproduced". No SD of the paper is used: those of
 # its Retrain are implausibly small and those of its l1-sparse wrong; the rerun's stand in.
-# TIME: nothing of this project has run on a GPU, this recipe neither. Minutes of Retrain: 23.90 in the paper, 9.11 in the rerun, on
+# TIME: this recipe has not run on a GPU. Minutes of Retrain: 23.90 in the paper, 9.11 in the rerun, on
 # hardware that we do not know.
 # WHAT MOVES THE NUMBERS: the rates, which the paper does not give for its baselines (the rerun's stand here); the mask's density; the schedule of
 # the original (SCHEDULE=cosine is the rerun's); the order of RL; the split of the original, which here is always the one forgotten from.

@@ -9,7 +9,7 @@
 # Tolerance: a difference within Student's 95 % interval of your forget sets, the published ones taken to scatter as yours do, is "reproduced".
 # The verdicts will say "not comparable" all the same: DualOptim trains on all 50,000 images and forgets 5,000. Here a tenth of each class is
 # always validation, so that 4,500 of 45,000 are forgotten. The differences are printed.
-# TIME: nothing of this project has run on a GPU, this recipe neither; the paper's minutes are not known to us. Each seed has a Retrain of its own.
+# TIME: this recipe has not run on a GPU; the paper's minutes are not known to us. Each seed has a Retrain of its own.
 # WHAT MOVES THE NUMBERS: the forget set, more than the seed (SFRon's SD over forget sets, 2.33, is above its gap, 0.51); the rates, which are our
 # choice but for SalUn's. DualOptim itself, two optimizers with a state each, and SFRon are not run here.
 # FAST=1: 8x8 digits, ResNet-20s, one epoch, one seed, on a CPU. It shows that every command runs; its numbers mean nothing.

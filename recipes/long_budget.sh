@@ -5,7 +5,7 @@
 #   Retrain  4.81 100 94.67 11.02   coun_cifar10_10
 # and the Avg. Gaps 0.65 (FT), 0.38 (l1-sparse), 0.59 (SalUn). No SDs are known to us.
 # Tolerance: a difference within Student's 95 % interval of your seeds, the published trials taken to scatter as yours do, is "reproduced".
-# TIME: nothing of this project has run on a GPU, this recipe neither; the paper's minutes are not known to us. Fifty epochs are more than a quarter
+# TIME: this recipe has not run on a GPU; the paper's minutes are not known to us. Fifty epochs are more than a quarter
 # of Retrain's 182.
 # WHAT MOVES THE NUMBERS: the rate (CoUn's go from 0.01 to 0.1 and are chosen by the smallest gap; here 0.01, and SalUn's README's 0.013: our
 # choice), the l1 weight, and whether 45,000 or 50,000 images are trained on, which we do not know of CoUn.

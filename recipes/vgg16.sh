@@ -5,7 +5,7 @@
 #   Retrain  33.23 99.75 67.07 40.69   coun_cifar100_10_vgg16
 # and the Avg. Gaps 3.56 (FT), 2.15 (NegGrad+), 3.27 (l1-sparse), 3.13 (SalUn). SalUn's own table of VGG-16 was not seen. Tolerance, time, what
 # moves the numbers, values: as in recipes/long_budget.sh, which this runs (preset long_budget). Which VGG-16 CoUn's is, with or without BatchNorm,
-# is not known to us; vgg16_bn is assumed. Nothing of this project has run on a GPU, this recipe neither.
+# is not known to us; vgg16_bn is assumed. This recipe has not run on a GPU.
 # FAST=1: 8x8 digits, ResNet-20s, one epoch, one seed, on a CPU: VGG-16 needs images of 16 pixels. It shows that every command runs;
 # its numbers mean nothing.
 set -euo pipefail

@@ -7,7 +7,7 @@ import pytest
 from arg_parser import unlearn_request
 from evaluate import SUITES
 from flag_types import ALLOWED
-from flags import evaluation_parser, make_parser
+from parsers import evaluation_parser, make_parser
 from utils import UserError
 
 FREE = (None, str)  # any text will do

@@ -156,6 +156,9 @@ class Battery:
         except (Exception, SystemExit) as error:  # whatever goes wrong must cost no other check
             printed.write(traceback.format_exc())
             entry |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        except KeyboardInterrupt:
+            self._log(name, describe()["time"], time.monotonic() - started, printed)
+            raise
         here = describe()
         entry |= {
             "seconds": round(time.monotonic() - started, 2),
@@ -163,12 +166,7 @@ class Battery:
             "time": here["time"],
         }
         self.checks[name] = entry
-        with (
-            (self.folder / f"{self.stage}.log").open("a")
-            if self.folder.is_dir()
-            else self._new_log()
-        ) as log:
-            log.write(f"==== {name} ({here['time']}, {entry['seconds']} s)\n{printed.getvalue()}\n")
+        self._log(name, here["time"], entry["seconds"], printed)
         self.save(here)
         print(f"{self.stage} {name}: {_in_words(entry)} ({entry['seconds']:.1f} s)", flush=True)
         if entry["ok"] is False and self._is_lost():
@@ -205,9 +203,10 @@ class Battery:
             return True
         return False
 
-    def _new_log(self) -> io.TextIOBase:
+    def _log(self, name: str, when: str, seconds: float, printed: io.StringIO) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return (self.folder / f"{self.stage}.log").open("a")
+        with (self.folder / f"{self.stage}.log").open("a") as log:
+            log.write(f"==== {name} ({when}, {seconds:.2f} s)\n{printed.getvalue()}\n")
 
     def found(self, name: str) -> dict | None:
         """What a check found, in this run or an earlier one; None where it failed or is still to

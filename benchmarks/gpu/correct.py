@@ -1,15 +1,16 @@
 """Is what the project computes on this GPU right? One check for each way in which a GPU may differ
 from the CPU.
 
-    python benchmarks/gpu/correct.py            # on a CUDA device, embedded data, under eight
-    minutes; the same command goes on python benchmarks/gpu/correct.py --twin     # the same checks
-    on the CPU, small python benchmarks/gpu/correct.py --only methods_fp32,methods_bf16 --again
+    python benchmarks/gpu/correct.py            # eight minutes; the same command goes on
+    python benchmarks/gpu/correct.py --twin     # the same checks on the CPU, small
+    python benchmarks/gpu/correct.py --only methods_fp32_1,compile --again
 
 Results: correct.json, correct.md and correct.log in --out. A check's numbers are kept whether it is
 good or not.
 """
 
 import contextlib
+import functools
 import math
 import shutil
 import socket
@@ -29,6 +30,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.gpu.battery import Battery, LeftOut, judged, make_parser, run
 from benchmarks.gpu.numerics import (
+    PARTS,
     cpu_against_device,
     evaluated_logits,
     loader,
@@ -384,9 +386,10 @@ def torchrun_nccl(bench: Bench) -> dict:
         bench.call("main_train", *words, "--save_dir", bench.folder / "plain")
         return weights(bench.folder / "plain" / "0checkpoint.pth.tar")
 
-    (rank,) = by_torchrun(bench, 1, "torchrun", "main_train", *words)
+    (rank,) = by_torchrun(bench, 1, "torchrun", "main_train", *words, FIX_KERNELS="1")
     found = weights(bench.folder / "torchrun" / "0checkpoint.pth.tar")
-    numbers, fits = compared(found, plain(), plain, 0.0 if bench.twin else OTHER_KERNELS)
+    with fixed_kernels():
+        numbers, fits = compared(found, plain(), plain, 0.0 if bench.twin else OTHER_KERNELS)
     group = rank["group"]
     expected = {
         "torchrun's model is the plain run's": fits,
@@ -510,7 +513,6 @@ def sizes_of(audit: dict) -> dict[str, int]:
 CHECKS: dict[str, Callable[[Bench], dict]] = {
     "cpu_against_device": cpu_against_device,
     "loader": loader,
-    "methods_fp32": lambda bench: methods(bench, "fp32"),
     "resume_training": resume_training,
     "resume_salun": resume_salun,
     "determinism": determinism,
@@ -518,8 +520,12 @@ CHECKS: dict[str, Callable[[Bench], dict]] = {
     "evaluation": evaluation,
     "torchrun_nccl": torchrun_nccl,
     "two_processes": two_processes,
-    "methods_bf16": lambda bench: methods(bench, "bf16"),
     "compile": compile_training,
+    **{
+        f"methods_{precision}_{part}": functools.partial(methods, precision=precision, part=part)
+        for precision in ("fp32", "bf16")
+        for part in range(1, PARTS + 1)
+    },
 }
 
 

@@ -1,9 +1,9 @@
 """How fast the training loop, the masks, the influence passes, the evaluation and the attack are on
 this machine's GPU.
 
-    python benchmarks/gpu/fast.py            # in two calls or more; the same command goes on where
-    it stopped python benchmarks/gpu/fast.py --only ceilings,loop_waits python
-    benchmarks/gpu/fast.py --twin     # the same checks on the CPU, at toy size
+    python benchmarks/gpu/fast.py            # in two calls or more: it goes on where it stopped
+    python benchmarks/gpu/fast.py --only ceilings,loop_waits
+    python benchmarks/gpu/fast.py --twin     # the same checks on the CPU, at toy size
 
 Times are of finished device work, medians of several repeats after a warm-up, with the smallest and
 largest beside them. A profiler slows down what runs after it in the same process. So where a check

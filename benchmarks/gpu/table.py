@@ -1,11 +1,11 @@
 """CIFAR-10, ResNet-18, 4,500 random images forgotten by the published protocol: one row a method,
 in units of one model.
 
-    python benchmarks/gpu/table.py --data cifar10.npz --plan 30     # what is done, what is to come,
-    what fits into 30 minutes python benchmarks/gpu/table.py --data cifar10.npz --minutes 8   # the
-    same command goes on where it stopped python benchmarks/gpu/table.py --data cifar10.npz --unpack
-    PIECES --pieces PIECES2   # on another machine python benchmarks/gpu/table.py --data cifar10.npz
-    --only audit  # evaluate.py on what was kept; needs no GPU
+    DATA="--data cifar10.npz"
+    python benchmarks/gpu/table.py $DATA --plan 30     # what is done, what fits into 30 minutes
+    python benchmarks/gpu/table.py $DATA --minutes 8   # the same command goes on where it stopped
+    python benchmarks/gpu/table.py $DATA --unpack PIECES --pieces PIECES2   # on another machine
+    python benchmarks/gpu/table.py $DATA --only audit  # on what was kept; needs no GPU
 
 A unit is a call of one of the project's scripts with --resume. A training that was stopped goes on
 from its last epoch on the same machine, and begins anew on another one; what is finished is not run
@@ -529,8 +529,8 @@ class Table(Battery):
             notes.append(f"Up to {self.most} units ran at once: run times do not compare.")
         if self.decided["epochs"] != self.recipe.epochs:
             notes.append(
-                f"These are not the published {self.recipe.epochs} epochs, multistep: fewer were asked"
-                f" for, or an epoch took more than {SLOWEST_EPOCH:g} s."
+                f"These are not the published {self.recipe.epochs} epochs, multistep: fewer were"
+                f" asked for, or an epoch took more than {SLOWEST_EPOCH:g} s."
             )
         return "\n\n".join(
             [" ".join(notes), super().table(here), made.read_text() if made.is_file() else ""]

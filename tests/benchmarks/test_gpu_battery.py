@@ -76,11 +76,13 @@ def test_a_check_that_fails_costs_no_other_and_is_run_again(tmp_path):
 
 def test_a_check_that_ends_the_process_is_known_to_the_next_one(tmp_path):
     def ends_it():
+        print("method 7")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         begin(tmp_path).check("crash", ends_it)
     assert entries(tmp_path)["crash"]["error"] == "the process ended in it"
+    assert "method 7" in next(tmp_path.glob("*.log")).read_text()
     again = begin(tmp_path)
     assert again.in_turn(["crash", "a", "b"]) == ["a", "b", "crash"]
     again.check("crash", lambda: {})

@@ -32,8 +32,6 @@ CERTAIN = {
         "order_and_augmentation_equal_those_of_the_cpu": True,
         "largest_difference_of_unaugmented_images": 0.0,
     },
-    "methods_fp32": {"methods": len(KINDS), "all_true_mask_equals_none": len(KINDS)},
-    "methods_bf16": {"methods": TRAINED, "all_true_mask_equals_none": TRAINED},
     "resume_training": {"equal": True, "of_epochs": 4},
     "resume_salun": {"equal": True},
     "determinism": {
@@ -51,6 +49,12 @@ CERTAIN = {
     },
     "two_processes": {"ranks_equal": True, "device": ["cpu", "cpu"]},
     "compile": {"backend": "aot_eager"},
+    **{
+        f"methods_{precision}_{part}": {"methods": count, "all_true_mask_equals_none": count}
+        for precision, whole in (("fp32", len(KINDS)), ("bf16", TRAINED))
+        for part in range(1, numerics.PARTS + 1)
+        for count in [len(range(part - 1, whole, numerics.PARTS))]
+    },
 }
 
 
