@@ -109,6 +109,7 @@ def run_flags() -> tuple[Flag, ...]:
     inside = "main_train: also save inside an epoch (default: 0, only after it)"
     board = "write each epoch's curve for TensorBoard too (pip install tensorboard)"
     units = "of training; auto: bf16 where it has hardware units; fp32 is never TF32"
+    fixed = "on CUDA: cuDNN's deterministic convolutions, for equal digits run after run"
     print_freq = "steps between checks for a non-finite loss (default: %(default)s)"
     return (
         Flag("save_dir", Path, "where results go (default: runs/DATASET_ARCH, printed)"),
@@ -124,6 +125,7 @@ def run_flags() -> tuple[Flag, ...]:
         Flag("device", DEVICES, "default: %(default)s"),
         Flag("gpu", types.count, "which CUDA device (default: %(default)s)"),
         Flag("threads", types.threads, OF_THREADS),
+        Flag("deterministic", bool, fixed),
         Flag("precision", ("auto", "fp32", "bf16"), units),
         Flag("compile", bool, f"{graphs} torchrun"),
         Flag("tensorboard", bool, board),

@@ -128,14 +128,16 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the top of the heap is never given back
 
 
-def tune_cuda(device: torch.device) -> None:
+def tune_cuda(device: torch.device, deterministic: bool = False) -> None:
     """Turn TF32 off, in training too, and let cuDNN time its convolutions for each shape and take
     the fastest.
 
-    The fastest may differ from run to run, and with it the rounding.
+    The fastest may differ from run to run, and with it the rounding; ``deterministic`` takes
+    cuDNN's deterministic convolutions instead, without a search.
     """
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.deterministic = deterministic
         _set_tf32("highest", False)
 
 

@@ -52,6 +52,7 @@ class Request:
     device: str = "auto"
     gpu: int = 0
     threads: int | None = None
+    deterministic: bool = False
     precision: str = "auto"
     typed: frozenset[str] = frozenset()
 

@@ -54,7 +54,7 @@ SET_BY_POOL = {
     *OF_REFERENCE,
     *("forget", "skip_val", "forget_copies", "retain_forgotten", "split_seed", "data"),
     *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
-    *("workers", "num_workers", "cache", "store", "save_every_steps"),
+    *("workers", "num_workers", "cache", "store", "save_every_steps", "deterministic"),
 }
 
 

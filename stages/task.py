@@ -128,7 +128,7 @@ def set_up(request: Request) -> tuple[torch.device, str]:
     device = pick_device(request.device, request.gpu)
     use_threads(request.threads, device)
     distributed.initialize(device)
-    tune_cuda(device)
+    tune_cuda(device, request.deterministic)
     if device.type == "cpu":
         keep_freed_memory()
     return device, pick_precision(request.precision, device)

@@ -37,10 +37,8 @@ from benchmarks.gpu.numerics import (
     methods,
 )
 from benchmarks.gpu.runs import (
-    FIXED_KERNELS,
     Bench,
     compared,
-    fixed_kernels,
     flat,
     relative,
     same,
@@ -102,12 +100,13 @@ def killed_and_resumed(
     """Kill a script once its checkpoint is ``far_enough``, resume it, and compare the model with
     that of a run which nothing stopped.
 
-    With cuDNN's kernels fixed: rounding of a step in another process would not stay small for
-    several epochs.
+    With --deterministic: rounding of a step in another process would not stay small for several
+    epochs.
     """
+    words = [*words, "--deterministic"]
     folder = checkpoint.parent
     shutil.rmtree(folder, ignore_errors=True)
-    process = bench.start(["-c", FIXED_KERNELS, script, *words, "--save_dir", folder])
+    process = bench.start([f"{script}.py", *words, "--save_dir", folder])
     state, end = None, time.monotonic() + 120
     while process.poll() is None and not state and time.monotonic() < end:
         time.sleep(0.01)
@@ -127,11 +126,10 @@ def killed_and_resumed(
         bench.call(script, *words, "--save_dir", folder.with_name("whole"))
         return weights(folder.with_name("whole") / checkpoint.name)
 
-    with fixed_kernels():
-        bench.call(script, *words, "--save_dir", folder, "--resume")
-        numbers, fits = compared(
-            weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS
-        )
+    bench.call(script, *words, "--save_dir", folder, "--resume")
+    numbers, fits = compared(
+        weights(checkpoint), whole(), whole, 0.0 if bench.twin else OTHER_KERNELS
+    )
     found = {
         "killed_in_epoch": state["epoch"] + 1,
         "after_steps": steps,
@@ -379,17 +377,16 @@ def torchrun_nccl(bench: Bench) -> dict:
     A script makes no group where there is one process. So the group of one is made by ranks.py,
     which calls the collectives and SyncBatchNorm's function itself.
     """
-    words = bench.training(epochs=1)
+    words = bench.training("--deterministic", epochs=1)
 
     def plain() -> dict:
         shutil.rmtree(bench.folder / "plain", ignore_errors=True)
         bench.call("main_train", *words, "--save_dir", bench.folder / "plain")
         return weights(bench.folder / "plain" / "0checkpoint.pth.tar")
 
-    (rank,) = by_torchrun(bench, 1, "torchrun", "main_train", *words, FIX_KERNELS="1")
+    (rank,) = by_torchrun(bench, 1, "torchrun", "main_train", *words)
     found = weights(bench.folder / "torchrun" / "0checkpoint.pth.tar")
-    with fixed_kernels():
-        numbers, fits = compared(found, plain(), plain, 0.0 if bench.twin else OTHER_KERNELS)
+    numbers, fits = compared(found, plain(), plain, 0.0 if bench.twin else OTHER_KERNELS)
     group = rank["group"]
     expected = {
         "torchrun's model is the plain run's": fits,

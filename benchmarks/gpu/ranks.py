@@ -5,13 +5,11 @@ what each one ended with.
 
 FOLDER/rankN.json has the hash of the weights after the last epoch, the device, and what the
 processes talked through. A run of one process makes no group: afterwards it makes one of its own
-and sends an update through it. ``FIX_KERNELS=1`` in the environment fixes cuDNN's choice.
+and sends an update through it.
 """
 
-import contextlib
 import copy
 import importlib
-import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -25,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu.runs import fixed_kernels, relative
+from benchmarks.gpu.runs import relative
 from engine import BATCH_NORM, Trainer, Updater, train_epoch
 from models import build_model
 from recipe import make_optimizer
@@ -150,8 +148,7 @@ def sync_batch_norm(device: torch.device) -> float | str:
 
 def main(argv: list[str]) -> int:
     folder, script, *words = argv
-    with fixed_kernels() if os.environ.get("FIX_KERNELS") else contextlib.nullcontext():
-        code, found = run(script, words)
+    code, found = run(script, words)
     if not code and distributed.world_size() == 1 and found:
         found["group"] = group_of_one(torch.device(found["device"]))
     write_own(found, Path(folder) / f"rank{distributed.rank()}.json")

@@ -2,23 +2,20 @@
 far two results are apart.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.battery import ROOT
 from runtime.files import load
-from stages import task
 from stages.checkpoints import Original, read_original
 
 State = Mapping[str, Tensor]
@@ -27,13 +24,6 @@ State = Mapping[str, Tensor]
 REPEATS = 10
 # How often a run is made again before it counts as one that repeats itself.
 TRIES = 3
-# A script with fixed_kernels() in a process of its own: its name and its flags follow.
-FIXED_KERNELS = """
-import importlib, sys
-from benchmarks.gpu.runs import fixed_kernels
-with fixed_kernels():
-    sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
-"""
 # What a process that is asked to end has for it: torchrun gives its own ones half a minute.
 SECONDS_TO_STOP = 40
 
@@ -179,26 +169,6 @@ class Bench:
                 f"exit code {process.returncode} in the place of {code}: {printed[-500:]}"
             )
         return printed
-
-
-@contextlib.contextmanager
-def fixed_kernels() -> Iterator[None]:
-    """Let scripts called in the block use cuDNN's deterministic kernels without a search, so that
-    another process takes the same.
-    """
-    cudnn = torch.backends.cudnn
-    before, tune = cudnn.deterministic, task.tune_cuda
-
-    def tune_and_fix(device: torch.device) -> None:
-        tune(device)
-        if device.type == "cuda":
-            cudnn.benchmark, cudnn.deterministic = False, True
-
-    try:
-        with mock.patch.object(task, "tune_cuda", tune_and_fix):
-            yield
-    finally:
-        cudnn.deterministic = before  # the search is the next script's to switch on again
 
 
 def stopped(process: subprocess.Popen) -> str:

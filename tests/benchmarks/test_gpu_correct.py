@@ -18,7 +18,6 @@ from benchmarks.gpu.numerics import compare_masks, near_ties, passes, tf32_seen
 from benchmarks.gpu.runs import Bench, compared, relative
 from masks.gate import SaliencyGate
 from runtime.devices import exact_fp32
-from stages import task
 from unlearn.base import Iterative
 
 pytestmark = pytest.mark.slow
@@ -175,19 +174,19 @@ def test_a_method_without_effect_is_found(checked):
 
 
 def test_one_method_that_fails_hides_no_other(monkeypatch):
+    broken = numerics.methods_of("fp32")[:: numerics.PARTS][:2]
+
     def check_method(bench, task, name):
-        if name in ("GA", "FT"):
+        if name in broken:
             raise RuntimeError(f"{name} is broken")
         return {"equal": True}, []
 
     monkeypatch.setattr(numerics, "open_bench", lambda bench, precision: None)
     monkeypatch.setattr(numerics, "check_method", check_method)
-    with pytest.raises(Wrong, match="GA is broken") as caught:
-        numerics.methods(None, "fp32")
-    assert caught.value.found["failed"] == {
-        "FT": "RuntimeError: FT is broken",
-        "GA": "RuntimeError: GA is broken",
-    }
+    with pytest.raises(Wrong, match=f"{broken[1]} is broken") as caught:
+        numerics.methods(None, "fp32", 1)
+    failed = {name: f"RuntimeError: {name} is broken" for name in broken}
+    assert caught.value.found["failed"] == failed
 
 
 def test_passes_give_the_pixels_of_an_epoch():
@@ -264,15 +263,3 @@ def test_what_a_killed_process_leaves_behind_holds_nothing_up(tmp_path, monkeypa
         Bench(tmp_path, torch.device("cpu"), twin=True).process(["-c", parent], seconds=2)
     os.kill(int(str(error.value).split()[-1]), signal.SIGKILL)
     assert time.monotonic() - began < 20
-
-
-def test_fixed_kernels_are_those_of_scripts_in_the_block_alone(monkeypatch):
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    monkeypatch.setattr(task, "tune_cuda", lambda device: setattr(cudnn, "benchmark", True))
-    with runs.fixed_kernels():
-        task.tune_cuda(torch.device("cuda"))
-        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
-    task.tune_cuda(torch.device("cuda"))
-    assert (cudnn.benchmark, cudnn.deterministic) == (True, before[1])
-    cudnn.benchmark = before[0]

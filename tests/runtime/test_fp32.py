@@ -88,6 +88,14 @@ def test_scripts_use_no_tf32_on_cuda_and_leave_other_devices_alone(device, outsi
     assert torch.backends.cudnn.benchmark is (device == "cuda")
 
 
+def test_deterministic_takes_no_convolution_by_trial(outside, monkeypatch):
+    cudnn = torch.backends.cudnn
+    for deterministic in (True, False):
+        tune_cuda(torch.device("cuda"), deterministic)
+        assert (cudnn.deterministic, cudnn.benchmark) == (deterministic, not deterministic)
+    cudnn.benchmark = False
+
+
 def test_the_settings_come_back_after_an_error_and_nothing_warns(outside):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
