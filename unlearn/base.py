@@ -86,9 +86,13 @@ GAMMA = (
 )
 
 
-def option(default: object, help: str, range: Range | None = None) -> Any:
-    """A dataclass field that is a flag of its name; a search looks in ``range``."""
-    return dataclasses.field(default=default, metadata={"help": help, "range": range})
+def option(default: object, help: str, range: Range | None = None, needs: str = "") -> Any:
+    """A dataclass field that is a flag of its name; a search looks in ``range``, where the field
+    ``needs``, if one is named, has another value than its default.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "range": range, "needs": needs}
+    )
 
 
 @dataclasses.dataclass
