@@ -107,7 +107,8 @@ class Method:
     from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the
     name of the set and of the field, ``needs_original`` whether it starts from a trained model,
     ``learns_from_validation`` whether it reads half A of the validation images, so that it is to be
-    chosen by half B alone.
+    chosen by half B alone, ``breaks`` the flags that say how much of the model it breaks before its
+    training repairs it, if any; None for a method that breaks nothing first.
     """
 
     label: ClassVar[str]
@@ -121,6 +122,7 @@ class Method:
     by_dataset: ClassVar[dict[str, dict[str, object]]] = {}
     needs_original: ClassVar[bool] = True
     learns_from_validation: ClassVar[bool] = False
+    breaks: ClassVar[tuple[str, ...] | None] = None
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         """Once before the run (also before a resumed one), with ``model`` holding the original

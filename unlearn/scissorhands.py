@@ -30,6 +30,7 @@ class Scissorhands(Iterative):
     """
 
     label = "Scissorhands"
+    breaks = ("redraw_share",)
     touches = "forget + retain"
     cost = "E (n_f + n_r), and a forget batch each epoch"
     paper = "Wu and Harandi, ECCV 2024"
