@@ -82,7 +82,8 @@ ALPHA = (
 
 GAMMA = (
     "weight of the retain set's cross-entropy; SFRon's: ratio of a weight's importance to forget"
-    " over that to retain from which forget steps may change it"
+    " over that to retain from which forget steps may change it; a mask of --mask_path takes its"
+    " place, and holds in retain steps too"
 )
 
 
