@@ -30,7 +30,7 @@ class Scissorhands(Iterative):
     label = "Scissorhands"
     breaks = ("redraw_share",)
     touches = "forget + retain"
-    cost = "E (n_f + n_r), and a forget batch each epoch"
+    cost = "E (n_f + n_r), and E + 1 forget batches"
     paper = "Wu and Harandi, ECCV 2024"
     source = "the authors' script for 10 % of CIFAR-10"
     splits = ("forget", "retain")
