@@ -283,10 +283,23 @@ def once_each(runs: Sequence[Sequence[str]]) -> list[str]:
     return [f"{line} ({counts[kind]} of {len(runs)} runs)" for kind, line in first.items()]
 
 
-def remedies(hyperparameters: Mapping[str, object]) -> tuple[str, str]:
-    """What to do where a method destroyed a model, and where it changed nothing."""
+def remedies(
+    hyperparameters: Mapping[str, object], breaks: Sequence[str] | None = None
+) -> tuple[str, str]:
+    """What to do where a method destroyed a model, and where it changed nothing.
+
+    ``breaks`` is the attribute of :class:`unlearn.base.Method`: such a method may not have had the
+    steps that repair the model.
+    """
     if "unlearn_lr" in hyperparameters:
-        return "try a lower learning rate", "try a higher learning rate or more epochs"
+        weaker, stronger = "try a lower learning rate", "try a higher learning rate or more epochs"
+        if breaks is not None:
+            smaller = "".join(f", a smaller --{name}" for name in breaks)
+            weaker = (
+                "it breaks the model first and has to repair it: try more epochs, another learning"
+                f" rate{smaller}"
+            )
+        return weaker, stronger
     if not hyperparameters:
         return "", ""
     return (f"try other values of {', '.join('--' + name for name in hyperparameters)}",) * 2

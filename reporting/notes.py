@@ -16,6 +16,7 @@ from evaluation.verdicts import (
 )
 from reporting.groups import counted, is_retrain
 from stages.records import differences
+from unlearn import METHODS
 
 Groups = Mapping[str, Sequence[dict]]
 
@@ -79,7 +80,8 @@ def warnings_of(run: dict, retrain: Sequence[dict]) -> list[str]:
     standing, references = standing_of(run), [standing_of(other) for other in retrain]
     if all(each.chance is None for each in (standing, *references)):
         return recorded
-    advice, _ = remedies(run["hyperparameters"])
+    method = METHODS.get(run["method"])
+    advice, _ = remedies(run["hyperparameters"], method and method.breaks)
     verdict = judge(standing, original_standing(run), mean_standing(references), advice=advice)
     return verdict + [line for line in recorded if verdict_of(line) != DESTROYED]
 

@@ -106,9 +106,9 @@ def report(run: Run, clock: Stopwatch, extra: dict) -> dict:
         name: to_numpy(predict(task.model, loader)) for name, loader in task.data.evaluation.items()
     }
     if not all(np.isfinite(logits).all() for logits, _ in outputs.values()):
-        raise RunFailed(
-            f"{DESTROYED}: the model's logits are not finite; try a lower learning rate"
-        )
+        weaker, _ = remedies(dataclasses.asdict(run.method))
+        advice = f"; {weaker}" if weaker else ""
+        raise RunFailed(f"{DESTROYED}: the model's logits are not finite{advice}")
     rule, drawn = task.attack()
     parts = (outputs["retain"], outputs["test"], {"forget": outputs["forget"]})
     draws = distributed.on_main(lambda: svc_draws(*parts, rule))
@@ -248,7 +248,7 @@ def judge_run(run: Run, outputs: Splits, before: "OriginalOutputs") -> tuple[lis
         return [say_at_chance("the original", own)] if at_chance(own) else [], record
     if task.original is None or not (run.method.needs_original or run.mask):
         return judge_alone(own, run.method.label), record
-    weaker, stronger = remedies(dataclasses.asdict(run.method))
+    weaker, stronger = remedies(dataclasses.asdict(run.method), run.method.breaks)
     # The retain set, the largest, is asked for where a verdict may hang on it: forget was trained
     # on like it.
     forgotten = Standing(accuracy(*before["forget"]), own.chance, None, len(before["forget"][1]))

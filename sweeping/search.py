@@ -15,8 +15,8 @@ from sweeping.plan import Plan, Stage
 from sweeping.runs import DONE, FAILED, RUNNING, Worker, attempt
 from sweeping.samplers import Busy, grid, try_grid, try_optuna, wait_for_lock
 from sweeping.search_table import as_markdown, objectives_of
-from unlearn import METHODS, method_key
-from unlearn.base import Range
+from unlearn import METHODS, method_key, presets_of, values_of
+from unlearn.base import Preset, Range
 from utils import RunFailed, UserError
 
 
@@ -93,7 +93,8 @@ def search_of(plan: Plan, name: str) -> Search:
             f"--search {name}: stage {stage.name} has axes ({', '.join(stage.axes)}); a search"
             " needs a stage without"
         )
-    ranges = _ranges(method_key(str(flags["unlearn"])))
+    given = plan.base | plan.search | flags
+    ranges = _ranges(method_key(str(flags["unlearn"])), given)
     if not ranges:
         raise UserError(
             f"--search {name}: {flags['unlearn']} declares no range; known with one are"
@@ -112,17 +113,27 @@ def search_of(plan: Plan, name: str) -> Search:
     return Search(own_plan, trial, fixed, ranges)
 
 
-def _ranges(key: str | None) -> dict[str, Range]:
-    """The ranges that a method declares; none for a name that is no method's."""
+def _ranges(key: str | None, flags: dict) -> dict[str, Range]:
+    """The ranges that a method declares and that mean something beside ``flags``; none for a name
+    that is no method's.
+    """
     if key not in METHODS:
         return {}
-    fields = dataclasses.fields(METHODS[key])
-    return {field.name: found for field in fields if (found := field.metadata.get("range"))}
+    method = METHODS[key]
+    preset = presets_of(method).get(str(flags.get("preset")), Preset({}, ""))
+    values = values_of(method, preset) | flags
+    fields = {field.name: field for field in dataclasses.fields(method)}
+    found = {}
+    for name, field in fields.items():
+        needed = fields.get(field.metadata["needs"])
+        if field.metadata["range"] and (not needed or values[needed.name] != needed.default):
+            found[name] = field.metadata["range"]
+    return found
 
 
 def searchable() -> list[str]:
     """The methods that declare a range."""
-    return [name for name in METHODS if _ranges(name)]
+    return [name for name in METHODS if _ranges(name, {})]
 
 
 def _is_retrain(stage: Stage) -> bool:

@@ -82,13 +82,18 @@ ALPHA = (
 
 GAMMA = (
     "weight of the retain set's cross-entropy; SFRon's: ratio of a weight's importance to forget"
-    " over that to retain from which forget steps may change it"
+    " over that to retain from which forget steps may change it; a mask of --mask_path takes its"
+    " place, and holds in retain steps too"
 )
 
 
-def option(default: object, help: str, range: Range | None = None) -> Any:
-    """A dataclass field that is a flag of its name; a search looks in ``range``."""
-    return dataclasses.field(default=default, metadata={"help": help, "range": range})
+def option(default: object, help: str, range: Range | None = None, needs: str = "") -> Any:
+    """A dataclass field that is a flag of its name; a search looks in ``range``, where the field
+    ``needs``, if one is named, has another value than its default.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "range": range, "needs": needs}
+    )
 
 
 @dataclasses.dataclass
@@ -103,7 +108,8 @@ class Method:
     from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the
     name of the set and of the field, ``needs_original`` whether it starts from a trained model,
     ``learns_from_validation`` whether it reads half A of the validation images, so that it is to be
-    chosen by half B alone.
+    chosen by half B alone, ``breaks`` the flags that say how much of the model it breaks before its
+    training repairs it, if any; None for a method that breaks nothing first.
     """
 
     label: ClassVar[str]
@@ -117,6 +123,7 @@ class Method:
     by_dataset: ClassVar[dict[str, dict[str, object]]] = {}
     needs_original: ClassVar[bool] = True
     learns_from_validation: ClassVar[bool] = False
+    breaks: ClassVar[tuple[str, ...] | None] = None
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         """Once before the run (also before a resumed one), with ``model`` holding the original

@@ -87,6 +87,7 @@ class RetrainLastBlocks(FinetuneLastBlocks):
     """
 
     label = "EU-k"
+    breaks = ("k",)
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         super().prepare(model, data, mask)

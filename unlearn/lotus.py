@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -12,10 +11,10 @@ from datasets import DATASETS
 from datasets.loaders import Data, Loader
 from masks.masks import Mask
 from unlearn.base import ALPHA, Iterative, Range, Step, Steps, option
-from unlearn.tools.held_out import error, held_out
-from unlearn.tools.noise import gumbel
+from unlearn.tools.gumbel import sampled
+from unlearn.tools.held_out import Lead
 from unlearn.tools.splits import check_part, part_of
-from unlearn.tools.teachers import ask, frozen_copy
+from unlearn.tools.teachers import frozen_copy
 
 
 @dataclasses.dataclass
@@ -23,12 +22,11 @@ class Lotus(Iterative):
     """Imitate Gumbel samples of the original's outputs: soft and warm ones on the forget set, hard
     ones on a part of the retain set.
 
-    The loss is -sum_k t_k log p_k, t = softmax((log softmax(original) + Gumbel noise) / tau) for a
-    forget image, one class drawn from the original's softmax for a retain image. In each epoch tau
-    = exp(alpha (acc_forget - acc_held_out)), accuracies of the model as it begins and of the
-    original. An epoch that ends with acc_forget - acc_held_out <= -0.01 is the last; the result
-    says which. Both sets are shuffled together. Held out is half A of the validation images, for a
-    whole class acc_held_out is 0. The authors' code takes half of the test set, and rounds.
+    The target of a forget image is softmax((log p + Gumbel noise) / tau), p the original's softmax,
+    that of a retain image one class drawn from p. In each epoch tau = exp(alpha lead), lead the
+    model's accuracy on forget as it begins less the original's on half A of the validation images,
+    0 for a whole class. An epoch that ends with a lead of -0.01 or less is the last; the result
+    says which. Both sets are shuffled. The authors' code takes half of the test set, and rounds.
     """
 
     label = "LoTUS"
@@ -40,7 +38,6 @@ class Lotus(Iterative):
     splits = ("forget", "retain")
     recipe = {"batch_size": 128}
     learns_from_validation = True
-    stopped_after: ClassVar[int] = 0  # the epoch, once there is one
 
     unlearn_lr: float = option(1e-4, "learning rate of unlearning", Range(1e-5, 1e-2))
     optimizer: Literal["sgd", "adam", "adamw"] = option("adamw", "what the steps descend with")
@@ -51,15 +48,9 @@ class Lotus(Iterative):
         check_part(self.retain_part)
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.teacher, self.unseen = frozen_copy(model), 0.0
-        if not data.chosen.dropped_classes:
-            self.unseen = 1 - error(self.teacher, held_out(data)) / 100
-        self.look(model, data)
-
-    def look(self, model: nn.Module, data: Data) -> None:
-        """Measure how far the forget accuracy is above the held-out one; reads from the device."""
-        wrong = error(frozen_copy(model), data.evaluation["forget"]) / 100
-        self.above = 1 - wrong - self.unseen
+        self.teacher = frozen_copy(model)
+        self.lead = Lead(self.teacher, data)
+        self.above, self.stopped_after = self.lead.of(model), 0
 
     def loaders(self, data: Data) -> list[Loader]:
         return [data.forget.joined(part_of(data.retain, self.retain_part))]
@@ -71,17 +62,11 @@ class Lotus(Iterative):
         if self.stopped_after:
             return
         both, tau = self.loaders(data)[0], math.exp(self.alpha * self.above)
-        noise = gumbel((both.num_samples, data.num_classes), data)
-        classes = torch.eye(data.num_classes, device=data.device)
-        for images, chosen in both.relabelled(torch.arange(len(noise), device=data.device)):
-            noisy = F.log_softmax(ask(self.teacher, images).float(), 1) + noise[chosen]
-            soft, hard = (noisy / tau).softmax(1), classes[noisy.argmax(1)]
-            target = torch.where((chosen < data.forget.num_samples)[:, None], soft, hard)
+        for images, labels, target in sampled(self.teacher, both, tau, data):
             logits = model(images)
-            loss = -(target * F.log_softmax(logits.float(), 1)).sum(1).mean()
-            yield Step(loss, logits, both.labels[chosen])
+            yield Step(F.cross_entropy(logits.float(), target), logits, labels)
         if epoch + 1 < self.unlearn_epochs:
-            self.look(model, data)
+            self.above = self.lead.of(model)
             self.stopped_after = epoch + 1 if self.above <= -0.01 else 0
 
     def state(self) -> dict:

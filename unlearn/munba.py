@@ -9,7 +9,7 @@ from torch import nn
 from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import Iterative, Range, Step, Steps, option
-from unlearn.tools.gradients import GradientMean, bargain, frozen_parts, inner, zero_frozen
+from unlearn.tools.gradients import GradientMean, bargain_into, frozen_parts
 from unlearn.tools.presets import preset
 
 
@@ -72,14 +72,4 @@ class Munba(Iterative):
 
     def bargained(self, parameters: list[nn.Parameter]) -> None:
         """Replace the retain gradient by the weighted sum of both."""
-        forget = self.forget.take()
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        retain = [parameter.grad for parameter in parameters]
-        zero_frozen(retain, self.frozen)
-        zero_frozen(forget, self.frozen)
-        products = inner(retain, retain), inner(forget, forget), inner(retain, forget)
-        weights = bargain(*products).to(retain[0].dtype)
-        torch._foreach_mul_(retain, weights[0])
-        torch._foreach_add_(retain, torch._foreach_mul(forget, weights[1]))
+        bargain_into(parameters, self.forget.take(), self.frozen)

@@ -24,6 +24,7 @@ class WeightNegation(Contrastive, FineTune):
     """
 
     label = "NoT"
+    breaks = ()
     paper = "Khalil et al., CVPR 2025"
     source = (
         "CoUn (NeurIPS 2025): the first layer, 50 epochs, cosine to 1e-4, rates from 0.01 to 0.1;"

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import ALPHA, Iterative, Range, Steps, cross_entropy_steps, option
-from unlearn.tools.flat import percent
+from unlearn.tools.agreement import Moves
 from utils import UserError
 
 
@@ -46,9 +45,7 @@ class NegMerge(Iterative):
             raise UserError(f"--spread {self.spread}: at least 1 is wanted")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
-        self.start = [weight.detach().clone() for weight in model.parameters()]
-        self.statistics = [value.clone() for value in model.buffers()]
-        self.total, self.signs = (torch._foreach_mul(self.start, 0.0) for _ in range(2))
+        self.moves = Moves(model)
 
     def rate_factor(self, epoch: int) -> float:
         last = self.unlearn_epochs // self.epochs_each - 1
@@ -60,35 +57,17 @@ class NegMerge(Iterative):
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
         if self.resets(epoch):
-            self.put_back(model)
+            self.moves.put_back(model)
         yield from cross_entropy_steps(model, data.forget)
         if (epoch + 1) % self.epochs_each == 0:
-            self.keep_move(model)
-
-    @torch.no_grad()
-    def keep_move(self, model: nn.Module) -> None:
-        moves = torch._foreach_sub(list(model.parameters()), self.start)
-        torch._foreach_add_(self.total, moves)
-        torch._foreach_add_(self.signs, torch._foreach_sign(moves))
-
-    @torch.no_grad()
-    def put_back(self, model: nn.Module) -> None:
-        now, before = [*model.parameters(), *model.buffers()], [*self.start, *self.statistics]
-        for value, kept in zip(now, before, strict=True):
-            value.copy_(kept)
+            self.moves.add(model)
 
     def state(self) -> dict[str, list[Tensor]]:
-        return {"total": self.total, "signs": self.signs}
+        return self.moves.state()
 
     def load_state(self, state: dict[str, list[Tensor]]) -> None:
-        for name in ("total", "signs"):
-            torch._foreach_copy_(getattr(self, name), state[name])
+        self.moves.load_state(state)
 
-    @torch.no_grad()
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         runs = self.unlearn_epochs // self.epochs_each
-        self.put_back(model)
-        agreed = [signs.abs() == runs for signs in self.signs]
-        for weight, total, same in zip(model.parameters(), self.total, agreed, strict=True):
-            weight.sub_(torch.where(same, self.alpha / runs * total, 0.0))
-        return {"agreed": percent(torch.cat([part.flatten() for part in agreed]))}
+        return {"agreed": self.moves.subtract(model, runs, self.alpha)}

@@ -26,6 +26,7 @@ class NoisyConvolutions(Iterative):
     """
 
     label = "CFW"
+    breaks = ("noise",)
     touches = "retain"
     cost = "E n_r"
     paper = "NeurIPS 2023 challenge, third; Cadet et al., 2024 (arXiv 2410.01276)"

@@ -149,6 +149,7 @@ class GradualFineTune(Pruning, FineTune):
     """
 
     label = "FT-prune-bi"
+    breaks = ("rate",)
     paper = "Jia et al., NeurIPS 2023"
     source = "rate: the paper's 95 %; learning rate and epochs: FT's; the schedule: our choice"
     gradual = True

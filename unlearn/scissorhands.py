@@ -2,16 +2,14 @@
 
 import dataclasses
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from datasets.loaders import Data
 from masks.masks import Mask
 from unlearn.base import Iterative, Range, Step, Steps, joint_loss, option
-from unlearn.tools.gradients import frozen_parts, zero_frozen
-from unlearn.tools.presets import preset
-from unlearn.tools.snip import forget_gradient, last_stages, project, redraw_salient
+from unlearn.tools.presets import SCISSORHANDS_PRESETS
+from unlearn.tools.snip import Memory, last_stages, redraw_salient, salience
 from utils import UserError
 
 
@@ -30,20 +28,13 @@ class Scissorhands(Iterative):
     """
 
     label = "Scissorhands"
+    breaks = ("redraw_share",)
     touches = "forget + retain"
-    cost = "E (n_f + n_r), and a forget batch each epoch"
+    cost = "E (n_f + n_r), and E + 1 forget batches"
     paper = "Wu and Harandi, ECCV 2024"
     source = "the authors' script for 10 % of CIFAR-10"
     splits = ("forget", "retain")
-    presets = {
-        "cifar10_50": preset(
-            "the authors' script for 50 % of CIFAR-10",
-            unlearn_lr=1e-3,
-            redraw_share=0.03,
-            forget_weight=0.01,
-            pair_every=10,
-        )
-    }
+    presets = SCISSORHANDS_PRESETS
 
     unlearn_lr: float = option(5e-3, "learning rate of unlearning", Range(5e-4, 5e-2))
     forget_weight: float = option(
@@ -62,13 +53,8 @@ class Scissorhands(Iterative):
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         inside = tuple(f"{name}." for name in last_stages(model))
-        names = [name for name, _ in model.named_parameters()]
-        self.which = [i for i, name in enumerate(names) if name.startswith(inside)]
-        frozen = frozen_parts(model, mask)
-        self.frozen = frozen and [frozen[i] for i in self.which]
-        found = zip(forget_gradient(model, data, "snip"), model.parameters(), strict=True)
-        scores = [(gradient * weight).abs() for gradient, weight in found]
-        redraw_salient(model, scores, self.redraw_share, inside, data.seed)
+        self.memory = Memory(model, inside, mask)
+        redraw_salient(model, salience(model, data), self.redraw_share, inside, data.seed)
 
     def steps(self, data: Data, epoch: int) -> int:
         return len(data.retain)
@@ -77,13 +63,8 @@ class Scissorhands(Iterative):
         return min(len(data.forget), -(-len(data.retain) // self.pair_every))
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        memory = torch._foreach_neg(forget_gradient(model, data, f"memory {epoch}", self.which))
-        zero_frozen(memory, self.frozen)
+        self.memory.renew(model, data, epoch)
         pairs = iter(data.forget)
-
-        def hold(parameters: list[nn.Parameter]) -> None:
-            project([parameters[i].grad for i in self.which], memory)
-
         for number, (images, labels) in enumerate(data.retain):
             logits = model(images)
             learnt = F.cross_entropy(logits, labels)
@@ -93,4 +74,4 @@ class Scissorhands(Iterative):
                 continue
             climbed = -self.forget_weight * F.cross_entropy(model(pair[0]), pair[1])
             loss = joint_loss((learnt, data.retain), (climbed, data.forget))
-            yield Step(loss, logits, labels, phase="forget", edit_gradients=hold)
+            yield Step(loss, logits, labels, phase="forget", edit_gradients=self.memory.hold)

@@ -24,7 +24,7 @@ class SFRon(TwoPhase):
     Before retain steps t = 0, ``forget_every``, ... of T a forget step climbs a_t sum_i w_i CE_i:
     a_t = alpha (1 + cos(pi t / T)) / 2, constant w_i = CE_i^-loss_power / sum. Its gradient is kept
     where the score ratio is ``gamma`` or more, then clipped; retain steps move all, unclipped. One
-    optimizer serves both: they share momentum. A mask file replaces the ratio, for all steps.
+    optimizer serves both. A mask file replaces the ratio, and freezes in retain steps too.
     """
 
     label = "SFRon"
@@ -53,7 +53,7 @@ class SFRon(TwoPhase):
         every, steps = self.forget_every, self.unlearn_steps * data.batches.accumulate
         self.total = steps * every // (every + 1) or self.unlearn_epochs * len(data.retain)
         if mask:
-            print("SFRon: the mask of --mask_path takes the place of the one by --gamma")
+            print("SFRon: --mask_path replaces --gamma's mask and freezes in retain steps too")
         scores = [] if mask else ratio(model, data).values()
         self.kept = [(score >= self.gamma).to(score) for score in scores]
 

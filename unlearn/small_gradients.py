@@ -26,6 +26,7 @@ class MaskedSmallGradients(Iterative):
     """
 
     label = "MSG"
+    breaks = ("redrawn",)
     touches = "forget + retain"
     cost = "2 n_f + E n_r"
     paper = "NeurIPS 2023 challenge, second; Cadet et al., 2024 (arXiv 2410.01276)"

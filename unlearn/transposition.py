@@ -21,6 +21,7 @@ class ConvolutionTranspose(Iterative):
     """
 
     label = "CT"
+    breaks = ()
     touches = "retain"
     cost = "E n_r"
     paper = "NeurIPS 2023 challenge, fifth; Cadet et al., 2024 (arXiv 2410.01276)"

@@ -319,6 +319,9 @@ def test_the_remedy_is_one_that_the_method_has():
     )
     assert remedies({"alpha": 1.0, "damping": 1.0})[0] == "try other values of --alpha, --damping"
     assert remedies({}) == ("", "")
+    repairing = remedies({"unlearn_lr": 0.1, "noise": 0.6}, ("noise",))
+    assert "more epochs, another learning rate, a smaller --noise" in repairing[0]
+    assert repairing[1] == "try a higher learning rate or more epochs"
 
 
 # -------------------------------------------------------------------------------------------- audit

@@ -19,10 +19,12 @@ from sweeping.plan import make_plan
 from sweeping.samplers import grid, try_grid, try_optuna
 from sweeping.search import as_planned, search_of, searchable
 from sweeping.search_table import as_markdown, sensitivity
-from unlearn import METHODS
+from unlearn import METHODS, presets_of
 from unlearn.base import Range
 from utils import RunFailed, UserError
 
+# What a method is given for two optimizers.
+TWO = {"forget_optimizer": "adamw"}
 ORIGINAL = {"model_path": "{original}/0model_SA_best.pth.tar"}
 
 
@@ -62,14 +64,15 @@ def test_declared_ranges_hold_the_default_and_make_the_method(name):
     for field in dataclasses.fields(METHODS[name]):
         if found := field.metadata.get("range"):
             assert field.type is float  # levels and samplers know nothing else
-            assert found.low <= field.default <= found.high
+            needed = TWO if field.metadata["needs"] else {}
+            if needed and hasattr(METHODS[name], "order"):
+                needed = {**TWO, "order": "sequential"}
+            assert needed or found.low <= field.default <= found.high
             assert found.low < found.high
             assert found.low > 0 or not found.log
             for share in (0, 0.5, 1):
-                assert math.isclose(
-                    getattr(METHODS[name](**{field.name: found.at(share)}), field.name),
-                    found.at(share),
-                )
+                method = METHODS[name](**needed, **{field.name: found.at(share)})
+                assert math.isclose(getattr(method, field.name), found.at(share))
 
 
 def test_the_field_s_common_methods_can_be_searched():
@@ -168,6 +171,38 @@ def test_a_search_takes_a_method_by_any_of_its_names(tmp_path):
     assert (
         "retrain" in search_of(plan, "GA").plan.stages
     )  # which a search keeps as what it is measured against
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"forget_optimizer": "adamw", "forget_lr": 1e-4},
+        {"forget_optimizer": "sgd"},  # the rate comes from the search
+        {"preset": "dualoptim_cifar10_10"},
+    ],
+)
+def test_the_rate_of_forget_steps_is_searched_where_they_have_their_own_optimizer(tmp_path, flags):
+    plan = content(tmp_path)
+    plan["stages"]["salun"]["flags"] |= flags
+    found = search_of(make_plan(plan), "salun")
+    assert found.ranges.keys() == {"unlearn_lr", "forget_lr"}
+    run, _ = found.run_of({"unlearn_lr": 0.05, "forget_lr": 3e-4}, sweep.check)
+    assert "--forget_lr=0.0003" in run.words
+
+
+@pytest.mark.parametrize("flags", [{}, {"forget_optimizer": "same"}, {"preset": "salun_readme"}])
+def test_the_rate_of_forget_steps_is_not_searched_where_one_optimizer_makes_all(tmp_path, flags):
+    plan = content(tmp_path)
+    plan["stages"]["salun"]["flags"] |= flags
+    assert search_of(make_plan(plan), "salun").ranges.keys() == {"unlearn_lr"}
+
+
+def test_dualoptim_s_own_rates_are_within_the_range_of_the_forget_steps():
+    for name, method in METHODS.items():
+        for preset, (values, _) in presets_of(method).items():
+            if rate := values.get("forget_lr"):
+                found = method.__dataclass_fields__["forget_lr"].metadata["range"]
+                assert found.low < rate < found.high, (name, preset)
 
 
 @pytest.mark.parametrize("name", ["RL", "scrap", "retrain2"])

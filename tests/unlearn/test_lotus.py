@@ -7,9 +7,10 @@ import scipy.stats
 import torch
 from helpers import check_resume, make_data, make_image_set, make_model, run, same, settled
 
-import unlearn.lotus
 from datasets.splits import validation_halves
 from unlearn.lotus import Lotus
+from unlearn.tools import gumbel
+from unlearn.tools.held_out import Lead
 from utils import UserError
 
 
@@ -31,11 +32,10 @@ def test_what_the_temperature_is_made_of(class_to_forget):
     data = make_data(count=None if class_to_forget == 1 else 16, class_to_forget=class_to_forget)
     method = prepared(data)
     moved = make_model(seed=5)
-    method.look(moved, data)
     half = validation_halves(data.split, data.dataset.y_train)[0]
     unseen = 0 if class_to_forget == 1 else accuracy(make_model(), data, half)
     expected = accuracy(moved, data, data.chosen.forget) - unseen
-    assert method.above == pytest.approx(expected, abs=1e-6)
+    assert method.lead.of(moved) == pytest.approx(expected, abs=1e-6)
 
 
 class Student(torch.nn.Module):
@@ -56,16 +56,16 @@ class Student(torch.nn.Module):
 def one_epoch(method, data, above):
     """The targets (n, k) and the teacher's log-probabilities (n, k) of an epoch's images."""
     method.above, student, asked, found = above, Student(), [], []
-    ask = unlearn.lotus.ask
+    ask = gumbel.ask
     try:
-        unlearn.lotus.ask = lambda teacher, images: asked.append(ask(teacher, images)) or asked[-1]
-        method.look = lambda model, data: None
+        gumbel.ask = lambda teacher, images: asked.append(ask(teacher, images)) or asked[-1]
+        method.lead.of = lambda model: above
         for step in method.losses(student, data, 0):
             step.loss.backward()
             n = len(step.labels)
             found.append(1 / 4 - n * student.logits[-1].grad)
     finally:
-        unlearn.lotus.ask = ask
+        gumbel.ask = ask
     return torch.cat(found), torch.cat(asked).log_softmax(1)
 
 
@@ -97,11 +97,11 @@ def test_forget_targets_are_soft_gumbel_samples_at_the_temperature(above):
     assert scipy.stats.kstest(middle, share).pvalue > 1e-4
 
 
-def test_it_stops_after_the_epoch_whose_forget_accuracy_is_a_point_below():
+def test_it_stops_after_the_epoch_whose_forget_accuracy_is_a_point_below(monkeypatch):
     """The first look is before the run; the third epoch ends a point below."""
     data, made = make_data(), []
     method, above = Lotus(unlearn_epochs=5, unlearn_lr=0.01), iter([0.3, 0.02, -0.009, -0.01, 0.5])
-    method.look = lambda model, data: setattr(method, "above", next(above))
+    monkeypatch.setattr(Lead, "of", lambda lead, model: next(above))
     losses = method.losses
 
     def counted(model, data, epoch):
@@ -137,7 +137,7 @@ def test_the_measure_leaves_the_model_in_its_mode():
     model.bn.eval()
     method = prepared(data, model)
     before = make_model()
-    method.look(model, data)
+    method.lead.of(model)
     assert model.training
     assert not model.bn.training
     assert same(model, before)

@@ -9,6 +9,7 @@ from helpers import check_resume, make_data, make_model, random_mask, run, same
 
 from unlearn.finetune import FineTune
 from unlearn.munba import Munba
+from unlearn.tools import gradients
 from unlearn.tools.gradients import bargain, inner
 
 NORMS = [1e-6, 3e-3, 1.0, 1e6]
@@ -147,9 +148,7 @@ def test_with_more_forget_than_retain_batches_every_step_is_a_pair():
 
 def test_without_a_forget_gradient_it_is_finetuning(monkeypatch):
     """All weights of zero gradient: the bargain leaves retain's alone."""
-    import unlearn.munba
-
-    monkeypatch.setattr(unlearn.munba, "bargain", lambda *products: torch.tensor([1.0, 0.0]))
+    monkeypatch.setattr(gradients, "bargain", lambda *products: torch.tensor([1.0, 0.0]))
     fields = {"unlearn_epochs": 2, "unlearn_lr": 0.05, "bn": "freeze"}
     ours = run(Munba(**fields), make_model(), make_data())
     theirs = run(FineTune(**fields), make_model(), make_data())

@@ -16,10 +16,10 @@ def merged(moves, alpha=1.0):
     method.prepare(model, None, None)
     for epoch, move in enumerate(moves):
         assert method.resets(epoch)
-        method.put_back(model)
+        method.moves.put_back(model)
         assert not model.weight.any()
         model.weight.data[0] = torch.tensor(move)
-        method.keep_move(model)
+        method.moves.add(model)
     report = method.finish(model, None)
     return model.weight[0].tolist(), report["agreed"]
 

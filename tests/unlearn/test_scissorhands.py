@@ -171,7 +171,7 @@ def test_a_pair_s_gradient_is_held_to_the_epoch_s_first_model_in_the_last_stages
     data, model = make_data(), make_model()
     method = Scissorhands(redraw_share=0.0)
     method.prepare(model, data, None)
-    method.which = [4, 5]  # the classifier, as in an architecture with more stages
+    method.memory.which = [4, 5]  # the classifier, as in an architecture with more stages
     memory = [-g for g in forget_gradient(model, data, "memory 0", [4, 5])]
     model.train()
     step = next(method.losses(model, data, 0))

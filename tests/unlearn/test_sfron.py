@@ -259,14 +259,23 @@ def test_resumed_run_equals_the_uninterrupted_one(own, masked):
     check_resume(lambda: SFRon(unlearn_steps=0, unlearn_epochs=3, **own), mask)
 
 
-def test_a_mask_file_takes_the_place_of_the_ratio_and_says_so(capsys):
+def test_retain_steps_move_what_its_own_mask_keeps_from_forget_steps():
+    """At a gamma that no weight reaches, with momentum and decay off, forget steps move nothing."""
+    model = make_model()
+    method = SFRon(unlearn_steps=0, unlearn_epochs=1, gamma=1e30, weight_decay=0.0)
+    run(method, model, make_data(), momentum=0.0)
+    assert not any(kept.any() for kept in method.kept)
+    for now, before in zip(model.parameters(), make_model().parameters(), strict=True):
+        assert (now != before).any()
+
+
+def test_a_mask_file_takes_the_place_of_the_ratio_in_all_steps_and_says_so(capsys):
     method, model = SFRon(unlearn_steps=0, unlearn_epochs=2), make_model()
     mask = random_mask(model)
     run(method, model, make_data(), mask)
     assert not method.kept
-    assert "the mask of --mask_path takes the place of the one by --gamma" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "--mask_path replaces --gamma's mask and freezes in retain steps too" in said
     for (name, ours), theirs in zip(
         model.named_parameters(), make_model().parameters(), strict=True
     ):

@@ -70,3 +70,21 @@ def bargain(first: Tensor, second: Tensor, product: Tensor) -> Tensor:
     cosine = product / norms.prod()
     weights = 1 / (norms * (1 + cosine).clamp(min=FLOOR).sqrt())
     return torch.where(norms.prod() > 0, weights, 1.0)
+
+
+def bargain_into(
+    parameters: Sequence[nn.Parameter], other: list[Tensor], frozen: Sequence[Tensor] | None
+) -> None:
+    """Replace the parameters' ``grad`` (None counts as zero) by its sum with ``other`` under the
+    weights of :func:`bargain`, without what is ``frozen``; ``other`` is changed too.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    own = [parameter.grad for parameter in parameters]
+    zero_frozen(own, frozen)
+    zero_frozen(other, frozen)
+    products = inner(own, own), inner(other, other), inner(own, other)
+    weights = bargain(*products).to(own[0].dtype)
+    torch._foreach_mul_(own, weights[0])
+    torch._foreach_add_(own, torch._foreach_mul(other, weights[1]))

@@ -8,7 +8,7 @@ from datasets.loaders import Data, Loader, own_part
 from datasets.splits import validation_halves
 from runtime import distributed
 from runtime.devices import exact_fp32
-from unlearn.tools.teachers import ask
+from unlearn.tools.teachers import ask, frozen_copy
 from utils import UserError
 
 
@@ -87,3 +87,18 @@ def error(model: nn.Module, batches: Loader) -> float:
     with exact_fp32(), torch.autocast(device, enabled=False):
         wrong = sum((model.forward(images).argmax(1) != labels).sum() for images, labels in batches)
     return 100 * float(wrong) / batches.num_samples
+
+
+class Lead:
+    """How far a model's accuracy on forget is above that of ``original`` on held-out images, 0 of a
+    class that is forgotten as a whole; accuracies from 0 to 1.
+    """
+
+    def __init__(self, original: nn.Module, data: Data):
+        self.forget, self.unseen = data.evaluation["forget"], 0.0
+        if not data.chosen.dropped_classes:
+            self.unseen = 1 - error(original, held_out(data)) / 100
+
+    def of(self, model: nn.Module) -> float:
+        """Leaves ``model`` as it is; waits for the device."""
+        return 1 - error(frozen_copy(model), self.forget) / 100 - self.unseen

@@ -1,7 +1,7 @@
-"""What the two methods of Fisher noise share: their images, the classifier, the noise; Gumbel's."""
+"""What the two methods of Fisher noise share: their images, the classifier, the noise."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.loaders import Data, Loader
 from models.structure import classifier, parameters_of
@@ -27,9 +27,3 @@ def add_noise(model: nn.Module, deviations: Vector, data: Data) -> None:
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=draw, device=parameter.device)
         parameter.add_(deviations[name] * noise)
-
-
-def gumbel(shape: tuple[int, ...], data: Data) -> Tensor:
-    """Standard Gumbel noise of this epoch: argmax(log p + noise) is a class drawn from p."""
-    waits = torch.empty(shape, device=data.device)
-    return waits.exponential_(generator=data.generator("gumbel")).log().neg()

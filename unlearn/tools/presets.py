@@ -42,3 +42,13 @@ SFRON_PRESETS = {
     },
     **dualoptim_presets((1e-4, 4.1e-4, 1e-4, 1.6e-4), "SFRon, under its cosine", alpha=1.0),
 }
+
+SCISSORHANDS_PRESETS = {
+    "cifar10_50": preset(
+        "the authors' script for 50 % of CIFAR-10",
+        unlearn_lr=1e-3,
+        redraw_share=0.03,
+        forget_weight=0.01,
+        pair_every=10,
+    )
+}

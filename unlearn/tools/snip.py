@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from models import blocks
 from runtime.devices import exact_fp32
 from unlearn.tools.flat import flatten, split_like
-from unlearn.tools.gradients import gradient, inner
+from unlearn.tools.gradients import frozen_parts, gradient, inner, zero_frozen
 from utils import stream
 
 # The projection's ridge and the least value of its dual variable.
@@ -48,6 +49,12 @@ def forget_gradient(
         return gradient(F.cross_entropy(probe.forward(images), labels), weights)
 
 
+def salience(model: nn.Module, data: Data) -> list[Tensor]:
+    """SNIP's score of each weight, |theta dCE(forget batch)/dtheta|."""
+    found = zip(forget_gradient(model, data, "snip"), model.parameters(), strict=True)
+    return [(gradient * weight).abs() for gradient, weight in found]
+
+
 @torch.no_grad()
 def redraw_salient(
     model: nn.Module, scores: list[Tensor], share: float, inside: tuple[str, ...], seed: int
@@ -79,3 +86,21 @@ def project(gradients: list[Tensor], memory: list[Tensor]) -> None:
     dual = (-product / (inner(memory, memory) + RIDGE)).clamp(min=LEAST)
     dual = torch.where(product < 0, dual, 0.0).to(gradients[0].dtype)
     torch._foreach_add_(gradients, torch._foreach_mul(memory, dual))
+
+
+class Memory:
+    """m, the gradient of -CE(forget batch) in the modules ``inside``, and what holds to it."""
+
+    def __init__(self, model: nn.Module, inside: tuple[str, ...], mask: Mask | None):
+        names, frozen = [name for name, _ in model.named_parameters()], frozen_parts(model, mask)
+        self.which = [i for i, name in enumerate(names) if name.startswith(inside)]
+        self.frozen = frozen and [frozen[i] for i in self.which]
+
+    def renew(self, model: nn.Module, data: Data, epoch: int) -> None:
+        """Take m of the model as it is."""
+        self.value = torch._foreach_neg(forget_gradient(model, data, f"memory {epoch}", self.which))
+        zero_frozen(self.value, self.frozen)
+
+    def hold(self, parameters: list[nn.Parameter]) -> None:
+        """:func:`project` the gradients of these modules, of all the model's ``parameters``."""
+        project([parameters[i].grad for i in self.which], self.value)

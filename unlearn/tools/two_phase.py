@@ -4,13 +4,15 @@ import dataclasses
 from typing import Literal
 
 from recipe import Descent
-from unlearn.base import Iterative, Preset, option
+from unlearn.base import Iterative, Preset, Range, option
 from utils import UserError
 
 DUALOPTIM = "DualOptim (Zhong, Luo and Liu, NeurIPS 2025)"
 # DualOptim's: the settings of its tables, for which it searched a rate of the forget steps each.
 SETTINGS = ("cifar10_10", "cifar10_50", "cifar100_10", "svhn_10")
 ADAMW_DECAY = 0.05
+# DualOptim's rates go from 2.5e-6 to 4.1e-4.
+FORGET_RATES = Range(1e-6, 1e-3)
 # What --list_methods says below the table.
 PLUG_IN = (
     f"{DUALOPTIM} is no method of its own: `--forget_optimizer sgd|adam|adamw` with `--forget_lr`"
@@ -28,7 +30,9 @@ class TwoPhase(Iterative):
         f"optimizer of the forget steps alone; adamw has weight decay {ADAMW_DECAY}, as in"
         " DualOptim, the others that of --weight_decay; same: one optimizer for all steps",
     )
-    forget_lr: float = option(0.0, "learning rate of --forget_optimizer")
+    forget_lr: float = option(
+        0.0, "learning rate of --forget_optimizer", FORGET_RATES, needs="forget_optimizer"
+    )
 
     def __post_init__(self) -> None:
         own = self.forget_optimizer != "same"
