@@ -259,7 +259,7 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
         with open(partial / DEEP, "r+b") as deep:
             decoder = _decode(partial, identity, Decoder(listing, images, deep), begin, workers)
             scaled = decoder.finish()
-        record = _finish(partial, identity, listing, images)
+        record = _finish(partial, identity, images, decoder.facts())
         record |= {"scaled": scaled, "tally": decoder.state()["tally"]}
         _save_record(partial, record)
         _put_in_place(partial, entry)
@@ -340,12 +340,10 @@ def _decode(
     return decoder
 
 
-def _finish(partial: Path, identity: dict, listing: Listing, images: dict) -> dict:
+def _finish(partial: Path, identity: dict, images: dict, facts: dict[str, dict]) -> dict:
     """The record's entries on the pixels; the hashes of images go into files beside them."""
-    facts = {}
     for half in HALVES:
         images[half].flush()
-        facts[half] = half_facts(half, images[half], getattr(listing, half).labels)
         np.save(partial / f"hashes_{half}.npy", facts[half].pop("hashes"))
     return {"identity": identity, "facts": facts}
 

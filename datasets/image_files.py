@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from datasets.facts import ImageFacts
 from datasets.pixel_range import scale
 
 # Pillow names these formats and decodes them by another program, or not at all.
@@ -62,7 +63,8 @@ class Decoded(NamedTuple):
     """An image as uint8 (side, side, 3); or, of more than 8 bits, as float32 (side, side) with the
     smallest and the largest value in the file, NaN where it is padded.
 
-    ``notes`` say what was done to it. An image with an ``error`` has no pixels.
+    ``notes`` say what was done to it. An image with an ``error`` has no pixels, nor has one whose
+    pixels were written to a file: ``facts`` are known of these.
     """
 
     pixels: np.ndarray | None
@@ -70,6 +72,7 @@ class Decoded(NamedTuple):
     extremes: tuple[float, float] | None = None
     integers: bool = False
     error: str | None = None
+    facts: ImageFacts | None = None
 
 
 @functools.cache
@@ -162,6 +165,8 @@ def _opaque(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     try:
         return image.convert("RGB")
     except ValueError:
@@ -169,6 +174,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:
+    if image.size == (side, side):
+        return image
     return ImageOps.fit(image, (side, side))
 
 
