@@ -376,4 +376,5 @@ def _decoded_into_memory(listing: Listing, workers: int) -> dict[str, object]:
         pass
     scaled = decoder.finish()
     notes = _notes(listing, scaled, decoder.state()["tally"])
-    return {"notes": notes, "x_train": images["train"], "x_test": images["test"]}
+    found = {"facts": decoder.facts(), "notes": notes}
+    return found | {f"x_{half}": images[half] for half in HALVES}

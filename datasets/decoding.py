@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from datasets.facts import HalfFacts, ImageFacts, half_facts, image_facts
+from datasets.facts import HalfFacts, ImageFacts, half_facts
 from datasets.folders import Files, Tally
 from datasets.image_files import Decoded, Member, decode
 from datasets.pixel_range import range_of, scale, shown
@@ -56,43 +56,55 @@ class Listing(NamedTuple):
 
 
 def shown_name(path: str | Member, root: Path) -> str:
-    return path.name if isinstance(path, Member) else os.path.relpath(path, root)
+    if isinstance(path, Member):
+        return path.name
+    above = os.path.join(root, "")
+    return path.removeprefix(above) if path.startswith(above) else os.path.relpath(path, root)
+
+
+class ImageFile(NamedTuple):
+    """A file of equally large images, of which the first is at byte ``offset``."""
+
+    path: str
+    offset: int
+    images: int
 
 
 class _Decoding:
     """The decoded images of a listing from ``begin`` on, as a torch data set for workers.
 
     Args:
-        files: of each half, an array of images. Those of 8 bits are written there by the process
-            that decodes them, and no pixels travel between processes; none returns them.
+        files: of each half. Images of 8 bits are written there by the process that decodes them,
+            and no pixels travel between processes; none returns them.
     """
 
-    def __init__(self, listing: Listing, begin: int, files: list[str]):
+    def __init__(self, listing: Listing, begin: int, files: list[ImageFile]):
         self.paths = listing.paths()[begin:]
         self.side, self.fit = listing.side, listing.fit
-        self.begin = begin
-        self.files, self.arrays = files, []
+        self.begin, self.files, self.handles = begin, files, []
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Decoded:
         image = decode(self.paths[i], self.side, self.fit)
-        if not self.files or image.error or image.extremes is not None:
+        if not self.files or image.facts is None:
             return image
-        self._place(self.begin + i)[:] = image.pixels
-        return image._replace(pixels=None, facts=image_facts(image.pixels))
+        self._write(self.begin + i, image.pixels)
+        return image._replace(pixels=None)
 
-    def _place(self, number: int) -> np.ndarray:
-        if not self.arrays:  # each process maps the files for itself
-            self.arrays = [np.load(file, mmap_mode="r+") for file in self.files]
-        return place(self.arrays, number)
+    def _write(self, number: int, pixels: np.ndarray) -> None:
+        if not self.handles:  # each process opens the files for itself
+            self.handles = [open(file.path, "r+b") for file in self.files]  # noqa: SIM115
+        half, number = place([file.images for file in self.files], number)
+        self.handles[half].seek(self.files[half].offset + number * pixels.nbytes)
+        self.handles[half].write(pixels.data)
+        self.handles[half].flush()
 
 
-def place(halves: Sequence[np.ndarray], number: int) -> np.ndarray:
-    """The place of an image, counted through train and test."""
-    train = len(halves[0])
-    return halves[0][number] if number < train else halves[1][number - train]
+def place(sizes: Sequence[int], number: int) -> tuple[int, int]:
+    """The half of an image, 0 or 1, and its place there, counted through train and test."""
+    return (0, number) if number < sizes[0] else (1, number - sizes[0])
 
 
 class Decoder:
@@ -109,9 +121,7 @@ class Decoder:
 
     def __init__(self, listing: Listing, images: dict[str, np.ndarray], deep: BinaryIO):
         self.listing, self.images, self.deep = listing, images, deep
-        self.halves = [images[half] for half in HALVES]
-        self.files = [str(half.filename) for half in self.halves if isinstance(half, np.memmap)]
-        self.gathering = self._new_facts() if self.files else None
+        self.gathering = self._new_facts()
         self.tally, self.unreadable = Tally(), Tally()
         self.done, self.waiting = 0, []  # waiting: [place, lowest, highest, whether integers]
 
@@ -164,8 +174,13 @@ class Decoder:
         """The images one by one; a batch is a message between processes."""
         from torch.utils.data import DataLoader
 
-        decoding = _Decoding(self.listing, self.done, self.files)
-        batch = BATCH if self.files else BATCH_OF_PIXELS
+        files = [
+            ImageFile(str(half.filename), half.offset, len(half))
+            for half in self.images.values()
+            if isinstance(half, np.memmap)
+        ]
+        decoding = _Decoding(self.listing, self.done, files)
+        batch = BATCH if files else BATCH_OF_PIXELS
         workers = min(workers, -(-len(decoding) // batch))
         for images in DataLoader(decoding, batch, num_workers=workers, collate_fn=list):
             yield from images
@@ -173,12 +188,12 @@ class Decoder:
     def _take(self, path: str | Member, image: Decoded) -> None:
         for note in image.notes:
             self.tally.add(note, self._shown(path))
-        if image.facts is not None:
-            self._gather(image.facts)
-        elif image.error:
+        if image.error:
             self.unreadable.add(image.error, self._shown(path))
-        elif image.extremes is None:
-            place(self.halves, self.done)[:] = image.pixels
+        elif image.facts is not None:
+            if image.pixels is not None:
+                self._room(self.done)[:] = image.pixels
+            self._gather(image.facts)
         else:
             self.deep.seek(len(self.waiting) * self._deep_bytes())
             self.deep.write(image.pixels.tobytes())
@@ -188,10 +203,14 @@ class Decoder:
     def _shown(self, path: str | Member) -> str:
         return shown_name(path, self.listing.root)
 
+    def _room(self, number: int) -> np.ndarray:
+        half, number = place([len(half) for half in self.images.values()], number)
+        return self.images[HALVES[half]][number]
+
     def _gather(self, facts: ImageFacts) -> None:
         if self.gathering:
-            train, test = self.gathering
-            (train if self.done < len(train.images) else test).add(facts)
+            half, _ = place([len(half) for half in self.images.values()], self.done)
+            self.gathering[half].add(facts)
 
     def _deep_bytes(self) -> int:
         return self.listing.side**2 * 4
@@ -217,7 +236,7 @@ class Decoder:
         for i, (number, *_) in chosen:
             self.deep.seek(i * self._deep_bytes())
             values = np.frombuffer(self.deep.read(self._deep_bytes()), np.float32)
-            place(self.halves, number)[:] = scale(values.reshape(side, side), low, high)[..., None]
+            self._room(number)[:] = scale(values.reshape(side, side), low, high)[..., None]
         kind = "16 or 32 bits" if integers else "floats"
         return (
             f"images of {kind} with values from {lowest:.6g} to {highest:.6g}, scaled so that"

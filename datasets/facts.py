@@ -16,15 +16,13 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     """Mean and standard deviation per channel of pixels in [0, 1], from counts of each value."""
     counts = np.zeros((3, 256), np.int64)
     for block in np.array_split(images, max(1, images.size // BLOCK)):
-        counts += channel_counts(block.reshape(-1, *block.shape[2:]))
+        counts += channel_counts(Image.fromarray(block.reshape(-1, *block.shape[2:])))
     return _statistics(counts)
 
 
-def channel_counts(image: np.ndarray) -> np.ndarray:
-    """How often each channel of (height, width, 3) uint8 has each value: (3, 256) int32."""
-    if not image.size:
-        return np.zeros((3, 256), np.int32)
-    return np.array(Image.fromarray(image).histogram(), np.int32).reshape(3, 256)
+def channel_counts(image: Image.Image) -> np.ndarray:
+    """How often each channel of an RGB image has each value: (3, 256) int32."""
+    return np.array(image.histogram(), np.int32).reshape(3, 256)
 
 
 def _statistics(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -67,9 +65,9 @@ class ImageFacts(NamedTuple):
     counts: np.ndarray
 
 
-def image_facts(image: np.ndarray) -> ImageFacts:
-    """Facts of (side, side, 3) uint8, contiguous."""
-    return ImageFacts(image_digest(image), _is_flat(image), channel_counts(image))
+def image_facts(pixels: np.ndarray, image: Image.Image) -> ImageFacts:
+    """Facts of (side, side, 3) uint8, contiguous, which are those of ``image``."""
+    return ImageFacts(image_digest(pixels), _is_flat(pixels), channel_counts(image))
 
 
 class HalfFacts:
@@ -82,7 +80,7 @@ class HalfFacts:
     """
 
     def __init__(self, half: str, images: np.ndarray, labels: np.ndarray):
-        self.half, self.images, self.labels = half, images, labels
+        self.half, self.images, self.labels = half, np.asarray(images), labels
         self.sha256 = hashlib.sha256(array_header(f"x_{half}", images))
         self.digests, self.flat = [], 0
         self.counts = np.zeros((3, 256), np.int64)
@@ -111,5 +109,5 @@ def half_facts(half: str, images: np.ndarray, labels: np.ndarray) -> dict[str, o
     """:meth:`HalfFacts.found` of images that are all there."""
     facts = HalfFacts(half, images, labels)
     for image in images:
-        facts.add(image_facts(image))
+        facts.add(image_facts(image, Image.fromarray(image)))
     return facts.found()

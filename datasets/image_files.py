@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.facts import ImageFacts
+from datasets.facts import ImageFacts, image_facts
 from datasets.pixel_range import scale
 
 # Pillow names these formats and decodes them by another program, or not at all.
@@ -63,8 +63,8 @@ class Decoded(NamedTuple):
     """An image as uint8 (side, side, 3); or, of more than 8 bits, as float32 (side, side) with the
     smallest and the largest value in the file, NaN where it is padded.
 
-    ``notes`` say what was done to it. An image with an ``error`` has no pixels, nor has one whose
-    pixels were written to a file: ``facts`` are known of these.
+    ``notes`` say what was done to it; ``facts`` are of uint8 pixels. An image with an ``error`` has
+    no pixels, nor has one whose pixels were written to a file.
     """
 
     pixels: np.ndarray | None
@@ -127,8 +127,10 @@ def _decode(image: Image.Image, side: int, fit: str) -> Decoded:
         image = image.transpose(turn)
     if image.width != image.height:
         notes.append(NOT_SQUARE[fit])
-    pixels = np.asarray(FITS[fit](image, side))
-    return Decoded(pixels, tuple(notes), extremes, integers)
+    image = FITS[fit](image, side)
+    pixels = np.asarray(image)
+    facts = None if deep else image_facts(pixels, image)
+    return Decoded(pixels, tuple(notes), extremes, integers, facts=facts)
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
