@@ -265,7 +265,7 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
         _put_in_place(partial, entry)
     except OSError as error:
         raise UserError(
-            f"the cache {shown} cannot be written: {error.strerror or error}; make room, or give"
+            f"the cache {shown} cannot be written: {_why(error)}; make room, or give"
             " --cache DIR, then run the command again: it goes on"
         ) from None
     print(f"decoded in {time.perf_counter() - begun:.1f} s; later commands read {shown}")
@@ -273,6 +273,11 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
     if found is None:
         raise UserError(f"the cache {shown} changed while it was written; run the command again")
     return found
+
+
+def _why(error: OSError) -> str:
+    """Its reason; the error of a decoding process ends with it."""
+    return error.strerror or f"{error}".strip().splitlines()[-1]
 
 
 def _open_to_write(file: Path) -> np.ndarray:

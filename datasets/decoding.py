@@ -18,6 +18,7 @@ from utils import UserError
 HALVES = ("train", "test")
 BATCH = 32  # images of a message between processes; their pixels are in files
 BATCH_OF_PIXELS = 8
+AHEAD = 6  # messages of a worker that may wait while this process flushes files
 
 
 class Listing(NamedTuple):
@@ -182,7 +183,10 @@ class Decoder:
         decoding = _Decoding(self.listing, self.done, files)
         batch = BATCH if files else BATCH_OF_PIXELS
         workers = min(workers, -(-len(decoding) // batch))
-        for images in DataLoader(decoding, batch, num_workers=workers, collate_fn=list):
+        ahead = AHEAD if workers else None
+        for images in DataLoader(
+            decoding, batch, num_workers=workers, prefetch_factor=ahead, collate_fn=list
+        ):
             yield from images
 
     def _take(self, path: str | Member, image: Decoded) -> None:

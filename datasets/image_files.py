@@ -16,6 +16,7 @@ from datasets.pixel_range import scale
 
 # Pillow names these formats and decodes them by another program, or not at all.
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+COMMON = ("JPEG", "PNG", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 ORIENTATION = 0x0112  # EXIF
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF
@@ -77,10 +78,14 @@ class Decoded(NamedTuple):
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes by itself, the common ones first."""
-    Image.preinit()
+    """The formats that Pillow decodes by itself, in the order in which they are tried: common ones
+    first, and last those that are not known by a file's first bytes, whose whole headers are read.
+    """
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in NOT_DECODED)
+    there = [name for name in Image.OPEN if name not in NOT_DECODED]
+    order = {name: i for i, name in enumerate(COMMON)}
+    known = {name: Image.OPEN[name][1] is not None for name in there}
+    return tuple(sorted(there, key=lambda name: (not known[name], order.get(name, len(order)))))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import image_files
 from datasets.image_files import (
     FRAMES,
     NO_EXIF,
@@ -291,3 +292,12 @@ def test_nothing_is_decoded_by_another_program():
     assert not {"EPS", "WMF"} & {*formats()}
     assert {".png", ".jpg", ".jfif", ".gif", ".bmp", ".tif", ".mpo"} <= extensions()
     assert ".eps" not in extensions()
+
+
+def test_formats_known_by_their_first_bytes_are_tried_first():
+    """The readers of the others read a whole header, of each JPEG anew."""
+    image_files.extensions()  # registers Pillow's formats, in alphabetical order
+    known = [Image.OPEN[name][1] is not None for name in image_files.formats()]
+    assert image_files.formats()[0] == "JPEG"
+    assert known == sorted(known, reverse=True)
+    assert {"TGA", "WEBP", "TIFF"} <= set(image_files.formats())
