@@ -33,6 +33,8 @@ UPRIGHT = {
 TRANSPARENT = "images with transparency, laid on white"
 TURNED = "images turned upright by their EXIF orientation"
 NO_EXIF = "images with unreadable EXIF data, taken as they are stored"
+SAME_AS_RGB = ("RGB", "L", "P")  # modes of which each pixel is a colour of RGB
+CONVERTED = "images of mode {}, converted to RGB as Pillow does"
 FRAMES = "files with several frames or pages, of which the first is read"
 
 
@@ -127,6 +129,8 @@ def _decode(image: Image.Image, side: int, fit: str) -> Decoded:
     elif image.has_transparency_data:
         image = _opaque(image, notes)
     else:
+        if image.mode not in SAME_AS_RGB:
+            notes.append(CONVERTED.format(image.mode))
         image = _rgb(image)
     if turn is not None:
         image = image.transpose(turn)
