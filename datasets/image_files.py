@@ -112,10 +112,27 @@ def _reason(error: Exception, path: str | Path | Member) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file, or a link leads nowhere"
     if isinstance(error, UnidentifiedImageError):
-        empty = not isinstance(path, Member) and not Path(path).stat().st_size
-        return "it is empty" if empty else "Pillow does not know it as an image"
+        return _what_else(_head(path))
     words = str(error) or type(error).__name__
     return words.splitlines()[0][:120]
+
+
+def _head(path: str | Path | Member) -> bytes:
+    if isinstance(path, Member):
+        return _opened(path).read(64)
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
+def _what_else(head: bytes) -> str:
+    """What a file without an image is, by its first bytes."""
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS without the image; fetch it with git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as a failed download leaves"
+    return "Pillow does not know it as an image"
 
 
 def _decode(image: Image.Image, side: int, fit: str) -> Decoded:
