@@ -23,6 +23,15 @@ FORGET = "forget"
 NAME_HEADERS = ("file", "files", "filename", "file_name", "path", "image", "name")
 # Headers of a column of places, the likely ones first.
 PLACE_HEADERS = ("index", "indices", "idx", "position", "place", "id", "image_id", "forget")
+# What to type where an entry that is no integer looks like something else, by a pattern of it.
+ADVICE = {
+    r"^[0-9]+(-|\.\.|:)[0-9]+$": "a range is not read, write each number, such as 3,4,5",
+    r"^[+-]?[0-9.]+[eE][+-]?[0-9]+$": "write whole numbers in digits",
+    r"^#": "comments are not read, remove them",
+    r"^\{": "a list of plain numbers is wanted, such as [1, 5, 9]",
+    r"^[\[(]|[\])]$": "write the numbers without brackets, such as 1,5,9",
+    r"^[0-9]+;": "put commas between the numbers, such as 1,5,9",
+}
 SHOWN = 6  # columns that a message names
 
 
@@ -49,6 +58,8 @@ def read_list(text: str, asked: str, *, names: bool = False) -> Listed:
         if not text.startswith("@"):
             found = _typed(_numbered(text.split(",")), names)
         else:
+            if text == "@":
+                raise ValueError("a file is wanted behind @, such as @forget.npy")
             path, column = file_and_column(text)
             _require(path, asked)
             found = _read(path, column, names)
@@ -109,11 +120,14 @@ def _decoded(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 as some Windows tools write it."""
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and (b"\0" in content or content.startswith(b"PK\x03\x04")):
+        raise ValueError("it is no text; allowed are .npy, and in UTF-8 .txt, .json and .csv")
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if wide else "UTF-8"
         raise ValueError(
-            "it is no text; allowed are .npy, and in UTF-8 .txt, .json and .csv"
+            f"byte {error.start} is not {kind}; save the list in UTF-8, or as .npy"
         ) from None
 
 
@@ -138,6 +152,9 @@ def _advice(part: str) -> str:
         return "; a place in a list of images is a whole number"
     if re.search(r"\.\w{2,5}$", part):
         return "; file names are taken by --forget files:@FILE"
+    for pattern, advice in ADVICE.items():
+        if re.search(pattern, part):
+            return f"; {advice}"
     return ""
 
 
@@ -194,7 +211,7 @@ def _of_json(content: object, path: Path, key: str | None, names: bool) -> Liste
             wanted = "text" if names else "integer"
             raise ValueError(
                 f"entry {place} is {json.dumps(value)[:40]}, no {wanted}"
-                + (_advice(str(value)) if isinstance(value, str | float) else "")
+                + _advice(value if isinstance(value, str) else json.dumps(value))
             )
     values = np.array(content, dtype=str) if names else _integers(content)
     return Listed(values, note)

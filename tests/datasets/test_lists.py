@@ -153,6 +153,15 @@ REFUSED = {
     "no text": ("a.bin", bytes(range(256)), "", ["no text", ".npy", ".json"]),
     "no column": ("a.txt", "1 2", ":0", [":0", ".csv"]),
     "damaged": ("a.json", "[1, 2", "", ["a.json"]),
+    "a range": ("a.txt", "3-5", "", ["'3-5'", "3,4,5"]),
+    "a power": ("a.txt", "1e3", "", ["'1e3'", "in digits"]),
+    "a comment": ("a.txt", "# these\n1\n", "", ["entry 1 is '#'", "comments are not read"]),
+    "brackets in text": ("a.txt", "[1, 2]", "", ["'[1'", "without brackets"]),
+    "lines of json": ("a.jsonl", '{"index": 1}\n', "", ["a list of plain numbers"]),
+    "objects": ("a.json", [{"index": 1}], "", ['{"index": 1}', "a list of plain numbers"]),
+    "a zip archive": ("a.npz", b"PK\x03\x04abc", "", ["no text", ".npy"]),
+    "latin-1": ("a.csv", b"index\n1\n# gr\xf6\n", "", ["byte 12 is not UTF-8", "in UTF-8"]),
+    "half of utf-16": ("a.txt", b"\xff\xfe1\x00\x00\xd8", "", ["is not UTF-16"]),
     "a likely header": ("a.csv", TABLE, "", ["1 ('index')", "such as @a.csv:index"]),
     "an id": ("a.csv", "Id,score\n1,2\n", "", ["such as @a.csv:Id"]),
     "no likely header": ("a.csv", "one,two\n1,2\n", "", ["0 ('one')", "such as @a.csv:HEADER"]),
@@ -215,7 +224,7 @@ def test_what_cannot_be_read_is_refused_with_the_remedy(name, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["1,,5", "", "1;5", "@none.csv", "5,x"])
+@pytest.mark.parametrize("text", ["1,,5", "", "1;5", "@none.csv", "5,x", "@", "0-5", "[1,2]"])
 def test_an_odd_list_in_words_is_refused(text):
     with pytest.raises(UserError, match=re.escape("--forget")):
         read_list(text, "--forget")
