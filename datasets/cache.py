@@ -259,13 +259,13 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
         with open(partial / DEEP, "r+b") as deep:
             decoder = _decode(partial, identity, Decoder(listing, images, deep), begin, workers)
             scaled = decoder.finish()
-        record = _finish(partial, identity, listing, images)
+        record = _finish(partial, identity, images, decoder.facts())
         record |= {"scaled": scaled, "tally": decoder.state()["tally"]}
         _save_record(partial, record)
         _put_in_place(partial, entry)
     except OSError as error:
         raise UserError(
-            f"the cache {shown} cannot be written: {error.strerror or error}; make room, or give"
+            f"the cache {shown} cannot be written: {_why(error)}; make room, or give"
             " --cache DIR, then run the command again: it goes on"
         ) from None
     print(f"decoded in {time.perf_counter() - begun:.1f} s; later commands read {shown}")
@@ -273,6 +273,11 @@ def _build(entry: Path, identity: dict, listing: Listing, workers: int) -> dict[
     if found is None:
         raise UserError(f"the cache {shown} changed while it was written; run the command again")
     return found
+
+
+def _why(error: OSError) -> str:
+    """Its reason; the error of a decoding process ends with it."""
+    return error.strerror or f"{error}".strip().splitlines()[-1]
 
 
 def _open_to_write(file: Path) -> np.ndarray:
@@ -340,12 +345,10 @@ def _decode(
     return decoder
 
 
-def _finish(partial: Path, identity: dict, listing: Listing, images: dict) -> dict:
+def _finish(partial: Path, identity: dict, images: dict, facts: dict[str, dict]) -> dict:
     """The record's entries on the pixels; the hashes of images go into files beside them."""
-    facts = {}
     for half in HALVES:
         images[half].flush()
-        facts[half] = half_facts(half, images[half], getattr(listing, half).labels)
         np.save(partial / f"hashes_{half}.npy", facts[half].pop("hashes"))
     return {"identity": identity, "facts": facts}
 
@@ -378,4 +381,5 @@ def _decoded_into_memory(listing: Listing, workers: int) -> dict[str, object]:
         pass
     scaled = decoder.finish()
     notes = _notes(listing, scaled, decoder.state()["tally"])
-    return {"notes": notes, "x_train": images["train"], "x_test": images["test"]}
+    found = {"facts": decoder.facts(), "notes": notes}
+    return found | {f"x_{half}": images[half] for half in HALVES}

@@ -11,8 +11,12 @@ from utils import UserError, warn
 
 def image_hashes(images: np.ndarray) -> np.ndarray:
     """A hash of each image of (n, side, side, 3) uint8, as (n,) uint64: equal for exact copies."""
-    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images]
-    return np.frombuffer(b"".join(digests), np.uint64)
+    return np.frombuffer(b"".join(map(image_digest, images)), np.uint64)
+
+
+def image_digest(image: np.ndarray) -> bytes:
+    """The eight bytes of an image's hash."""
+    return hashlib.blake2b(image.data, digest_size=8).digest()
 
 
 def copies_of(hashes: np.ndarray, chosen: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -9,12 +9,16 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from datasets.facts import HalfFacts, ImageFacts, half_facts
 from datasets.folders import Files, Tally
 from datasets.image_files import Decoded, Member, decode
 from datasets.pixel_range import range_of, scale, shown
 from utils import UserError
 
 HALVES = ("train", "test")
+BATCH = 32  # images of a message between processes; their pixels are in files
+BATCH_OF_PIXELS = 8
+AHEAD = 6  # messages of a worker that may wait while this process flushes files
 
 
 class Listing(NamedTuple):
@@ -40,6 +44,10 @@ class Listing(NamedTuple):
         files = getattr(self, half).paths
         return [shown_name(path, self.root).replace(os.sep, "/") for path in files]
 
+    def paths(self) -> list[str | Member]:
+        """All files, those of train first."""
+        return [*self.train.paths, *self.test.paths]
+
     def count(self) -> int:
         return len(self.train.paths) + len(self.test.paths)
 
@@ -49,20 +57,55 @@ class Listing(NamedTuple):
 
 
 def shown_name(path: str | Member, root: Path) -> str:
-    return path.name if isinstance(path, Member) else os.path.relpath(path, root)
+    if isinstance(path, Member):
+        return path.name
+    above = os.path.join(root, "")
+    return path.removeprefix(above) if path.startswith(above) else os.path.relpath(path, root)
+
+
+class ImageFile(NamedTuple):
+    """A file of equally large images, of which the first is at byte ``offset``."""
+
+    path: str
+    offset: int
+    images: int
 
 
 class _Decoding:
-    """The decoded images of some paths, as a torch data set; picklable for workers."""
+    """The decoded images of a listing from ``begin`` on, as a torch data set for workers.
 
-    def __init__(self, paths: Sequence[str | Member], side: int, fit: str):
-        self.paths, self.side, self.fit = paths, side, fit
+    Args:
+        files: of each half. Images of 8 bits are written there by the process that decodes them,
+            and no pixels travel between processes; none returns them.
+    """
+
+    def __init__(self, listing: Listing, begin: int, files: list[ImageFile]):
+        self.paths = listing.paths()[begin:]
+        self.side, self.fit = listing.side, listing.fit
+        self.begin, self.files, self.handles = begin, files, []
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Decoded:
-        return decode(self.paths[i], self.side, self.fit)
+        image = decode(self.paths[i], self.side, self.fit)
+        if not self.files or image.facts is None:
+            return image
+        self._write(self.begin + i, image.pixels)
+        return image._replace(pixels=None)
+
+    def _write(self, number: int, pixels: np.ndarray) -> None:
+        if not self.handles:  # each process opens the files for itself
+            self.handles = [open(file.path, "r+b") for file in self.files]  # noqa: SIM115
+        half, number = place([file.images for file in self.files], number)
+        self.handles[half].seek(self.files[half].offset + number * pixels.nbytes)
+        self.handles[half].write(pixels.data)
+        self.handles[half].flush()
+
+
+def place(sizes: Sequence[int], number: int) -> tuple[int, int]:
+    """The half of an image, 0 or 1, and its place there, counted through train and test."""
+    return (0, number) if number < sizes[0] else (1, number - sizes[0])
 
 
 class Decoder:
@@ -72,12 +115,14 @@ class Decoder:
     needs to go on.
 
     Args:
-        images: {"train": uint8 (n, side, side, 3), "test": ...} to be filled.
+        images: {"train": uint8 (n, side, side, 3), "test": ...} to be filled: in memory, or maps of
+            files, which the decoding processes write.
         deep: a file, open for reading and writing.
     """
 
     def __init__(self, listing: Listing, images: dict[str, np.ndarray], deep: BinaryIO):
         self.listing, self.images, self.deep = listing, images, deep
+        self.gathering = self._new_facts()
         self.tally, self.unreadable = Tally(), Tally()
         self.done, self.waiting = 0, []  # waiting: [place, lowest, highest, whether integers]
 
@@ -97,46 +142,79 @@ class Decoder:
             tally = getattr(self, name)
             tally.counts, tally.firsts = map(dict, state[name])
         self.deep.truncate(len(self.waiting) * self._deep_bytes())
+        if self.done:
+            self.gathering = None
+
+    def _new_facts(self) -> list[HalfFacts]:
+        return [HalfFacts(half, self.images[half], self._labels(half)) for half in HALVES]
+
+    def _labels(self, half: str) -> np.ndarray:
+        return getattr(self.listing, half).labels
+
+    def facts(self) -> dict[str, dict[str, object]]:
+        """Of each half what :func:`datasets.facts.half_facts` returns, once :meth:`finish` is done:
+        gathered while decoding, or by a pass over all images where some were not done in order.
+        """
+        if self.gathering:
+            return {facts.half: facts.found() for facts in self.gathering}
+        return {half: half_facts(half, self.images[half], self._labels(half)) for half in HALVES}
 
     def run(self, workers: int) -> Iterator[int]:
         """Decode what is left; yields the number of images that are done, after each."""
-        paths = [*self.listing.train.paths, *self.listing.test.paths][self.done :]
+        paths = self.listing.paths()[self.done :]
         bar = {"total": self.listing.count(), "initial": self.done, "unit": "image"}
         with warnings.catch_warnings(), tqdm(desc="decoding", disable=None, **bar) as progress:
             warnings.simplefilter("ignore")  # torch's, of more workers than cores
-            for path, image in zip(paths, self._decoded(paths, workers), strict=True):
-                self._take(shown_name(path, self.listing.root), image)
+            for path, image in zip(paths, self._decoded(workers), strict=True):
+                self._take(path, image)
                 self.done += 1
                 progress.update()
                 yield self.done
 
-    def _decoded(self, paths: Sequence[str | Member], workers: int) -> Iterator[Decoded]:
+    def _decoded(self, workers: int) -> Iterator[Decoded]:
         """The images one by one; a batch is a message between processes."""
         from torch.utils.data import DataLoader
 
-        decoding = _Decoding(paths, self.listing.side, self.listing.fit)
-        workers = min(workers, -(-len(paths) // 8))
-        for batch in DataLoader(decoding, batch_size=8, num_workers=workers, collate_fn=list):
-            yield from batch
+        files = [
+            ImageFile(str(half.filename), half.offset, len(half))
+            for half in self.images.values()
+            if isinstance(half, np.memmap)
+        ]
+        decoding = _Decoding(self.listing, self.done, files)
+        batch = BATCH if files else BATCH_OF_PIXELS
+        workers = min(workers, -(-len(decoding) // batch))
+        ahead = AHEAD if workers else None
+        for images in DataLoader(
+            decoding, batch, num_workers=workers, prefetch_factor=ahead, collate_fn=list
+        ):
+            yield from images
 
-    def _take(self, name: str, image: Decoded) -> None:
-        if image.error:
-            self.unreadable.add(image.error, name)
-            return
+    def _take(self, path: str | Member, image: Decoded) -> None:
         for note in image.notes:
-            self.tally.add(note, name)
-        if image.extremes is None:
-            self._place(self.done)[:] = image.pixels
-            return
-        self.deep.seek(len(self.waiting) * self._deep_bytes())
-        self.deep.write(image.pixels.tobytes())
-        self.waiting.append([self.done, *image.extremes, image.integers])
+            self.tally.add(note, self._shown(path))
+        if image.error:
+            self.unreadable.add(image.error, self._shown(path))
+        elif image.facts is not None:
+            if image.pixels is not None:
+                self._room(self.done)[:] = image.pixels
+            self._gather(image.facts)
+        else:
+            self.deep.seek(len(self.waiting) * self._deep_bytes())
+            self.deep.write(image.pixels.tobytes())
+            self.waiting.append([self.done, *image.extremes, image.integers])
+            self.gathering = None  # its pixels are known when all are read
 
-    def _place(self, number: int) -> np.ndarray:
-        train = len(self.images["train"])
-        return (
-            self.images["train"][number] if number < train else self.images["test"][number - train]
-        )
+    def _shown(self, path: str | Member) -> str:
+        return shown_name(path, self.listing.root)
+
+    def _room(self, number: int) -> np.ndarray:
+        half, number = place([len(half) for half in self.images.values()], number)
+        return self.images[HALVES[half]][number]
+
+    def _gather(self, facts: ImageFacts) -> None:
+        if self.gathering:
+            half, _ = place([len(half) for half in self.images.values()], self.done)
+            self.gathering[half].add(facts)
 
     def _deep_bytes(self) -> int:
         return self.listing.side**2 * 4
@@ -162,7 +240,7 @@ class Decoder:
         for i, (number, *_) in chosen:
             self.deep.seek(i * self._deep_bytes())
             values = np.frombuffer(self.deep.read(self._deep_bytes()), np.float32)
-            self._place(number)[:] = scale(values.reshape(side, side), low, high)[..., None]
+            self._room(number)[:] = scale(values.reshape(side, side), low, high)[..., None]
         kind = "16 or 32 bits" if integers else "floats"
         return (
             f"images of {kind} with values from {lowest:.6g} to {highest:.6g}, scaled so that"

@@ -1,9 +1,13 @@
 """What is known of a data set's pixels: statistics, hashes, images of a single colour."""
 
-import numpy as np
+import hashlib
+from typing import NamedTuple
 
-from datasets.copies import image_hashes
-from runtime.files import hash_arrays
+import numpy as np
+from PIL import Image
+
+from datasets.copies import image_digest
+from runtime.files import array_header
 
 BLOCK = 2**20  # pixel values that are looked at together
 
@@ -12,8 +16,16 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     """Mean and standard deviation per channel of pixels in [0, 1], from counts of each value."""
     counts = np.zeros((3, 256), np.int64)
     for block in np.array_split(images, max(1, images.size // BLOCK)):
-        for c in range(3):
-            counts[c] += np.bincount(block[..., c].ravel(), minlength=256)
+        counts += channel_counts(Image.fromarray(block.reshape(-1, *block.shape[2:])))
+    return _statistics(counts)
+
+
+def channel_counts(image: Image.Image) -> np.ndarray:
+    """How often each channel of an RGB image has each value: (3, 256) int32."""
+    return np.array(image.histogram(), np.int32).reshape(3, 256)
+
+
+def _statistics(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values = np.arange(256) / 255
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
@@ -43,13 +55,59 @@ def flat_notes(counts: dict[str, int], sizes: dict[str, int]) -> list[str]:
     return [f"images of a single colour: {said} (train, test); look at them"]
 
 
-def half_facts(half: str, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
-    """What a cache keeps of one half, so that no later command reads all pixels for it: ``hashes``
-    (n,) uint64 of its images, ``sha256``, how many are ``flat``, and of train ``statistics``.
+class ImageFacts(NamedTuple):
+    """Of one image: the bytes of its hash, whether it is of a single colour, and
+    :func:`channel_counts`.
     """
-    facts = {
-        "hashes": image_hashes(images),
-        "sha256": hash_arrays({f"x_{half}": images, f"y_{half}": labels}),
-        "flat": single_coloured(images),
-    }
-    return facts | ({"statistics": statistics(images)} if half == "train" else {})
+
+    digest: bytes
+    flat: bool
+    counts: np.ndarray
+
+
+def image_facts(pixels: np.ndarray, image: Image.Image) -> ImageFacts:
+    """Facts of (side, side, 3) uint8, contiguous, which are those of ``image``."""
+    return ImageFacts(image_digest(pixels), _is_flat(pixels), channel_counts(image))
+
+
+class HalfFacts:
+    """What a cache keeps of one half, gathered image by image, in order.
+
+    Args:
+        half: train or test.
+        images: (n, side, side, 3) uint8; image i is filled before the i-th :meth:`add`.
+        labels: (n,) int64.
+    """
+
+    def __init__(self, half: str, images: np.ndarray, labels: np.ndarray):
+        self.half, self.images, self.labels = half, np.asarray(images), labels
+        self.sha256 = hashlib.sha256(array_header(f"x_{half}", images))
+        self.digests, self.flat = [], 0
+        self.counts = np.zeros((3, 256), np.int64)
+
+    def add(self, facts: ImageFacts) -> None:
+        """Take the next image."""
+        self.sha256.update(self.images[len(self.digests)].data)
+        self.digests.append(facts.digest)
+        self.flat += facts.flat
+        self.counts += facts.counts
+
+    def found(self) -> dict[str, object]:
+        """Facts of all images: ``hashes`` (n,) uint64, ``sha256`` of images and labels as
+        :func:`runtime.files.hash_arrays` takes it, how many are ``flat``, and of train
+        ``statistics``.
+        """
+        digest = self.sha256.copy()
+        digest.update(array_header(f"y_{self.half}", self.labels))
+        digest.update(self.labels.data)
+        hashes = np.frombuffer(b"".join(self.digests), np.uint64)
+        facts = {"hashes": hashes, "sha256": digest.hexdigest(), "flat": self.flat}
+        return facts | ({"statistics": _statistics(self.counts)} if self.half == "train" else {})
+
+
+def half_facts(half: str, images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """:meth:`HalfFacts.found` of images that are all there."""
+    facts = HalfFacts(half, images, labels)
+    for image in images:
+        facts.add(image_facts(image, Image.fromarray(image)))
+    return facts.found()

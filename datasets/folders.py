@@ -14,6 +14,7 @@ from utils import UserError
 HIDDEN = "hidden files and folders (a dot first, or __MACOSX), skipped"
 OTHER = "files that are no image which Pillow reads, left out"
 BESIDE = "files beside the class folders, left out"
+SPECIAL = "pipes, sockets and devices, left out"
 CIRCLE = "links in a circle, skipped"
 
 
@@ -98,7 +99,9 @@ def _images(folder: str, root: Path, tally: Tally) -> list[str]:
     found = []
     above = tuple(map(os.path.realpath, (root, os.path.dirname(folder), folder)))
     for entry in _walk(folder, root, tally, above):
-        if is_image(entry.name):
+        if not entry.is_file() and not entry.is_symlink():  # reading a pipe waits for ever
+            tally.add(SPECIAL, os.path.relpath(entry.path, root))
+        elif is_image(entry.name):
             found.append(os.path.split(entry.path))
         else:
             tally.add(OTHER, os.path.relpath(entry.path, root))

@@ -11,10 +11,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from datasets.facts import ImageFacts, image_facts
 from datasets.pixel_range import scale
 
 # Pillow names these formats and decodes them by another program, or not at all.
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+COMMON = ("JPEG", "PNG", "GIF", "BMP", "TIFF")
 BACKGROUND = (255, 255, 255)
 ORIENTATION = 0x0112  # EXIF
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF
@@ -31,6 +33,8 @@ UPRIGHT = {
 TRANSPARENT = "images with transparency, laid on white"
 TURNED = "images turned upright by their EXIF orientation"
 NO_EXIF = "images with unreadable EXIF data, taken as they are stored"
+SAME_AS_RGB = ("RGB", "L", "P")  # modes of which each pixel is a colour of RGB
+CONVERTED = "images of mode {}, converted to RGB as Pillow does"
 FRAMES = "files with several frames or pages, of which the first is read"
 
 
@@ -62,7 +66,8 @@ class Decoded(NamedTuple):
     """An image as uint8 (side, side, 3); or, of more than 8 bits, as float32 (side, side) with the
     smallest and the largest value in the file, NaN where it is padded.
 
-    ``notes`` say what was done to it. An image with an ``error`` has no pixels.
+    ``notes`` say what was done to it; ``facts`` are of uint8 pixels. An image with an ``error`` has
+    no pixels, nor has one whose pixels were written to a file.
     """
 
     pixels: np.ndarray | None
@@ -70,14 +75,19 @@ class Decoded(NamedTuple):
     extremes: tuple[float, float] | None = None
     integers: bool = False
     error: str | None = None
+    facts: ImageFacts | None = None
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes by itself, the common ones first."""
-    Image.preinit()
+    """The formats that Pillow decodes by itself, in the order in which they are tried: common ones
+    first, and last those that are not known by a file's first bytes, whose whole headers are read.
+    """
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in NOT_DECODED)
+    there = [name for name in Image.OPEN if name not in NOT_DECODED]
+    order = {name: i for i, name in enumerate(COMMON)}
+    known = {name: Image.OPEN[name][1] is not None for name in there}
+    return tuple(sorted(there, key=lambda name: (not known[name], order.get(name, len(order)))))
 
 
 @functools.cache
@@ -102,10 +112,27 @@ def _reason(error: Exception, path: str | Path | Member) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file, or a link leads nowhere"
     if isinstance(error, UnidentifiedImageError):
-        empty = not isinstance(path, Member) and not Path(path).stat().st_size
-        return "it is empty" if empty else "Pillow does not know it as an image"
+        return _what_else(_head(path))
     words = str(error) or type(error).__name__
     return words.splitlines()[0][:120]
+
+
+def _head(path: str | Path | Member) -> bytes:
+    if isinstance(path, Member):
+        return _opened(path).read(64)
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
+def _what_else(head: bytes) -> str:
+    """What a file without an image is, by its first bytes."""
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS without the image; fetch it with git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, as a failed download leaves"
+    return "Pillow does not know it as an image"
 
 
 def _decode(image: Image.Image, side: int, fit: str) -> Decoded:
@@ -119,13 +146,17 @@ def _decode(image: Image.Image, side: int, fit: str) -> Decoded:
     elif image.has_transparency_data:
         image = _opaque(image, notes)
     else:
+        if image.mode not in SAME_AS_RGB:
+            notes.append(CONVERTED.format(image.mode))
         image = _rgb(image)
     if turn is not None:
         image = image.transpose(turn)
     if image.width != image.height:
         notes.append(NOT_SQUARE[fit])
-    pixels = np.asarray(FITS[fit](image, side))
-    return Decoded(pixels, tuple(notes), extremes, integers)
+    image = FITS[fit](image, side)
+    pixels = np.asarray(image)
+    facts = None if deep else image_facts(pixels, image)
+    return Decoded(pixels, tuple(notes), extremes, integers, facts=facts)
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> Image.Transpose | None:
@@ -162,6 +193,8 @@ def _opaque(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     try:
         return image.convert("RGB")
     except ValueError:
@@ -169,6 +202,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:
+    if image.size == (side, side):
+        return image
     return ImageOps.fit(image, (side, side))
 
 

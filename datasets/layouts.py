@@ -30,6 +30,7 @@ def folder(data: Path, reading: Reading) -> Listing:
     if not (data / "train").is_dir() or not there:
         raise UserError(
             f"{tally.what}: {data} needs train/CLASS/IMAGE and test/CLASS/IMAGE (or val/)"
+            f"{_there(data, tally.what)}"
         )
     lines = []
     if len(there) == 2 and not _shares_class(*there[:1], data / "train", tally.what):
@@ -38,7 +39,24 @@ def folder(data: Path, reading: Reading) -> Listing:
     train, test = data / "train", there[0]
     found = find_classes(train, data, tally), find_classes(test, data, tally)
     classes, halves, more = match_halves(*found, (train, test), tally.what)
+    if len(classes) == 1:
+        raise UserError(
+            f"{tally.what}: {train} has one class folder, {classes[0]!r}; a classifier needs at"
+            f" least 2{_there(train / classes[0], tally.what)}"
+        )
     return _listing(tally, data, classes, halves, lines + more, reading, 32)
+
+
+def _there(folder: Path, what: str) -> str:
+    """The folders in a folder, where it has some, with the remedy where they are in its place."""
+    if not folder.is_dir():
+        return ""
+    names = [each.name for each in entries_of(folder, what) if each.is_dir()]
+    names = [name for name in names if not name.startswith(".")]
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"; the folders in {folder.name} are {shown}: rename or move them"
 
 
 def _shares_class(half: Path, train: Path, what: str) -> bool:

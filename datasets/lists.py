@@ -21,6 +21,17 @@ TRUTH = {"true": True, "false": False}
 FORGET = "forget"
 # Headers of a column of file names; one of numbers is told by not being a number.
 NAME_HEADERS = ("file", "files", "filename", "file_name", "path", "image", "name")
+# Headers of a column of places, the likely ones first.
+PLACE_HEADERS = ("index", "indices", "idx", "position", "place", "id", "image_id", "forget")
+# What to type where an entry that is no integer looks like something else, by a pattern of it.
+ADVICE = {
+    r"^[0-9]+(-|\.\.|:)[0-9]+$": "a range is not read, write each number, such as 3,4,5",
+    r"^[+-]?[0-9.]+[eE][+-]?[0-9]+$": "write whole numbers in digits",
+    r"^#": "comments are not read, remove them",
+    r"^\{": "a list of plain numbers is wanted, such as [1, 5, 9]",
+    r"^[\[(]|[\])]$": "write the numbers without brackets, such as 1,5,9",
+    r"^[0-9]+;": "put commas between the numbers, such as 1,5,9",
+}
 SHOWN = 6  # columns that a message names
 
 
@@ -47,16 +58,30 @@ def read_list(text: str, asked: str, *, names: bool = False) -> Listed:
         if not text.startswith("@"):
             found = _typed(_numbered(text.split(",")), names)
         else:
+            if text == "@":
+                raise ValueError("a file is wanted behind @, such as @forget.npy")
             path, column = file_and_column(text)
-            require_file(path, asked)
+            _require(path, asked)
             found = _read(path, column, names)
-    except (OSError, EOFError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{asked}: {error.strerror or error}") from None
+    except (EOFError, RecursionError) as error:
         raise UserError(f"{asked}: {error or type(error).__name__}") from None
     except (ValueError, csv.Error) as error:
         raise UserError(f"{asked}: {error}") from None
     if not len(found.values):
         raise UserError(f"{asked}: the list is empty; at least one entry is wanted")
     return found
+
+
+def _require(path: Path, asked: str) -> None:
+    """:func:`runtime.files.require_file` in the words of a list, whose request has the path."""
+    try:
+        require_file(path, asked)
+    except UserError as error:
+        reason = f"{error}".rpartition(": ")[2]
+        shown = "" if f"{path}" in asked else f"{path}: "
+        raise UserError(f"{asked}: {shown}{reason}") from None
 
 
 def file_and_column(text: str) -> tuple[Path, str | None]:
@@ -95,11 +120,14 @@ def _decoded(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 as some Windows tools write it."""
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and (b"\0" in content or content.startswith(b"PK\x03\x04")):
+        raise ValueError("it is no text; allowed are .npy, and in UTF-8 .txt, .json and .csv")
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if wide else "UTF-8"
         raise ValueError(
-            "it is no text; allowed are .npy, and in UTF-8 .txt, .json and .csv"
+            f"byte {error.start} is not {kind}; save the list in UTF-8, or as .npy"
         ) from None
 
 
@@ -120,8 +148,13 @@ def _advice(part: str) -> str:
     """What to type where an entry that is no integer looks like something known."""
     if re.fullmatch(r"[+-]?[0-9]+\.0*", part):
         return "; write whole numbers without a point"
+    if re.fullmatch(r"[+-]?[0-9]*\.[0-9]+", part):
+        return "; a place in a list of images is a whole number"
     if re.search(r"\.\w{2,5}$", part):
         return "; file names are taken by --forget files:@FILE"
+    for pattern, advice in ADVICE.items():
+        if re.search(pattern, part):
+            return f"; {advice}"
     return ""
 
 
@@ -145,10 +178,18 @@ def _of_array(values: np.ndarray, names: bool) -> np.ndarray:
     if values.dtype == bool:
         return values
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(
-            f"it holds {values.dtype}; integers or booleans are wanted, such as array.astype(int)"
-        )
+        raise ValueError(f"it holds {values.dtype}; {_remedy(values)}")
     return _integers(values.tolist()) if values.dtype == np.uint64 else values.astype(np.int64)
+
+
+def _remedy(values: np.ndarray) -> str:
+    """What to do with an array that holds neither integers nor booleans."""
+    wanted = "integers or booleans are wanted"
+    if not np.issubdtype(values.dtype, np.floating):
+        return wanted
+    if len(odd := np.flatnonzero(values != np.floor(values))):
+        return f"{wanted}, and entry {odd[0] + 1} is {values[odd[0]]}, no whole number"
+    return f"{wanted}, such as array.astype(int)"
 
 
 def _of_json(content: object, path: Path, key: str | None, names: bool) -> Listed:
@@ -170,7 +211,7 @@ def _of_json(content: object, path: Path, key: str | None, names: bool) -> Liste
             wanted = "text" if names else "integer"
             raise ValueError(
                 f"entry {place} is {json.dumps(value)[:40]}, no {wanted}"
-                + (_advice(value) if isinstance(value, str) else "")
+                + _advice(value if isinstance(value, str) else json.dumps(value))
             )
     values = np.array(content, dtype=str) if names else _integers(content)
     return Listed(values, note)
@@ -189,7 +230,7 @@ def _entry(content: dict, path: Path) -> str:
             " wanted"
         )
     raise ValueError(
-        f"lists are its entries {_quoted(lists)}; choose one, such as @{path}:{lists[0]}"
+        f"lists are its entries {_quoted(lists)}; choose one, such as @{path.name}:{lists[0]}"
     )
 
 
@@ -229,7 +270,7 @@ def _column(first: Sequence[str], path: Path, column: str | None, names: bool) -
             shown = ", ".join(f"{i} ({cell[:20]!r})" for i, cell in enumerate(first[:SHOWN]))
             raise ValueError(
                 f"it has {len(first)} columns: {shown}; say which by its number or header, such as"
-                f" @{path}:{len(first) - 1}"
+                f" @{path.name}:{_likely(first, names)}"
             )
         return 0, _is_header(first, 0, names)
     named = [i for i, cell in enumerate(first) if cell == column]
@@ -245,9 +286,21 @@ def _column(first: Sequence[str], path: Path, column: str | None, names: bool) -
     if is_header and named not in ([], [place]):
         raise ValueError(
             f"column {column}: the header {column!r} is that of column {named[0]}, counted from 0;"
-            f" type @{path}:{named[0]} for it, or rename the header"
+            f" type @{path.name}:{named[0]} for it, or rename the header"
         )
     return place, is_header
+
+
+def _likely(first: Sequence[str], names: bool) -> str | int:
+    """The header of the column that is likely meant; without one that is known, a word for any of
+    the headers, or the last of columns without headers.
+    """
+    by_word = {cell.lower(): cell for cell in reversed(first)}
+    wanted = NAME_HEADERS if names else PLACE_HEADERS
+    for word in wanted:
+        if word in by_word:
+            return by_word[word]
+    return "HEADER" if _is_header(first, len(first) - 1, names) else len(first) - 1
 
 
 def _is_header(first: Sequence[str], place: int, names: bool) -> bool:

@@ -1,5 +1,6 @@
 """An npz file of one's own -> uint8 images, integer labels, class names, and what was converted."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,13 @@ def _channels_last(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
     if (x.ndim == 3 or last) and 0 not in x.shape[1:]:
         return x
     remedy = ""
-    if x.ndim == 2 and (side := int(x.shape[1] ** 0.5)) ** 2 == x.shape[1]:
+    if x.ndim == 2 and (side := math.isqrt(x.shape[1])) ** 2 == x.shape[1]:
         remedy = f"; save {name}.reshape(-1, {side}, {side})"
+    elif x.ndim == 2 and 3 * (side := math.isqrt(x.shape[1] // 3)) ** 2 == x.shape[1]:
+        remedy = (
+            f"; if these are colours, save {name}.reshape(-1, {side}, {side}, 3), or"
+            f" {name}.reshape(-1, 3, {side}, {side}) where each channel stands alone, as CIFAR's do"
+        )
     elif x.ndim == 4 and x.shape[2] in channels:
         remedy = f"; the images are counted last, save {name}.transpose(3, 0, 1, 2)"
     raise ValueError(

@@ -21,6 +21,7 @@ LEAST_SKILL = 0.5  # of the reference's accuracy above chance; with less a model
 ONE_ANSWER = 99.0  # percent of the answers on retain in one class: a model that no longer looks
 ERRORS = 2.0  # standard errors within which an accuracy is chance's, or the original's
 LEAST_CHANGE = 0.005  # mean total variation of the probabilities
+UNMOVED = 1e-5  # mean total variation that rounding and another batch size may make
 LEAST_MOVE = 1e-6  # of the weights' norm: a few of fp32's own steps
 ROWS = 2**14  # samples compared at a time, so that float64 copies stay small
 
@@ -197,15 +198,15 @@ def changed_nothing(
             was learned, though BatchNorm's statistics, which a pass over images in training mode
             renews, may have moved the outputs.
     """
-    if weights_moved < LEAST_MOVE:
-        reason = (
-            f"the weights moved by {weights_moved:.1g} of their norm, what else changed are"
-            " BatchNorm's statistics"
-        )
-        return _line(CHANGED_NOTHING, reason, advice)
     names = [name for name in ours if name in original and len(ours[name][1])]
+    names.sort(key=lambda name: len(ours[name][1]))
+    if weights_moved < LEAST_MOVE:
+        weights = f"the weights moved by {weights_moved:.1g} of their norm"
+        if not weights_moved:
+            weights = "the weights are the original's"
+        return _line(CHANGED_NOTHING, weights + _moved_else(ours, original, names[:1]), advice)
     moved = 0.0
-    for name in sorted(names, key=lambda name: len(ours[name][1])):
+    for name in names:
         moved += total_variation(ours[name][0], original[name][0]) / len(names)
         if not (moved < LEAST_CHANGE and same_accuracy(ours[name], original[name])):
             return []
@@ -247,6 +248,21 @@ def paired_error(differences: np.ndarray) -> float:
 
 def _correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (np.asarray(logits).argmax(1) == labels).astype(np.float64)
+
+
+def _moved_else(
+    ours: Mapping[str, Outputs], original: Mapping[str, Outputs], names: Sequence[str]
+) -> str:
+    """What the outputs say of the statistics of a model whose weights did not move."""
+    moved = max((total_variation(ours[name][0], original[name][0]) for name in names), default=None)
+    if moved is None:
+        return ""
+    if moved < UNMOVED:
+        return f"; the probabilities on {names[0]} did not move"
+    return (
+        f"; BatchNorm's statistics are others, and moved the probabilities on {names[0]} by"
+        f" {moved:.2g} on average"
+    )
 
 
 def total_variation(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -283,9 +283,14 @@ def hash_arrays(named: dict[str, np.ndarray | torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(named):
         array = named[name]
-        dtype, shape = str(array.dtype).removeprefix("torch."), tuple(array.shape)
+        digest.update(array_header(name, array))
         if isinstance(array, torch.Tensor):  # as bytes: numpy has no bfloat16
             array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(f"{name}|{dtype}|{shape}|".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def array_header(name: str, array: np.ndarray | torch.Tensor) -> bytes:
+    """What :func:`hash_arrays` takes in before the bytes of an array."""
+    dtype, shape = str(array.dtype).removeprefix("torch."), tuple(array.shape)
+    return f"{name}|{dtype}|{shape}|".encode()

@@ -1,5 +1,6 @@
 """Step 2: masks of a forget set, and how far two of them agree."""
 
+import math
 from pathlib import Path
 
 from torch import nn
@@ -260,4 +261,6 @@ def compare_masks(*files: Path) -> None:
             f" {row.jaccard:8.3f} {row.expected:10.3f}"
         )
     print("Jaccard: weights in both masks over weights in either; nan where both are empty")
-    print(f"RESULT method=compare jaccard={total.jaccard:.4f} expected={total.expected:.4f}")
+    values = {"jaccard": total.jaccard, "expected": total.expected}
+    shown = "".join(f" {name}={x:.4f}" for name, x in values.items() if math.isfinite(x))
+    print(f"RESULT method=compare{shown}")

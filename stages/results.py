@@ -191,9 +191,12 @@ def number(value: float | None) -> float:
 
 
 def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
-    """The last line of standard output, for grep."""
-    shown = " ".join(f"{name}={number(value):.2f}" for name, value in metrics.items())
-    return f"RESULT method={method} {shown} RTE={seconds:.1f}"
+    """The last line of standard output, for grep; a metric that is none, such as VA without
+    validation images, is left out.
+    """
+    known = {name: value for name, value in metrics.items() if np.isfinite(number(value))}
+    shown = "".join(f" {name}={value:.2f}" for name, value in known.items())
+    return f"RESULT method={method}{shown} RTE={seconds:.1f}"
 
 
 def print_result(result: dict, file: Path) -> None:

@@ -80,9 +80,21 @@ def expand(patterns: Sequence[str], flag: str) -> dict[Path, str | None]:
             name, _, file = pattern.partition("=")
             matches = [file] if name and Path(file).is_file() else []
         if not matches:
-            raise UserError(f"{flag} {pattern}: no such file")
+            raise UserError(f"{flag} {pattern}: no such file{_tried(pattern)}")
         files |= dict.fromkeys(map(Path, matches), name)
     return files
+
+
+def _tried(pattern: str) -> str:
+    """Both ways in which A=B was taken."""
+    name, equals, file = pattern.partition("=")
+    if not equals:
+        return ""
+    if not name:
+        return f", and no name before '=' to take it for NAME={file}"
+    if glob.glob(file, recursive=True):
+        return f", and as NAME=FILE, {file} is not one file"
+    return f", and as NAME=FILE, named {name!r}, there is no file {file!r}"
 
 
 def read_all(named: Mapping[Path, tuple[str, str | None]], arch: str | None) -> list[Saved]:

@@ -3,6 +3,7 @@ changed, and goes on after a kill.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -306,3 +307,37 @@ def test_a_file_in_the_place_of_the_cache_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written; give --cache DIR"):
         read(root, cache=str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("where", ["cache", "none"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_facts_that_decoding_gathers_are_those_of_a_pass_over_all_pixels(
+    tmp_path, where, workers, monkeypatch
+):
+    """Against hashlib and bincount on the arrays; nothing is computed of the arrays afterwards."""
+    root = write(tmp_path / "images", train=40)
+    Image.new("RGB", FILE, (1, 2, 3)).save(root / "train/cat/0.png")
+    monkeypatch.setattr(decoding, "half_facts", None)
+    images = read(root, workers=workers, cache=str(tmp_path / "c") if where == "cache" else "none")
+    x = np.array(images.x_train)
+    digests = [hashlib.blake2b(each.tobytes(), digest_size=8).digest() for each in x]
+    assert images.train_hashes.tobytes() == b"".join(digests)
+    assert images.sha256() == hash_arrays({"x_train": x, "y_train": images.y_train})
+    test = {"x_test": np.array(images.x_test), "y_test": images.y_test}
+    assert images.test_sha256() == hash_arrays(test)
+    mean, std = (x / 255).mean((0, 1, 2)), (x / 255).std((0, 1, 2))
+    assert np.allclose([images.mean, images.std], [mean, std], atol=6e-5)
+    assert any("single colour: 1 of 80 and 0 of 4" in note for note in images.notes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_that_cannot_be_filled_is_said_in_one_line(tmp_path, monkeypatch, workers):
+    def full(*unused):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoding._Decoding, "_write", full)
+    with pytest.raises(
+        UserError, match=r"cannot be written: .*No space left on device; make room"
+    ) as e:
+        read(write(tmp_path, train=40), workers=workers)
+    assert "\n" not in str(e.value)

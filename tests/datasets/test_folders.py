@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets import load_dataset
-from datasets.folders import sort_classes
+from datasets.folders import SPECIAL, sort_classes
 from datasets.image_files import NOT_SQUARE, ORIENTATION
 from utils import UserError
 
@@ -350,3 +350,55 @@ def test_grey_of_16_bits_beside_colour_is_scaled_alone(tmp_path, plain):
     assert np.array_equal(found.x_train[:8], plain.x_train[:8])
     assert np.array_equal(found.x_train[8], picture(2, 2)[..., :1].repeat(3, -1))
     assert "1, the first train/cat/img2.png" in note(found, "16 or 32 bits")
+
+
+def test_a_pipe_is_left_out_and_counted(tmp_path):
+    root = write(tmp_path)
+    os.mkfifo(root / "train/ant/pipe.png")
+    found = read(root)
+    assert len(found.x_train) == 9
+    assert f"folder: {SPECIAL}: 1, the first train/ant/pipe.png" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page, as a failed download"),
+        (b"", "it is empty"),
+        (b"%PDF-1.7", "Pillow does not know it as an image"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image_is_said(tmp_path, content, reason):
+    root = write(tmp_path)
+    (root / "train/ant/img0.png").write_bytes(content)
+    assert reason in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("training", "validation"), ("ant", "bee")]
+)
+def test_other_names_of_halves_are_shown(tmp_path, train, test):
+    write(tmp_path)
+    (tmp_path / "train").rename(tmp_path / train)
+    (tmp_path / "test").rename(tmp_path / test)
+    names = ", ".join(map(repr, sorted((train, test))))
+    assert f"are {names}: rename or move them" in refused(tmp_path)
+
+
+def test_classes_one_folder_too_deep_are_named(tmp_path):
+    write(tmp_path, classes=("all/ant", "all/bee"))
+    assert "one class folder, 'all'" in (said := refused(tmp_path))
+    assert "the folders in all are 'ant', 'bee'" in said
+
+
+def test_one_summary_line_for_each_converted_mode(tmp_path):
+    root = write(tmp_path)
+    for i, mode in enumerate(("CMYK", "CMYK", "YCbCr", "1", "LAB")):
+        Image.fromarray(picture(0, i)).convert(mode).save(root / f"train/bee/{i}.tif")
+    said = [note for note in read(root).notes if "converted" in note]
+    assert said == [
+        f"folder: images of mode {mode}, converted to RGB as Pillow does: {count}, the first"
+        f" train/bee/{first}.tif"
+        for mode, count, first in (("CMYK", 2, 0), ("YCbCr", 1, 2), ("1", 1, 3), ("LAB", 1, 4))
+    ]

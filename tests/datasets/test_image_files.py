@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import image_files
 from datasets.image_files import (
     FRAMES,
     NO_EXIF,
@@ -21,6 +22,7 @@ from datasets.image_files import (
 )
 
 SIDE = 16
+AS_PILLOW = "converted to RGB as Pillow does"
 GREY = np.kron(np.array([[0, 60], [120, 200]], np.uint8), np.ones((8, 8), np.uint8))
 COLOUR = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
 
@@ -51,7 +53,9 @@ def test_every_mode_of_8_bits_becomes_its_colours(tmp_path, mode, ending):
     wanted = np.asarray(bright.convert("RGB"))
     image = read(path)
     assert np.array_equal(image.pixels, wanted)
-    assert image.notes == ()
+    with Image.open(path) as stored:
+        converted = stored.mode in ("1", "CMYK")
+    assert image.notes == ((f"images of mode {mode}, {AS_PILLOW}",) if converted else ())
     assert len(np.unique(wanted)) > 1  # no blank picture passes
 
 
@@ -291,3 +295,12 @@ def test_nothing_is_decoded_by_another_program():
     assert not {"EPS", "WMF"} & {*formats()}
     assert {".png", ".jpg", ".jfif", ".gif", ".bmp", ".tif", ".mpo"} <= extensions()
     assert ".eps" not in extensions()
+
+
+def test_formats_known_by_their_first_bytes_are_tried_first():
+    """The readers of the others read a whole header, of each JPEG anew."""
+    image_files.extensions()  # registers Pillow's formats, in alphabetical order
+    known = [Image.OPEN[name][1] is not None for name in image_files.formats()]
+    assert image_files.formats()[0] == "JPEG"
+    assert known == sorted(known, reverse=True)
+    assert {"TGA", "WEBP", "TIFF"} <= set(image_files.formats())

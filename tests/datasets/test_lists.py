@@ -153,7 +153,64 @@ REFUSED = {
     "no text": ("a.bin", bytes(range(256)), "", ["no text", ".npy", ".json"]),
     "no column": ("a.txt", "1 2", ":0", [":0", ".csv"]),
     "damaged": ("a.json", "[1, 2", "", ["a.json"]),
+    "a range": ("a.txt", "3-5", "", ["'3-5'", "3,4,5"]),
+    "a power": ("a.txt", "1e3", "", ["'1e3'", "in digits"]),
+    "a comment": ("a.txt", "# these\n1\n", "", ["entry 1 is '#'", "comments are not read"]),
+    "brackets in text": ("a.txt", "[1, 2]", "", ["'[1'", "without brackets"]),
+    "lines of json": ("a.jsonl", '{"index": 1}\n', "", ["a list of plain numbers"]),
+    "objects": ("a.json", [{"index": 1}], "", ['{"index": 1}', "a list of plain numbers"]),
+    "a zip archive": ("a.npz", b"PK\x03\x04abc", "", ["no text", ".npy"]),
+    "latin-1": ("a.csv", b"index\n1\n# gr\xf6\n", "", ["byte 12 is not UTF-8", "in UTF-8"]),
+    "half of utf-16": ("a.txt", b"\xff\xfe1\x00\x00\xd8", "", ["is not UTF-16"]),
+    "a likely header": ("a.csv", TABLE, "", ["1 ('index')", "such as @a.csv:index"]),
+    "an id": ("a.csv", "Id,score\n1,2\n", "", ["such as @a.csv:Id"]),
+    "no likely header": ("a.csv", "one,two\n1,2\n", "", ["0 ('one')", "such as @a.csv:HEADER"]),
+    "half a place": ("a.txt", "1 2.5", "", ["entry 2", "'2.5'", "is a whole number"]),
+    "half a place in json": ("a.json", [1, 2.5], "", ["entry 2 is 2.5", "is a whole number"]),
+    "a whole float in json": ("a.json", [1.0], "", ["entry 1 is 1.0", "without a point"]),
+    "half places in an array": ("a.npy", np.array([1.0, 2.5]), "", ["entry 2 is 2.5, no whole"]),
+    "nan in an array": ("a.npy", np.array([1.0, np.nan]), "", ["entry 2 is nan, no whole"]),
+    "text in an array": ("a.npy", np.array(["1"]), "", ["<U1", "integers or booleans"]),
 }
+
+
+def test_an_array_of_halves_is_not_told_to_drop_them(tmp_path):
+    with pytest.raises(UserError) as refusal:
+        read_list(f"@{written(tmp_path, 'a.npy', np.array([1.0, 2.5]))}", "--forget")
+    assert "astype" not in str(refusal.value)
+
+
+def test_a_table_with_file_names_names_their_column(tmp_path):
+    path = written(tmp_path, "a.csv", "index,path,label\n0,cat/1.png,cat\n")
+    with pytest.raises(UserError, match=r"such as @a\.csv:path$"):
+        read_list(f"@{path}", "--forget", names=True)
+    with pytest.raises(UserError, match=r"such as @a\.csv:index$"):
+        read_list(f"@{path}", "--forget")
+
+
+ONCE = {
+    "no such file": ("none.csv", None, ""),
+    "a folder": ("", None, ""),
+    "several columns": ("a.csv", TABLE, ""),
+    "several lists": ("a.json", {"a": [1], "b": [2]}, ""),
+    "another header": ("a.csv", ",0\n0,7\n", ":0"),
+    "no array": ("a.npy", "text", ""),
+    "a folder for the text": ("folder.csv", None, ""),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_the_path_of_a_list_stands_once_in_a_refusal(name, tmp_path):
+    file, content, column = ONCE[name]
+    (tmp_path / "folder.csv").mkdir()
+    path = tmp_path / file if content is None else written(tmp_path, file, content)
+    text = f"positions:@{path}{column}"
+    with pytest.raises(UserError) as refusal:
+        read_list(text.partition(":")[2], f"--forget {text}")
+    assert str(refusal.value).count(str(tmp_path)) == 1
+    with pytest.raises(UserError) as refusal:
+        read_list(text.partition(":")[2], "--forget (cut)")
+    assert str(refusal.value).startswith("--forget (cut): ")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -167,7 +224,7 @@ def test_what_cannot_be_read_is_refused_with_the_remedy(name, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["1,,5", "", "1;5", "@none.csv", "5,x"])
+@pytest.mark.parametrize("text", ["1,,5", "", "1;5", "@none.csv", "5,x", "@", "0-5", "[1,2]"])
 def test_an_odd_list_in_words_is_refused(text):
     with pytest.raises(UserError, match=re.escape("--forget")):
         read_list(text, "--forget")

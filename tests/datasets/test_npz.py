@@ -304,3 +304,8 @@ def test_scaling_rounds_clips_and_goes_block_by_block():
     wanted = np.clip(np.round((values.astype(np.float64) + 10) / 30 * 255), 0, 255)
     assert np.abs(scale(values, -10, 20) - wanted).max() <= 1
     assert scale(np.array([[np.nan, 3.0]]), 3, 3).tolist() == [[0, 0]]
+
+
+def test_rows_of_colour_pixels_are_told_both_ways_to_reshape(tmp_path):
+    said = refused(tmp_path, **each(X, lambda x: x.reshape(len(x), -1)))
+    assert "x_train.reshape(-1, 8, 8, 3), or x_train.reshape(-1, 3, 8, 8) where" in said

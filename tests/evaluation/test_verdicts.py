@@ -279,7 +279,22 @@ def test_a_reference_is_asked_for_wherever_one_could_call_the_model_destroyed():
 def test_weights_that_did_not_move_changed_nothing_whatever_batch_norm_did():
     said = changed_nothing(splits_of(2.0), splits_of(8.0), weights_moved=1e-9)
     assert kinds(said) == ["changed nothing"]
-    assert "BatchNorm" in said[0]
+    assert "BatchNorm's statistics are others, and moved the probabilities on forget by" in said[0]
+
+
+@pytest.mark.parametrize("moved", [0.0, 1e-9])
+def test_a_copy_of_the_original_is_not_said_to_have_other_statistics(moved):
+    (line,) = changed_nothing(splits_of(8.0), splits_of(8.0), weights_moved=moved)
+    assert line.startswith("changed nothing: the weights ")
+    assert ("are the original's" in line) == (not moved)
+    assert line.endswith("; the probabilities on forget did not move")
+    assert "BatchNorm" not in line
+
+
+def test_without_outputs_nothing_is_said_of_statistics():
+    assert changed_nothing({}, {}, weights_moved=0.0) == [
+        "changed nothing: the weights are the original's"
+    ]
 
 
 def test_an_empty_split_is_left_out():

@@ -566,7 +566,9 @@ def test_a_model_of_another_project_is_audited_beside_ours(runs, tmp_path, capsy
     for models, more, said in (
         ([theirs], words, "--models NAME="),
         ([f"x={theirs}"], words[-4:], "add --retrain"),
-        ([f"x={tmp_path / 'nothing'}"], words, "no such file"),
+        ([f"x={tmp_path / 'no=thing'}"], words, f"named 'x', there is no file '{tmp_path}/no=th"),
+        ([f"x={tmp_path}/*heirs*"], words, "heirs* is not one file"),
+        ([f"={theirs}"], words, f"no name before '=' to take it for NAME={theirs}"),
     ):
         assert call(evaluate.main, "--models", *models, *more) == 2
         assert said in capsys.readouterr().err
