@@ -92,6 +92,15 @@ def rate(text: str) -> float:
     return value
 
 
+def drop_path(text: str) -> float | str:
+    """A rate of stochastic depth, or ``own``."""
+    if text == "own":
+        return text
+    if not 0 <= (value := number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither in [0, 1) nor own")
+    return value
+
+
 def count(text: str) -> int:
     if not 0 <= (value := int(text)) < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is " + ("negative" if value < 0 else "too large"))

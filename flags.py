@@ -139,6 +139,10 @@ def training_flags() -> tuple[Flag, ...]:
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
     optimizer = f"main_train: %(default)s; {defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
+    mixup = (
+        "alpha of mixup, of main_train and retrain: images and their losses are blended by a share"
+    )
+    drop_path = "the last block's rate of stochastic depth, 0 to 1, or own: the architecture's"
     decay = "whether biases, norms and position embeddings decay too (default: %(default)s)"
     schedule = f"default: multistep for training and retrain, else constant{published('schedule')}"
     final_lr = f"rate at which the cosine ends (default: %(default)s{published('final_lr')})"
@@ -153,6 +157,10 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("optimizer", ("sgd", "adam", "adamw"), optimizer),
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{published('momentum')})"),
         Flag("label_smoothing", types.smoothing, label_smoothing),
+        Flag(
+            "mixup", types.rate, f"{mixup} from Beta(alpha, alpha) (default: %(default)s, without)"
+        ),
+        Flag("drop_path", types.drop_path, f"{drop_path} (default: %(default)s)"),
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {defaults('weight_decay')}"),
         Flag("decay", ("all", "weights"), decay),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),

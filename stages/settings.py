@@ -21,12 +21,13 @@ from utils import UserError, warn
 LOOP = (
     *("batch_size", "forget_batch_size", "momentum", "schedule", "decreasing_lr", "final_lr"),
     *("warmup", "clip_norm", "accumulate", "no_aug", "tail", "select", "decay", "init"),
+    "drop_path",
 )
 # What Retrain takes from the original where nothing is typed, by the names of main_train's flags.
 INHERITED = (
     *("epochs", "lr", "batch_size", "schedule", "decreasing_lr", "final_lr", "warmup", "momentum"),
     *("weight_decay", "optimizer", "no_aug", "accumulate", "clip_norm", "tail", "select"),
-    *("label_smoothing", "bn", "decay", "init"),
+    *("label_smoothing", "mixup", "drop_path", "bn", "decay", "init"),
 )
 # Their names as Retrain's fields, where these are others.
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
@@ -53,6 +54,7 @@ def settle(
     preset = presets_of(kind)[request.preset].values
     own = {**fields, **getattr(kind, "recipe", {}), **kind.by_dataset.get(request.dataset, {})}
     check_phases(request.unlearn, typed)
+    check_training_flags(request.unlearn, typed)
     renamed = getattr(kind, "inherits", {})
     record = {}
     if renamed and arguments:
@@ -94,6 +96,19 @@ def check_phases(name: str, typed: frozenset[str]) -> None:
             raise UserError(
                 f"--{flag}: {name} has one phase; allowed with {', '.join(others)}, or drop it"
             )
+
+
+def check_training_flags(name: str, typed: frozenset[str]) -> None:
+    """Refuse mixup and stochastic depth for a method that trains without them."""
+    kind = METHODS[name]
+    if "mixup" in typed and "mixup" not in {field.name for field in dataclasses.fields(kind)}:
+        raise UserError(
+            f"--mixup: {name} does not mix images; main_train.py and retrain do, drop it"
+        )
+    if "drop_path" in typed and not issubclass(kind, Iterative):
+        raise UserError(
+            f"--drop_path: {name} edits the weights once and trains nothing; drop the flag"
+        )
 
 
 def original_recipe(arguments: dict) -> dict[str, object]:
@@ -252,6 +267,7 @@ def recipe_of(request: LoopRequest, epochs: int, *, from_scratch: bool, precisio
         select=request.select if from_scratch else None,
         precision=precision,
         decay=request.decay,
+        drop_path=request.drop_path,
     )
 
 
