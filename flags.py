@@ -17,7 +17,8 @@ from datasets.image_files import FITS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import Request
-from unlearn import METHODS, preset_table
+from training.presets import preset_listing
+from unlearn import METHODS
 
 # Flags of the reference that have no field here, with its defaults: accepted, and named in one
 # warning line when typed. Two of them stand for flags of ours: see arg_parser.py.
@@ -213,7 +214,9 @@ def mask_flags() -> tuple[Flag, ...]:
 
 def unlearning_flags() -> tuple[Flag, ...]:
     name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods"
-    preset = "values of one source for the method's flags, below what is typed; list prints them"
+    preset = (
+        "values of one source, for the method's flags or main_train's; what is typed stands above;"
+    )
     stop = {"action": types.ListMethods, "nargs": 0, "default": argparse.SUPPRESS}
     forget_batch_size = "of the forget set (default: --batch_size, a quarter of it for SCRUB)"
     mask_ratio = "share of the weights that may change; picks the file in --mask_path"
@@ -225,8 +228,8 @@ def unlearning_flags() -> tuple[Flag, ...]:
         Flag(
             "preset",
             str,
-            f"{preset} (default: paper, the method's own defaults)",
-            {"action": types.ChooseOrList, "table": preset_table, "metavar": "NAME"},
+            f"{preset} list prints them (default: paper, the own defaults)",
+            {"action": types.ChooseOrList, "table": preset_listing, "metavar": "NAME"},
         ),
         Flag("forget_batch_size", types.positive, forget_batch_size),
         Flag("unlearn_lr", types.rate, defaults("unlearn_lr")),

@@ -183,8 +183,8 @@ def set_drop_path(model: nn.Module, rate: float, arch: str = "this architecture"
     layers = stochastic_depths(model)
     if not layers:
         raise UserError(
-            f"--drop_path {rate}: {arch} has no stochastic depth; drop the flag, or take an --arch"
-            " that has, such as swin_t, convnext_t or vit_tiny"
+            f"--drop_path {rate}: {arch} has no stochastic depth; give --drop_path own, or an"
+            " --arch that has, such as swin_t, convnext_t or vit_tiny"
         )
     for number, (layer, name) in enumerate(layers, start=1):
         at = (number - 1) / (len(layers) - 1) if len(layers) > 1 else 1.0

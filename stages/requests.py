@@ -131,6 +131,7 @@ class TrainRequest(LoopRequest):
 
     script: ClassVar[str] = "main_train"
 
+    preset: str = "paper"
     train_seed: int = 1
     save_every_steps: int = 0
 

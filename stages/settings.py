@@ -10,7 +10,8 @@ from recipe import Recipe
 from runtime.files import reading
 from stages.checkpoints import Original
 from stages.records import recorded_recipe
-from stages.requests import LoopRequest, UnlearnRequest, as_words
+from stages.requests import LoopRequest, TrainRequest, UnlearnRequest, as_words
+from training.presets import PRESETS
 from unlearn import METHODS, presets_of
 from unlearn.base import Iterative, Method
 from unlearn.tools.two_phase import TwoPhase
@@ -86,6 +87,26 @@ def settle(
         settled = settled.replace(select="last")
     final = settled.values()
     return settled, {name: final[name] for name in taken}
+
+
+def settle_training(request: TrainRequest) -> TrainRequest:
+    """The request with its preset's values of the flags that were not typed; says which.
+
+    Where --epochs is typed, the preset's warm-up is the same share of the run. The preset's end of
+    the cosine is no higher than the learning rate, and goes with the cosine.
+    """
+    preset = PRESETS[request.preset].values
+    values = {name: value for name, value in preset.items() if name not in request.typed}
+    if "warmup" in values and "epochs" not in values:
+        values["warmup"] = round(preset["warmup"] * request.epochs / preset["epochs"])
+    settled = request.replace(**values)
+    if "final_lr" in values:
+        is_cosine = settled.schedule == "cosine"
+        values["final_lr"] = min(values["final_lr"], settled.lr) if is_cosine else 0.0
+        settled = settled.replace(final_lr=values["final_lr"])
+    if values:
+        print(f"--preset {request.preset}: {' '.join(as_words(values))}")
+    return settled
 
 
 def check_phases(name: str, typed: frozenset[str]) -> None:

@@ -26,7 +26,7 @@ from stages.initial import give_initial, read_initial
 from stages.requests import OF_REFERENCE, TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
-from stages.settings import check_final_lr, recipe_of
+from stages.settings import check_final_lr, recipe_of, settle_training
 from stages.task import load_data, new_model, set_up, split_of, store_of
 from unlearn.base import Iterative, Steps, option
 from unlearn.tools.mixup import training_steps
@@ -36,7 +36,7 @@ from utils import UserError, stream, warn
 OF_LATER_STEPS = (
     *("model_path", "unlearn", *OF_REFERENCE, "forget", "skip_val"),
     *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
-    *("per_tensor", "preset", "forget_batch_size", "run"),
+    *("per_tensor", "forget_batch_size", "run"),
 )
 
 
@@ -155,6 +155,7 @@ class Training:
             "RTE": {"total": clock.seconds, "stopped": clock.stopped},
             "hyperparameters": hyperparameters(self.request),
             "recipe": self.recipe.record() | {"select": self.select},
+            "preset": self.request.preset,
             "warnings": warnings,
             "data": self.data_record(),
             "provenance": {
@@ -205,6 +206,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
     name_unread(request, "main_train", OF_LATER_STEPS)
     if not request.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
+    request = settle_training(request)
     check_final_lr(request, request.lr)
     device, precision = set_up(request)
     request = with_folder(request)

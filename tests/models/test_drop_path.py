@@ -124,7 +124,10 @@ def test_an_architecture_without_it_is_refused_before_any_work(arch, tmp_path, c
     words = ["--dataset", "digits", "--arch", arch, "--save_dir", tmp_path, "--drop_path", 0.1]
     code = call(main_train.main, *words, "--input_size", 32)
     refused(
-        capsys, code, f"--drop_path 0.1: --arch {arch} has no stochastic depth", "drop the flag"
+        capsys,
+        code,
+        f"--drop_path 0.1: --arch {arch} has no stochastic depth",
+        "give --drop_path own",
     )
     assert not list(tmp_path.iterdir())
 
