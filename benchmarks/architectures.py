@@ -103,7 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--archs", nargs="+", default=ARCHS)
     parser.add_argument("--input_size", type=int, default=32)
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--turns", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -119,7 +119,12 @@ def main() -> None:
         seconds = measured(arch, args.input_size, args.batch_size, args.turns)
         lines.append(row(arch, args.batch_size, seconds))
         print(lines[-1], flush=True)
-    text = "\n".join([hardware_line(describe()), "", *lines, ""])
+    taken = describe()
+    title = "# A training step of today's architectures\n\n"
+    title += "Made by `python benchmarks/architectures.py`. "
+    machine = hardware_line(taken).rstrip(":")
+    title += f"{machine}; {taken['time'][:10]}, {taken['git'][:9]}."
+    text = "\n".join([title, "", *lines, ""])
     save_text(text, ROOT / "benchmarks/results/architectures_speed.md")
 
 
