@@ -24,11 +24,11 @@ ALPHA = 0.8
 
 
 class Shown(torch.nn.Module):
-    """Logits that are the mean pixel of each image; keeps what it was shown."""
+    """Logits that are multiples of the mean pixel of each image; keeps what it was shown."""
 
     def __init__(self):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(4))
+        self.scale = torch.nn.Parameter(torch.tensor([0.0, 9.0, -9.0, 30.0]))
         self.images = []
 
     def forward(self, images):
@@ -57,7 +57,7 @@ def test_a_step_is_that_of_a_plain_loop():
         for i, j in enumerate(partner):
             blend = share * images[i] + (1 - share) * images[j]
             torch.testing.assert_close(model.images[number][i], blend)
-            logits = blend.mean().expand(1, 4)
+            logits = blend.mean() * model.scale[None]
             for label, weight in ((labels[i], share), (labels[j], 1 - share)):
                 loss += weight * F.cross_entropy(logits, label[None], label_smoothing=0.1)
         torch.testing.assert_close(step.loss, loss / len(labels), rtol=1e-5, atol=1e-6)
