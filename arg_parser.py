@@ -17,7 +17,9 @@ from flags import UNREAD, data_flags
 from parsers import evaluation_parser, make_parser
 from runtime.files import load_json, require_file
 from stages.requests import AuditRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
+from training.presets import PRESETS
 from unlearn import METHODS, method_key, needs_mask, presets_of
+from unlearn.base import Preset
 from utils import UserError, warn
 
 Kind = TypeVar("Kind", bound=Request)
@@ -93,7 +95,7 @@ def parse_with(parser: Parser, argv: list[str], kind: type[Kind], **given: objec
     typed = frozenset(name for name, value in vars(seen).items() if value is not unset)
     typed = _read_for_ours(args, typed)
     masked, args.unlearn = needs_mask(args.unlearn), method_key(args.unlearn)
-    _check(args, typed)
+    _check(args, typed, PRESETS if kind is TrainRequest else presets_of(METHODS[args.unlearn]))
     if unread := sorted(typed & UNREAD.keys()):
         warn(f"accepted but read by nothing: {', '.join('--' + name for name in unread)}")
     values = vars(args)
@@ -183,8 +185,8 @@ def _switch(action: argparse.Action, value: bool, origin: str, name: str) -> lis
     )
 
 
-def _check(args: argparse.Namespace, typed: frozenset[str]) -> None:
-    """What can be refused from the flags alone."""
+def _check(args: argparse.Namespace, typed: frozenset[str], presets: dict[str, Preset]) -> None:
+    """What can be refused from the flags alone; ``presets`` are those there are."""
     if args.mask_ratio is not None and args.mask_path is None:
         raise UserError("--mask_ratio picks a file in --mask_path FOLDER, which is not given")
     if args.layers is not None and args.score != "layers":
@@ -207,10 +209,11 @@ def _check(args: argparse.Namespace, typed: frozenset[str]) -> None:
             f"--decreasing_lr is of --schedule multistep; {args.schedule} does not read it, drop"
             " one of them"
         )
-    if args.preset not in (known := presets_of(METHODS[args.unlearn])):
+    if args.preset not in presets:
+        owner = "main_train" if presets is PRESETS else args.unlearn
         raise UserError(
-            f"--preset {args.preset}: {args.unlearn} has {', '.join(known)}; --preset list prints"
-            " them with their sources"
+            f"--preset {args.preset}: {owner} has {', '.join(presets)}; --preset list prints them"
+            " with their sources"
         )
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs an extra: pip install tensorboard")

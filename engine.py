@@ -9,7 +9,7 @@ from datasets.loaders import Data, Loader
 from evaluation.accuracy import accuracy
 from masks.gate import SaliencyGate
 from masks.masks import Mask
-from models import cpu_copy
+from models import cpu_copy, set_drop_path
 from recipe import Descent, Recipe, decay_groups
 from runtime import distributed
 from runtime.clock import Stopwatch
@@ -57,6 +57,8 @@ class Trainer:
         self.model, self.method, self.data = model, method, data
         self.recipe, self.clock, self.gate = recipe, clock, gate
         self.start_epoch, self.begun = 0, None
+        if recipe.drop_path != "own":
+            set_drop_path(model, recipe.drop_path)
         counts = count_updates(method, data, recipe.accumulate)
         total = sum(map(sum, counts))
         self.epochs, self.last_limit, length = len(counts), None, len(counts)

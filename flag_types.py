@@ -92,6 +92,15 @@ def rate(text: str) -> float:
     return value
 
 
+def drop_path(text: str) -> float | str:
+    """A rate of stochastic depth, or ``own``."""
+    if text == "own":
+        return text
+    if not 0 <= (value := number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither in [0, 1) nor own")
+    return value
+
+
 def count(text: str) -> int:
     if not 0 <= (value := int(text)) < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is " + ("negative" if value < 0 else "too large"))
@@ -210,6 +219,7 @@ ALLOWED = {
     rate: ("a number of at least 0", "0.01"),
     share: ("a number above 0 and at most 1", "0.3"),
     smoothing: ("a number of at least 0 and below 1", "0.1"),
+    drop_path: ("a number of at least 0 and below 1, or own", "0.1"),
     three: ("one number, or three", "0.49,0.48,0.45"),
     deviations: ("one number from 0.001 on, or three", "0.25,0.24,0.26"),
     count: (f"a whole number from 0 to {LARGE}", "3"),

@@ -17,7 +17,8 @@ from datasets.image_files import FITS
 from masks.scores import SCORES
 from models import MODELS
 from stages.requests import Request
-from unlearn import METHODS, preset_table
+from training.presets import preset_listing
+from unlearn import METHODS
 
 # Flags of the reference that have no field here, with its defaults: accepted, and named in one
 # warning line when typed. Two of them stand for flags of ours: see arg_parser.py.
@@ -141,6 +142,10 @@ def training_flags() -> tuple[Flag, ...]:
     smallest = "batches that one update is made of, for small memories (default: %(default)s)"
     optimizer = f"main_train: %(default)s; {defaults('optimizer')}"
     label_smoothing = "of main_train and retrain, 0 to 1 (default: %(default)s)"
+    mixup = (
+        "alpha of mixup, of main_train and retrain: images and their losses are blended by a share"
+    )
+    drop_path = "the last block's rate of stochastic depth, 0 to 1, or own: the architecture's"
     decay = "whether biases, norms and position embeddings decay too (default: %(default)s)"
     schedule = f"default: multistep for training and retrain, else constant{published('schedule')}"
     final_lr = f"rate at which the cosine ends (default: %(default)s{published('final_lr')})"
@@ -155,6 +160,10 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("optimizer", ("sgd", "adam", "adamw"), optimizer),
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{published('momentum')})"),
         Flag("label_smoothing", types.smoothing, label_smoothing),
+        Flag(
+            "mixup", types.rate, f"{mixup} from Beta(alpha, alpha) (default: %(default)s, without)"
+        ),
+        Flag("drop_path", types.drop_path, f"{drop_path} (default: %(default)s)"),
         Flag("weight_decay", types.rate, f"main_train: %(default)s; {defaults('weight_decay')}"),
         Flag("decay", ("all", "weights"), decay),
         Flag("schedule", ("multistep", "cosine", "constant"), schedule),
@@ -207,7 +216,9 @@ def mask_flags() -> tuple[Flag, ...]:
 
 def unlearning_flags() -> tuple[Flag, ...]:
     name = "the method, by its name or its label in any case: RL, salun, l1-sparse; --list_methods"
-    preset = "values of one source for the method's flags, below what is typed; list prints them"
+    preset = (
+        "values of one source, for the method's flags or main_train's; what is typed stands above;"
+    )
     stop = {"action": types.ListMethods, "nargs": 0, "default": argparse.SUPPRESS}
     forget_batch_size = "of the forget set (default: --batch_size, a quarter of it for SCRUB)"
     mask_ratio = "share of the weights that may change; picks the file in --mask_path"
@@ -219,8 +230,8 @@ def unlearning_flags() -> tuple[Flag, ...]:
         Flag(
             "preset",
             str,
-            f"{preset} (default: paper, the method's own defaults)",
-            {"action": types.ChooseOrList, "table": preset_table, "metavar": "NAME"},
+            f"{preset} list prints them (default: paper, the own defaults)",
+            {"action": types.ChooseOrList, "table": preset_listing, "metavar": "NAME"},
         ),
         Flag("forget_batch_size", types.positive, forget_batch_size),
         Flag("unlearn_lr", types.rate, defaults("unlearn_lr")),

@@ -23,6 +23,8 @@ class Recipe:
     keeps the epoch with the best validation accuracy, "last" or None the last one. ``decay`` says
     what the weight decay is of: "all" parameters, or "weights" alone (:func:`decay_groups`);
     ``init`` is the hash of weights that training begins with, empty where it begins anew.
+    ``drop_path`` is the last block's rate of stochastic depth, or "own": as the architecture is
+    made (:func:`models.structure.set_drop_path`).
     """
 
     batch_size: int = 256
@@ -40,6 +42,7 @@ class Recipe:
     forget_batch_size: int | None = None
     decay: str = "all"
     init: str = ""
+    drop_path: float | str = "own"
 
     def record(self) -> dict[str, object]:
         """The fields as plain values for a file, without those that do not apply."""

@@ -19,6 +19,7 @@ from models.structure import (
     kernels,
     parameters_of,
     part,
+    set_drop_path,
 )
 from models.swin import swin_t
 from models.user import check_output, failed, is_user_arch, user_factory
@@ -29,6 +30,7 @@ from utils import UserError, first_difference
 
 # What callers ask of an architecture is imported from here, wherever it is defined.
 __all__ = ["blocks", "classifier", "first_convolution", "kernels", "parameters_of", "part"]
+__all__ += ["set_drop_path"]
 
 # A factory takes the number of classes and, where its layers depend on it, ``image_size``.
 MODELS = {

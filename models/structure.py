@@ -15,6 +15,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Their parameters of two and more dimensions multiply what the layer is given.
 LAYERS = (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)
 CONTAINERS = (nn.Sequential, nn.ModuleList)
+# Layers that drop a block's branch, by the name of their class, and where they hold the rate:
+# torchvision's and timm's.
+STOCHASTIC_DEPTH = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 
 
 class Named(NamedTuple):
@@ -160,6 +163,32 @@ def kernels(model: nn.Module, kinds: tuple[type, ...] = LAYERS) -> dict[str, nn.
             if parameter.ndim > 1 and not name.startswith("bias_"):  # MultiheadAttention's bias_k
                 found[f"{prefix}.{name}" if prefix else name] = parameter
     return found
+
+
+def stochastic_depths(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The layers of stochastic depth (Huang et al., ECCV 2016) from the images to the logits, each
+    with the name of its rate.
+    """
+    found = [(layer, STOCHASTIC_DEPTH.get(type(layer).__name__)) for layer in model.modules()]
+    return [(layer, name) for layer, name in found if name]
+
+
+def set_drop_path(model: nn.Module, rate: float, arch: str = "this architecture") -> None:
+    """Let stochastic depth drop the branches of the first block never and those of the last one
+    with the probability ``rate``, linearly between, as the code of Swin and ConvNeXt does.
+
+    Raises:
+        UserError: the architecture has no stochastic depth.
+    """
+    layers = stochastic_depths(model)
+    if not layers:
+        raise UserError(
+            f"--drop_path {rate}: {arch} has no stochastic depth; give --drop_path own, or an"
+            " --arch that has, such as swin_t, convnext_t or vit_tiny"
+        )
+    for number, (layer, name) in enumerate(layers, start=1):
+        at = (number - 1) / (len(layers) - 1) if len(layers) > 1 else 1.0
+        setattr(layer, name, rate * at)
 
 
 def share_of(model: nn.Module, parameters: Iterable[nn.Parameter]) -> float:

@@ -13,6 +13,7 @@ def unrecorded(identity: dict) -> dict:
         "tail": "keep",
         "final_lr": 0.0,
         "label_smoothing": 0.0,
+        "mixup": 0.0,
         "optimizer": "sgd",
         "select": select,
         "forget_batch_size": identity.get("batch_size"),
@@ -23,6 +24,7 @@ def unrecorded(identity: dict) -> dict:
         "contrast_temperature": 0.1,
         "decay": "all",
         "init": "",
+        "drop_path": "own",
     }
 
 

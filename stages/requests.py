@@ -109,6 +109,8 @@ class LoopRequest(Request):
     optimizer: str = "sgd"
     momentum: float = 0.9
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    drop_path: float | str = "own"
     weight_decay: float = 5e-4
     decay: str = "all"
     init: Path | None = None
@@ -130,6 +132,7 @@ class TrainRequest(LoopRequest):
 
     script: ClassVar[str] = "main_train"
 
+    preset: str = "paper"
     train_seed: int = 1
     save_every_steps: int = 0
 

@@ -30,7 +30,8 @@ REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.p
 # them.
 OF_ONE_RUN = ("seed", "train_seed", "original", "mask", "forget", "retain", "data_sha256", "train")
 # Values of settings that older files do not record.
-UNSAID = (("retain_fraction", 1), ("decay", "all"), ("init", ""))
+UNSAID = (("retain_fraction", 1), ("decay", "all"), ("init", ""), ("drop_path", "own"))
+UNSAID += (("mixup", 0),)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

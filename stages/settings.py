@@ -10,7 +10,8 @@ from recipe import Recipe
 from runtime.files import reading
 from stages.checkpoints import Original
 from stages.records import recorded_recipe
-from stages.requests import LoopRequest, UnlearnRequest, as_words
+from stages.requests import LoopRequest, TrainRequest, UnlearnRequest, as_words
+from training.presets import PRESETS
 from unlearn import METHODS, presets_of
 from unlearn.base import Iterative, Method
 from unlearn.tools.two_phase import TwoPhase
@@ -21,12 +22,13 @@ from utils import UserError, warn
 LOOP = (
     *("batch_size", "forget_batch_size", "momentum", "schedule", "decreasing_lr", "final_lr"),
     *("warmup", "clip_norm", "accumulate", "no_aug", "tail", "select", "decay", "init"),
+    "drop_path",
 )
 # What Retrain takes from the original where nothing is typed, by the names of main_train's flags.
 INHERITED = (
     *("epochs", "lr", "batch_size", "schedule", "decreasing_lr", "final_lr", "warmup", "momentum"),
     *("weight_decay", "optimizer", "no_aug", "accumulate", "clip_norm", "tail", "select"),
-    *("label_smoothing", "bn", "decay", "init"),
+    *("label_smoothing", "mixup", "drop_path", "bn", "decay", "init"),
 )
 # Their names as Retrain's fields, where these are others.
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
@@ -53,6 +55,7 @@ def settle(
     preset = presets_of(kind)[request.preset].values
     own = {**fields, **getattr(kind, "recipe", {}), **kind.by_dataset.get(request.dataset, {})}
     check_phases(request.unlearn, typed)
+    check_training_flags(request.unlearn, typed)
     renamed = getattr(kind, "inherits", {})
     record = {}
     if renamed and arguments:
@@ -86,6 +89,26 @@ def settle(
     return settled, {name: final[name] for name in taken}
 
 
+def settle_training(request: TrainRequest) -> TrainRequest:
+    """The request with its preset's values of the flags that were not typed; says which.
+
+    Where --epochs is typed, the preset's warm-up is the same share of the run. The preset's end of
+    the cosine is no higher than the learning rate, and goes with the cosine.
+    """
+    preset = PRESETS[request.preset].values
+    values = {name: value for name, value in preset.items() if name not in request.typed}
+    if "warmup" in values and "epochs" not in values:
+        values["warmup"] = round(preset["warmup"] * request.epochs / preset["epochs"])
+    settled = request.replace(**values)
+    if "final_lr" in values:
+        is_cosine = settled.schedule == "cosine"
+        values["final_lr"] = min(values["final_lr"], settled.lr) if is_cosine else 0.0
+        settled = settled.replace(final_lr=values["final_lr"])
+    if values:
+        print(f"--preset {request.preset}: {' '.join(as_words(values))}")
+    return settled
+
+
 def check_phases(name: str, typed: frozenset[str]) -> None:
     """Refuse a flag of the forget phase for a method that has no such phase."""
     for flag in ("forget_optimizer", "forget_lr"):
@@ -94,6 +117,19 @@ def check_phases(name: str, typed: frozenset[str]) -> None:
             raise UserError(
                 f"--{flag}: {name} has one phase; allowed with {', '.join(others)}, or drop it"
             )
+
+
+def check_training_flags(name: str, typed: frozenset[str]) -> None:
+    """Refuse mixup and stochastic depth for a method that trains without them."""
+    kind = METHODS[name]
+    if "mixup" in typed and "mixup" not in {field.name for field in dataclasses.fields(kind)}:
+        raise UserError(
+            f"--mixup: {name} does not mix images; main_train.py and retrain do, drop it"
+        )
+    if "drop_path" in typed and not issubclass(kind, Iterative):
+        raise UserError(
+            f"--drop_path: {name} edits the weights once and trains nothing; drop the flag"
+        )
 
 
 def original_recipe(arguments: dict) -> dict[str, object]:
@@ -252,6 +288,7 @@ def recipe_of(request: LoopRequest, epochs: int, *, from_scratch: bool, precisio
         select=request.select if from_scratch else None,
         precision=precision,
         decay=request.decay,
+        drop_path=request.drop_path,
     )
 
 

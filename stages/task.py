@@ -23,7 +23,7 @@ from datasets.splits import (
     split_record,
 )
 from evaluation.membership import DrawRule, draw_rule
-from models import build_model, check_arch, place
+from models import build_model, check_arch, place, set_drop_path, skeleton
 from recipe import Recipe
 from runtime import distributed
 from runtime.devices import (
@@ -36,7 +36,7 @@ from runtime.devices import (
 )
 from runtime.files import hash_arrays
 from stages.checkpoints import Original, load_weights
-from stages.requests import ForgetRequest, Request
+from stages.requests import ForgetRequest, LoopRequest, Request
 from utils import UserError, printable, stream
 
 
@@ -45,6 +45,9 @@ def load_data(request: Request) -> ImageSet:
     spec = DATASETS[request.dataset]
     size = request.input_size if "input_size" in request.typed else None
     check_arch(request.arch, size or spec.image_size, request.imagenet_arch)
+    if isinstance(request, LoopRequest) and request.drop_path != "own":
+        model = skeleton(request.arch, 2, size or spec.image_size, request.imagenet_arch)
+        set_drop_path(model, request.drop_path, f"--arch {request.arch}")
     dataset = distributed.main_first(
         lambda: load_dataset(
             request.dataset,

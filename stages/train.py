@@ -26,16 +26,17 @@ from stages.initial import give_initial, read_initial
 from stages.requests import OF_REFERENCE, TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
-from stages.settings import check_final_lr, recipe_of
+from stages.settings import check_final_lr, recipe_of, settle_training
 from stages.task import load_data, new_model, set_up, split_of, store_of
-from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Steps, option
+from unlearn.tools.mixup import training_steps
 from utils import UserError, stream, warn
 
 # Flags that ask for something that only a later step does.
 OF_LATER_STEPS = (
     *("model_path", "unlearn", *OF_REFERENCE, "forget", "skip_val"),
     *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
-    *("per_tensor", "preset", "forget_batch_size", "run"),
+    *("per_tensor", "forget_batch_size", "run"),
 )
 
 
@@ -47,9 +48,10 @@ class Train(Iterative):
     needs_original = False
 
     label_smoothing: float = option(0.0, "share of the target that is spread over all classes")
+    mixup: float = option(0.0, "alpha of mixup")
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        return cross_entropy_steps(model, data.train, self.label_smoothing)
+        return training_steps(model, data.train, self.label_smoothing, self.mixup)
 
 
 @dataclasses.dataclass
@@ -153,6 +155,7 @@ class Training:
             "RTE": {"total": clock.seconds, "stopped": clock.stopped},
             "hyperparameters": hyperparameters(self.request),
             "recipe": self.recipe.record() | {"select": self.select},
+            "preset": self.request.preset,
             "warnings": warnings,
             "data": self.data_record(),
             "provenance": {
@@ -179,9 +182,16 @@ class Training:
         }
 
 
+def method_of(request: TrainRequest) -> Train:
+    """The training that is asked for."""
+    values = hyperparameters(request)
+    epochs, lr = values.pop("epochs"), values.pop("lr")
+    return Train(unlearn_epochs=epochs, unlearn_lr=lr, **values)
+
+
 def hyperparameters(request: TrainRequest) -> dict[str, object]:
     """What is recorded of the run besides its recipe."""
-    names = ("epochs", "lr", "optimizer", "weight_decay", "label_smoothing", "bn")
+    names = ("epochs", "lr", "optimizer", "weight_decay", "label_smoothing", "mixup", "bn")
     return {name: getattr(request, name) for name in names}
 
 
@@ -196,6 +206,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
     name_unread(request, "main_train", OF_LATER_STEPS)
     if not request.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
+    request = settle_training(request)
     check_final_lr(request, request.lr)
     device, precision = set_up(request)
     request = with_folder(request)
@@ -259,10 +270,7 @@ def open_training(
     if initial:
         give_initial(model, initial, request.arch)
         begin(model)
-    smoothing = request.label_smoothing
-    method = Train(
-        request.epochs, request.lr, request.optimizer, request.weight_decay, request.bn, smoothing
-    )
+    method = method_of(request)
     trainer = Trainer(model, method, data, recipe, Stopwatch(device))
     sizes = f"{len(split.train)} images, {len(split.val)} validation"
     where = f"{recipe.precision} on {with_threads(device)}"

@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, vmap
 import engine
 import main_forget
 import sweep
-from arg_parser import evaluation_parser, unlearn_request
+from arg_parser import evaluation_parser, train_request, unlearn_request
 from datasets import ImageSet
 from datasets.loaders import Data
 from datasets.splits import choose_forget, make_split
@@ -416,5 +416,7 @@ def parse_command(script, *words):
             make_report_parser().parse_args(words)
     elif script == "report.py":
         assert make_report_parser().parse_args(words).dirs
+    elif script == "main_train.py":
+        train_request(list(words))
     elif "/" not in script:
         unlearn_request(list(words))

@@ -219,11 +219,15 @@ def values_of(method: type[Method], preset: Preset) -> dict[str, object]:
 
 
 def preset_table() -> str:
-    """Every preset with its values and their source, as Markdown: what ``--preset list`` prints."""
+    """Every preset of a method with its values and their source, as Markdown."""
     rows = ["| method | preset | values | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
         for preset, (values, source) in presets_of(method).items():
-            shown = values_of(method, Preset(values, source)).items()
-            shown = ", ".join(f"{key} {value}" for key, value in shown)
-            rows.append(f"| `{name}` | `{preset}` | {shown or '-'} | {source} |")
+            rows.append(preset_row(name, preset, values_of(method, Preset(values, source)), source))
     return "\n".join(rows)
+
+
+def preset_row(name: str, preset: str, values: dict[str, object], source: str) -> str:
+    """A preset's line of a Markdown table; ``name`` is the method's or the script's."""
+    shown = ", ".join(f"{key} {value}" for key, value in values.items())
+    return f"| `{name}` | `{preset}` | {shown or '-'} | {source} |"

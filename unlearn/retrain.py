@@ -7,7 +7,8 @@ from torch import nn
 from datasets.loaders import Data
 from masks.masks import Mask
 from models import begin, redraw
-from unlearn.base import Iterative, Steps, cross_entropy_steps, option
+from unlearn.base import Iterative, Steps, option
+from unlearn.tools.mixup import training_steps
 from utils import stream
 
 
@@ -39,10 +40,11 @@ class Retrain(Iterative):
     label_smoothing: float = option(
         0.0, "share of the target that is spread over all classes, 0 to 1"
     )
+    mixup: float = option(0.0, "alpha of mixup, 0 without")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         redraw(model, stream(data.seed, "init"))
         begin(model)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
-        return cross_entropy_steps(model, data.retain, self.label_smoothing)
+        return training_steps(model, data.retain, self.label_smoothing, self.mixup)

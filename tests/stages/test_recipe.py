@@ -38,6 +38,7 @@ ODD = {
     "tail": "drop",
     "select": "last",
     "label_smoothing": 0.1,
+    "mixup": 0.2,
     "bn": "train",
     "optimizer": "sgd",
 }

@@ -8,6 +8,7 @@ What CUDA's own kernels wait for shows only in a profile on a GPU.
 """
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 from unittest import mock
@@ -41,6 +42,7 @@ from runtime.clock import Stopwatch
 from training import loop as training_loop
 from training.meter import Meter
 from unlearn.base import Step, cross_entropy_steps
+from unlearn.retrain import Retrain
 from unlearn.tools.per_sample import fisher_diagonal
 
 TORCH = str(Path(torch.__file__).parent)
@@ -270,6 +272,18 @@ def test_no_method_waits_inside_an_epoch(name, masked, guard):
 )
 def test_no_setting_of_the_loop_waits(loop, guard):
     watched("RL", guard, random_mask, **loop)
+
+
+@dataclasses.dataclass
+class Mixed(Retrain):
+    """Retrain under mixup."""
+
+    mixup: float = 0.8
+    unlearn_epochs: int = 2
+
+
+def test_mixup_does_not_wait(guard):
+    watched(Mixed, guard, None)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
