@@ -23,6 +23,7 @@ def unrecorded(identity: dict) -> dict:
         "contrast_temperature": 0.1,
         "decay": "all",
         "init": "",
+        "resized_crop": False,
     }
 
 
