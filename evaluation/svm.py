@@ -166,7 +166,8 @@ class _Kernel:
 
     def too_large(self) -> bool:
         """Whether libsvm is faster than the interior-point method."""
-        return self.rank > max(MAX_RANK, 2 * self.columns)
+        many = self.columns > MANY_COLUMNS
+        return self.rank > (2 * max(MAX_RANK, self.columns) if many else MAX_RANK)
 
     def _vectors(self, points: np.ndarray) -> np.ndarray:
         values = self._values(self.landmarks, points)
