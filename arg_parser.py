@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import runtime  # noqa: F401 (before torch)
-from datasets import DATASETS, dataset_key
+from datasets import DATASETS, check_augment, dataset_key
 from flag_types import ChooseOrList, OppositeAction, Parser
 from flags import UNREAD, data_flags
 from parsers import evaluation_parser, make_parser
@@ -65,7 +65,7 @@ def prepare_request(argv: list[str], description: str) -> Request:
     parser = Parser(description)
     names = ", ".join(DATASETS)
     parser.add_argument("dataset", type=dataset_key, choices=DATASETS, metavar="NAME", help=names)
-    read = ("data", "input_size", "fit", "workers", "cache")
+    read = ("data", "input_size", "fit", "augment", "workers", "cache")
     for flag in data_flags():
         if flag.name in read:
             flag.add_to(parser)
@@ -217,6 +217,8 @@ def _check(args: argparse.Namespace, typed: frozenset[str], presets: dict[str, P
         )
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs an extra: pip install tensorboard")
+    if "dataset" in typed:
+        check_augment(args.dataset, args.augment)
     known = DATASETS[args.dataset]
     if (
         args.num_classes

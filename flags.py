@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import flag_types as types
-from datasets import DATASETS, dataset_key
+from datasets import AUGMENTATIONS, DATASETS, dataset_key
 from datasets.device_images import STORES
 from datasets.image_files import FITS
 from masks.scores import SCORES
@@ -72,12 +72,15 @@ def data_flags() -> tuple[Flag, ...]:
     data = f"folder of the data set, or the file of --dataset npz (default: {Request.data})"
     input_size = "resize images to this side (default: the data set's own; 32 for a folder)"
     fit = "how images become square: cut, padded with black, squashed (default: crop, npz squash)"
+    augment = "windows of the padded image, or of image files resized parts, held larger by 256/224"
+    own = ", ".join(name for name, spec in DATASETS.items() if spec.augment == "resized_crop")
     workers = f"processes that decode image files (default: {Request.workers})"
     return (
         Flag("data", str, data),
         Flag("dataset", DATASETS, OF_DATASET, {"type": dataset_key, "metavar": "NAME"}),
         Flag("input_size", types.positive, input_size),
         Flag("fit", FITS, fit),
+        Flag("augment", AUGMENTATIONS, f"{augment} (default: crop; {own}: resized_crop)"),
         Flag("num_classes", types.positive, "only checked: it comes from the data set"),
         Flag("workers", types.workers, workers),
         Flag("cache", str, OF_CACHE, {"metavar": "DIR"}),

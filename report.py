@@ -31,7 +31,7 @@ from reporting.leaderboard import leaderboard_row
 from reporting.page import page
 from reporting.published import compare, published, published_list
 from reporting.results import collect
-from reporting.tables import Scenario, scenarios
+from reporting.tables import Scenario, chosen_rows, scenarios
 from runtime.cli import script
 from runtime.files import save_bytes, save_text
 from utils import UserError
@@ -53,6 +53,8 @@ def main(argv: list[str]) -> None:
         check_reference(found, args.reference)
     for scenario in found:
         check_forget_sets(scenario, args.mixed)
+    check_filter(found, args.filter)
+    found = [chosen_rows(scenario, args.filter, args.top) for scenario in found]
     if args.html or args.plots:
         found = [with_curves(scenario) for scenario in found]
     if args.row is not None:
@@ -97,6 +99,10 @@ def make_parser() -> types.Parser:
     beside = "print the rows beside published ones, with a verdict for each; list prints the keys"
     listed = {"action": types.ChooseOrList, "table": published_list, "metavar": "KEY"}
     add("--published", help=beside, **listed)
+    part = "only rows whose name holds TEXT, in any case, beside Retrain and the original"
+    add("--filter", metavar="TEXT", help=part)
+    least = "only the N rows of least Avg. Gap of each table, beside Retrain and the original"
+    add("--top", metavar="N", type=types.explained(types.positive, "--top"), help=least)
     row = "print one row for docs/results.md; needs three Retrains"
     add("--row", metavar="METHOD", help=row)
     mixed = "average rows over several forget sets; without it such results are refused"
@@ -117,6 +123,13 @@ def check_reference(found: list[Scenario], reference: str) -> None:
     rows = [row for scenario in found for row in scenario.table["rows"]]
     if not any(row["is_retrain"] and reference in row["name"] for row in rows):
         raise UserError(f"--reference '{reference}': no Retrain is called so in any table")
+
+
+def check_filter(found: list[Scenario], text: str | None) -> None:
+    """Refuse a text that no row's name holds."""
+    names = [row["name"].lower() for scenario in found for row in scenario.table["rows"]]
+    if text is not None and not any(text.lower() in name for name in names):
+        raise UserError(f"--filter '{text}': no row's name in any table holds it")
 
 
 def check_forget_sets(scenario: Scenario, mixed: bool) -> None:

@@ -13,6 +13,7 @@ from datasets.copies import copies_line, image_hashes
 from datasets.decoding import HALVES, Listing
 from datasets.facts import flat_notes, single_coloured, statistics
 from datasets.image_files import FITS
+from datasets.resized_crop import held_side
 from runtime.files import hash_arrays
 from utils import UserError
 
@@ -25,7 +26,9 @@ class Spec:
     files and notes; see :class:`ImageSet`. Of image files it returns a
     :class:`datasets.decoding.Listing`. ``mean`` and ``std`` are of pixels in [0, 1]; None
     computes them from the training images. ``crop`` is the zero padding of the random crop in
-    pixels; None is an eighth of the image's side. ``data_dir`` says that the reference's flag of
+    pixels; None is an eighth of the image's side. ``files`` says that the images are files, which
+    may be held larger than the model sees them, and ``augment`` how they are augmented unless
+    asked otherwise, one of :data:`AUGMENTATIONS`. ``data_dir`` says that the reference's flag of
     this name takes the place of --data where that is not typed.
     """
 
@@ -36,10 +39,13 @@ class Spec:
     std: tuple[float, float, float] | None = None
     crop: int | None = 4
     flip: bool = True
+    files: bool = False
+    augment: str = "crop"
     data_dir: bool = False
 
 
 MOST_NAMES = 12  # that a line lists
+AUGMENTATIONS = ("crop", "resized_crop")  # windows of the padded image; resized parts
 FASHION = {"num_classes": 10, "image_size": 28, "mean": (0.2860,) * 3, "std": (0.3530,) * 3}
 
 DATASETS = {
@@ -55,11 +61,19 @@ DATASETS = {
     "fashion_mini": Spec(sources.fashion_mini, crop=0, flip=False, **FASHION),
     "digits": Spec(sources.digits, 10, 8, (0.3053,) * 3, (0.3760,) * 3, crop=1, flip=False),
     "npz": Spec(sources.npz, crop=None),
-    "folder": Spec(layouts.folder, crop=None),
-    "tiny_imagenet": Spec(layouts.tiny_imagenet, image_size=64, crop=None, data_dir=True),
+    "folder": Spec(layouts.folder, image_size=32, crop=None, files=True),
+    "tiny_imagenet": Spec(
+        layouts.tiny_imagenet, image_size=64, crop=None, files=True, data_dir=True
+    ),
     # torchvision's statistics of ImageNet, which its weights are normalised by.
     "imagenet": Spec(
-        layouts.imagenet, None, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=None
+        layouts.imagenet,
+        image_size=224,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        crop=None,
+        files=True,
+        augment="resized_crop",
     ),
 } | {
     from_torchvision.PREFIX + name: Spec(
@@ -67,6 +81,7 @@ DATASETS = {
         image_size=224 if known.files else None,
         crop=None,
         flip=known.flip,
+        files=known.files,
     )
     for name, known in from_torchvision.KNOWN.items()
 }
@@ -87,7 +102,8 @@ class ImageSet:
     :class:`Spec`.
 
     ``files`` are the training images' names below --data, for a folder of images; ``notes`` lines
-    that say what was skipped, converted or assumed when it was read.
+    that say what was skipped, converted or assumed when it was read. Where ``side`` is given the
+    model sees images of that side: resized crops in training, else the middle.
     """
 
     name: str
@@ -102,6 +118,7 @@ class ImageSet:
     flip: bool
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    side: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -109,7 +126,8 @@ class ImageSet:
 
     @property
     def image_size(self) -> int:
-        return self.x_train.shape[1]
+        """The side of the images that the model sees."""
+        return self.side or self.x_train.shape[1]
 
     @functools.cached_property
     def train_hashes(self) -> np.ndarray:
@@ -170,17 +188,19 @@ def load_dataset(
     workers: int = 0,
     fit: str | None = None,
     cache: str | None = None,
+    augment: str | None = None,
 ) -> ImageSet:
     """Read one data set: arrays into memory, image files as memory maps of the cache.
 
     Args:
         name: a key of :data:`DATASETS`.
         data: the folder (or, for ``npz``, the file) that holds it; downloads go there too.
-        input_size: resize to this side; None keeps the set's own (a folder of images has none: 32).
+        input_size: the side that the model sees; None keeps the set's own (of a folder 32).
         workers: processes that decode image files.
         fit: what makes images square, a key of :data:`datasets.image_files.FITS`; None crops those
             of a folder, and squashes arrays.
         cache: where decoded image files are kept; see :func:`datasets.cache.read_images`.
+        augment: one of :data:`AUGMENTATIONS`; None is the data set's own.
 
     Raises:
         UserError: files are missing, or labels and images do not fit together.
@@ -188,14 +208,14 @@ def load_dataset(
     spec = DATASETS[name := dataset_key(name)]
     if fit not in (None, *FITS):
         raise UserError(f"fit {fit!r}: allowed {', '.join(FITS)}")
-    arrays = spec.load(Path(data), sources.Reading(input_size, workers, fit, cache))
+    side, held = _sides(name, augment, input_size)
+    arrays = spec.load(Path(data), sources.Reading(held, workers, fit, cache))
     if isinstance(arrays, Listing):
         arrays = _listed(name, arrays, cache, workers)
         images = {x: arrays[x] for x in ("x_train", "x_test")}
     else:
         images = {
-            x: sources.as_rgb(arrays[x], f"{name} {x}", input_size, fit)
-            for x in ("x_train", "x_test")
+            x: sources.as_rgb(arrays[x], f"{name} {x}", held, fit) for x in ("x_train", "x_test")
         }
     labels = {y: np.asarray(arrays[y]).reshape(-1).astype(np.int64) for y in ("y_train", "y_test")}
     classes, facts = _class_names(arrays, labels), arrays.get("facts", {})
@@ -203,15 +223,43 @@ def load_dataset(
     mean, std = (spec.mean, spec.std) if spec.mean else _statistics(images["x_train"], facts)
     crop = images["x_train"].shape[1] // 8 if spec.crop is None else spec.crop
     notes = list(arrays.get("notes", ()))
+    if side is not None:
+        crop = 0
+        notes.append(
+            f"resized crops: images are held at {held} pixels; training sees parts of them resized"
+            f" to {side}, test and validation their middle of {side}"
+        )
     if spec.num_classes is None:
         notes += _single_coloured(images, facts)
     notes = tuple(f"{name}: {note}" for note in notes)
     of_set = {"classes": classes, "mean": mean, "std": std, "crop": crop, "flip": spec.flip}
-    of_set |= {"files": tuple(arrays.get("files", ())), "notes": notes}
+    of_set |= {"files": tuple(arrays.get("files", ())), "notes": notes, "side": side}
     image_set = ImageSet(name, **images, **labels, **of_set)
     if facts:
         image_set.take_facts(facts)
     return image_set
+
+
+def check_augment(name: str, augment: str | None) -> None:
+    """Refuse an unknown way to augment, and resized crops of a data set of arrays."""
+    if augment not in (None, *AUGMENTATIONS):
+        raise UserError(f"augment {augment!r}: allowed {', '.join(AUGMENTATIONS)}")
+    if augment == "resized_crop" and not DATASETS[name].files:
+        files = [key for key, spec in DATASETS.items() if spec.files]
+        raise UserError(
+            f"--augment resized_crop is of image files, {name} is arrays; allowed with"
+            f" {', '.join(files[:3])} and other sets of files, or drop it"
+        )
+
+
+def _sides(name: str, augment: str | None, input_size: int | None) -> tuple[int | None, int | None]:
+    """:attr:`ImageSet.side`, and the side that images are resized to; None keeps their own."""
+    check_augment(name, augment)
+    spec = DATASETS[name]
+    if (augment or spec.augment) != "resized_crop":
+        return None, input_size
+    side = input_size or spec.image_size
+    return side, held_side(side)
 
 
 def _listed(name: str, listing: Listing, cache: str | None, workers: int) -> dict[str, object]:

@@ -299,7 +299,7 @@ def _begin(partial: Path, identity: dict, listing: Listing) -> dict | None:
     free = shutil.disk_usage(partial.parent).free
     if listing.pixels() > free:
         raise UserError(
-            f"{listing.what}: {listing.count()} images resized by --input_size {listing.side} need"
+            f"{listing.what}: {listing.count()} images of {listing.side} pixels a side need"
             f" {listing.pixels() / GIB:.2f} GiB, {partial.parent} has {free / GIB:.2f} free; give"
             " --cache DIR on a larger disk, or a smaller --input_size"
         )
@@ -371,7 +371,7 @@ def _put_in_place(partial: Path, entry: Path) -> None:
 def _decoded_into_memory(listing: Listing, workers: int) -> dict[str, object]:
     if listing.pixels() > available_memory():
         raise UserError(
-            f"{listing.what}: {listing.count()} images resized by --input_size {listing.side} need"
+            f"{listing.what}: {listing.count()} images of {listing.side} pixels a side need"
             f" {listing.pixels() / GIB:.2f} GiB, {available_memory() / GIB:.2f} of memory are free;"
             " drop --cache none"
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from datasets.resized_crop import resized_crops
 from runtime import distributed
 from runtime.devices import free_memory
 from utils import UserError
@@ -18,11 +19,14 @@ Bounds = Sequence[tuple[int, int]]
 
 
 class Augmentation(NamedTuple):
-    """Crop offsets in 0..2*pad and flips of a pass, each (n,) in its order, or None."""
+    """Crop offsets in 0..2*pad and flips of a pass, each (n,) in its order, or None; the parts that
+    are resized, (n, 4) of :func:`datasets.resized_crop.draw_boxes`, or None.
+    """
 
     rows: torch.Tensor | None
     columns: torch.Tensor | None
     flips: torch.Tensor | None
+    boxes: torch.Tensor | None = None
 
     def part(self, start: int, end: int) -> "Augmentation":
         """That of the images from ``start`` to ``end``."""
@@ -30,19 +34,24 @@ class Augmentation(NamedTuple):
 
 
 class DeviceImages:
-    """uint8 images (n, side, side, 3) on the device; on the CPU these are the given array's own
+    """uint8 images (n, held, held, 3) on the device; on the CPU these are the given array's own
     pages, be they memory or a file's.
+
+    Batches have images of ``side``, by default that of ``images``: resized parts in training, else
+    their middle. ``edge`` are the pixels that the middle leaves out above and on the left.
     """
 
-    def __init__(self, images: np.ndarray, device: torch.device, pad: int):
+    def __init__(self, images: np.ndarray, device: torch.device, pad: int, side: int | None = None):
         self.pixels = self._held(torch.from_numpy(images), device)
-        self.pad, self.side, self.device = pad, images.shape[1], device
+        self.pad, self.held, self.device = pad, images.shape[1], device
+        self.side, self.resized = side or self.held, side is not None
+        self.edge = round((self.held - self.side) / 2)
 
     def _held(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
         return pixels.to(device)
 
     def fetched(self, indices: torch.Tensor, bounds: Bounds) -> Iterator[torch.Tensor]:
-        """uint8 images (b, side, side, 3) on the device, of each part of ``indices`` (n,) from its
+        """uint8 images (b, held, held, 3) on the device, of each part of ``indices`` (n,) from its
         begin to its end in ``bounds``.
         """
         for start, end in bounds:
@@ -58,8 +67,11 @@ class DeviceImages:
     def windows(
         self, pixels: torch.Tensor, rows: torch.Tensor | int, columns: torch.Tensor | int
     ) -> torch.Tensor:
-        """uint8 windows (b, 3, side, side) of zero-padded ``pixels`` (b, side, side, 3)."""
-        pad, side = self.pad, self.side
+        """uint8 windows (b, 3, side, side) of the zero-padded middle of ``pixels`` (b, held, held,
+        3).
+        """
+        pad, side, end = self.pad, self.side, self.edge + self.side
+        pixels = pixels[:, self.edge : end, self.edge : end]
         if pad and not (isinstance(rows, int) and rows == columns == pad):
             padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
             # A view (b, 2p+1, 2p+1, side, side, 3): pixels stay in (row, column, channel) order.
@@ -68,13 +80,16 @@ class DeviceImages:
         return pixels.permute(0, 3, 1, 2)
 
     def augmented(self, pixels: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-        """fp32 images (b, 3, side, side) in [0, 1], channels_last, cropped and flipped, of
-        ``pixels`` (b, side, side, 3).
+        """fp32 images (b, 3, side, side) in [0, 1], channels_last, cropped, resized and flipped, of
+        ``pixels`` (b, held, held, 3).
         """
-        rows, columns, flips = augmentation
+        rows, columns, flips, boxes = augmentation
         if rows is None:
             rows = columns = self.pad
-        pixels = self.windows(pixels, rows, columns)
+        if boxes is not None:
+            pixels = resized_crops(pixels, boxes, self.side)
+        else:
+            pixels = self.windows(pixels, rows, columns)
         if flips is not None:
             pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
         return pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
@@ -86,8 +101,8 @@ class StreamedImages(DeviceImages):
     Batches are those of :class:`DeviceImages`, bit for bit.
     """
 
-    def __init__(self, images: np.ndarray, device: torch.device, pad: int):
-        super().__init__(images, device, pad)
+    def __init__(self, images: np.ndarray, device: torch.device, pad: int, side: int | None = None):
+        super().__init__(images, device, pad, side)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="stream")
 
     def _held(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -119,11 +134,17 @@ def _gather(pixels: torch.Tensor, indices: torch.Tensor, buffer: torch.Tensor) -
 
 
 def place_images(
-    images: np.ndarray, device: torch.device, pad: int, store: str = "device"
+    images: np.ndarray,
+    device: torch.device,
+    pad: int,
+    store: str = "device",
+    side: int | None = None,
 ) -> DeviceImages:
-    """The images in a ``store``, device or stream, that crops of ``pad`` zeros are taken from."""
+    """The images in a ``store``, device or stream, that crops of ``pad`` zeros are taken from, or
+    where ``side`` is given resized crops of that side.
+    """
     kind = StreamedImages if store == "stream" else DeviceImages
-    return kind(images, device, pad)
+    return kind(images, device, pad, side)
 
 
 def choose_store(asked: str, arrays: Sequence[np.ndarray], device: torch.device) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import torch
 
 from datasets import ImageSet
 from datasets.device_images import Augmentation, DeviceImages, place_images
+from datasets.resized_crop import draw_boxes
 from datasets.splits import ForgetSplit, Split, validation_halves
 from runtime import distributed
 from utils import UserError, generator
@@ -177,15 +178,17 @@ class Loader:
     def _augmentation(self, again: str) -> Augmentation:
         """A pass's crops and flips, all drawn at once. ``again`` names other streams."""
         n, pad, device = self.num_samples, self.images.pad, self.images.device
-        rows = columns = flips = None
-        if self.train and self.crop and pad:
+        rows = columns = flips = boxes = None
+        if self.train and self.crop and self.images.resized:
+            boxes = draw_boxes(n, self.images.held, self.generator("resized crop" + again))
+        elif self.train and self.crop and pad:
             generator = self.generator("crop" + again)
             draw = torch.randint(0, 2 * pad + 1, (2, n), generator=generator, device=device)
             rows, columns = draw.unbind()
         if self.train and self.flip:
             generator = self.generator("flip" + again)
             flips = torch.randint(0, 2, (n,), generator=generator, device=device).bool()
-        return Augmentation(rows, columns, flips)
+        return Augmentation(rows, columns, flips, boxes)
 
     # A view keeps the epoch it was made in: those that train are made inside ``losses``.
 
@@ -305,7 +308,7 @@ class Data:
         self.batches = Batches(**batches)
         pad = dataset.crop if self.batches.augment else 0
         self.store = store
-        train_images = place_images(dataset.x_train, device, pad, store)
+        train_images = place_images(dataset.x_train, device, pad, store, dataset.side)
         parts = {"train": split.train}
         if chosen is not None:
             parts = {"forget": chosen.forget, "retain": chosen.retain}
@@ -326,7 +329,7 @@ class Data:
         """The validation and the test split, without a class that is forgotten as a whole."""
         dataset, chosen = self.dataset, self.chosen
         dropped = (*chosen.dropped_classes, *chosen.gone) if chosen else ()
-        test_images = place_images(dataset.x_test, self.device, 0, self.store)
+        test_images = place_images(dataset.x_test, self.device, 0, self.store, dataset.side)
         val, test = self.split.val, np.arange(len(dataset.y_test))
         if dropped:
             val = val[~np.isin(dataset.y_train[val], dropped)]

@@ -51,13 +51,14 @@ def prepare(request: Request) -> datasets.ImageSet:
         workers=request.workers,
         fit=request.fit,
         cache=request.cache,
+        augment=request.augment,
     )
     for line in image_set.lines():
         print(printable(line))
     for half in ("train", "test"):
         counts = np.bincount(getattr(image_set, f"y_{half}"), minlength=image_set.num_classes)
         print(
-            f"{half}: {counts.sum()} images of {image_set.image_size} pixels in"
+            f"{half}: {counts.sum()} images of {image_set.x_train.shape[1]} pixels in"
             f" {np.count_nonzero(counts)} classes, {counts.min()} to {counts.max()} each"
         )
     _check(image_set)

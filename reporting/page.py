@@ -31,6 +31,7 @@ INTRODUCTION = (
 NO_RESULTS = "An audit of models whose result files are not below the given folders."
 ORIGINS = "Commands and hardware"
 FACTS = ["seed", "forget_seed", "device", "threads", "precision", "torch", "python", "git", "time"]
+MOST_VALUES = 10  # of a fact, that a row lists
 ABSOLUTE = re.compile(r"(?<![^=@,])(?:[A-Za-z]:)?[/\\\\](?:[^/\\\\=,]*[/\\\\])*([^/\\\\=,]*)")
 
 HASH = (
@@ -131,26 +132,47 @@ def _figure(anchor: str, plot: Plot) -> Part:
 
 
 def _origins(groups: dict[str, list[dict]]) -> tuple[Html, Html]:
-    """Command, machine and versions of every run, folded up by row; first what all share."""
-    facts = [_facts(run["provenance"]) for runs in groups.values() for run in runs]
-    shared = [fact for fact in facts[0] if all(fact in others for others in facts)]
-    words = "What made each row, run by run."
+    """A command of each row, and machine and versions of its runs, folded up; first what all
+    share.
+    """
+    facts = [set(_facts(run["provenance"])) for runs in groups.values() for run in runs]
+    common = set.intersection(*facts)
+    first = next(iter(groups.values()))[0]["provenance"]
+    shared = [fact for fact in _facts(first) if fact in common]
+    words = "What made each row: the command of its first run, and what its runs differ by."
     if shared:
         words += f" The same in all runs: {', '.join(shared)}."
     rows = []
     for name, runs in groups.items():
-        origins = [_run_origin(run["provenance"]) for run in runs]
         summary = tag("summary", f"{name} ({counted(len(runs), 'run')})")
-        rows.append(tag("details", summary, *origins))
+        provenances = [run["provenance"] for run in runs]
+        origin = joined(_command(provenances[0]), tag("p", _values(provenances), class_="note"))
+        rows.append(tag("details", summary, origin))
     return tag("p", words), tag("div", *rows, class_="origins")
 
 
 def _run_origin(provenance: dict) -> Html:
+    return joined(_command(provenance), tag("p", ", ".join(_facts(provenance)), class_="note"))
+
+
+def _command(provenance: dict) -> Html:
     command = provenance.get("command")
     words = "no command recorded"
     if isinstance(command, list) and command:
         words = shlex.join(["python", *map(shortened, command)])
-    return joined(tag("pre", words), tag("p", ", ".join(_facts(provenance)), class_="note"))
+    return tag("pre", words)
+
+
+def _values(provenances: list[dict]) -> str:
+    """What the runs of a row record, such as ``seed 1, 2, 3; device cpu``."""
+    found = []
+    for name in FACTS:
+        values = dict.fromkeys(f"{run[name]}" for run in provenances if run.get(name) is not None)
+        known = [value for value in values if value]
+        more = f" and {len(known) - MOST_VALUES} more" if len(known) > MOST_VALUES else ""
+        if known:
+            found.append(f"{name} {', '.join(known[:MOST_VALUES])}{more}")
+    return "; ".join(found)
 
 
 def shortened(word: object) -> str:

@@ -30,6 +30,7 @@ KINDS = {
     "Averages over metrics": r"^(gap_of|mean_paired|tow)",
     "Relearning": r"^relearn",
 }
+MOST_CLASSES = 40  # columns of a table of classes
 OTHER = "Further metrics"
 AVERAGES = {
     "gap_of_means": (
@@ -124,9 +125,29 @@ def class_table(split: str, words: str, rows: dict[str, dict]) -> Html | None:
         accuracies = [model["per_class"].get(split, {}) for model in row["models"]]
         return [_mean_cell([each.get(label) for each in accuracies]) for label in classes]
 
+    shown, which = _furthest_apart(list(classes), split, rows)
+    classes = dict.fromkeys(shown)
     header = [column(label, f"class {label}") for label in classes]
-    caption = f"Accuracy by class in percent, {words}, mean over seeds"
+    caption = f"Accuracy by class in percent, {words}, mean over seeds{which}"
     return sortable(caption, header, *by_role(rows, cells))
+
+
+def _furthest_apart(classes: list[str], split: str, rows: dict[str, dict]) -> tuple[list[str], str]:
+    """The classes that a table has room for, in their order, and words on which they are."""
+    if len(classes) <= MOST_CLASSES:
+        return classes, ""
+
+    def apart(label: str) -> float:
+        found = []
+        for row in rows.values():
+            values = [model["per_class"].get(split, {}).get(label) for model in row["models"]]
+            known = [value for value in values if value is not None]
+            found += [sum(known) / len(known)] if known else []
+        return max(found, default=0.0) - min(found, default=0.0)
+
+    chosen = set(sorted(classes, key=apart, reverse=True)[:MOST_CLASSES])
+    which = f"; the {MOST_CLASSES} of {len(classes)} classes in which rows differ most"
+    return [label for label in classes if label in chosen], which
 
 
 def _mean_cell(values: Sequence[float | None]) -> Html:

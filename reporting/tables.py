@@ -55,6 +55,31 @@ def scenarios(
     return found
 
 
+def chosen_rows(scenario: Scenario, text: str | None, top: int | None) -> Scenario:
+    """The rows whose name holds ``text``, in any case, and of these the ``top`` of least Avg. Gap;
+    Retrain and the original stay. A note says how many are left out.
+    """
+    rows = scenario.table["rows"]
+    own = [row for row in rows if not _is_reference(row, scenario)]
+    kept = [row for row in own if text is None or text.lower() in row["name"].lower()]
+    if top is not None:
+        known = [row for row in kept if row["avg_gap"] is not None]
+        kept = sorted(known, key=lambda row: row["avg_gap"])[:top]
+    left_out = len(own) - len(kept)
+    if not left_out:
+        return scenario
+    names = {row["name"] for row in kept}
+    shown = [row for row in rows if row["name"] in names or _is_reference(row, scenario)]
+    note = f"{left_out} of {len(own)} rows are left out by --filter or --top"
+    table = scenario.table | {"rows": shown, "notes": [*scenario.table["notes"], note]}
+    groups = {row["name"]: scenario.groups[row["name"]] for row in shown}
+    return dataclasses.replace(scenario, table=table, groups=groups)
+
+
+def _is_reference(row: dict, scenario: Scenario) -> bool:
+    return row["is_retrain"] or scenario.groups[row["name"]][0]["method"] == "raw"
+
+
 def by_scenario(records: Sequence[dict]) -> dict[tuple, list[dict]]:
     """Results or audits on the same images, architecture and kind of forget set."""
     found = defaultdict(list)

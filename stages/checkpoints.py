@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets import DATASETS
+from datasets import AUGMENTATIONS, DATASETS
 from datasets.image_files import FITS
 from models import is_arch
 from models.user import is_user_arch
@@ -138,7 +138,8 @@ def _check_record(split: object, arguments: object) -> None:
         raise TypeError(f"cache is {arguments['cache']!r}")
     if not is_arch(arch := arguments.get("arch", "resnet18")):
         raise ValueError(f"arch is {arch!r}")
-    for name, registry in (("dataset", DATASETS), ("fit", (None, *FITS))):
+    registries = {"dataset": DATASETS, "fit": (None, *FITS), "augment": (None, *AUGMENTATIONS)}
+    for name, registry in registries.items():
         value = arguments.get(name, next(iter(registry)))
         if value not in registry:
             raise ValueError(f"{name} is {value!r}")
@@ -160,6 +161,7 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
         "data",
         "cache",
         "fit",
+        "augment",
         "arch",
         "imagenet_arch",
         "input_size",
@@ -168,6 +170,8 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
     of_model += ("mean", "std")  # Retrain's images are normalised as the original's
     check_typed_arch(original.path, original.arguments, "arch" in request.typed)
     inherited = {name: original.arguments[name] for name in of_model if name in original.arguments}
+    if DATASETS[inherited.get("dataset", request.dataset)].augment != "crop" and inherited:
+        inherited.setdefault("augment", "crop")  # all that there was before the flag
     if missing := [
         name for name in ("dataset", "arch") if name not in {*request.typed, *inherited}
     ]:

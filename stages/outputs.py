@@ -45,8 +45,9 @@ class Subject:
             size = flags["input_size"] if "input_size" in flags["typed"] else None
             name, data, fit = flags["dataset"], data or flags["data"], flags.get("fit")
             cache = cache or flags.get("cache")
+            augment = flags.get("augment", "crop")  # all that there was before the flag
         self.dataset = distributed.main_first(
-            lambda: load_dataset(name, data, input_size=size, fit=fit, cache=cache)
+            lambda: load_dataset(name, data, input_size=size, fit=fit, cache=cache, augment=augment)
         )
         for line in self.dataset.lines():
             print(printable(line))

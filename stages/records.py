@@ -25,6 +25,7 @@ def unrecorded(identity: dict) -> dict:
         "decay": "all",
         "init": "",
         "drop_path": "own",
+        "resized_crop": False,
     }
 
 
@@ -35,14 +36,16 @@ def completed(recipes: Sequence[dict]) -> list[dict]:
     So an entry that is absent does not by itself set two recipes apart, and likeness stays
     transitive.
     """
+    known = {name: [each[name] for each in recipes if name in each] for name in unrecorded({})}
+    known = {name: values for name, values in known.items() if values}
+    alike = {name for name, values in known.items() if values.count(values[0]) == len(values)}
     found = []
     for recipe in recipes:
         absent = {name: then for name, then in unrecorded(recipe).items() if name not in recipe}
-        known = {name: [other[name] for other in recipes if name in other] for name in absent}
         agreed = {
-            name: values[0] if values.count(values[0]) == len(values) else absent[name]
-            for name, values in known.items()
-            if values
+            name: known[name][0] if name in alike else then
+            for name, then in absent.items()
+            if name in known
         }
         found.append({**recipe, **agreed})
     return found

@@ -31,6 +31,7 @@ class Request:
     data: str = "../data"
     input_size: int = 32
     fit: str | None = None
+    augment: str | None = None
     num_classes: int | None = None
     workers: int = 4
     cache: str | None = None

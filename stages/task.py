@@ -56,6 +56,7 @@ def load_data(request: Request) -> ImageSet:
             workers=request.workers,
             fit=request.fit,
             cache=request.cache,
+            augment=request.augment,
         )
     )
     for line in dataset.lines():

@@ -264,6 +264,7 @@ def open_training(
     data = Data(dataset, split, None, device=device, seed=seed, store=store, **recipe.batches())
     record = split_record(dataset.name, dataset.sha256(), split, split.train)
     identity["data_sha256"] = record["data_sha256"]
+    identity["resized_crop"] = dataset.side is not None
     identity["train"] = hash_arrays({"train": split.train})
     torch.manual_seed(stream(seed, "init"))
     model = new_model(request, dataset, device)

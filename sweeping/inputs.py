@@ -54,16 +54,17 @@ def _check_files(runs: Sequence[Run], root: Path, known: dict) -> dict:
 def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
     """The record's entries for data sets; their images are compared with the runs' own results."""
     entries = {}
-    for (name, data, size, fit, cache), users in _by_data(runs).items():
+    for (name, data, size, fit, cache, augment), users in _by_data(runs).items():
         key, looks = f"{name}|{data}|{size or ''}", _appearance(Path(data))
-        if fit:
-            key += f"|{fit}"
+        for option in (fit, augment):
+            key += f"|{option}" if option else ""
         if known.get(key, {}).get("looks") == looks:
             entries[key] = known[key]
             continue
         hashes = {}
         if finished := _finished(users, root):
-            images = load_dataset(name, data, input_size=size, fit=fit, cache=cache)
+            read = {"input_size": size, "fit": fit, "cache": cache, "augment": augment}
+            images = load_dataset(name, data, **read)
             hashes = {"data_sha256": images.sha256(), "test_sha256": images.test_sha256()}
         others = [run for run in finished if _differs(run, root, hashes)]
         if others:
@@ -94,16 +95,16 @@ def _path(flag: str, value: str) -> str:
 
 
 def _by_data(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    """The runs that name a data set of the user's, by (dataset, path, input size, fit,
-    cache).
+    """The runs that name a data set of the user's, by (dataset, path, input size, fit, cache,
+    augment).
     """
     users: dict[tuple, list[Run]] = {}
     for run in runs:
         name, data = run.settings.get("dataset"), run.settings.get("data", "data")
         if name is not None and name not in EMBEDDED and Path(data).exists():
             size, fit = run.settings.get("input_size") or None, run.settings.get("fit")
-            cache = run.settings.get("cache")
-            users.setdefault((name, data, size, fit, cache), []).append(run)
+            more = run.settings.get("cache"), run.settings.get("augment")
+            users.setdefault((name, data, size, fit, *more), []).append(run)
     return users
 
 

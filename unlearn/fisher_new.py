@@ -13,6 +13,7 @@ from unlearn.tools.presets import preset
 from utils import UserError
 
 FACTOR = 10  # on the variance of the classifier and of every vector
+MOST_PASSES = 20_000_000  # backward passes of single images: four times those on CIFAR-100
 ROW_VARIANCE = 1e-4  # of a forgotten class's row in the classifier, before the factor
 
 
@@ -53,6 +54,14 @@ class FisherScrubbing(OneShot):
 
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         samples = retain_samples(data, self.fisher_samples)
+        if not self.fisher_samples and data.num_classes * samples.num_samples > MOST_PASSES:
+            passes = data.num_classes * samples.num_samples
+            raise UserError(
+                f"fisher_new takes a backward pass for each of {data.num_classes} classes of each"
+                f" of {samples.num_samples} retain images, {passes:.1e} of them; give"
+                f" --fisher_samples 2000 to draw so many images, or"
+                f" --fisher_samples {samples.num_samples} to take all"
+            )
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
         variances = {name: self.variance(fisher[name], name in classifier) for name in fisher}

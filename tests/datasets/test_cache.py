@@ -279,7 +279,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(tmp_path, monkeypa
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=100))
     no_decoding()
-    with pytest.raises(UserError, match=r"16 images resized by --input_size 8 need .* --cache DIR"):
+    with pytest.raises(UserError, match=r"16 images of 8 pixels a side need .* --cache DIR"):
         read(root)
     monkeypatch.setattr(cache, "available_memory", lambda: 100)
     with pytest.raises(UserError, match="drop --cache none"):

@@ -158,10 +158,25 @@ def imagenet(tmp_path):
 
 def test_imagenets_trees_are_read_without_a_class_map(imagenet):
     images = load_dataset("imagenet", imagenet)
-    assert images.x_train.shape == (9, 224, 224, 3)
+    assert images.x_train.shape == (9, 256, 256, 3)
+    assert images.image_size == 224
+    assert "training sees parts of them resized to 224" in images.notes[-1]
     assert images.classes == tuple(sorted(WNIDS))
     assert_labelled(images)
     assert images.mean == (0.485, 0.456, 0.406)
+
+
+def test_augmentation_chooses_how_large_images_are_held(imagenet, tmp_path):
+    crops = load_dataset("imagenet", imagenet, input_size=64)
+    plain = load_dataset("imagenet", imagenet, input_size=64, augment="crop")
+    assert (crops.x_train.shape[1], crops.image_size, crops.crop) == (73, 64, 0)
+    assert (plain.x_train.shape[1], plain.image_size, plain.crop) == (64, 64, 8)
+    folder = load_dataset("folder", imagenet, augment="resized_crop")
+    assert (folder.x_train.shape[1], folder.image_size) == (37, 32)
+    assert "npz is arrays" in refused("npz", tmp_path, augment="resized_crop")
+    assert "allowed crop, resized_crop" in refused("folder", imagenet, augment="mixup")
+    with pytest.raises(UserError, match="digits is arrays"):
+        train_request(["--dataset", "digits", "--augment", "resized_crop"])
 
 
 def test_a_class_map_names_the_classes_and_changes_no_label(imagenet):

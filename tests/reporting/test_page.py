@@ -272,6 +272,20 @@ def test_accuracy_by_class_is_the_mean_over_a_rows_models():
     assert class_table("test", "test images", rows) is None
 
 
+def test_of_a_thousand_classes_the_table_shows_those_in_which_rows_differ_most():
+    names = [f"c{i}" for i in range(1000)]
+    moved = {"c7": 12.0, "c900": 30.0} | {f"c{i}": 50.0 for i in range(100, 138)}
+    models = [dict.fromkeys(names, 90.0), {name: 90.0 - moved.get(name, 1) for name in names}]
+    rows = {
+        role: {"role": role, "models": [{"per_class": {"forget": each}}]}
+        for role, each in zip(("retrain", "method"), models, strict=True)
+    }
+    table = str(class_table("forget", "forget set", rows))
+    assert "the 40 of 1000 classes in which rows differ most" in table
+    shown = [name for name in names if f"class {name}<" in table or f">{name}<" in table]
+    assert sorted(shown) == sorted(moved)
+
+
 def test_the_page_has_the_columns_of_the_other_formats():
     assert sorted(TEXTS) == sorted([*HEADER[1:], RMIA])
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 import report
 from reporting.results import collect, unless_gone
-from reporting.tables import by_scenario
+from reporting.tables import by_scenario, chosen_rows, scenarios
 from utils import UserError
 
 METRICS = ("UA", "RA", "TA", "MIA")
@@ -983,3 +983,25 @@ def test_a_destroyed_row_has_no_mark_beside_its_average(tmp_path, capsys):
     assert any(note.startswith("GA: destroyed") for note in table["notes"])
     assert rows["FT"]["inside_noise"], "the band is that wide"
     assert rows["GA"]["inside_noise"] is False
+
+
+def test_filter_and_top_choose_rows_beside_retrain_and_say_how_many_are_left_out(tmp_path):
+    records = runs("retrain", "Retrain", [(5.0, 99.0, 93.0, 12.0)])
+    for lr, off in ((0.1, 3.0), (0.2, 1.0), (0.3, 2.0)):
+        records += runs("FT", "FT", [(5.0 + off, 99.0, 93.0, 12.0)], lr=lr)
+    records += runs("GA", "GA", [(5.5, 99.0, 93.0, 12.0)])
+    (whole,) = scenarios(collect([write(tmp_path, *records)]), [])
+    assert chosen_rows(whole, None, None) is whole
+    for text, top, wanted, left in (
+        ("ft", None, {"0.1", "0.2", "0.3"}, "1 of 4 rows"),
+        ("ft", 2, {"0.2", "0.3"}, "2 of 4 rows"),
+        (None, 1, {"GA"}, "3 of 4 rows"),
+    ):
+        chosen = chosen_rows(whole, text, top)
+        names = [row["name"] for row in chosen.table["rows"]]
+        assert names == list(chosen.groups)
+        others = [name for name in names if "Retrain" not in name]
+        assert len(others) == len(wanted) == len(names) - 1
+        assert all(any(each in name for name in others) for each in wanted)
+        assert left in chosen.table["notes"][-1]
+    assert report.main([str(tmp_path), "--filter", "no such row"]) == 2

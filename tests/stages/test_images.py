@@ -1,5 +1,7 @@
 """How images are read goes from step to step: what was asked of the original, and what is said."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +69,40 @@ def test_an_original_from_before_there_was_fit_has_its_default(original, tmp_pat
     torch.save(content, tmp_path / "o.pth.tar")
     refused(capsys, step(tmp_path / "o.pth.tar", tmp_path), "trained on other images")
     assert step(tmp_path / "o.pth.tar", tmp_path, "--fit", "pad") == 0
+
+
+def test_resized_crops_go_from_step_to_step(original, tmp_path, capsys):
+    data = original.parent.parent
+    words = ["--dataset", "folder", "--data", data, "--augment", "resized_crop", "--workers", 0]
+    words += ["--arch", "resnet20s", "--epochs", 1, "--batch_size", 16, "--device", "cpu"]
+    assert call(main_train.main, *words, "--precision", "fp32", "--save_dir", tmp_path) == 0
+    capsys.readouterr()
+    crops = tmp_path / "0model_SA_best.pth.tar"
+    assert step(crops, tmp_path / "later") == 0
+    said = capsys.readouterr().out
+    assert "--augment resized_crop" in said.splitlines()[0]
+    assert "held at 37 pixels; training sees parts of them resized to 32" in said
+    later = tmp_path / "later/FTcheckpoint.pth.tar"
+    assert call(evaluate.main, "--models", later, "--device", "cpu") == 0
+    assert "held at 37 pixels" in capsys.readouterr().out
+    refused(capsys, step(crops, tmp_path, "--augment", "crop"), "trained on other images")
+
+
+def test_an_original_of_imagenet_from_before_there_was_augment_saw_plain_crops(tmp_path, original):
+    """Its record lacks the flag, and its images are not those that are read by default today."""
+    data = tmp_path / "data"
+    shutil.copytree(original.parent.parent / "train", data / "train")
+    shutil.copytree(original.parent.parent / "test", data / "val")
+    words = ["--dataset", "imagenet", "--data", data, "--input_size", 8, "--augment", "crop"]
+    words += ["--arch", "resnet20s", "--epochs", 1, "--batch_size", 16, "--device", "cpu"]
+    run = tmp_path / "run"
+    assert call(main_train.main, *words, "--precision", "fp32", "--save_dir", run) == 0
+    content = torch.load(run / "0model_SA_best.pth.tar", weights_only=True)
+    del content["arguments"]["augment"], content["identity"]["resized_crop"]
+    torch.save(content, tmp_path / "o.pth.tar")
+    assert step(tmp_path / "o.pth.tar", tmp_path) == 0
+    later = torch.load(tmp_path / "FTcheckpoint.pth.tar", weights_only=True)
+    assert later["arguments"].pop("augment") == "crop"
+    torch.save(later, tmp_path / "FTcheckpoint.pth.tar")
+    models = ["--models", tmp_path / "FTcheckpoint.pth.tar", "--device", "cpu"]
+    assert call(evaluate.main, *models) == 0

@@ -567,6 +567,16 @@ def test_fisher_methods_read_retain_alone_and_as_much_as_is_asked(method):
     assert same(full, edit(method(alpha=1e-6, fisher_samples=10**6))[0])
 
 
+def test_a_pass_for_each_of_many_classes_is_refused_unless_a_number_of_images_is_asked(monkeypatch):
+    data = make_data()
+    count = data.retain.num_samples
+    monkeypatch.setattr("unlearn.fisher_new.MOST_PASSES", CLASSES * count - 1)
+    with pytest.raises(UserError, match=f"--fisher_samples 2000 .*--fisher_samples {count} to"):
+        edit(FisherScrubbing(), data)
+    assert edit(FisherScrubbing(fisher_samples=20), data)[1] == {"fisher_samples": 20}
+    assert edit(FisherScrubbing(fisher_samples=count), data)[1] == {"fisher_samples": count}
+
+
 def test_scrubbing_reads_no_label_and_fisher_does():
     alike = [
         edit(FisherScrubbing(alpha=1e-6), data)[0]
