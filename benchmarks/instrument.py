@@ -9,6 +9,7 @@ are paired by forget set: the mean over five sets, with Student's 95 % interval.
 """
 
 import dataclasses
+import functools
 import os
 import statistics
 import sys
@@ -133,10 +134,10 @@ class Found:
     def setting(self, run: Run, name: str) -> object:
         result = self.result(run)
         own = {**result["hyperparameters"], **result["recipe"]}
-        return own[name] if name in own else run.settings[name]
+        return own[name] if name in own else run.settings.get(name)
 
     def result(self, run: Run) -> dict:
-        return load_json(self.folder / run.name / run.result, "result")
+        return read(self.folder / run.name / run.result)
 
     def sets(self) -> list[int]:
         return sorted({run.settings["forget_seed"] for run in self.runs if run.stage == "retrain"})
@@ -150,6 +151,11 @@ class Found:
 
     def retrains(self, forget_set: int) -> list[dict]:
         return self.metrics(self.of("retrain", forget_seed=forget_set))
+
+
+@functools.cache
+def read(file: Path) -> dict:
+    return load_json(file, "result")
 
 
 def gap(ours: list[dict], retrains: list[dict], metrics: Sequence[str]) -> float:
