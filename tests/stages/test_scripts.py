@@ -2057,7 +2057,7 @@ def test_a_class_that_leaves_no_test_image_ends_without_an_attack(tmp_path, caps
         == 0
     )
     assert result(tmp_path, "retrain")["metrics"]["MIA"] is None  # JSON has no NaN
-    assert capsys.readouterr().out.splitlines()[-1].split("MIA=")[1].startswith("nan")
+    assert "MIA" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_accumulated_unlearning_is_that_of_the_large_batch(original, tmp_path):
