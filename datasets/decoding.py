@@ -1,6 +1,8 @@
 """Listed image files -> uint8 pixels, decoded by several processes, in the order of the list."""
 
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,6 +105,18 @@ class _Decoding:
         self.handles[half].flush()
 
 
+def _end_with_parent(_: int) -> None:
+    """Let a decoding process end when its command is killed: it may wait for a reader for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def place(sizes: Sequence[int], number: int) -> tuple[int, int]:
     """The half of an image, 0 or 1, and its place there, counted through train and test."""
     return (0, number) if number < sizes[0] else (1, number - sizes[0])
@@ -184,8 +198,9 @@ class Decoder:
         batch = BATCH if files else BATCH_OF_PIXELS
         workers = min(workers, -(-len(decoding) // batch))
         ahead = AHEAD if workers else None
+        options = {"collate_fn": list, "worker_init_fn": _end_with_parent}
         for images in DataLoader(
-            decoding, batch, num_workers=workers, prefetch_factor=ahead, collate_fn=list
+            decoding, batch, num_workers=workers, prefetch_factor=ahead, **options
         ):
             yield from images
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,6 +273,34 @@ def test_a_killed_build_leaves_no_entry_and_the_next_one_is_whole(tmp_path, caps
     same(read(root), plain)
     assert "going on at image" in capsys.readouterr().out
     assert not list(root.rglob("*.partial"))
+
+
+STUCK = """
+import multiprocessing, sys, threading, time
+from datasets import decoding, load_dataset
+decoding.decode = lambda *given: time.sleep(600)
+threading.Thread(target=load_dataset, args=("folder", sys.argv[1]), kwargs={"workers": 2}).start()
+while not (workers := multiprocessing.active_children()):
+    time.sleep(0.1)
+time.sleep(1)
+print("workers", *(worker.pid for worker in multiprocessing.active_children()), flush=True)
+"""
+
+
+def test_decoding_processes_end_with_a_command_that_is_killed(tmp_path):
+    root = write(tmp_path, train=60)
+    command = [sys.executable, "-c", STUCK, root]
+    child = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    said = next(line for line in child.stdout if line.startswith("workers"))
+    workers = [Path("/proc", pid) for pid in said.split()[1:]]
+    assert workers
+    assert all(worker.exists() for worker in workers)
+    child.kill()
+    child.wait()
+    until = time.monotonic() + 30
+    while any(worker.exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(worker.exists() for worker in workers)
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, no_decoding):
