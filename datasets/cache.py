@@ -51,8 +51,10 @@ def read_images(name: str, listing: Listing, cache: str | None, workers: int) ->
         return _decoded_into_memory(listing, workers)
     identity = _identity(name, listing)
     entries = [_entry(folder, name, listing) for folder in _folders(listing.root, cache)]
+    seen = {}
     for entry in entries:
-        if entry.is_dir() and (found := _read(entry, identity, listing)):
+        seen[entry] = _number(entry)
+        if seen[entry] and (found := _read(entry, identity, listing)):
             return found
     entry = next((entry for entry in entries if _writable(entry.parent)), None)
     if entry is None:
@@ -61,7 +63,8 @@ def read_images(name: str, listing: Listing, cache: str | None, workers: int) ->
             " --cache none to decode into memory each time"
         )
     with _building(entry):
-        found = _read(entry, identity, listing) if entry.is_dir() else None
+        made = _number(entry) not in (None, seen[entry])  # by another command meanwhile
+        found = _read(entry, identity, listing) if made else None
         return found or _build(entry, identity, listing, workers)
 
 
@@ -73,6 +76,11 @@ def _folders(root: Path, cache: str | None) -> list[Path]:
         return [Path(cache)]
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return [(root if root.is_dir() else root.parent) / FOLDER, users / "unlearning"]
+
+
+def _number(entry: Path) -> int | None:
+    """The folder's inode; None where there is none."""
+    return entry.stat().st_ino if entry.is_dir() else None
 
 
 def _writable(folder: Path) -> bool:
