@@ -244,16 +244,11 @@ def of_masks(found: Found) -> dict[tuple[str, float], Gaps]:
     def under(score: str, density: float) -> Callable[[int], list[dict]]:
         base = score == "saliency" and density == 0.5
         settings = CHOICES[BASE] if base else {}
-        path = f"/{score}/"
+        path = f"{{{score}}}/with_{density}.pt"
 
         def runs(each: int) -> list[dict]:
-            chosen = [
-                run
-                for run in found.of("salun" if base else "masked", forget_seed=each, **settings)
-                if path in str(run.settings["mask_path"])
-                and str(run.settings["mask_path"]).endswith(f"with_{density}.pt")
-            ]
-            return found.metrics(chosen)
+            stage = "salun" if base else "masked"
+            return found.metrics(found.of(stage, forget_seed=each, mask_path=path, **settings))
 
         return runs
 
