@@ -1,5 +1,6 @@
 """Listed image files -> uint8 pixels, decoded by several processes, in the order of the list."""
 
+import functools
 import os
 import threading
 import time
@@ -105,9 +106,8 @@ class _Decoding:
         self.handles[half].flush()
 
 
-def _end_with_parent(_: int) -> None:
+def _end_with(parent: int, _: int) -> None:
     """Let a decoding process end when its command is killed: it may wait for a reader for ever."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -198,7 +198,7 @@ class Decoder:
         batch = BATCH if files else BATCH_OF_PIXELS
         workers = min(workers, -(-len(decoding) // batch))
         ahead = AHEAD if workers else None
-        options = {"collate_fn": list, "worker_init_fn": _end_with_parent}
+        options = {"collate_fn": list, "worker_init_fn": functools.partial(_end_with, os.getpid())}
         for images in DataLoader(
             decoding, batch, num_workers=workers, prefetch_factor=ahead, **options
         ):
@@ -223,13 +223,16 @@ class Decoder:
         return shown_name(path, self.listing.root)
 
     def _room(self, number: int) -> np.ndarray:
-        half, number = place([len(half) for half in self.images.values()], number)
+        half, number = self._place(number)
         return self.images[HALVES[half]][number]
 
     def _gather(self, facts: ImageFacts) -> None:
         if self.gathering:
-            half, _ = place([len(half) for half in self.images.values()], self.done)
+            half, _ = self._place(self.done)
             self.gathering[half].add(facts)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        return place([len(half) for half in self.images.values()], number)
 
     def _deep_bytes(self) -> int:
         return self.listing.side**2 * 4

@@ -121,10 +121,7 @@ class Table(Battery):
 
     def read_decisions(self) -> None:
         """Take over what the first two checks found, now or in an earlier call."""
-        measured = self.found("epoch") or {
-            **decide(0, self.recipe.epochs, self.args.epochs),
-            "compile": self.args.compile,
-        }
+        measured = self.found("epoch") or self.decision(0)
         self.decided = {name: measured[name] for name in ("epochs", "schedule", "compile")}
         self.epoch_seconds = measured.get("epoch_seconds")
         if self.args.at_once:
@@ -258,13 +255,14 @@ class Table(Battery):
         self.read_decisions()
         return True
 
+    def decision(self, epoch_seconds: float) -> dict[str, object]:
+        """How trainings are made, given what an epoch takes: epochs, schedule, compiled or not."""
+        decided = decide(epoch_seconds, self.recipe.epochs, self.args.epochs)
+        return decided | {"compile": self.args.compile}
+
     def try_alone(self) -> dict[str, object]:
         seconds = self.trial(1)
-        return {
-            "epoch_seconds": seconds,
-            **decide(seconds, self.recipe.epochs, self.args.epochs),
-            "compile": self.args.compile,
-        }
+        return {"epoch_seconds": seconds, **self.decision(seconds)}
 
     def try_together(self) -> dict[str, object]:
         alone = self.found("epoch")["epoch_seconds"]
