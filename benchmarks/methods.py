@@ -2,12 +2,14 @@
 
     python benchmarks/methods.py                  # hours on one core; a second call goes on
     python benchmarks/methods.py --folder FOLDER  # instead of runs/methods_2026
+    python benchmarks/methods.py --plan recipes/cifar10_cpu.toml  # another plan, as it stands
 
 For each request, each entry of recipes/methods_2026.toml with a declared range has a grid of at
 most four trials, judged by val_proxy on a forget set that no row is from. What was chosen is
 written as a plan, FOLDER/random.json and FOLDER/class.json, whose runs are then made; sweep.py
 takes these plans too (--status, --report). An entry without a trial that ended well keeps the
-values of the recipe, and is named. The tables are in FOLDER/KIND/report.
+values of the recipe, and is named. The tables are in FOLDER/KIND/report. Another plan is one
+request, FOLDER/table.json and FOLDER/table.
 """
 
 import argparse
@@ -41,18 +43,23 @@ KINDS = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path("runs/methods_2026")
-    parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
-    folder = parser.parse_args(argv).folder.resolve()
+    parser.add_argument("--plan", type=Path, default=PLAN, help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="default: runs/NAME of the plan's file")
+    args = parser.parse_args(argv)
+    plan = args.plan.resolve()
+    kinds = KINDS if plan == PLAN else ["table"]
+    folder = (args.folder or ROOT / "runs" / plan.stem).resolve()
     os.chdir(ROOT)
-    failed = [kind for kind in KINDS if not make_table(content_of(kind, folder), folder, kind)]
-    return 1 if failed else 0
+    done = [make_table(content_of(plan, kind, folder), folder, kind) for kind in kinds]
+    return 0 if all(done) else 1
 
 
-def content_of(kind: str, folder: Path) -> dict:
-    """The recipe's plan for one request, as a file has it."""
-    content = tomllib.loads(PLAN.read_text()) | {"folder": str(folder / kind)}
-    for part, flags in KINDS[kind].items():
+def content_of(plan: Path, kind: str, folder: Path) -> dict:
+    """A file's plan for one request."""
+    content = tomllib.loads(plan.read_text()) | {"folder": str(folder / kind)}
+    for stage in content["stages"].values():
+        stage.setdefault("flags", {})
+    for part, flags in KINDS.get(kind, {}).items():
         content[part] = content[part] | flags
     if kind == "class":  # all of its Retrains are of one forget set
         del content["stages"]["one_set"]
@@ -75,12 +82,9 @@ def make_table(content: dict, folder: Path, kind: str) -> bool:
 def with_choices(content: dict) -> dict:
     """The plan's content with the best of its trials in each entry that was searched."""
     chosen = copy.deepcopy(content)
-    compared = {name for name, stage in content["stages"].items() if is_compared(stage)}
-    rest = {name: stage for name, stage in content["stages"].items() if name not in compared}
-    del rest["report"]
-    for name in content["stages"]:
-        if name not in compared:
-            continue
+    compared = [name for name, stage in content["stages"].items() if is_compared(stage)]
+    rest = {name: stage for name, stage in content["stages"].items() if is_needed(stage)}
+    for name in compared:
         stage = chosen["stages"][name]
         for entry in stage.setdefault("list", [{}]):
             alone = content | {"stages": rest | {name: stage | {"list": [dict(entry)]}}}
@@ -94,6 +98,11 @@ def is_compared(stage: dict) -> bool:
     """Whether it unlearns and is not one of Retrains."""
     unlearns = stage["script"] in ("main_forget", "main_random")
     return unlearns and stage["flags"].get("unlearn") != "retrain"
+
+
+def is_needed(stage: dict) -> bool:
+    """Whether a trial may refer to it: an original, masks, Retrains."""
+    return not is_compared(stage) and stage["script"] not in ("evaluate", "report")
 
 
 def best_values(plan: Plan, name: str) -> dict:

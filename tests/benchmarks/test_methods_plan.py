@@ -17,7 +17,7 @@ ALIASES = {"FT_l1"}  # another name of FT_prune
 
 @pytest.fixture(params=methods.KINDS)
 def content(request, tmp_path):
-    return methods.content_of(request.param, tmp_path)
+    return methods.content_of(methods.PLAN, request.param, tmp_path)
 
 
 def runs_of(content):
@@ -71,3 +71,24 @@ def test_what_no_trial_of_ended_well_keeps_the_recipe_s_values(content, monkeypa
     monkeypatch.setattr(methods, "run_search", search)
     assert runs_of(methods.with_choices(content)) == runs_of(content)
     assert "munba keeps the values of the recipe" in capsys.readouterr().err
+
+
+def test_another_plan_is_searched_and_run_as_one_request(tmp_path, monkeypatch):
+    """The table of CIFAR-10: each method but raw is searched, on a fifth of the retain images."""
+    searched = []
+
+    def search(plan, request, check):
+        found = search_of(plan, request.name)
+        searched.append(request.name)
+        assert (found.plan.base["forget_seed"], found.plan.base["retain_fraction"]) == (7, 0.2)
+        expand(found.plan, check)
+        raise methods.RunFailed("none")
+
+    monkeypatch.setattr(methods, "run_search", search)
+    monkeypatch.setattr(methods, "work", lambda runs, folder, worker: ran.extend(runs))
+    ran = []
+    plan = methods.ROOT / "recipes" / "cifar10_cpu.toml"
+    assert methods.main(["--plan", str(plan), "--folder", str(tmp_path)]) == 1  # nothing is done
+    assert len(set(searched)) == len(searched) == 9
+    assert len(ran) == 31
+    assert (tmp_path / "table.json").exists()
