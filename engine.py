@@ -165,7 +165,7 @@ class Trainer:
             "meter": meter,
         }
         if self.forget:
-            state["forget"] = [part.state_dict() for part in self.forget]
+            state["forget_descent"] = [part.state_dict() for part in self.forget]
         return state
 
     def restore(self, state: dict) -> None:
@@ -177,8 +177,8 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         if self.forget:
             optimizer, scheduler = self.forget
-            load_optimizer(optimizer, state["forget"][0])
-            scheduler.load_state_dict(state["forget"][1])
+            load_optimizer(optimizer, state["forget_descent"][0])
+            scheduler.load_state_dict(state["forget_descent"][1])
         self.method.load_state(state["method"])
         torch.set_rng_state(distributed.take_own(state["rng"]))
         set_device_rng(self.clock.device, distributed.take_own(state.get("device_rng")))
