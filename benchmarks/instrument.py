@@ -275,7 +275,7 @@ def of_methods(found: Found) -> dict[str, Gaps]:
 
 def difference(ours: Gaps, base: Gaps) -> tuple[float, float, float]:
     """Mean over forget sets of ours - base, and its 95 % interval."""
-    values = [ours[each] - base[each] for each in base]
+    values = [ours[each] - base[each] for each in base if each in ours]
     mean = statistics.fmean(values)
     return mean, *mean_interval(values)
 
