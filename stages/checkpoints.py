@@ -62,7 +62,21 @@ def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
     if len(weights) < len(found[where]):
         twice = next(name for name in found[where] if f"module.{name}" in found[where])
         raise UserError(f"{what} {path} holds {twice} twice, with module. before it and without")
-    return {**(content if where == "state_dict" else {}), "state_dict": weights}
+    if where != "state_dict":
+        return {"state_dict": weights}
+    if isinstance(content.get("forget"), list):
+        with reading(path, what, RESTART):
+            content = _with_forget_set(content)
+    return {**content, "state_dict": weights}
+
+
+def _with_forget_set(content: dict) -> dict:
+    """A checkpoint of before 2026-11-27 in which the state of --forget_optimizer took the place of
+    the forget set, with both: what was trained on and is neither retained nor of earlier requests.
+    """
+    kept = [content[name].numpy() for name in ("retain", "forgotten_before") if name in content]
+    forget = np.setdiff1d(content["split"]["train"].numpy(), np.concatenate(kept))
+    return {**content, "forget": torch.from_numpy(forget), "forget_descent": content["forget"]}
 
 
 def read_original(path: Path) -> Original:
