@@ -27,6 +27,11 @@ __all__ = ["BATCH_NORM", "EpochStats", "Loop", "Trainer", "UnfitState", "Updater
 __all__ += ["check_batch_norm", "compile_model", "predict", "run", "train_epoch"]
 
 
+# Entries of Trainer.state and of run_epochs' state that only a run with epochs left needs.
+OF_UNFINISHED = {"optimizer", "scheduler", "forget_descent", "rng", "device_rng"}
+OF_UNFINISHED |= {"method", "meter", "selected"}
+
+
 class UnfitState(Exception):
     """A state to resume from that lacks an entry or does not fit the model."""
 
@@ -169,8 +174,14 @@ class Trainer:
         return state
 
     def restore(self, state: dict) -> None:
-        """Continue from what :meth:`state` gave; raises what odd contents raise."""
+        """Continue from what :meth:`state` gave, or end where :func:`of_finished` left of it what
+        the last epoch needs; raises what odd contents raise.
+        """
         self.model.load_state_dict(state["state_dict"], strict=True)
+        self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
+        self.start_epoch, self.begun = state["epoch"], state.get("meter")
+        if self.start_epoch == self.epochs and not OF_UNFINISHED & state.keys():
+            return
         if self.gate:
             self.gate.keep_current()
         load_optimizer(self.optimizer, state["optimizer"])
@@ -182,10 +193,15 @@ class Trainer:
         self.method.load_state(state["method"])
         torch.set_rng_state(distributed.take_own(state["rng"]))
         set_device_rng(self.clock.device, distributed.take_own(state.get("device_rng")))
-        self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
-        self.start_epoch, self.begun = state["epoch"], state.get("meter")
         if not 0 <= self.start_epoch <= self.epochs or (self.begun and self.begun["steps"] < 1):
             raise ValueError(f"epoch {self.start_epoch} of {self.epochs}")
+
+
+def of_finished(state: dict) -> dict:
+    """A checkpoint of a run with no epoch left: the weights and the record, nothing to go on
+    with.
+    """
+    return {name: value for name, value in state.items() if name not in OF_UNFINISHED}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -248,8 +264,8 @@ def run(
             ``print_freq`` and ``one_image``: see :func:`run_epochs` and :meth:`Trainer.fit`.
 
     Returns:
-        What the method reports of itself, and the state of its loop after the last epoch ({} for a
-        one-shot method).
+        What the method reports of itself, and :func:`of_finished` of the state of its loop ({} for
+        a one-shot method).
 
     Raises:
         RunFailed: a loss or a weight was not finite.
@@ -288,7 +304,7 @@ def run_epochs(
     """Run all epochs, from :meth:`Trainer.state` if given, and take the selected one's weights.
 
     Returns:
-        What the selection reports, and the loop's last state.
+        What the selection reports, and :func:`of_finished` of the loop's last state.
     """
     selection = None
     if trainer.recipe.select == "best":
@@ -310,5 +326,5 @@ def run_epochs(
         after_epoch(epoch, stats, lambda: trainer.state(epoch + 1) | selected)
 
     trainer.fit(after, **options)
-    final = trainer.state(trainer.epochs)
+    final = of_finished(trainer.state(trainer.epochs))
     return selection.finish() if selection else {}, final

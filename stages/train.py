@@ -8,14 +8,14 @@ from torch import nn
 
 from datasets.loaders import Data
 from datasets.splits import split_record
-from engine import EpochStats, Trainer, check_batch_norm, predict
+from engine import OF_UNFINISHED, EpochStats, Trainer, check_batch_norm, of_finished, predict
 from evaluation.accuracy import accuracy
 from evaluation.verdicts import at_chance, say_at_chance, standing
 from models import begin
 from recipe import Recipe
 from runtime.clock import Stopwatch, warn_of_standstill
 from runtime.devices import with_threads
-from runtime.files import hash_arrays, lock, reading, save, save_json
+from runtime.files import hash_arrays, load, lock, reading, save, save_json
 from runtime.provenance import provenance
 from stages.checkpoints import RESTART, adopt_tail, read_original, read_state
 from stages.classifier import images_record
@@ -72,6 +72,11 @@ class Training:
     def resume(self) -> None:
         """Go on from the checkpoint, and have both files of models in this folder."""
         state = read_state(self.source, self.identity)
+        if state["epoch"] < self.request.epochs and not OF_UNFINISHED & state.keys():
+            raise UserError(
+                f"--resume: {self.source} is epoch {state['epoch']} of a run that has finished,"
+                f" without the optimizer's state, and nothing goes on from it; {RESTART}"
+            )
         with reading(self.source, "--resume: checkpoint", RESTART):
             self.trainer.restore(state)
             self.best = float(state["best_sa"])
@@ -80,7 +85,7 @@ class Training:
             kept = read_state(beside, self.identity)
             if beside != self.files[BEST]:
                 save(kept, self.files[BEST])
-        if self.source == self.files[BEST]:
+        if self.source != self.files[LAST]:
             save(state, self.files[LAST])  # also where no epoch is left that would write it
 
     def finished(self) -> dict | None:
@@ -128,6 +133,11 @@ class Training:
             save_every=request.save_every_steps,
             one_image=one_image,
         )
+
+    def drop_state(self) -> None:
+        """Leave in both files of models what is needed when no epoch is left."""
+        for name in (BEST, LAST):
+            save(of_finished(load(self.files[name], "checkpoint")), self.files[name])
 
     def report(self) -> dict[str, float]:
         """Evaluate the selected model and write the result; returns its accuracies in percent."""
@@ -232,6 +242,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
         else:  # a result must never stand beside the checkpoint of another run
             files[TRAIN_RESULT].unlink(missing_ok=True)
         run.fit(one_image)
+        run.drop_state()
         metrics = run.report()
     best = "the epoch with the best validation accuracy"
     print(f"{files[BEST]} is {best if run.select == 'best' else 'the last epoch'}")

@@ -218,7 +218,6 @@ def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
         ) from None
     done = {
         "state_dict": task.model.state_dict(),
-        "method": {},
         "seconds": clock.seconds,
         "stopped": clock.stopped,
         "extra": extra,

@@ -251,7 +251,6 @@ def outcome(script: str, words: list[str], folder: Path) -> dict:
         return found | {
             "best": hash_arrays(best["state_dict"]),
             "metrics": result["metrics"],
-            "optimizer": plain(state["optimizer"]),
         }
     name = words[words.index("--unlearn") + 1]
     result = load_json(folder / f"{name}result.json", "result")
@@ -283,18 +282,6 @@ def numbers_of(file: Path) -> dict:
         name: value for name, value in result["provenance"].items() if name.endswith("sha256")
     }
     return {**kept, "hashes": hashes, "density": (result.get("mask") or {}).get("density")}
-
-
-def plain(state: dict) -> str:
-    """The hash of an optimizer's buffers."""
-    buffers = {
-        f"{key}.{name}": value
-        for key, part in state["state"].items()
-        for name, value in part.items()
-    }
-    return hash_arrays(
-        {name: value for name, value in buffers.items() if isinstance(value, torch.Tensor)}
-    )
 
 
 def whole_files(folder: Path) -> None:

@@ -352,16 +352,7 @@ def test_masks_are_ten_nested_bool_files_with_a_record(masks, original):
 def test_original_checkpoint_records_its_split_and_the_best_epoch(original):
     best = torch.load(original, weights_only=True)
     last = torch.load(original.with_name("0checkpoint.pth.tar"), weights_only=True)
-    for part in (
-        "state_dict",
-        "optimizer",
-        "scheduler",
-        "epoch",
-        "best_sa",
-        "rng",
-        "split",
-        "arguments",
-    ):
+    for part in ("state_dict", "epoch", "best_sa", "split", "arguments"):
         assert part in last
     assert len(best["split"]["train"]) == 1298
     assert len(np.intersect1d(best["split"]["train"], best["split"]["val"])) == 0
@@ -1843,13 +1834,6 @@ def with_changes(original, file, **changes):
     return file
 
 
-def unfinish(file):
-    """Make a finished run's checkpoint the one of its last epoch."""
-    state = torch.load(file, weights_only=True)
-    del state["extra"]
-    torch.save(state, file)
-
-
 def test_official_checkpoint_with_numpy_numbers_and_a_counter_loads(original, tmp_path):
     odd = {
         "best_sa": np.float64(93.5),
@@ -1941,11 +1925,12 @@ def test_a_damaged_mask_record_is_refused_in_one_line(change, original, masks, t
     ids=str,
 )
 def test_resuming_from_a_damaged_checkpoint_is_refused_in_one_line(
-    change, original, tmp_path, capsys
+    change, original, tmp_path, monkeypatch, capsys
 ):
-    assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1) == 0
+    with monkeypatch.context() as patch:
+        cut_short(patch, 1)
+        assert forget(original, tmp_path, "--unlearn", "GA", "--unlearn_epochs", 1) == 130
     capsys.readouterr()
-    unfinish(tmp_path / "GAcheckpoint.pth.tar")
     with_changes(tmp_path / "GAcheckpoint.pth.tar", tmp_path / "GAcheckpoint.pth.tar", **change)
     refused(
         capsys,
