@@ -211,15 +211,3 @@ def test_large_images_become_small_ones():
     assert thumbnails(grey, 64).shape == (2, 64, 64, 3)
     assert np.all(thumbnails(grey, 64) == 90)
     assert thumbnails(grey, 224) is grey
-
-
-def test_a_second_optimizer_s_state_leaves_the_forget_set_in_the_checkpoint(original, tmp_path):
-    """Also in one of before 2026-11-27, in which it took its place."""
-    two = ["--unlearn", "RL", "--forget_optimizer", "adamw", "--forget_lr", 0.001]
-    assert unlearn(original, tmp_path, *two, "--unlearn_epochs", 1, "--forget", "random:130") == 0
-    file = tmp_path / "RLcheckpoint.pth.tar"
-    content = torch.load(file, weights_only=True)
-    wanted = content["forget"].numpy()
-    assert len(wanted) == 130
-    torch.save(content | {"forget": [{}, {}]}, file)
-    np.testing.assert_array_equal(read_saved(file, "models").forget, np.sort(wanted))
