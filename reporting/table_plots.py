@@ -1,11 +1,23 @@
 """Plots of a table: the gaps of each method to Retrain, and UA against TA."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from reporting.drawing import BLUE, GREY, INK, ORANGE, Plot, drawable, new_figure, plain_ticks
+from reporting.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    MOST_ROWS,
+    ORANGE,
+    Plot,
+    drawable,
+    new_figure,
+    plain_ticks,
+    rows_left_out,
+)
 from reporting.rows import METRICS
 
 WIDE = 15  # gaps beyond this many points need a logarithmic axis, or the small ones become one dot
@@ -16,7 +28,9 @@ NEAR = 12  # the places of the first radius, from which no line to the point is 
 
 
 def table_plots(table: dict) -> list[Plot]:
-    """Gaps to Retrain, and UA against TA; nothing where no row has a gap."""
+    """Gaps to Retrain, and UA against TA, of the MOST_ROWS rows of least Avg. Gap; nothing where no
+    row has a gap.
+    """
     rows = []
     for row in table["rows"]:
         if row["avg_gap"] is not None and all(math.isfinite(row[metric]) for metric in METRICS):
@@ -25,7 +39,9 @@ def table_plots(table: dict) -> list[Plot]:
     if not others:
         return []
     retrain = next((row for row in rows if row["is_retrain"]), None)
-    return [_gap_plot(others, table["title"]), _ua_ta_plot(others, retrain, table)]
+    shown, words = others[:MOST_ROWS], rows_left_out(len(others))
+    plots = [_gap_plot(shown, table["title"]), _ua_ta_plot(shown, retrain, table)]
+    return [dataclasses.replace(plot, read=plot.read + words) for plot in plots]
 
 
 # -------------------------------------------------------------------------------------------- noise
