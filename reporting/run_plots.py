@@ -130,15 +130,14 @@ def epoch_figure(
     rows = _drawn(rows)
     legend = [(name, colour, "-") for name, colour in columns.items()]
     figure, panels = small_multiples(list(rows), legend, "epoch", axis, gaps=OWN_AXES)
-    for (row, runs), panel in zip(rows.items(), panels, strict=True):
+    for runs, panel in zip(rows.values(), panels, strict=True):
         for name, colour in columns.items():
             if len(runs) > MOST_SINGLE:
                 _draw_band(panel, band(runs, name), colour)
             else:
                 _draw_lines(panel, runs, name, colour)
         if len(runs) > MOST_SINGLE:
-            count = f", n = {len(runs)}"
-            panel.set_title(drawable(row, 30 - len(count)) + count, pad=3)
+            panel.legend([], [], title=f"n = {len(runs)}", title_fontsize=8, borderpad=0)
         last = max(epoch["epoch"] for run in runs for epoch in run)
         plain_ticks(panel.xaxis, range(0, int(last) + 1, max(1, round(last / 4))))
         panel.set_ylim(limits)
