@@ -24,7 +24,7 @@ WIDE = 15  # gaps beyond this many points need a logarithmic axis, or the small 
 LEAST_REACH = 0.5  # points around Retrain that an axis always spans
 Box = tuple[float, float, float, float]  # (left, low, right, high) in dots
 RADII, ANGLES = (7, 14, 24, 36, 52, 72), range(0, 360, 30)  # where a point's name may stand
-MOST_NAMES = 16  # beside the points of a plot: more cover each other
+FEW_NAMES = 16  # beside the points of a plot that leaves rows out: more cover each other
 NEAR = 12  # the places of the first radius, from which no line to the point is needed
 
 
@@ -41,7 +41,8 @@ def table_plots(table: dict) -> list[Plot]:
         return []
     retrain = next((row for row in rows if row["is_retrain"]), None)
     shown, words = others[:MOST_ROWS], rows_left_out(len(others))
-    plots = [_gap_plot(shown, table["title"]), _ua_ta_plot(shown, retrain, table)]
+    named = FEW_NAMES if words else len(shown)
+    plots = [_gap_plot(shown, table["title"]), _ua_ta_plot(shown, retrain, table, named)]
     return [dataclasses.replace(plot, read=plot.read + words) for plot in plots]
 
 
@@ -146,13 +147,13 @@ def _draw_gap(panel: Any, place: int, row: dict, metric: str) -> None:
 # --------------------------------------------------------------------------------------- UA and TA
 
 
-def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict) -> Plot:
+def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict, named: int) -> Plot:
     ellipse = " The ellipse spans what other seeds of Retrain would score (95 % along each axis)."
     if cut := _cut_noise(_compared(rows), ("UA", "TA")):
         ellipse += f" It goes on beyond a frame that cuts it: {cut}."
     names = ""
-    if len(rows) > MOST_NAMES:
-        names = f" Only the {MOST_NAMES} of least Avg. Gap are named."
+    if len(rows) > named:
+        names = f" Only the {named} of least Avg. Gap are named."
     return Plot(
         "ua-ta",
         "Forgetting against accuracy",
@@ -161,13 +162,13 @@ def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict) -> Plot:
         f" The right plot shows the neighbourhood that the left one frames.{names}",
         f"UA and TA of {len(rows)} methods beside Retrain; the numbers are in the table of"
         f" {table['title']}",
-        partial(ua_ta_figure, rows, retrain, table["floor"]),
+        partial(ua_ta_figure, rows, retrain, table["floor"], named),
     )
 
 
-def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None) -> Any:
-    """All methods, and beside them Retrain's neighbourhood; each of the first MOST_NAMES is named
-    in one panel.
+def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None, named: int) -> Any:
+    """All methods, and beside them Retrain's neighbourhood; each of the first ``named`` has its
+    name in one panel.
     """
     from matplotlib.patches import Rectangle
 
@@ -186,9 +187,8 @@ def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None)
     left.add_patch(Rectangle((x, y), x_end - x, y_end - y, **frame))
     shown = [row for row in rows if x <= row["UA"] <= x_end and y <= row["TA"] <= y_end]
     figure.canvas.draw()  # settles the layout, on which the places of the names depend
-    named = rows[:MOST_NAMES]
-    _name_points(left, [row for row in named if row not in shown], rows)
-    inside = [row for row in named if row in shown]
+    _name_points(left, [row for row in rows[:named] if row not in shown], rows)
+    inside = [row for row in rows[:named] if row in shown]
     _name_points(right, [*inside, {**centre, "name": "Retrain"}] if retrain else inside, rows)
     return figure
 
