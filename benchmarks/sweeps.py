@@ -7,8 +7,6 @@ The runs are real (digits, ResNet-20s, one epoch) but for the simulation, whose 
 of one.
 """
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -23,8 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 import sweep
 from benchmarks.hardware import describe, hardware_line
-from reporting.results import collect
-from reporting.tables import scenarios
 from sweeping import runs as execution
 from sweeping.expansion import Run, expand
 from sweeping.plan import Plan, make_plan
@@ -269,10 +265,13 @@ def simulated(folder: Path) -> str:
     """Plans of 100, 1,000 and 10,000 runs whose results are copies: planning, making, looking,
     reporting.
     """
-    template = json.loads(next(folder.glob("calm/methods/FT*/FTresult.json")).read_text())
+    template = next(folder.glob("calm/methods/FT*/FTresult.json"))
     lines = [
-        "| runs | plan (s) | make, without the scripts (s) | look (s) | report (s) |",
-        "|---:|---:|---:|---:|---:|",
+        (
+            "| runs | rows | plan (s) | make, without the scripts (s) | look (s) | table (s) | page"
+            " (s) | page (MB) |"
+        ),
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for count in (100, 1000, 10000):
         content = simulation(folder / f"s{count}", count)
@@ -284,17 +283,40 @@ def simulated(folder: Path) -> str:
         progress = Progress(plan[1], plan[0].folder)
         states, looked = clocked(progress.look)
         assert set(states.values()) == {DONE}
-        with contextlib.redirect_stdout(io.StringIO()):
-            files = [plan[0].folder / run.name / run.result for run in plan[1]]
-            tables, reported = clocked(lambda files=files: scenarios(collect(files), []))
-        assert sum(row["runs"] for row in tables[0].table["rows"]) == count
-        lines.append(f"| {count:,} | {planned:.2f} | {made:.1f} | {looked:.2f} | {reported:.2f} |")
+        rows, reported, drawn, size = report_of(plan[0].folder, folder / "page.html", count)
+        lines.append(
+            f"| {count:,} | {rows:,} | {planned:.2f} | {made:.1f} | {looked:.2f} | {reported:.1f} |"
+            f" {drawn:.1f} | {size / 1e6:.1f} |"
+        )
     about = (
-        "Each run's result is a copy of one; ten seeds, one rate for each ten runs. Making is what"
-        " a worker does beside the script: lock, command, log, the record before and after; look is"
-        " what --status does; report reads every result."
+        "Each run's result and curve is a copy of one; ten seeds, one rate for each ten runs; three"
+        " Retrains beside them. Making is what a worker does beside the script: lock, command, log,"
+        " the record before and after; look is what --status does. Table and page are processor"
+        " seconds of report.py, imports included, without and with --html; no --filter, no --top."
     )
     return "\n".join(["## Ten thousand runs, simulated", "", about, "", *lines])
+
+
+def report_of(folder: Path, page: Path, count: int) -> tuple[int, float, float, int]:
+    """The rows of the report on a folder and the calm sweep's Retrains, the processor seconds of
+    the table and of table and page, and the page's bytes.
+    """
+    retrains = sorted(folder.parent.glob("calm/retrain/*"))[:3]
+    words = [sys.executable, "report.py", *map(str, [folder, *retrains]), "--format", "json"]
+    seconds = []
+    for more in ([], ["--html", str(page)]):
+        before = os.times()
+        found = subprocess.run([*words, *more], cwd=ROOT, check=True, capture_output=True)
+        after = os.times()
+        seconds.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+    rows = [row for table in json.loads(found.stdout) for row in table["rows"]]
+    assert sum(row["runs"] for row in rows) == count + len(retrains)
+    return len(rows), *seconds, page.stat().st_size
 
 
 def simulation(folder: Path, count: int) -> dict:
@@ -314,8 +336,10 @@ def planned_runs(content: dict) -> tuple[Plan, list[Run]]:
     return plan, expand(plan, sweep.check)
 
 
-def copier(template: dict):  # noqa: ANN201
-    """In a script's place: the template under this run's rate and seed."""
+def copier(file: Path):  # noqa: ANN201
+    """In a script's place: the result in ``file`` under this run's rate and seed, and its curve."""
+    template = json.loads(file.read_text())
+    curve = file.with_name("FTcurve.jsonl").read_text()
 
     def call(script: str, words: list[str]) -> int:
         flags = dict(word.removeprefix("--").split("=", 1) for word in words)
@@ -326,6 +350,7 @@ def copier(template: dict):  # noqa: ANN201
         }
         result = result | {"provenance": template["provenance"] | {"seed": int(flags["seed"])}}
         (Path(flags["save_dir"]) / "FTresult.json").write_text(json.dumps(result))
+        (Path(flags["save_dir"]) / "FTcurve.jsonl").write_text(curve)
         return 0
 
     return call

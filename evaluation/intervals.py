@@ -1,5 +1,6 @@
 """Exact intervals of rates, and Student's or resampled ones of means over seeds."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -108,9 +109,19 @@ def bootstrap_mean(
     _check_values(values, level)
     if len(values) == 1:
         return None
-    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    picks = _picks(len(values), draws, seed)
     low, high = np.quantile(values[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=1)
+def _picks(count: int, draws: int, seed: int) -> np.ndarray:
+    """Positions (draws, count) of resampled values. A table asks for the same ones for each of its
+    columns and, mostly, rows.
+    """
+    picks = np.random.default_rng(seed).integers(0, count, (draws, count))
+    picks.flags.writeable = False
+    return picks
 
 
 def _check_values(values: np.ndarray, level: float) -> None:

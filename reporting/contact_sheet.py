@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reporting.drawing import MOST_ROWS
 from reporting.markup import Html, escape, joined, tag
 from runtime.file_checks import check_npz
 from runtime.files import hash_arrays
@@ -49,14 +50,20 @@ def contact_sheet(groups: dict[str, list[dict]]) -> Html | None:
         " still says the label is no failure by itself: Retrain, which never saw the image, may say"
         " it too."
     )
+    if len(groups) > MOST_ROWS:
+        words += f" Only the first {MOST_ROWS} of {len(groups)} rows are asked."
     cards = [_card(sheet, place, pixels) for place, pixels in pictures]
     return joined(tag("p", words, class_="note"), tag("div", *cards, class_="sheet"))
 
 
 def _sheet(groups: dict[str, list[dict]]) -> Sheet | None:
-    """The files of each row's first run on one forget set."""
+    """The files of each row's first run on one forget set, of the first MOST_ROWS rows and the
+    original's.
+    """
     found: dict[str, dict[str, tuple[dict, dict]]] = defaultdict(dict)
-    for name, runs in groups.items():
+    for place, (name, runs) in enumerate(groups.items()):
+        if place >= MOST_ROWS and runs[0]["method"] != "raw":
+            continue
         for run in runs:
             sha256 = run["data"]["forget"]["sha256"]
             if name not in found[sha256] and (arrays := _read(run["file"], sha256)):

@@ -14,6 +14,7 @@ INK = "#010203"  # black to the eye, and no other part of a figure has it
 # Each at least 3:1 against white and against near-black.
 BLUE, ORANGE, GREEN, GREY = "#3f7fd0", "#c9701f", "#3f9150", "#8a8a8a"
 MOST_LINES = 100  # of a panel: more are not told apart, and thousands take minutes
+MOST_ROWS = 40  # of a table that a plot shows, the first ones
 POWERS = [10.0**power for power in range(-6, 1)]  # ticks of logarithmic axes
 COLUMNS, PANEL = 5, (2.0, 1.55)  # of small multiples; inches
 OWN_AXES = 0.3, 0.55  # gaps of small multiples whose panels have numbers of their own
@@ -136,6 +137,16 @@ def plain_ticks(axis: Any, places: Sequence[float]) -> None:
     shown = [place for place in places if low <= place <= high]
     axis.set_ticks(shown, [f"{place:g}" for place in shown])
     axis.set_ticks([], minor=True)
+
+
+def rows_left_out(rows: int) -> str:
+    """A caption's sentence on a plot of a table of ``rows`` rows; empty where all are drawn."""
+    if rows <= MOST_ROWS:
+        return ""
+    return (
+        f" Drawn are the first {MOST_ROWS} of {rows} rows by Avg. Gap; --filter and --top choose"
+        " others."
+    )
 
 
 def drawable(name: str, most: int) -> str:

@@ -59,15 +59,22 @@ def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[i
     rows_of: dict[str, list[dict]] = defaultdict(list)
     for first, *_ in groups.values():
         rows_of[labels[first]].append(settings[first])
+    varied = {label: _varied(rows) for label, rows in rows_of.items()}
     names = []
     for first, *_ in groups.values():
-        apart = _differing(settings[first], rows_of[labels[first]])
+        apart = _differing(settings[first], varied[labels[first]])
         names.append(f"{labels[first]} ({', '.join(apart)})" if apart else labels[first])
     return dict(zip(told_apart(names), groups.values(), strict=True))
 
 
-def _differing(settings: dict, others: Sequence[dict]) -> list[str]:
-    names = [name for name in settings if any(each.get(name) != settings[name] for each in others)]
+def _varied(rows: Sequence[dict]) -> set[str]:
+    """The names of the settings in which some rows differ."""
+    names = {name for row in rows for name in row}
+    return {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
+
+
+def _differing(settings: dict, varied: set[str]) -> list[str]:
+    names = [name for name in settings if name in varied]
     if "members" in names:  # implies the number of draws and their seed
         names = [name for name in names if name not in ("draws", "seeded_by")]
     return [f"{name} {settings[name]}" for name in names]

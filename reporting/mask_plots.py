@@ -12,15 +12,20 @@ from reporting.tables import Scenario
 
 Mask = tuple[str, float, dict[str, float]]  # (rows that use it, density, density by layer)
 LINES = "-", "--", ":", "-."
+MOST_MASKS = 16  # of a plot: each has a colour and a kind of line of its own
 HEIGHT = 5.0  # inches of the axis of layers
 LETTERS = 8.5  # points from one name of a layer to the next
 
 
 def mask_plot(scenario: Scenario) -> Plot | None:
     """Density by layer of each mask, weighted by the layers' numbers of weights where known."""
-    masks = masks_of(scenario.groups)
+    found = masks_of(scenario.groups)
+    masks = found[:MOST_MASKS]
     if not masks:
         return None
+    cut = ""
+    if len(found) > len(masks):
+        cut = f" Drawn are {len(masks)} of {len(found)} masks, those of the first rows."
     sizes = layer_sizes(scenario.groups, masks)
     heights = (
         "A layer is as high as its share of all weights, from input to output, so that an area is a"
@@ -35,7 +40,8 @@ def mask_plot(scenario: Scenario) -> Plot | None:
         "masks",
         "Density of the masks by layer",
         f"The share of each layer's weights that may change. {heights} Lines from top to bottom:"
-        " the share over all weights. Layers far above it are where a mask lets a method work.",
+        " the share over all weights. Layers far above it are where a mask lets a method work."
+        + cut,
         f"Share of weights that may change in each layer, for {len(masks)} masks",
         partial(mask_figure, masks, sizes),
     )
@@ -43,18 +49,15 @@ def mask_plot(scenario: Scenario) -> Plot | None:
 
 def masks_of(groups: Mapping[str, Sequence[dict]]) -> list[Mask]:
     """Each different mask that recorded its layers; densities in [0, 1]."""
-    found: list[tuple[list[str], float, dict]] = []
+    found: dict[frozenset, tuple[dict[str, None], float, dict]] = {}
     for name, runs in groups.items():
         for mask in (run.get("mask") or {} for run in runs):
-            if not mask.get("layers"):
-                continue
-            users = next((users for users, _, layers in found if layers == mask["layers"]), None)
-            if users is None:
-                found.append(([name], mask["density"], mask["layers"]))
-            elif name not in users:
-                users.append(name)
-    names = told_apart([", ".join(users) for users, _, _ in found])
-    return [(name, *mask) for name, (_, *mask) in zip(names, found, strict=True)]
+            if layers := mask.get("layers"):
+                first = {}, mask["density"], layers
+                users, *_ = found.setdefault(frozenset(layers.items()), first)
+                users[name] = None
+    names = told_apart([", ".join(users) for users, _, _ in found.values()])
+    return [(name, *mask) for name, (_, *mask) in zip(names, found.values(), strict=True)]
 
 
 def layer_sizes(

@@ -70,27 +70,31 @@ def original_standing(run: dict) -> Standing | None:
     return None if recorded is None else Standing(**recorded)
 
 
-def warnings_of(run: dict, retrain: Sequence[dict]) -> list[str]:
-    """A run's warnings. Beside Retrain the verdict on its model is taken again, since the run
+def warnings_of(group: Sequence[dict], retrain: Sequence[dict]) -> list[list[str]]:
+    """Each run's warnings. Beside Retrain the verdict on its model is taken again, since the run
     itself had only the original to compare with; results without chance keep their own.
     """
+    target = mean_standing([standing_of(run) for run in retrain])
+    return [_warnings_beside(run, target) for run in group]
+
+
+def _warnings_beside(run: dict, target: Standing | None) -> list[str]:
     recorded = run.get("warnings", [])
-    if not retrain or is_retrain(run) or run["method"] == "raw":
+    if target is None or is_retrain(run) or run["method"] == "raw":
         return recorded
-    standing, references = standing_of(run), [standing_of(other) for other in retrain]
-    if all(each.chance is None for each in (standing, *references)):
+    standing = standing_of(run)
+    if standing.chance is None and target.chance is None:
         return recorded
     method = METHODS.get(run["method"])
     advice, _ = remedies(run["hyperparameters"], method and method.breaks)
-    verdict = judge(standing, original_standing(run), mean_standing(references), advice=advice)
+    verdict = judge(standing, original_standing(run), target, advice=advice)
     return verdict + [line for line in recorded if verdict_of(line) != DESTROYED]
 
 
 def _row_warnings(name: str, group: Sequence[dict], retrain: Sequence[dict]) -> set[str]:
     """Warnings under a row's name; one on the original concerns no row and stands alone."""
     of_original, of_runs = set(), []
-    for run in group:
-        lines = warnings_of(run, retrain)
+    for lines in warnings_of(group, retrain):
         original = {line for line in lines if line.startswith(f"{AT_CHANCE}: the original")}
         of_original |= original
         of_runs.append([line for line in lines if line not in original])
@@ -101,8 +105,9 @@ def _other_recipes(groups: Groups) -> set[str]:
     """Retrains whose recipe differs from that of an original that a run of the table began with."""
     originals = []
     for runs in groups.values():
-        recorded = [run.get("original_recipe") for run in runs]
-        originals += [recipe for recipe in recorded if isinstance(recipe, dict)]
+        for recipe in (run.get("original_recipe") for run in runs):
+            if isinstance(recipe, dict) and recipe not in originals:
+                originals.append(recipe)
     lines = set()
     for name, runs in groups.items():
         for run in runs:

@@ -13,3 +13,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     body.append(...keyed.map(([, row]) => row));
   }));
 }
+// The search leaves the rows and the commands whose name holds its text, in any case; the fixed rows, such as Retrain, stay.
+const search = document.querySelector(".search"), field = search.querySelector("input"), count = search.querySelector("output");
+const rows = [...document.querySelectorAll("table.sortable tbody:not(.fixed) tr")];
+const named = [...rows, ...document.querySelectorAll(".origins details")].map((part) => [part, part.firstElementChild.textContent.toLowerCase()]);
+const filter = () => {
+  const text = field.value.trim().toLowerCase();
+  for (const [part, name] of named) part.hidden = !name.includes(text);
+  count.textContent = text ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+};
+field.addEventListener("input", filter);
+search.hidden = false;
+filter();

@@ -39,6 +39,15 @@ HASH = (
     " training images and labels: titles with the same digits are about the same data."
 )
 
+# Hidden until the script, without which it does nothing, shows it.
+SEARCH = tag(
+    "p",
+    tag("label", "Rows whose name holds ", Html('<input type="search" spellcheck="false"/>')),
+    tag("output", ""),
+    class_="search",
+    hidden="",
+)
+
 Part = tuple[str, str, Html]  # (anchor, title, markup)
 
 
@@ -54,6 +63,7 @@ def page(scenarios: Sequence[Scenario]) -> str:
             tag("h1", TITLE),
             tag("p", INTRODUCTION),
             contents,
+            SEARCH,
             tag("p", HASH, class_="note"),
         ),
         tag("main", *(part for parts in sections for _, _, part in parts)),

@@ -48,7 +48,7 @@ def row_of(name: str, group: list[dict], retrain: list[dict]) -> dict:
         row |= {"avg_gap_band": None, "inside_noise": None, "other_draw": True}
     else:
         row |= {"other_draw": False, "MIA_draw_noise": noise["MIA"][0] if noise else None}
-    warnings = [warnings_of(run, retrain) for run in group]
+    warnings = warnings_of(group, retrain)
     row["warnings"] = sum(map(bool, warnings))
     if any(verdict_of(line) == DESTROYED for lines in warnings for line in lines):
         # A metric in which Retrains differ widely makes the mean band wide enough for anything.

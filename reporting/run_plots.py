@@ -1,20 +1,23 @@
 """Plots of what the runs recorded: curves by epoch, hyper-parameters tried, and masks."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from reporting.drawing import (
     BLUE,
     GREEN,
-    MOST_LINES,
+    MOST_ROWS,
     ORANGE,
     OWN_AXES,
     Plot,
     drawable,
     new_figure,
     plain_ticks,
+    rows_left_out,
     small_multiples,
 )
 from reporting.json_values import LARGEST
@@ -25,6 +28,11 @@ Rows = dict[str, list[list[dict]]]  # the epochs of each run of a row
 Points = list[tuple[float, float]]  # (value, Avg. Gap)
 LOG_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 FEWEST_VALUES = 3  # of a hyper-parameter that is plotted
+MOST_SINGLE = 5  # runs of a row that have a line each; more are drawn as mean and band
+PER_RUN = (
+    f"a line per seed up to {MOST_SINGLE}; of more seeds the mean, and shaded the smallest to the"
+    " largest at each epoch, with their number n"
+)
 
 
 def run_plots(scenario: Scenario) -> list[Plot]:
@@ -39,11 +47,11 @@ def run_plots(scenario: Scenario) -> list[Plot]:
 
 def _accuracy_plot(scenario: Scenario) -> Plot | None:
     columns = {"forget": BLUE, "retain": GREEN, "val": ORANGE}
-    words = "on a sample of the forget, retain and validation images; a line per seed."
+    words = f"on a sample of the forget, retain and validation images; {PER_RUN}."
     panels, retrains = _recorded(scenario, columns)
     limits = None
     if panels:
-        limits = compared_limits(panels, retrains, columns)
+        limits = compared_limits(_drawn(panels), retrains, columns)
     if limits:
         words += (
             " The axis spans what the methods reach; Retrain's first epochs, from random weights,"
@@ -55,8 +63,8 @@ def _accuracy_plot(scenario: Scenario) -> Plot | None:
 
 def _loss_plot(scenario: Scenario) -> Plot | None:
     words = (
-        "on what the method trains on; a line per seed. Each method has a loss of its own, and so"
-        " each panel an axis of its own."
+        f"on what the method trains on; {PER_RUN}. Each method has a loss of its own, and so each"
+        " panel an axis of its own."
     )
     panels, _ = _recorded(scenario, ["loss"])
     draw = partial(epoch_figure, panels, {"loss": BLUE}, "loss")
@@ -72,6 +80,10 @@ def _recorded(scenario: Scenario, columns: Iterable[str]) -> tuple[Rows, set[str
             panels[row] = runs
     retrains = {row for row in panels if scenario.groups[row][0]["method"] == "retrain"}
     return panels, retrains
+
+
+def _drawn(rows: Rows) -> Rows:
+    return dict(list(rows.items())[:MOST_ROWS])
 
 
 def compared_limits(
@@ -102,8 +114,8 @@ def _epoch_plot(
         name,
         title,
         f"{title}, {words} A collapse or an unfinished descent shows here before it shows in the"
-        " table.",
-        f"{title} of {len(panels)} rows",
+        f" table.{rows_left_out(len(panels))}",
+        f"{title} of {min(len(panels), MOST_ROWS)} rows",
         draw,
     )
 
@@ -111,23 +123,53 @@ def _epoch_plot(
 def epoch_figure(
     rows: Rows, columns: dict[str, str], axis: str, limits: tuple[float, float] | None = None
 ) -> Any:
-    """A panel per row, with its own epochs: a line per seed, at most MOST_LINES, for each column
-    and its colour. Without ``limits`` each panel has its own.
+    """A panel for each of the first MOST_ROWS rows, with its own epochs: up to MOST_SINGLE runs as
+    lines, more as mean and band, for each column and its colour. Without ``limits`` each panel has
+    its own.
     """
+    rows = _drawn(rows)
     legend = [(name, colour, "-") for name, colour in columns.items()]
     figure, panels = small_multiples(list(rows), legend, "epoch", axis, gaps=OWN_AXES)
     for runs, panel in zip(rows.values(), panels, strict=True):
-        for run in runs[:MOST_LINES]:
-            for name, colour in columns.items():
-                known = [epoch for epoch in run if epoch.get(name) is not None]
-                epochs, values = ([epoch[key] for epoch in known] for key in ("epoch", name))
-                marker = "." if len(known) == 1 else ""
-                panel.plot(epochs, values, color=colour, linewidth=1, marker=marker)
+        for name, colour in columns.items():
+            if len(runs) > MOST_SINGLE:
+                _draw_band(panel, band(runs, name), colour)
+            else:
+                _draw_lines(panel, runs, name, colour)
+        if len(runs) > MOST_SINGLE:
+            panel.legend([], [], title=f"n = {len(runs)}", title_fontsize=8, borderpad=0)
         last = max(epoch["epoch"] for run in runs for epoch in run)
         plain_ticks(panel.xaxis, range(0, int(last) + 1, max(1, round(last / 4))))
         panel.set_ylim(limits)
         panel.locator_params(axis="y", nbins=4)
     return figure
+
+
+def band(runs: Sequence[list[dict]], column: str) -> list[tuple[float, float, float, float]]:
+    """(epoch, mean, smallest, largest) of the runs that recorded a value, epoch by epoch."""
+    values = defaultdict(list)
+    for epoch in (epoch for run in runs for epoch in run):
+        if epoch.get(column) is not None:
+            values[epoch["epoch"]].append(epoch[column])
+    return [(at, fmean(known), min(known), max(known)) for at, known in sorted(values.items())]
+
+
+def _draw_band(panel: Any, points: Sequence[tuple], colour: str) -> None:
+    if not points:
+        return
+    epochs, means, lows, highs = zip(*points, strict=True)
+    marker = "." if len(points) == 1 else ""
+    panel.plot(epochs, means, color=colour, linewidth=1, marker=marker)
+    width = 1.0 if len(points) == 1 else 0.0  # of the edge, where the band has no area
+    panel.fill_between(epochs, lows, highs, color=colour, alpha=0.25, linewidth=width)
+
+
+def _draw_lines(panel: Any, runs: Sequence[list[dict]], column: str, colour: str) -> None:
+    for run in runs:
+        known = [epoch for epoch in run if epoch.get(column) is not None]
+        epochs, values = ([epoch[key] for epoch in known] for key in ("epoch", column))
+        marker = "." if len(known) == 1 else ""
+        panel.plot(epochs, values, color=colour, linewidth=1, marker=marker)
 
 
 # -------------------------------------------------------------------------------------- sensitivity

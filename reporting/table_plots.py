@@ -1,22 +1,37 @@
 """Plots of a table: the gaps of each method to Retrain, and UA against TA."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from reporting.drawing import BLUE, GREY, INK, ORANGE, Plot, drawable, new_figure, plain_ticks
+from reporting.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    MOST_ROWS,
+    ORANGE,
+    Plot,
+    drawable,
+    new_figure,
+    plain_ticks,
+    rows_left_out,
+)
 from reporting.rows import METRICS
 
 WIDE = 15  # gaps beyond this many points need a logarithmic axis, or the small ones become one dot
 LEAST_REACH = 0.5  # points around Retrain that an axis always spans
 Box = tuple[float, float, float, float]  # (left, low, right, high) in dots
 RADII, ANGLES = (7, 14, 24, 36, 52, 72), range(0, 360, 30)  # where a point's name may stand
+FEW_NAMES = 16  # beside the points of a plot that leaves rows out: more cover each other
 NEAR = 12  # the places of the first radius, from which no line to the point is needed
 
 
 def table_plots(table: dict) -> list[Plot]:
-    """Gaps to Retrain, and UA against TA; nothing where no row has a gap."""
+    """Gaps to Retrain, and UA against TA, of the MOST_ROWS rows of least Avg. Gap; nothing where no
+    row has a gap.
+    """
     rows = []
     for row in table["rows"]:
         if row["avg_gap"] is not None and all(math.isfinite(row[metric]) for metric in METRICS):
@@ -25,7 +40,10 @@ def table_plots(table: dict) -> list[Plot]:
     if not others:
         return []
     retrain = next((row for row in rows if row["is_retrain"]), None)
-    return [_gap_plot(others, table["title"]), _ua_ta_plot(others, retrain, table)]
+    shown, words = others[:MOST_ROWS], rows_left_out(len(others))
+    named = FEW_NAMES if words else len(shown)
+    plots = [_gap_plot(shown, table["title"]), _ua_ta_plot(shown, retrain, table, named)]
+    return [dataclasses.replace(plot, read=plot.read + words) for plot in plots]
 
 
 # -------------------------------------------------------------------------------------------- noise
@@ -129,24 +147,29 @@ def _draw_gap(panel: Any, place: int, row: dict, metric: str) -> None:
 # --------------------------------------------------------------------------------------- UA and TA
 
 
-def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict) -> Plot:
+def _ua_ta_plot(rows: list[dict], retrain: dict | None, table: dict, named: int) -> Plot:
     ellipse = " The ellipse spans what other seeds of Retrain would score (95 % along each axis)."
     if cut := _cut_noise(_compared(rows), ("UA", "TA")):
         ellipse += f" It goes on beyond a frame that cuts it: {cut}."
+    names = ""
+    if len(rows) > named:
+        names = f" Only the {named} of least Avg. Gap are named."
     return Plot(
         "ua-ta",
         "Forgetting against accuracy",
         "Forget error (UA) against test accuracy (TA). Retrain, the cross, is the target, not the"
         f" top right corner. Lines are one standard deviation.{ellipse if _is_marked(rows) else ''}"
-        " The right plot shows the neighbourhood that the left one frames.",
+        f" The right plot shows the neighbourhood that the left one frames.{names}",
         f"UA and TA of {len(rows)} methods beside Retrain; the numbers are in the table of"
         f" {table['title']}",
-        partial(ua_ta_figure, rows, retrain, table["floor"]),
+        partial(ua_ta_figure, rows, retrain, table["floor"], named),
     )
 
 
-def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None) -> Any:
-    """All methods, and beside them Retrain's neighbourhood; each is named in one panel."""
+def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None, named: int) -> Any:
+    """All methods, and beside them Retrain's neighbourhood; each of the first ``named`` has its
+    name in one panel.
+    """
     from matplotlib.patches import Rectangle
 
     figure = new_figure(10, 4.8)
@@ -164,8 +187,9 @@ def ua_ta_figure(rows: Sequence[dict], retrain: dict | None, floor: dict | None)
     left.add_patch(Rectangle((x, y), x_end - x, y_end - y, **frame))
     shown = [row for row in rows if x <= row["UA"] <= x_end and y <= row["TA"] <= y_end]
     figure.canvas.draw()  # settles the layout, on which the places of the names depend
-    _name_points(left, [row for row in rows if row not in shown], rows)
-    _name_points(right, [*shown, {**centre, "name": "Retrain"}] if retrain else shown, rows)
+    _name_points(left, [row for row in rows[:named] if row not in shown], rows)
+    inside = [row for row in rows[:named] if row in shown]
+    _name_points(right, [*inside, {**centre, "name": "Retrain"}] if retrain else inside, rows)
     return figure
 
 

@@ -149,3 +149,17 @@ def test_the_page_has_the_sheet_and_may_show_it(tmp_path, capsys):
     assert "img-src data:;" in page
     assert len(images_of(page)) == 64
     assert HOSTILE not in page
+
+
+def test_of_many_rows_the_first_are_asked_and_the_original(tmp_path, monkeypatch):
+    """Each row costs a file and a line below each image."""
+    monkeypatch.setattr("reporting.contact_sheet.MOST_ROWS", 2)
+    groups = {name: [saved(tmp_path, name, arrays(), method=name)] for name in ("A", "B", "C")}
+    groups["Original"] = [saved(tmp_path, "Original", arrays(after=1), method="raw")]
+    sheet = contact_sheet(groups)
+    assert "Only the first 2 of 4 rows are asked." in sheet
+    card = cards_of(sheet)[0]
+    assert 'after, all: <span class="right">ant' in card
+    assert 'before: <span class="other">bee' in card
+    (tmp_path / "C" / "Cforget.npz").write_text("never read")
+    assert contact_sheet(groups) == sheet
