@@ -174,7 +174,7 @@ def share(text: str) -> float:
     return value
 
 
-def smoothing(text: str) -> float:
+def fraction(text: str) -> float:
     if not 0 <= (value := number(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
     return value
@@ -218,7 +218,7 @@ ALLOWED = {
     number: ("a number", "0.5"),
     rate: ("a number of at least 0", "0.01"),
     share: ("a number above 0 and at most 1", "0.3"),
-    smoothing: ("a number of at least 0 and below 1", "0.1"),
+    fraction: ("a number of at least 0 and below 1", "0.1"),
     drop_path: ("a number of at least 0 and below 1, or own", "0.1"),
     three: ("one number, or three", "0.49,0.48,0.45"),
     deviations: ("one number from 0.001 on, or three", "0.25,0.24,0.26"),

@@ -162,7 +162,7 @@ def training_flags() -> tuple[Flag, ...]:
         Flag("epochs", types.epochs, f"{instead} --unlearn_epochs (default: %(default)s)"),
         Flag("optimizer", ("sgd", "adam", "adamw"), optimizer),
         Flag("momentum", types.rate, f"SGD's (default: %(default)s{published('momentum')})"),
-        Flag("label_smoothing", types.smoothing, label_smoothing),
+        Flag("label_smoothing", types.fraction, label_smoothing),
         Flag(
             "mixup", types.rate, f"{mixup} from Beta(alpha, alpha) (default: %(default)s, without)"
         ),
@@ -191,6 +191,9 @@ def forget_flags() -> tuple[Flag, ...]:
     indexes_to_replace = "--forget positions:LIST, places in the training split: 1,5,9 or @FILE"
     class_to_replace = "--forget classes:LIST: images of these classes only (default: -1, of all)"
     split_seed = "which images are validation (default: the original model's, else %(default)s)"
+    val_fraction = (
+        "share of each class that is validation (default: the original's, else %(default)s)"
+    )
     return (
         Flag("forget", str, f"{forget} {lists}", {"metavar": "SPEC"}),
         Flag("skip_val", bool, skip_val),
@@ -201,6 +204,7 @@ def forget_flags() -> tuple[Flag, ...]:
         Flag("retain_forgotten", bool, retain_forgotten),
         Flag("leave_out", str, f"{left_out} {others} (default: the original model's)"),
         Flag("split_seed", int, split_seed),
+        Flag("val_fraction", types.fraction, val_fraction),
         Flag("forget_seed", int, "which images are forgotten (default: --seed)"),
         Flag("retain_fraction", types.share, f"{part} (default: %(default)s)"),
     )

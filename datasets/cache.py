@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from datasets.decoding import HALVES, Decoder, Listing
+from datasets.decoding import HALVES, Decoder, Listing, killed_workers_said
 from datasets.facts import half_facts
 from datasets.folders import Tally
 from datasets.image_files import Member
@@ -345,10 +345,11 @@ def _decode(
         save_json_alone({"identity": identity, "decoder": decoder.state()}, partial / PROGRESS)
 
     saved = time.monotonic()
-    for _ in decoder.run(workers):
-        if time.monotonic() > saved + SAVED_EVERY:
-            keep()
-            saved = time.monotonic()
+    with killed_workers_said():
+        for _ in decoder.run(workers):
+            if time.monotonic() > saved + SAVED_EVERY:
+                keep()
+                saved = time.monotonic()
     keep()
     return decoder
 
@@ -385,8 +386,9 @@ def _decoded_into_memory(listing: Listing, workers: int) -> dict[str, object]:
         )
     images = {half: np.empty(_shape(listing, half), np.uint8) for half in HALVES}
     decoder = Decoder(listing, images, io.BytesIO())
-    for _ in decoder.run(workers):
-        pass
+    with killed_workers_said():
+        for _ in decoder.run(workers):
+            pass
     scaled = decoder.finish()
     notes = _notes(listing, scaled, decoder.state()["tally"])
     found = {"facts": decoder.facts(), "notes": notes}

@@ -1,5 +1,6 @@
 """Listed image files -> uint8 pixels, decoded by several processes, in the order of the list."""
 
+import contextlib
 import functools
 import os
 import threading
@@ -16,7 +17,8 @@ from datasets.facts import HalfFacts, ImageFacts, half_facts
 from datasets.folders import Files, Tally
 from datasets.image_files import Decoded, Member, decode
 from datasets.pixel_range import range_of, scale, shown
-from utils import UserError
+from runtime.signals import hold_signals
+from utils import RunFailed, UserError
 
 HALVES = ("train", "test")
 BATCH = 32  # images of a message between processes; their pixels are in files
@@ -117,6 +119,22 @@ def _end_with(parent: int, _: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextlib.contextmanager
+def killed_workers_said() -> Iterator[None]:
+    """Turn torch's error of a decoding process that was killed, which may be raised anywhere in the
+    block, into a :class:`RunFailed`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunFailed(
+            "a process that decodes images was killed, as the system does when memory runs out; run"
+            " the command again, with fewer --workers where memory is short"
+        ) from None
+
+
 def place(sizes: Sequence[int], number: int) -> tuple[int, int]:
     """The half of an image, 0 or 1, and its place there, counted through train and test."""
     return (0, number) if number < sizes[0] else (1, number - sizes[0])
@@ -199,9 +217,10 @@ class Decoder:
         workers = min(workers, -(-len(decoding) // batch))
         ahead = AHEAD if workers else None
         options = {"collate_fn": list, "worker_init_fn": functools.partial(_end_with, os.getpid())}
-        for images in DataLoader(
-            decoding, batch, num_workers=workers, prefetch_factor=ahead, **options
-        ):
+        loader = DataLoader(decoding, batch, num_workers=workers, prefetch_factor=ahead, **options)
+        with hold_signals():  # Python ignores what a signal raises while a process forks
+            batches = iter(loader)
+        for images in batches:
             yield from images
 
     def _take(self, path: str | Member, image: Decoded) -> None:

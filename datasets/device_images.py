@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.resized_crop import resized_crops
+from datasets.resized_crop import middle, resized_crops
 from runtime import distributed
 from runtime.devices import free_memory
 from utils import UserError
@@ -38,14 +38,14 @@ class DeviceImages:
     pages, be they memory or a file's.
 
     Batches have images of ``side``, by default that of ``images``: resized parts in training, else
-    their middle. ``edge`` are the pixels that the middle leaves out above and on the left.
+    their middle.
     """
 
     def __init__(self, images: np.ndarray, device: torch.device, pad: int, side: int | None = None):
         self.pixels = self._held(torch.from_numpy(images), device)
         self.pad, self.held, self.device = pad, images.shape[1], device
         self.side, self.resized = side or self.held, side is not None
-        self.edge = round((self.held - self.side) / 2)
+        self.middle = middle(self.held, self.side)
 
     def _held(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
         return pixels.to(device)
@@ -70,8 +70,8 @@ class DeviceImages:
         """uint8 windows (b, 3, side, side) of the zero-padded middle of ``pixels`` (b, held, held,
         3).
         """
-        pad, side, end = self.pad, self.side, self.edge + self.side
-        pixels = pixels[:, self.edge : end, self.edge : end]
+        pad, side = self.pad, self.side
+        pixels = pixels[:, self.middle, self.middle]
         if pad and not (isinstance(rows, int) and rows == columns == pad):
             padded = F.pad(pixels, (0, 0, pad, pad, pad, pad))
             # A view (b, 2p+1, 2p+1, side, side, 3): pixels stay in (row, column, channel) order.

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.facts import ImageFacts, image_facts
 from datasets.pixel_range import scale
+from datasets.resized_crop import held_side, middle
 
 # Pillow names these formats and decodes them by another program, or not at all.
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -233,21 +234,26 @@ def read_image(
     side: int,
     fit: str = "crop",
     values: tuple[float, float] | None = None,
+    augment: str = "crop",
 ) -> np.ndarray:
-    """An image file as --dataset folder reads it: (side, side, 3) uint8.
+    """An image file as a test image of --dataset folder is seen: (side, side, 3) uint8.
 
     Args:
+        fit, augment: as the model was trained. Under resized_crop this is the middle of a larger
+            square.
         values: of images of more than 8 bits, what becomes 0 and 255: the range that was printed
             when the data set was read.
 
     Raises:
         OSError: the file cannot be read as an image, or ``values`` is missing.
     """
-    image = decode(path, side, fit)
+    held = held_side(side) if augment == "resized_crop" else side
+    image = decode(path, held, fit)
     if image.error:
         raise OSError(f"{path} is not a readable image: {image.error}")
+    seen = middle(held, side)
     if image.extremes is None:
-        return image.pixels
+        return image.pixels[seen, seen]
     if values is None:
         raise OSError(f"{path} has more than 8 bits; give values, the range of its data set")
-    return scale(image.pixels, *values)[..., None].repeat(3, axis=-1)
+    return scale(image.pixels[seen, seen], *values)[..., None].repeat(3, axis=-1)

@@ -21,6 +21,12 @@ def held_side(side: int) -> int:
     return round(side * HELD / SEEN)
 
 
+def middle(held: int, side: int) -> slice:
+    """Where the middle ``side`` of ``held`` pixels is."""
+    edge = round((held - side) / 2)
+    return slice(edge, edge + side)
+
+
 def draw_boxes(count: int, held: int, generator: torch.Generator) -> torch.Tensor:
     """Top, left, height and width, (count, 4) int64, of parts of squares of ``held`` pixels.
 

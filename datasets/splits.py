@@ -16,11 +16,14 @@ SCENARIOS = {"random": "chosen images", "class": "a whole class"}
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices (int64) of training images: ``train`` ascending, ``val`` in the draw's order."""
+    """Indices (int64) of training images: ``train`` ascending, ``val`` in the draw's order, which
+    is ``val_fraction`` of each class.
+    """
 
     split_seed: int
     train: np.ndarray
     val: np.ndarray
+    val_fraction: float = VALIDATION_SHARE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +74,23 @@ class ForgetSplit:
         return f"class{'es' if len(shown) > 1 else ''} {', '.join(shown)}"
 
 
-def make_split(labels: np.ndarray, split_seed: int) -> Split:
-    """Hold out 10 % of each class, drawn in class order by ``RandomState(split_seed)`` (the
-    reference's draw).
+def make_split(
+    labels: np.ndarray, split_seed: int, val_fraction: float = VALIDATION_SHARE
+) -> Split:
+    """Hold out ``val_fraction`` of each class, rounded down, drawn in class order by
+    ``RandomState(split_seed)`` (with 10 % the reference's draw).
 
     Args:
         labels: (n,) labels of all training images of the data set.
+        val_fraction: at least 0 and below 1.
     """
     rng = np.random.RandomState(split_seed % 2**32)
     drawn = []
     for c in range(labels.max() + 1):
         members = np.flatnonzero(labels == c)
-        drawn.append(rng.choice(members, int(VALIDATION_SHARE * len(members)), replace=False))
+        drawn.append(rng.choice(members, int(val_fraction * len(members)), replace=False))
     val = np.concatenate(drawn)
-    return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val)
+    return Split(split_seed, np.setdiff1d(np.arange(len(labels)), val), val, val_fraction)
 
 
 def validation_halves(split: Split, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,6 +266,7 @@ def split_record(dataset: str, data_sha256: str, split: Split, trained_on: np.nd
         "dataset": dataset,
         "data_sha256": data_sha256,
         "split_seed": split.split_seed,
+        "val_fraction": split.val_fraction,
         "train": torch.from_numpy(np.ascontiguousarray(trained_on)),
         "val": torch.from_numpy(np.ascontiguousarray(split.val)),
     }
@@ -292,9 +299,23 @@ def check_lineage(record: dict, data_sha256: str, split: Split, chosen: ForgetSp
         facts = ", ".join(
             f"{count} of {len(used[name])} {name} images" for name, count in unseen.items()
         )
+        theirs = _draw_flags(record["split_seed"], recorded_fraction(record))
         raise UserError(
-            f"the original model was trained with --split_seed {record['split_seed']} on"
-            f" {len(trained)} images, and never saw {facts} of --split_seed {split.split_seed},"
-            f" while {leaked} of its training images would validate it; use the original model and"
-            " the --split_seed that belong together"
+            f"the original model was trained with {theirs} on {len(trained)} images, and never saw"
+            f" {facts} of {_draw_flags(split.split_seed, split.val_fraction)}, while {leaked} of"
+            " its training images would validate it; use the original model and the --split_seed"
+            " and --val_fraction that belong together"
         )
+
+
+def recorded_fraction(record: dict) -> float:
+    """The share of each class that is validation, of a :func:`split_record`; 10 % was all that
+    there was before it was recorded.
+    """
+    return record.get("val_fraction", VALIDATION_SHARE)
+
+
+def _draw_flags(split_seed: int, val_fraction: float) -> str:
+    """The flags of a split; --val_fraction where it is not the default."""
+    more = f" --val_fraction {val_fraction:g}" if val_fraction != VALIDATION_SHARE else ""
+    return f"--split_seed {split_seed}{more}"

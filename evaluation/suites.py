@@ -13,6 +13,7 @@ import numpy as np
 from evaluation.accuracy import Outputs, Splits, accuracy
 from evaluation.attacks import (
     class_weights,
+    entropy_member_rate,
     lr_entropy_attack,
     lr_loss_attack,
     roc,
@@ -31,7 +32,8 @@ from evaluation.scores import member_scores, sample_scores
 # One score for each order of samples: the loss, the confidence and the margin rank samples alike.
 RANKED_BY = ("loss", "entropy", "m_entropy")
 COMPARED_ON = ("forget", "retain", "test")
-FEWEST = 10  # held-out samples that an attack needs to be judged on
+FEWEST = 10  # samples that an attack needs to be taught or judged on
+MOST_NAMED = 12  # classes that a warning lists
 ROC_POINTS, BINS = 200, 30
 
 
@@ -55,23 +57,23 @@ def absent_classes(splits: Splits) -> np.ndarray:
 
 def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
     """A warning naming :func:`absent_classes`, or []; ``classes`` are the names of all."""
-    absent = ", ".join(classes[c] for c in absent_classes(splits))
+    absent = [classes[c] for c in absent_classes(splits)]
     if not absent:
         return []
-    return [
-        f"no held-out image is of the forgotten class {absent}: what compares forget with such"
-        " images is left out"
-    ]
+    shown = ", ".join(absent[:MOST_NAMED]) + (", ..." if len(absent) > MOST_NAMED else "")
+    of = f"of the forgotten class {shown}" if len(held_out(splits)[1]) else "there"
+    return [f"no held-out image is {of}: what compares forget with such images is left out"]
 
 
 def can_compare(splits: Splits) -> bool:
     """Whether forget can be compared with held-out images of its own mix of classes."""
-    return can_attack(splits) and not len(absent_classes(splits))
+    enough = can_attack(splits) and len(held_out(splits)[1]) >= FEWEST
+    return enough and not len(absent_classes(splits))
 
 
 def can_attack(splits: Splits) -> bool:
-    """Whether there are samples enough on every side."""
-    parts = [held_out(splits), *(splits[name] for name in ("forget", "retain", "test"))]
+    """Whether there are samples enough of forget, and to teach an attack."""
+    parts = [splits[name] for name in ("forget", "retain", "test")]
     in_both = np.intersect1d(splits["retain"][1], splits["test"][1])
     return all(len(labels) >= FEWEST for _, labels in parts) and len(in_both) > 1
 
@@ -101,6 +103,8 @@ def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
     if not can_attack(splits):
         return {}
     audited = {"tnr": splits["forget"], "tnr_held_out": held_out(splits)}
+    if len(audited["tnr_held_out"][1]) < FEWEST:
+        del audited["tnr_held_out"]
     five = svc_draws(splits["retain"], splits["test"], audited, rule)
     margins = svc_margin_draws(splits["retain"], splits["test"], audited, rule)
     return {
@@ -130,14 +134,13 @@ def _losses(splits: Splits) -> dict[str, Metric]:
 
 def _attacks(splits: Splits, rule: DrawRule) -> dict[str, Metric]:
     four = {name: splits[name] for name in ("retain", "test", "forget")}
+    if not can_compare(splits):
+        rate = entropy_member_rate(*(logits for logits, _ in four.values()))
+        return {"lr_entropy_member_rate": Metric(rate)}
     four["held_out"] = held_out(splits)
     scores = {name: member_scores(*outputs) for name, outputs in four.items()}
-    weights = (
-        class_weights(splits["forget"][1], four["held_out"][1]) if can_compare(splits) else None
-    )
+    weights = class_weights(splits["forget"][1], four["held_out"][1])
     found = lr_entropy_attack(*(-scores[name]["entropy"] for name in four), weights)
-    if weights is None:
-        return {"lr_entropy_member_rate": found["lr_entropy_member_rate"]}
     return found | _against_held_out(four, scores, weights, rule.seed)
 
 

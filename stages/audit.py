@@ -329,12 +329,13 @@ def relearn_record(arrays: dict[str, np.ndarray]) -> dict[str, list]:
     """A relearn curve for audit.json: accuracy in percent after so many steps, over seeds."""
     accuracy = arrays["accuracy"]
     spread = accuracy.std(0, ddof=1) if len(accuracy) > 1 else np.zeros(accuracy.shape[1])
-    return {
+    never_seen = arrays["never_seen"].mean(0)
+    found = {
         "steps": arrays["steps"].tolist(),
         "accuracy": accuracy.mean(0).tolist(),
         "sd": spread.tolist(),
-        "never_seen": arrays["never_seen"].mean(0).tolist(),
     }
+    return found if np.isnan(never_seen).any() else found | {"never_seen": never_seen.tolist()}
 
 
 def mean_steps(arrays: dict[str, np.ndarray], target: float) -> float:

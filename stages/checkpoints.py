@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datasets import AUGMENTATIONS, DATASETS
 from datasets.image_files import FITS
+from datasets.splits import recorded_fraction
 from models import is_arch
 from models.user import is_user_arch
 from runtime import distributed
@@ -144,6 +145,8 @@ def _check_record(split: object, arguments: object) -> None:
     parts = [(arguments, {name: kind for name, kind in of_flags.items() if name in arguments})]
     if split is not None:
         parts.append((split, of_split))
+        if not 0 <= recorded_fraction(split) < 1:
+            raise ValueError(f"val_fraction is {split['val_fraction']!r}")
     for part, kinds in parts:
         for name, kind in kinds.items():
             if not isinstance(part[name], kind):
@@ -193,6 +196,7 @@ def adopt(request: AnyRequest, original: Original) -> AnyRequest:
         print(f"{original.path} does not say what it is of: taken as {taken}")
     if original.split is not None:
         inherited["split_seed"] = original.split["split_seed"]
+        inherited["val_fraction"] = recorded_fraction(original.split)
     changed = {
         name: value
         for name, value in inherited.items()

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datasets import DATASETS, ImageSet
+from datasets.image_files import read_image
 from models import build_model, place
 from runtime.files import reading
 from stages.checkpoints import check_typed_arch, read_checkpoint
@@ -16,16 +18,26 @@ from stages.state_dicts import NORMALISATION
 from utils import UserError
 
 
-class Classifier(NamedTuple):
-    """A model in eval mode and what it was trained on.
+class _Classifier(NamedTuple):
+    model: nn.Module
+    classes: tuple[str, ...]
+    image_size: int
+
+
+class Classifier(_Classifier):
+    """A model in eval mode and what it was trained on; unpacks to model, classes and image_size.
 
     ``model`` maps images (n, 3, image_size, image_size) in [0, 1], which it normalises itself, to
     logits (n, k); ``classes`` are the k names.
     """
 
-    model: nn.Module
-    classes: tuple[str, ...]
-    image_size: int
+    reading: Mapping[str, str]  # fit and augment of read_image
+
+    def read(self, path: str | Path, values: tuple[float, float] | None = None) -> np.ndarray:
+        """An image file as the model's test images were read, uint8 of (image_size, image_size, 3);
+        ``values`` as for :func:`datasets.image_files.read_image`.
+        """
+        return read_image(path, self.image_size, values=values, **self.reading)
 
 
 def images_record(dataset: ImageSet) -> dict:
@@ -58,7 +70,16 @@ def load_classifier(
         classes = tuple(map(str, classes))
         size = content.get("image_size") or _image_size(arguments)
         model = restored(arguments, weights, len(classes), size)
-    return Classifier(place(model, torch.device(device)).eval(), classes, size)
+    found = Classifier(place(model, torch.device(device)).eval(), classes, size)
+    found.reading = _reading(arguments)
+    return found
+
+
+def _reading(arguments: Mapping) -> dict[str, str]:
+    """How the images of a checkpoint's flags were read; before there was --augment, by crops."""
+    own = DATASETS[arguments["dataset"]].augment
+    augment = arguments.get("augment", "crop") or own
+    return {"fit": arguments.get("fit") or "crop", "augment": augment}
 
 
 def _image_size(arguments: Mapping) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from datasets import load_dataset
 from datasets.loaders import Data, Loader
-from datasets.splits import Split
+from datasets.splits import Split, recorded_fraction
 from engine import predict
 from evaluation.suites import Splits
 from models import place
@@ -60,7 +60,8 @@ class Subject:
         with reading(first.path, "checkpoint", REMEDY):
             self.chosen = forgotten(first, self.dataset.y_train)
             train = np.sort(np.concatenate([first.forget, first.retain]))
-            self.split = Split(int(first.split["split_seed"]), train, first.split["val"].numpy())
+            seed, val = int(first.split["split_seed"]), first.split["val"].numpy()
+            self.split = Split(seed, train, val, recorded_fraction(first.split))
         where = {"device": device, "store": store_of(store, self.dataset, device)}
         self.data = Data(
             self.dataset, self.split, self.chosen, batch_size=batch_size, seed=0, **where
@@ -172,7 +173,7 @@ class Subject:
         validation images: see :func:`relearn_curve`.
 
         Returns ``steps`` (m,), ``accuracy`` (seeds, m) on forget and ``never_seen`` (1, m) on the
-        validation images, from the cache where it has them.
+        validation images, NaN without any, from the cache where it has them.
         """
         made_from = {
             "steps": steps,
@@ -196,7 +197,10 @@ class Subject:
         curve = partial(relearn_curve, steps=steps, lr=lr)
         forget = self.data.forget
         curves = [curve(self.build(saved), forget.seeded(seed)) for seed in range(seeds)]
-        marks, never_seen = curve(self.build(saved), self._never_seen())
+        marks, _ = curves[0]
+        never_seen, unseen = np.full(len(marks), np.nan), self._never_seen()
+        if unseen.num_samples:
+            _, never_seen = curve(self.build(saved), unseen)
         return {
             "steps": np.array(marks),
             "accuracy": np.array([accuracy for _, accuracy in curves]),

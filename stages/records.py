@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from datasets.splits import VALIDATION_SHARE
 from recipe import Recipe
 from unlearn.base import Iterative, Method
 
@@ -26,6 +27,7 @@ def unrecorded(identity: dict) -> dict:
         "init": "",
         "drop_path": "own",
         "resized_crop": False,
+        "val_fraction": VALIDATION_SHARE,
     }
 
 

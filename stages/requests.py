@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 from datasets.forgetting import FORMS, ForgetSpec, spec_of, spec_of_reference
+from datasets.splits import VALIDATION_SHARE
 from runtime.provenance import calling, current_call
 from unlearn import METHODS, flag_of, known_methods, method_key, needs_mask
 from unlearn.base import Method
@@ -37,6 +38,7 @@ class Request:
     cache: str | None = None
     store: str = "auto"
     split_seed: int = 1
+    val_fraction: float = VALIDATION_SHARE
     leave_out: str | None = None
     arch: str = "resnet18"
     imagenet_arch: bool = False

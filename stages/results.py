@@ -202,7 +202,8 @@ def result_line(method: str, metrics: dict[str, float], seconds: float) -> str:
 def print_result(result: dict, file: Path) -> None:
     """A result's metrics by name; null in a file is a number that is none."""
     metrics = result["metrics"]
-    shown = [f"{name} {number(metrics[name]):.2f} ({words})" for name, words in MEANING.items()]
+    known = {name: words for name, words in MEANING.items() if np.isfinite(number(metrics[name]))}
+    shown = [f"{name} {metrics[name]:.2f} ({words})" for name, words in known.items()]
     print("  ".join(shown))
     if ENTROPY in metrics:  # not in older files
         rate = number(metrics[ENTROPY])

@@ -16,7 +16,7 @@ from typing import TextIO
 import numpy as np
 
 from arg_parser import recorded_flags
-from datasets.splits import make_split
+from datasets.splits import VALIDATION_SHARE, make_split
 from evaluation.intervals import Metric
 from evaluation.metrics import measured
 from evaluation.references import (
@@ -52,7 +52,8 @@ SET_BY_POOL = {
     *("save_dir", "model_path", "mask_path", "mask_ratio", "config", "resume", "overwrite"),
     *("checkpoint", "dry_run", "train_seed", "seed", "forget_seed", "unlearn", "leave_out"),
     *OF_REFERENCE,
-    *("forget", "skip_val", "forget_copies", "retain_forgotten", "split_seed", "data"),
+    *("forget", "skip_val", "forget_copies", "retain_forgotten", "split_seed", "val_fraction"),
+    "data",
     *("device", "gpu", "score", "layers", "tail", "run", "threads", "tensorboard", "print_freq"),
     *("workers", "num_workers", "cache", "store", "save_every_steps", "deterministic"),
 }
@@ -130,6 +131,7 @@ class Pool:
             "device": subject.device.type,
             "gpu": gpu,
             "split_seed": subject.split.split_seed,
+            "val_fraction": subject.split.val_fraction,
         }
         self.trained = [self._train(i) for i in range(shadows)]
 
@@ -220,7 +222,10 @@ class Pool:
         """The folder of a step, which runs unless its result is there; it goes on from a checkpoint
         if there is one that it may.
         """
-        settings = [*step.settings, "--split_seed", str(self.subject.split.split_seed)]
+        split = self.subject.split
+        settings = [*step.settings, "--split_seed", str(split.split_seed)]
+        if split.val_fraction != VALIDATION_SHARE:
+            settings += ["--val_fraction", str(split.val_fraction)]
         folder = self.folder / f"{step.where}-{self._digest(settings, step.lists)}"
         if distributed.on_main((folder / step.result).is_file):
             return folder
@@ -253,10 +258,9 @@ class Pool:
         """A file of positions: what the shadow leaves out of the training split, or what of the
         rest it forgets.
         """
-        split = make_split(self.subject.dataset.y_train, self.subject.split.split_seed)
-        out, inside = positions_of(
-            split.train, self.subject.split.train, self.indices, self.member[shadow]
-        )
+        ours = self.subject.split
+        whole = make_split(self.subject.dataset.y_train, ours.split_seed, ours.val_fraction)
+        out, inside = positions_of(whole.train, ours.train, self.indices, self.member[shadow])
         positions = out if which == "out" else inside
         file = (
             self.folder

@@ -77,8 +77,8 @@ def store_of(asked: str, dataset: ImageSet, device: torch.device) -> str:
 
 
 def split_of(request: Request, labels: np.ndarray) -> Split:
-    """The split of --split_seed, without the training images of --leave_out."""
-    split = make_split(labels, request.split_seed)
+    """The split of --split_seed and --val_fraction, without the training images of --leave_out."""
+    split = make_split(labels, request.split_seed, request.val_fraction)
     if request.leave_out is None:
         return split
     return leave_out(split, _left_out(request.leave_out, len(split.train)))
@@ -215,7 +215,8 @@ def open_task(
     if original is not None:
         chosen = without_forgotten(chosen, original, dataset, keep=request.retain_forgotten)
     if original is not None:
-        check_lineage(_trained_on(original, dataset, data_sha256), data_sha256, split, chosen)
+        trained_on = _trained_on(original, dataset, data_sha256, request.val_fraction)
+        check_lineage(trained_on, data_sha256, split, chosen)
     seed, share = retain_seed(request, chosen), request.retain_fraction
     part = retain_part(chosen, dataset.y_train, share, seed)
     order = stream(request.seed, "unlearn")
@@ -266,12 +267,16 @@ def data_line(data: Data) -> str:
     return f"{data.dataset.name}: {sizes} images; split seed {seed}, forget {said}"
 
 
-def _trained_on(original: Original, dataset: ImageSet, data_sha256: str) -> dict:
-    """The record of the original's training images; that of --split_seed 1 where it has none."""
+def _trained_on(
+    original: Original, dataset: ImageSet, data_sha256: str, val_fraction: float
+) -> dict:
+    """The record of the original's training images; that of --split_seed 1 and --val_fraction
+    where it has none.
+    """
     if original.split is not None:
         return original.split
     print(
         f"{original.path} has no record of its training images; taken as trained on --split_seed 1"
     )
-    assumed = make_split(dataset.y_train, 1)
+    assumed = make_split(dataset.y_train, 1, val_fraction)
     return split_record(dataset.name, data_sha256, assumed, assumed.train)

@@ -1,6 +1,7 @@
 """Step 1: train the original model."""
 
 import dataclasses
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -113,11 +114,11 @@ class Training:
 
         def after_epoch(epoch: int, stats: EpochStats) -> None:
             val = accuracy(*to_numpy(predict(trainer.model, self.data.evaluation["val"])))
-            shown = f"train {stats.accuracy:.2f}  val {val:.2f}  "
+            shown = f"train {stats.accuracy:.2f}  " + ("" if isnan(val) else f"val {val:.2f}  ")
             print(epoch_line(epoch, request.epochs, stats, shown, trainer.clock), flush=True)
             curve.add(epoch, stats, {"val": val}, trainer.clock.seconds)
             is_best = self.select == "last" or val > self.best
-            self.best = max(val, self.best)
+            self.best = max(self.best, val)  # which is NaN without validation images
             state = {**trainer.state(epoch + 1), "best_sa": self.best, **common}
             # The best model first: a kill between the two writes repeats this epoch and writes both
             # again.
@@ -260,7 +261,7 @@ def open_training(
     """Data, model and trainer, and whether BatchNorm will meet batches of one image."""
     initial = read_initial(request)
     recipe = dataclasses.replace(recipe, init=initial.sha256 if initial else "")
-    named = ("arch", "imagenet_arch", "dataset", "split_seed", "train_seed")
+    named = ("arch", "imagenet_arch", "dataset", "split_seed", "val_fraction", "train_seed")
     identity = {
         **{name: getattr(request, name) for name in named},
         **hyperparameters(request),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from math import isnan
 
 import torch
 
@@ -127,7 +128,7 @@ def request_identity(
     request: UnlearnRequest, method: Method, recipe: Recipe, original: Original | None
 ) -> dict:
     """What of a run's identity is known before data are read."""
-    named = ("seed", "arch", "imagenet_arch", "split_seed", "retain_fraction")
+    named = ("seed", "arch", "imagenet_arch", "split_seed", "val_fraction", "retain_fraction")
     return {
         "method": method.label,
         **dataclasses.asdict(method),
@@ -243,7 +244,8 @@ def saver(
     def after_epoch(epoch: int, stats: EpochStats, run_state: Callable[[], dict]) -> None:
         accuracies = monitor.accuracies()
         forget, retain, val = accuracies.values()
-        shown = f"UA {100 - forget:.1f}  RA {retain:.1f}  VA {val:.1f}  (up to {MONITORED} each)  "
+        validated = "" if isnan(val) else f"VA {val:.1f}  "
+        shown = f"UA {100 - forget:.1f}  RA {retain:.1f}  {validated}(up to {MONITORED} each)  "
         epochs = len(count_updates(run.method, run.task.data, run.task.recipe.accumulate))
         print(epoch_line(epoch, epochs, stats, shown, clock), flush=True)
         curve.add(epoch, stats, accuracies, clock.seconds)

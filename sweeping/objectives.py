@@ -17,8 +17,10 @@ from stages.outputs import Subject
 from stages.saved import Saved, read_saved
 from sweeping.expansion import Run
 from unlearn import METHODS
+from utils import UserError
 
 OBJECTIVES = ("val_proxy", "oracle_gap")
+NO_VALIDATION = "--objective val_proxy needs validation images, {}; take --objective oracle_gap"
 WARNING = (
     "oracle_gap looks at the answer: it needs Retrain, which a user of unlearning does not have,"
     " and test images"
@@ -42,14 +44,33 @@ def judge(
     elif file.is_file():
         return load_json(file, "trial")
     else:
-        flag = "--model_path="
-        original = next(word for word in run.words if word.startswith(flag)).removeprefix(flag)
         device, gpu = run.settings.get("device", "auto"), run.settings.get("gpu", 0)
         trial["objective"], trial["noise"] = val_proxy_score(
-            folder / run.checkpoint, Path(original), device, gpu
+            folder / run.checkpoint, _original_of(run), device, gpu
         )
     save_json(trial, file)
     return trial
+
+
+def check_validation(trial: Run, needed: Sequence[Run]) -> None:
+    """Refuse val_proxy where the flags of a trial, or of a run that it needs, say that there are no
+    validation images.
+    """
+    for run in (trial, *needed):
+        if run.settings.get("val_fraction") == 0:
+            raise UserError(NO_VALIDATION.format(f"{run.name} has --val_fraction 0"))
+
+
+def check_original(trial: Run) -> None:
+    """Refuse val_proxy where the original's checkpoint says the same."""
+    original = _original_of(trial)
+    if not len(read_saved(original, "original").split["val"]):
+        raise UserError(NO_VALIDATION.format(f"{original} was trained without"))
+
+
+def _original_of(trial: Run) -> Path:
+    flag = "--model_path="
+    return Path(next(word for word in trial.words if word.startswith(flag)).removeprefix(flag))
 
 
 def val_proxy_score(checkpoint: Path, original: Path, device: str, gpu: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.files import load_json, save_json, save_text
 from sweeping.expansion import Check, Run, expand
 from sweeping.launchers import need
-from sweeping.objectives import judge
+from sweeping.objectives import check_original, check_validation, judge
 from sweeping.plan import Plan, Stage
 from sweeping.runs import DONE, FAILED, RUNNING, Worker, attempt
 from sweeping.samplers import Busy, grid, try_grid, try_optuna, wait_for_lock
@@ -196,8 +196,12 @@ def make_trials(plan: Plan, request: SearchRequest, check: Check, worker: Worker
 
     def score(point: dict, *, wait: bool = True) -> float:
         run, needed = search.run_of(point, check)
+        if objective == "val_proxy":
+            check_validation(run, needed)
         for each in needed:
             finish(each, plan.folder, worker)
+        if objective == "val_proxy":
+            check_original(run)
         finish(run, plan.folder, worker, wait=wait)
         with wait_for_lock(plan.folder / run.name, objective):
             trial = judge(run, plan.folder, point, objective, retrain_results)

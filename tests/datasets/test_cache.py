@@ -22,7 +22,7 @@ from datasets import cache, decoding, load_dataset
 from datasets.copies import image_hashes
 from datasets.facts import statistics
 from runtime.files import hash_arrays
-from utils import UserError
+from utils import RunFailed, UserError
 
 RNG = np.random.default_rng(0)
 FILE = 12, 10  # pixels of the images that are written
@@ -301,6 +301,52 @@ def test_decoding_processes_end_with_a_command_that_is_killed(tmp_path):
     while any(worker.exists() for worker in workers) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(worker.exists() for worker in workers)
+
+
+def test_a_decoding_process_that_is_killed_is_said_in_one_line_and_the_next_build_is_whole(
+    tmp_path, monkeypatch
+):
+    root = write(tmp_path / "images", train=60)
+    whole = {file.name: file.read_bytes() for file in entry_of(root, "undisturbed").glob("*.npy")}
+    monkeypatch.setattr(decoding, "decode", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RunFailed, match=r"process that decodes .* was killed.*--workers") as e:
+        read(root, workers=2, cache=str(tmp_path / "killed"))
+    assert "\n" not in str(e.value)
+    monkeypatch.undo()
+    again = entry_of(root, "killed")
+    assert {file.name: file.read_bytes() for file in again.glob("*.npy")} == whole
+
+
+def entry_of(root, name):
+    """The folder of a cache of ``root`` called ``name``, which is built where it is not there."""
+    folder = root.parent / name
+    read(root, workers=2, cache=str(folder))
+    (found,) = [each for each in folder.iterdir() if each.is_dir()]
+    return found
+
+
+SIGNALLED = """
+import os, signal, sys
+from datasets import load_dataset
+from runtime.cli import script
+@script
+def main(argv):
+    # Python ignores what a callback of a fork raises.
+    os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGTERM))
+    load_dataset("folder", argv[0], input_size=8, workers=2)
+    print("not stopped")
+sys.exit(main())
+"""
+
+
+def test_a_signal_while_decoding_processes_begin_ends_the_command(tmp_path):
+    root = write(tmp_path, train=60)
+    command = [sys.executable, "-c", SIGNALLED, root]
+    ended = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert (ended.returncode, "not stopped" in ended.stdout) == (130, False)
+    assert "stopped by SIGTERM" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "ignored" not in ended.stderr
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, no_decoding):

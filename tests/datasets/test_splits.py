@@ -64,6 +64,17 @@ def test_validation_holds_ten_percent_of_each_class_rounded_down():
     assert np.bincount(labels[split.val], minlength=5).tolist() == [0, 1, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("fraction", "held"),
+    [(0.0, [0, 0, 0, 0, 0]), (0.25, [2, 2, 4, 5, 7]), (0.9, [8, 9, 17, 18, 27])],
+)
+def test_validation_holds_another_fraction_of_each_class_rounded_down(fraction, held):
+    labels = labels_of((9, 10, 19, 20, 31))
+    split = make_split(labels, 1, fraction)
+    assert np.bincount(labels[split.val], minlength=5).tolist() == held
+    assert sorted([*split.train, *split.val]) == list(range(len(labels)))
+
+
 @pytest.mark.parametrize("sizes", [(200, 200, 200), (10, 30, 50, 70, 19), (9, 10)])
 def test_the_halves_of_validation_part_it_evenly_in_every_class(sizes):
     labels = labels_of(sizes)
@@ -396,6 +407,18 @@ def test_lineage_refuses_validation_images_that_were_learnt(image_set):
     record["train"] = torch.arange(len(image_set.y_train))
     with pytest.raises(UserError, match=f"{len(split.val)} of its training images would validate"):
         check_lineage(record, image_set.sha256(), split, None)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(0.0, 0.1), (0.1, 0.0), (0.3, 0.1)])
+def test_lineage_refuses_another_share_of_validation_and_names_both(image_set, theirs, ours):
+    labels = image_set.y_train
+    trained, split = make_split(labels, 1, theirs), make_split(labels, 1, ours)
+    record = split_record(image_set.name, image_set.sha256(), trained, trained.train)
+    check_lineage(record, image_set.sha256(), trained, None)
+    with pytest.raises(UserError) as refusal:
+        check_lineage(record, image_set.sha256(), split, None)
+    for share in {theirs, ours} - {0.1}:
+        assert f"--split_seed 1 --val_fraction {share:g}" in str(refusal.value)
 
 
 def test_lineage_refuses_other_data_with_both_hashes(image_set):

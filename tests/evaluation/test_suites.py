@@ -109,6 +109,20 @@ def test_attacks_know_all_of_a_model_that_knows_its_members_by_heart():
     assert found["lr_entropy_member_rate"] > 0.97
 
 
+def test_without_validation_images_what_needs_none_is_still_there():
+    """Retain and test teach MIA and the entropy attack, which find the same with validation."""
+    splits = outputs(knows=("forget", "retain"))
+    none = splits | {"val": (np.empty((0, 0), np.float32), np.empty(0, np.int64))}
+    whole, found = values_of(basic(splits)), values_of(basic(none))
+    taught = [name for name in whole if name.startswith("svc_") and not name.endswith("held_out")]
+    assert len(taught) > 4
+    for name in (*taught, "lr_entropy_member_rate", "UA", "RA", "TA", "loss_forget"):
+        assert found[name] == whole[name], name
+    assert not [name for name in found if "held_out" in name or "auc" in name]
+    (said,) = left_out(none, [f"c{i}" for i in range(100)])
+    assert "no held-out image is there" in said
+
+
 def test_retrain_passes_its_own_audit():
     """Models that know retain and nothing else: forget is to them what val is, and RMIA and LiRA by
     others of them see nothing.

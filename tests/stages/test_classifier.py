@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import call, make_image_set
+from helpers import call, make_data, make_image_set
+from PIL import Image
 
 import main_forget
 import main_train
+from datasets import load_dataset
 from datasets.image_files import read_image
 from stages.classifier import load_classifier
 from utils import UserError
@@ -48,9 +50,30 @@ def test_names_size_and_weights_come_from_the_checkpoint(file, folder):
     assert model(torch.rand(2, 3, 16, 16)).shape == (2, 4)
 
 
-def test_an_image_file_is_read_as_a_folder_of_images_is(tmp_path):
-    from PIL import Image
+@pytest.mark.parametrize("augment", ["crop", "resized_crop"])
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_a_classifier_reads_a_file_as_its_test_images_were_read(tmp_path, augment, fit):
+    rng = np.random.default_rng(0)
+    for half in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / half / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / half / name / f"{i}.png")
+    words = ["--dataset", "folder", "--data", tmp_path, "--input_size", 16, "--fit", fit]
+    words += ["--augment", augment, "--arch", "resnet20s", "--epochs", 1, "--device", "cpu"]
+    assert call(main_train.main, *words, "--save_dir", tmp_path / "run", "--seed", 1) == 0
+    options = {"input_size": 16, "fit": fit, "augment": augment}
+    dataset = load_dataset("folder", tmp_path, **options)
+    test, _ = next(iter(make_data(dataset, count=1).evaluation["test"].batches_of(6)))
+    classifier = load_classifier(tmp_path / "run/0model_SA_best.pth.tar")
+    files = [tmp_path / "test" / name / f"{i}.png" for name in ("cat", "dog") for i in range(3)]
+    for file, seen in zip(files, test, strict=True):
+        wanted = (seen * 255).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(classifier.read(file), wanted)
 
+
+def test_an_image_file_is_read_as_a_folder_of_images_is(tmp_path):
     pixels = make_image_set().x_train[0]
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png", 8), pixels)

@@ -10,6 +10,7 @@ import torch
 from helpers import settled
 
 import engine
+import evaluate
 import main_forget
 import main_train
 import report
@@ -553,6 +554,43 @@ def test_without_validation_images_the_last_epoch_is_kept_and_that_is_said(tmp_p
     assert result(tmp_path)["recipe"]["select"] == "last"
     assert call(main_train.main, *train, "--epochs", 2, "--resume") == 0
     assert "finished already" in capsys.readouterr().out
+
+
+def test_no_validation_is_asked_for_once_and_later_steps_take_it_from_the_original(
+    tmp_path, capsys
+):
+    small = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--batch_size", 256]
+    where = ["--save_dir", tmp_path]
+    assert call(main_train.main, *small, "--epochs", 1, "--val_fraction", 0, *where) == 0
+    out = capsys.readouterr().out
+    assert "1438 images, 0 validation" in out
+    assert "no validation images: --select last" in out
+    assert "nan" not in out.lower()
+    original = tmp_path / "0model_SA_best.pth.tar"
+    for words in (
+        ["--unlearn", "retrain", "--num_indexes_to_replace", "100"],
+        ["--unlearn", "FT", "--unlearn_epochs", 1, "--class_to_replace", 3],
+    ):
+        task = [*words, "--model_path", original, "--device", "cpu", *where]
+        assert call(main_forget.main, *task) == 0
+        out = capsys.readouterr().out
+        assert "--val_fraction 0" in out
+        assert "val 0, " in out
+        assert "nan" not in out.lower()
+        assert "VA" not in out
+    assert result(tmp_path)["recipe"]["select"] == "last"
+    assert call(main_forget.main, *task, "--val_fraction", 0.1, "--overwrite") == 2
+    assert "trained with --split_seed 1 --val_fraction 0 on 1438" in capsys.readouterr().err
+    words = [
+        "--models",
+        tmp_path / "FTcheckpoint.pth.tar",
+        "--original",
+        original,
+        "--device",
+        "cpu",
+    ]
+    assert call(evaluate.main, *words, *where) == 0
+    assert "MIA" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------- old checkpoints

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import engine
 import sweep
@@ -301,6 +302,27 @@ def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
             "run": run.name,
         }
     assert [where[0].name for where in judging] == ["GAcheckpoint.pth.tar"]
+
+
+def test_val_proxy_without_validation_images_is_refused_before_anything_is_run(tmp_path, capsys):
+    base = content(tmp_path)["base"] | {"val_fraction": 0}
+    plan, words = tmp_path / "plan.json", ["--search", "GA", "--trials", "2"]
+    plan.write_text(json.dumps(content(tmp_path / "runs", base=base)))
+    assert sweep.main([str(plan), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "val_proxy needs validation images" in line
+    assert "has --val_fraction 0; take --objective oracle_gap" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_val_proxy_of_an_original_without_validation_images_is_refused(tmp_path, monkeypatch):
+    run, _ = search_of(make_plan(content(tmp_path)), "GA").run_of({}, sweep.check)
+    original = SimpleNamespace(split={"val": torch.arange(1)})
+    monkeypatch.setattr(objectives, "read_saved", lambda path, role: original)
+    objectives.check_original(run)
+    original.split["val"] = torch.arange(0)
+    with pytest.raises(UserError, match=r"0model_SA_best.pth.tar was trained without; take"):
+        objectives.check_original(run)
 
 
 def test_workers_share_a_search(tmp_path, capsys):
