@@ -24,6 +24,7 @@ from stages.requests import MaskRequest, TrainRequest, UnlearnRequest
 from sweeping import launch
 from sweeping.expansion import expand
 from sweeping.inputs import check_inputs
+from sweeping.keep import Keeper, check_kept
 from sweeping.launchers import LAUNCHERS
 from sweeping.objectives import OBJECTIVES
 from sweeping.plan import SCRIPTS, read_plan
@@ -59,9 +60,10 @@ def main(argv: list[str]) -> None:
         else:
             launch.search(plan, request, check, args.plan, workers)
     elif args.worker:
-        work(runs, plan.folder, worker)
+        work(runs, plan.folder, worker, Keeper(runs, plan.folder).finished)
     else:
         check_inputs(runs, plan.folder)
+        check_kept(runs, plan.folder)
         launch.sweep(plan, runs, args.plan, workers)
 
 

@@ -33,6 +33,7 @@ class Run:
         needs: names of the runs that must be done before.
         result, checkpoint: file names in its folder (see :class:`sweeping.plan.Script`).
         axes: its values of the stage's axes.
+        keep: what stays of it once it is done (see :mod:`sweeping.keep`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Run:
     checkpoint: str | None
     seed: int | None
     axes: dict
+    keep: str
 
 
 def expand(plan: Plan, check: Check) -> list[Run]:
@@ -149,7 +151,7 @@ class _Combination:
         result = script.result.format(unlearn=method)
         checkpoint = script.checkpoint and script.checkpoint.format(unlearn=method)
         identity = (name, stage.name, stage.script, tuple(words), settings, tuple(self.needs))
-        return Run(*identity, result, checkpoint, self.seed, self.axes)
+        return Run(*identity, result, checkpoint, self.seed, self.axes, stage.keep)
 
     def _needed_runs(self, needed: str) -> list[Run]:
         """The runs of a stage with this seed and these values of shared axes."""

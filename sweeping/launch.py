@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sweeping.expansion import Check, Run
+from sweeping.keep import Keeper, check_kept
 from sweeping.launchers import LAUNCHERS, visible_gpus
 from sweeping.objectives import WARNING
 from sweeping.plan import Plan
@@ -94,6 +95,10 @@ def sweep(plan: Plan, runs: list[Run], plan_file: Path, workers: Workers) -> Non
 
         if before < len(runs):
             supervise(launcher, words, min(count, len(runs) - before), plan.folder, began, show)
+    keeper = Keeper(runs, plan.folder)
+    for run in runs:
+        if progress.states[run.name] == DONE:
+            keeper.finished(run)
     done = progress.counts()[DONE]
     print(progress.table(count))
     print(
@@ -112,6 +117,11 @@ def search(
     """Search in this process, or by workers if they are asked for, and print what is best."""
     if request.objective == "oracle_gap":
         warn(WARNING)
+    wanted = search_of(plan, request.name)
+    trial, needed = wanted.run_of(
+        {flag: each.at(0.5) for flag, each in wanted.ranges.items()}, check
+    )
+    check_kept([*needed, trial], plan.folder)
     began = time.time()
     if workers.number or workers.per_gpu or workers.launcher != "local":
         _share_search(plan, request, plan_file, workers, began)
@@ -120,11 +130,20 @@ def search(
     print(f"RESULT search={request.name} {request.objective}={best['objective']:.4f} {shown}")
 
 
+def _check_needed(plan: Plan, request: SearchRequest, check: Check) -> None:
+    """Refuse here, not in each worker's log, a search of what cannot be searched, or whose trials
+    need what ``keep`` has removed.
+    """
+    wanted = search_of(plan, request.name)
+    middle = {flag: each.at(0.5) for flag, each in wanted.ranges.items()}
+    trial, needed = wanted.run_of(middle, check)
+    check_kept([*needed, trial], plan.folder)
+
+
 def _share_search(
     plan: Plan, request: SearchRequest, plan_file: Path, workers: Workers, began: float
 ) -> None:
     """Let workers make the trials."""
-    search_of(plan, request.name)  # refused here, not in each worker's log
     count = min(workers.count(), request.trials)
     launcher = workers.start_launcher(plan.folder, count)
     words = [str(plan_file), f"--search={request.name}", f"--trials={request.trials}"]

@@ -83,12 +83,14 @@ class Record:
     """run.json: each start, and how the last one ended.
 
     ``code`` is the exit code; None while the run goes on, and for good if it was killed.
+    ``removed`` are the bytes of files that ``keep`` let go since (:mod:`sweeping.keep`).
     """
 
     starts: list[dict] = dataclasses.field(default_factory=list)
     code: int | None = None
     seconds: float | None = None
     tail: list[str] = dataclasses.field(default_factory=list)
+    removed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def read_record(folder: Path) -> Record:
@@ -214,8 +216,14 @@ def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int
 # ----------------------------------------------------------------------------------------- a worker
 
 
-def work(runs: Iterable[Run], root: Path, worker: Worker) -> None:
+def work(
+    runs: Iterable[Run],
+    root: Path,
+    worker: Worker,
+    finished: Callable[[Run], None] = lambda run: None,
+) -> None:
     """Make runs until each is done or cannot be: what every worker of every launcher does.
+    ``finished`` is called for each that is done, whoever made it.
 
     Workers share nothing but the folders. A run belongs to who holds its lock, which ends with the
     process. Each pass makes all runs whose needs are done; after a pass that made none there is a
@@ -238,6 +246,8 @@ def work(runs: Iterable[Run], root: Path, worker: Worker) -> None:
             if state in (DONE, FAILED):
                 (done if state == DONE else lost).add(run.name)
                 del pending[run.name]
+            if state == DONE:
+                finished(run)
         pause = FIRST_PAUSE if moved else min(2 * pause, LONGEST_PAUSE)
         if pending and not moved:
             time.sleep(pause)
