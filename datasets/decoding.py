@@ -2,8 +2,6 @@
 
 import functools
 import os
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from datasets.facts import HalfFacts, ImageFacts, half_facts
 from datasets.folders import Files, Tally
 from datasets.image_files import Decoded, Member, decode
 from datasets.pixel_range import range_of, scale, shown
+from runtime.signals import end_with
 from utils import UserError
 
 HALVES = ("train", "test")
@@ -108,13 +107,7 @@ class _Decoding:
 
 def _end_with(parent: int, _: int) -> None:
     """Let a decoding process end when its command is killed: it may wait for a reader for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)
 
 
 def place(sizes: Sequence[int], number: int) -> tuple[int, int]:
