@@ -40,7 +40,9 @@ def main(argv: list[str]) -> None:
     args = sweep_parser().parse_args(argv)
     plan = read_plan(args.plan)
     runs = expand(plan, check)
-    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options)
+    on_gpus = [run.processes for run in runs if run.settings.get("device") != "cpu"]
+    gpus = max(on_gpus, default=1)
+    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options, gpus)
     worker = Worker(args.worker, args.sweep_id, plan.tries, launcher_lives(args.parent))
     if args.dry_run:
         for run in runs:

@@ -67,6 +67,7 @@ class Stage:
     per_seed: bool
     needs: tuple[str, ...]
     keep: str
+    processes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _stage(name: str, content: object, base: dict, keep: str) -> Stage:
             f"plan: {where}: a stage's name is a letter and then letters, digits, _ or -"
         )
     defaults = {"script": "", "flags": {}, "axes": {}, "list": [{}], "per_seed": True, "needs": []}
-    fields = _with_defaults(content, where, defaults | {"keep": keep})
+    fields = _with_defaults(content, where, defaults | {"keep": keep, "processes": 1})
     flags, axes, entries, needs = (fields[name] for name in ("flags", "axes", "list", "needs"))
     script = content.get("script")
     if script not in SCRIPTS:
@@ -189,8 +190,12 @@ def _stage(name: str, content: object, base: dict, keep: str) -> Stage:
         for flag, value in part.items():
             named[flag] += value if isinstance(value, list) else [value]
     per_seed = content.get("per_seed", _per_seed(script, named))
-    keep = _keep(fields["keep"], f"plan: {where}")
-    return Stage(name, script, flags, axes, entries, per_seed, tuple(needs), keep)
+    keep, processes = _keep(fields["keep"], f"plan: {where}"), fields["processes"]
+    if processes < 1 or (processes > 1 and script == "report"):
+        wanted = "1 is wanted of report" if script == "report" else "at least 1 is wanted"
+        raise UserError(f"plan: {where}: processes is {processes}; {wanted}")
+    needs = tuple(needs)
+    return Stage(name, script, flags, axes, entries, per_seed, needs, keep, processes)
 
 
 def _check_axes(axes: dict, where: str) -> None:
