@@ -28,8 +28,7 @@ __all__ += ["check_batch_norm", "compile_model", "predict", "run", "train_epoch"
 
 
 # Entries of Trainer.state and of run_epochs' state that only a run with epochs left needs.
-OF_UNFINISHED = {"optimizer", "scheduler", "forget_descent", "rng", "device_rng"}
-OF_UNFINISHED |= {"method", "meter", "selected"}
+OF_UNFINISHED = {"forget_descent", "device_rng", "method", "meter", "selected"}
 
 
 class UnfitState(Exception):
@@ -180,7 +179,7 @@ class Trainer:
         self.model.load_state_dict(state["state_dict"], strict=True)
         self.clock.seconds, self.clock.stopped = state["seconds"], state.get("stopped", 0.0)
         self.start_epoch, self.begun = state["epoch"], state.get("meter")
-        if self.start_epoch == self.epochs and not OF_UNFINISHED & state.keys():
+        if self.start_epoch == self.epochs and is_finished(state):
             return
         if self.gate:
             self.gate.keep_current()
@@ -198,10 +197,18 @@ class Trainer:
 
 
 def of_finished(state: dict) -> dict:
-    """A checkpoint of a run with no epoch left: the weights and the record, nothing to go on
-    with.
+    """A checkpoint of a run with no epoch left: the weights, the record, and an optimizer without
+    its buffers, from which nothing goes on.
     """
-    return {name: value for name, value in state.items() if name not in OF_UNFINISHED}
+    kept = {name: value for name, value in state.items() if name not in OF_UNFINISHED}
+    if "optimizer" in kept:
+        kept["optimizer"] = {**kept["optimizer"], "state": {}}
+    return kept | {"finished": True}
+
+
+def is_finished(state: dict) -> bool:
+    """Whether a checkpoint is one of :func:`of_finished`."""
+    return bool(state.get("finished"))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

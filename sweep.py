@@ -24,6 +24,7 @@ from stages.requests import MaskRequest, TrainRequest, UnlearnRequest
 from sweeping import launch
 from sweeping.expansion import expand
 from sweeping.inputs import check_inputs
+from sweeping.keep import Keeper, check_kept
 from sweeping.launchers import LAUNCHERS
 from sweeping.objectives import OBJECTIVES
 from sweeping.plan import SCRIPTS, read_plan
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> None:
     args = sweep_parser().parse_args(argv)
     plan = read_plan(args.plan)
     runs = expand(plan, check)
-    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options)
+    on_gpus = [run.processes for run in runs if run.settings.get("device") != "cpu"]
+    gpus = max(on_gpus, default=1)
+    workers = launch.Workers(args.launcher, args.workers, args.per_gpu, args.options, gpus)
     worker = Worker(args.worker, args.sweep_id, plan.tries, launcher_lives(args.parent))
     if args.dry_run:
         for run in runs:
@@ -59,9 +62,10 @@ def main(argv: list[str]) -> None:
         else:
             launch.search(plan, request, check, args.plan, workers)
     elif args.worker:
-        work(runs, plan.folder, worker)
+        work(runs, plan.folder, worker, Keeper(runs, plan.folder).finished)
     else:
         check_inputs(runs, plan.folder)
+        check_kept(runs, plan.folder)
         launch.sweep(plan, runs, args.plan, workers)
 
 

@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import os
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from datasets.facts import HalfFacts, ImageFacts, half_facts
 from datasets.folders import Files, Tally
 from datasets.image_files import Decoded, Member, decode
 from datasets.pixel_range import range_of, scale, shown
-from runtime.signals import hold_signals
+from runtime.signals import end_with, hold_signals
 from utils import RunFailed, UserError
 
 HALVES = ("train", "test")
@@ -110,13 +108,7 @@ class _Decoding:
 
 def _end_with(parent: int, _: int) -> None:
     """Let a decoding process end when its command is killed: it may wait for a reader for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)
 
 
 @contextlib.contextmanager

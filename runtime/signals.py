@@ -1,9 +1,13 @@
-"""Signals end a script as Ctrl-C does, but never while torch writes a file."""
+"""Signals end a script as Ctrl-C does, but never while torch writes a file; how a process ends with
+its parent.
+"""
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -60,3 +64,14 @@ def hold_signals() -> Iterator[None]:
         _state.held = False
     if _state.waiting:
         raise KeyboardInterrupt(_state.waiting)
+
+
+def end_with(parent: int) -> None:
+    """End this process within a second of ``parent``, which started it, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

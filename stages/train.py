@@ -9,7 +9,7 @@ from torch import nn
 
 from datasets.loaders import Data
 from datasets.splits import split_record
-from engine import OF_UNFINISHED, EpochStats, Trainer, check_batch_norm, of_finished, predict
+from engine import EpochStats, Trainer, check_batch_norm, is_finished, of_finished, predict
 from evaluation.accuracy import accuracy
 from evaluation.verdicts import at_chance, say_at_chance, standing
 from models import begin
@@ -73,7 +73,7 @@ class Training:
     def resume(self) -> None:
         """Go on from the checkpoint, and have both files of models in this folder."""
         state = read_state(self.source, self.identity)
-        if state["epoch"] < self.request.epochs and not OF_UNFINISHED & state.keys():
+        if state["epoch"] < self.request.epochs and is_finished(state):
             raise UserError(
                 f"--resume: {self.source} is epoch {state['epoch']} of a run that has finished,"
                 f" without the optimizer's state, and nothing goes on from it; {RESTART}"

@@ -33,6 +33,8 @@ class Run:
         needs: names of the runs that must be done before.
         result, checkpoint: file names in its folder (see :class:`sweeping.plan.Script`).
         axes: its values of the stage's axes.
+        keep: what stays of it once it is done (see :mod:`sweeping.keep`).
+        processes: by how many processes it is made.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Run:
     checkpoint: str | None
     seed: int | None
     axes: dict
+    keep: str
+    processes: int = 1
 
 
 def expand(plan: Plan, check: Check) -> list[Run]:
@@ -149,7 +153,8 @@ class _Combination:
         result = script.result.format(unlearn=method)
         checkpoint = script.checkpoint and script.checkpoint.format(unlearn=method)
         identity = (name, stage.name, stage.script, tuple(words), settings, tuple(self.needs))
-        return Run(*identity, result, checkpoint, self.seed, self.axes)
+        of_stage = (self.axes, stage.keep, stage.processes)
+        return Run(*identity, result, checkpoint, self.seed, *of_stage)
 
     def _needed_runs(self, needed: str) -> list[Run]:
         """The runs of a stage with this seed and these values of shared axes."""
@@ -192,7 +197,9 @@ class _Combination:
         return files
 
     def _folder_name(self, settings: dict) -> str:
-        """stage/method-seed-hash; the hash is over script, flags, seed and the runs it needs."""
+        """stage/method-seed-hash; the hash is over script, flags, seed, the runs it needs and the
+        number of processes, where it is not one.
+        """
         counted = {name: value for name, value in settings.items() if name not in MACHINE_FLAGS}
         if counted.get("precision") == "auto":
             del counted["precision"]
@@ -201,6 +208,8 @@ class _Combination:
         script = self.stage.script
         groups = self.axes if SCRIPTS[script].many else {}
         content = [script, sorted(counted.items()), self.seed, groups, sorted(self.needs)]
+        if self.stage.processes > 1:
+            content.append(self.stage.processes)
         text = json.dumps(content, default=str)
         parts = [settings["unlearn"]] if "unlearn" in settings else []
         if self.seed is not None:

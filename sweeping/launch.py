@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from sweeping.expansion import Check, Run
-from sweeping.launchers import LAUNCHERS, visible_gpus
+from sweeping.keep import Keeper, check_kept
+from sweeping.launchers import GPUS_OF, LAUNCHERS, gpu_groups
 from sweeping.objectives import WARNING
 from sweeping.plan import Plan
 from sweeping.progress import Progress, clock
@@ -26,15 +27,20 @@ LOGS = ".workers"  # the folder of the workers' own logs, in the plan's
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """A key of LAUNCHERS, how many workers in all or on each GPU, and options as NAME=VALUE."""
+    """A key of LAUNCHERS, how many workers in all or on each GPU, options as NAME=VALUE, and how
+    many GPUs a run of the plan takes.
+    """
 
     launcher: str
     number: int | None
     per_gpu: int | None
     options: list[str]
+    gpus: int = 1
 
     def count(self) -> int:
-        """How many at a time: ``number``, else ``per_gpu`` (1) for each local GPU, else one."""
+        """How many at a time: ``number``, else ``per_gpu`` (1) for each local GPU or, where a run
+        takes several, for as many, else one.
+        """
         if self.number:
             return self.number
         if self.launcher != "local":
@@ -44,18 +50,23 @@ class Workers:
                     " --options for a worker's share of a GPU"
                 )
             return 1
-        gpus = len(visible_gpus())
-        if self.per_gpu and not gpus:
+        groups = len(gpu_groups(self.gpus))
+        if self.per_gpu and not groups:
             raise UserError(
                 f"--per_gpu {self.per_gpu}: no GPU here; --workers {self.per_gpu} makes as many"
                 " runs at a time on the CPU"
             )
-        return max(1, gpus) * (self.per_gpu or 1)
+        return max(1, groups) * (self.per_gpu or 1)
 
     def start_launcher(self, folder: Path, count: int) -> Any:
         """The launcher, with a folder for its logs in the plan's ``folder``."""
         logs = folder / LOGS
-        launcher = LAUNCHERS[self.launcher](count, dict(map(_option, self.options)), logs)
+        options = dict(map(_option, self.options))
+        own = {"gpus": self.gpus} if self.launcher == "local" else {}
+        if self.gpus > 1 and not own and not any("gpu" in name for name in options):
+            option = f"--options {GPUS_OF[self.launcher]}={self.gpus}"
+            warn(f"runs of the plan are {self.gpus} processes; on GPUs they need {option}")
+        launcher = LAUNCHERS[self.launcher](count, options, logs, **own)
         try:
             logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,6 +105,10 @@ def sweep(plan: Plan, runs: list[Run], plan_file: Path, workers: Workers) -> Non
 
         if before < len(runs):
             supervise(launcher, words, min(count, len(runs) - before), plan.folder, began, show)
+    keeper = Keeper(runs, plan.folder)
+    for run in runs:
+        if progress.states[run.name] == DONE:
+            keeper.finished(run)
     done = progress.counts()[DONE]
     print(progress.table(count))
     print(
@@ -112,6 +127,7 @@ def search(
     """Search in this process, or by workers if they are asked for, and print what is best."""
     if request.objective == "oracle_gap":
         warn(WARNING)
+    _check_needed(plan, request, check)
     began = time.time()
     if workers.number or workers.per_gpu or workers.launcher != "local":
         _share_search(plan, request, plan_file, workers, began)
@@ -120,11 +136,20 @@ def search(
     print(f"RESULT search={request.name} {request.objective}={best['objective']:.4f} {shown}")
 
 
+def _check_needed(plan: Plan, request: SearchRequest, check: Check) -> None:
+    """Refuse here, not in each worker's log, a search of what cannot be searched, or whose trials
+    need what ``keep`` has removed.
+    """
+    wanted = search_of(plan, request.name)
+    middle = {flag: each.at(0.5) for flag, each in wanted.ranges.items()}
+    trial, needed = wanted.run_of(middle, check)
+    check_kept([*needed, trial], plan.folder)
+
+
 def _share_search(
     plan: Plan, request: SearchRequest, plan_file: Path, workers: Workers, began: float
 ) -> None:
     """Let workers make the trials."""
-    search_of(plan, request.name)  # refused here, not in each worker's log
     count = min(workers.count(), request.trials)
     launcher = workers.start_launcher(plan.folder, count)
     words = [str(plan_file), f"--search={request.name}", f"--trials={request.trials}"]

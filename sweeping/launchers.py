@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from runtime.distributed import shares_gpus
 from utils import UserError
 
 LOOK = 10.0  # seconds between two calls of squeue
@@ -47,14 +48,15 @@ def need(module: str, flag: str) -> None:
 class Local:
     """Processes of this machine, which end when this process is gone.
 
-    Slot i has GPU i modulo their number, if there are any, and keeps it if its worker is replaced.
+    Slot i has the ``gpus`` GPUs of group i modulo their number, if there are any, and keeps them if
+    its worker is replaced.
     """
 
-    def __init__(self, workers: int, options: dict[str, str], logs: Path):
+    def __init__(self, workers: int, options: dict[str, str], logs: Path, gpus: int = 1):
         if options:
             raise UserError(f"--options {next(iter(options))}: --launcher local has none")
         self.workers, self.logs = workers, logs
-        self.gpus = visible_gpus()
+        self.groups = gpu_groups(gpus)
         self.threads = str(max(1, (os.cpu_count() or 1) // workers))
 
     def start(self, commands: dict[int, list[str]]) -> dict[int, Handle]:
@@ -63,8 +65,8 @@ class Local:
 
     def _start(self, slot: int, words: list[str]) -> Handle:
         environment = {"OMP_NUM_THREADS": self.threads, **os.environ}
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        if self.groups:
+            environment["CUDA_VISIBLE_DEVICES"] = self.groups[slot % len(self.groups)]
         with open(self.logs / f"worker-{slot}.log", "a") as log:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             command = [*words, f"--parent={os.getpid()}"]
@@ -94,6 +96,23 @@ def visible_gpus() -> list[str]:
         names = [name.strip() for name in chosen.split(",")]
         return list(itertools.takewhile(lambda name: not name.startswith("-"), filter(None, names)))
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def gpu_groups(size: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each group of ``size`` GPUs of this machine; those that are left over
+    are in none. Where processes share GPUs by SHARE_GPUS=1, too few are a group.
+
+    Raises:
+        UserError: there are GPUs, but fewer.
+    """
+    gpus = visible_gpus()
+    if gpus and len(gpus) < size and not shares_gpus():
+        raise UserError(
+            f"a run of the plan is {size} processes, of which each takes a GPU, and here are"
+            f" {len(gpus)} GPUs; lower its stage's processes, or set SHARE_GPUS=1 to try it"
+        )
+    size = min(size, max(1, len(gpus)))
+    return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
 # ------------------------------------------------------------------------------------ slurm and ray
@@ -285,4 +304,5 @@ def _number_or_text(text: str) -> int | float | str:
     return text
 
 
+GPUS_OF = {"slurm": "gpus_per_node", "ray": "num_gpus"}  # the options for a worker's GPUs
 LAUNCHERS = {"local": Local, "slurm": Slurm, "ray": Ray}

@@ -51,6 +51,7 @@ BASE_FLAGS = {"evaluate": {"data", "device", "gpu", "threads"}, "report": set()}
 FORGET_FLAGS = {*OF_REFERENCE, "forget", "skip_val", "forget_seed"}
 FORGET_FLAGS |= {"retain_fraction", "seed", "mia_members"}
 SET_BY_SWEEP = {"save_dir", "run", "resume", "overwrite"}
+KEEP = ("all", "weights", "none")  # what stays of a finished run: see sweeping/keep.py
 MAKE_NO_RUN = {"dry_run", "config", "checkpoint", "compare", "list_methods", "help"}
 
 
@@ -65,6 +66,8 @@ class Stage:
     list: list[dict]
     per_seed: bool
     needs: tuple[str, ...]
+    keep: str
+    processes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,8 @@ def make_plan(content: dict) -> Plan:
         UserError: an unknown key, a value of a wrong type, or stages that need each other in a
             circle.
     """
-    defaults = {"folder": "", "seeds": [2], "tries": 3, "base": {}, "stages": {}, "search": {}}
+    defaults = {"folder": "", "seeds": [2], "tries": 3, "keep": "all"}
+    defaults |= {"base": {}, "stages": {}, "search": {}}
     fields = _with_defaults(content, "plan", defaults)
     folder, seeds, tries = content.get("folder"), fields["seeds"], fields["tries"]
     if not folder or NOT_IN_FOLDERS.search(folder):
@@ -112,7 +116,8 @@ def make_plan(content: dict) -> Plan:
         raise UserError(f"plan: tries {tries}: at least 1 is wanted")
     base, search = fields["base"], fields["search"]
     _check_flags(base, "[base]")
-    stages = {name: _stage(name, stage, base) for name, stage in fields["stages"].items()}
+    keep = _keep(fields["keep"], "plan")
+    stages = {name: _stage(name, stage, base, keep) for name, stage in fields["stages"].items()}
     if not stages:
         raise UserError("plan: no [stages.NAME]; give at least one")
     _check_flags(search, "[search]")
@@ -149,14 +154,20 @@ def _check_flags(values: dict, where: str) -> None:
             )
 
 
-def _stage(name: str, content: object, base: dict) -> Stage:
+def _keep(value: str, where: str) -> str:
+    if value not in KEEP:
+        raise UserError(f"{where}: keep is {value!r}; allowed are {', '.join(KEEP)}")
+    return value
+
+
+def _stage(name: str, content: object, base: dict, keep: str) -> Stage:
     where = f"[stages.{name}]"
     if not NAME.fullmatch(name):
         raise UserError(
             f"plan: {where}: a stage's name is a letter and then letters, digits, _ or -"
         )
     defaults = {"script": "", "flags": {}, "axes": {}, "list": [{}], "per_seed": True, "needs": []}
-    fields = _with_defaults(content, where, defaults)
+    fields = _with_defaults(content, where, defaults | {"keep": keep, "processes": 1})
     flags, axes, entries, needs = (fields[name] for name in ("flags", "axes", "list", "needs"))
     script = content.get("script")
     if script not in SCRIPTS:
@@ -179,7 +190,12 @@ def _stage(name: str, content: object, base: dict) -> Stage:
         for flag, value in part.items():
             named[flag] += value if isinstance(value, list) else [value]
     per_seed = content.get("per_seed", _per_seed(script, named))
-    return Stage(name, script, flags, axes, entries, per_seed, tuple(needs))
+    keep, processes = _keep(fields["keep"], f"plan: {where}"), fields["processes"]
+    if processes < 1 or (processes > 1 and script == "report"):
+        wanted = "1 is wanted of report" if script == "report" else "at least 1 is wanted"
+        raise UserError(f"plan: {where}: processes is {processes}; {wanted}")
+    needs = tuple(needs)
+    return Stage(name, script, flags, axes, entries, per_seed, needs, keep, processes)
 
 
 def _check_axes(axes: dict, where: str) -> None:

@@ -6,6 +6,7 @@ from reporting.formats import FORMATS
 from reporting.results import collect
 from reporting.tables import scenarios
 from sweeping.expansion import Run
+from sweeping.keep import words_of_space
 from sweeping.runs import DIED, DONE, FAILED, OPEN, RUNNING, is_held, read_record, state_of
 from utils import UserError
 
@@ -70,6 +71,7 @@ class Progress:
         ]
         plural = "s" if workers > 1 else ""
         lines.append(f"to go: {clock(self.remaining(workers))} with {workers} worker{plural}")
+        lines.append(words_of_space(self.runs, self.root))
         for run in self.runs:
             if self.states[run.name] == FAILED:
                 lines += self._failure(run)

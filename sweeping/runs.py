@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 
 from runtime.files import lock, save_json, save_text
+from sweeping import processes
 from sweeping.expansion import Run
+from sweeping.processes import INTERRUPTED, ROOT
 from utils import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORD, LOG, COMMAND, LOCK = "run.json", "log.txt", "cmd.txt", "run"
 TAIL = 5  # lines of a log that a failure keeps
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two passes over runs that others hold
-IMPOSSIBLE, INTERRUPTED = 2, 130  # exit codes of the scripts
+IMPOSSIBLE = 2  # an exit code of the scripts
 
 DONE, RUNNING, FAILED, DIED, OPEN = "done", "running", "failed", "died", "open"
 
@@ -52,7 +53,10 @@ class Worker:
 def command(run: Run, root: Path) -> str:
     """The run as a line for bash, from the current folder; report.py's table goes to its file."""
     script = f"{run.script}.py" if Path.cwd() == ROOT else str(ROOT / f"{run.script}.py")
-    line = shlex.join(["python", script, *run.words])
+    start = ["python"]
+    if run.processes > 1:
+        start = ["torchrun", "--standalone", f"--nproc_per_node={run.processes}"]
+    line = shlex.join([*start, script, *run.words])
     if run.script != "report":
         return line
     folder = shlex.quote(str(root / run.name))
@@ -83,12 +87,14 @@ class Record:
     """run.json: each start, and how the last one ended.
 
     ``code`` is the exit code; None while the run goes on, and for good if it was killed.
+    ``removed`` are the bytes of files that ``keep`` let go since (:mod:`sweeping.keep`).
     """
 
     starts: list[dict] = dataclasses.field(default_factory=list)
     code: int | None = None
     seconds: float | None = None
     tail: list[str] = dataclasses.field(default_factory=list)
+    removed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def read_record(folder: Path) -> Record:
@@ -202,6 +208,8 @@ def _resume_flags(run: Run, folder: Path, *, first: bool) -> list[list[str]]:
 
 
 def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int:
+    if run.processes > 1:
+        return processes.call(ROOT / f"{run.script}.py", words, run.processes, log)
     table = io.StringIO() if run.script == "report" else None
     with contextlib.redirect_stdout(table or log), contextlib.redirect_stderr(log):
         code = call(run.script, words)
@@ -214,8 +222,14 @@ def _logged(run: Run, words: list[str], folder: Path, log: io.TextIOBase) -> int
 # ----------------------------------------------------------------------------------------- a worker
 
 
-def work(runs: Iterable[Run], root: Path, worker: Worker) -> None:
+def work(
+    runs: Iterable[Run],
+    root: Path,
+    worker: Worker,
+    finished: Callable[[Run], None] = lambda run: None,
+) -> None:
     """Make runs until each is done or cannot be: what every worker of every launcher does.
+    ``finished`` is called for each that is done, whoever made it.
 
     Workers share nothing but the folders. A run belongs to who holds its lock, which ends with the
     process. Each pass makes all runs whose needs are done; after a pass that made none there is a
@@ -238,6 +252,8 @@ def work(runs: Iterable[Run], root: Path, worker: Worker) -> None:
             if state in (DONE, FAILED):
                 (done if state == DONE else lost).add(run.name)
                 del pending[run.name]
+            if state == DONE:
+                finished(run)
         pause = FIRST_PAUSE if moved else min(2 * pause, LONGEST_PAUSE)
         if pending and not moved:
             time.sleep(pause)

@@ -43,6 +43,9 @@ def check_slim(file):
     """No entry of an unfinished run, and a file little larger than the weights."""
     content = read(file)
     assert not OF_UNFINISHED & content.keys()
+    if "optimizer" in content:  # not in that of a one-shot method
+        assert content["optimizer"]["state"] == {}
+        assert {"scheduler", "rng", "epoch"} <= content.keys()
     assert file.stat().st_size < 1.05 * bytes_of(content["state_dict"]) + 100_000
     return content
 
