@@ -140,6 +140,14 @@ class Training:
         for name in (BEST, LAST):
             save(of_finished(load(self.files[name], "checkpoint")), self.files[name])
 
+    def kept(self) -> str:
+        """Which epoch the original is."""
+        epoch, epochs = load(self.files[BEST], "checkpoint")["epoch"], self.request.epochs
+        if epoch == epochs:
+            return "the last epoch"
+        images = len(self.data.split.val)
+        return f"epoch {epoch} of {epochs}, the best on {images} validation images"
+
     def report(self) -> dict[str, float]:
         """Evaluate the selected model and write the result; returns its accuracies in percent."""
         data, clock, model = self.data, self.trainer.clock, self.trainer.model
@@ -245,8 +253,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
         run.fit(one_image)
         run.drop_state()
         metrics = run.report()
-    best = "the epoch with the best validation accuracy"
-    print(f"{files[BEST]} is {best if run.select == 'best' else 'the last epoch'}")
+    print(f"{files[BEST]} is {run.kept()}")
     print(result_line("original", metrics, run.trainer.clock.seconds))
     return metrics
 

@@ -435,7 +435,7 @@ def accuracies(folder, name):
 
 
 @pytest.mark.parametrize("select", ["best", "last"])
-def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
+def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd, capsys):
     folder = tmp_path / select
     # A rate at which the accuracy jumps about, so that the best epoch is not the last one.
     options = [
@@ -453,6 +453,8 @@ def test_the_kept_epoch_is_the_one_that_the_rule_says(select, tmp_path, odd):
     assert call(main_train.main, *DIGITS, *options, "--save_dir", folder) == 0
     seen = accuracies(folder, "0curve.jsonl")
     wanted = int(np.argmax(seen)) + 1 if select == "best" else 6
+    said = f"epoch {wanted} of 6, the best on" if wanted < 6 else "the last epoch"
+    assert f"0model_SA_best.pth.tar is {said}" in capsys.readouterr().out
     kept = torch.load(folder / "0model_SA_best.pth.tar", weights_only=True)
     assert kept["epoch"] == wanted
     assert kept["select"] == kept["arguments"]["select"] == select
