@@ -214,9 +214,7 @@ def load_dataset(
         arrays = _listed(name, arrays, cache, workers)
         images = {x: arrays[x] for x in ("x_train", "x_test")}
     else:
-        images = {
-            x: sources.as_rgb(arrays[x], f"{name} {x}", held, fit) for x in ("x_train", "x_test")
-        }
+        images = sources.rgb_halves(arrays, name, held, fit)
     labels = {y: np.asarray(arrays[y]).reshape(-1).astype(np.int64) for y in ("y_train", "y_test")}
     classes, facts = _class_names(arrays, labels), arrays.get("facts", {})
     _check(name, images, labels, len(classes))

@@ -58,11 +58,7 @@ def reader(name: str) -> Callable[[Path, Reading], Arrays | Listing]:
 
 
 def _arrays(name: str, data: Path, reading: Reading) -> Arrays:
-    arrays = torchvision_arrays(name, data, _files_of(name), KNOWN[name].halves)
-    for half in ("x_train", "x_test"):
-        if arrays[half].ndim == 4 and arrays[half].shape[1] == 3:  # STL10 has its channels first
-            arrays[half] = arrays[half].transpose(0, 2, 3, 1)
-    return arrays
+    return torchvision_arrays(name, data, _files_of(name), KNOWN[name].halves)
 
 
 def _files_of(name: str) -> str:

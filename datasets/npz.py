@@ -1,23 +1,29 @@
 """An npz file of one's own -> uint8 images, integer labels, class names, and what was converted."""
 
+import contextlib
 import math
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from datasets.folders import sort_classes
 from datasets.image_files import BACKGROUND
+from datasets.parts import Parts, images_at_once, parts_of
 from datasets.pixel_range import range_of, scale, shown
-from runtime.file_checks import check_npz
+from runtime.file_checks import check_npz, read_header
 from runtime.files import require_file
 from utils import UserError
 
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
+IMAGES = ("x_train", "x_test")
 READ = (*SPLITS, "classes")
 
 
 def read_npz(data: Path) -> dict[str, object]:
-    """The arrays named in :data:`READ`, images as uint8 and labels as integers from 0.
+    """The arrays named in :data:`READ`, images as :class:`Parts` of uint8, which are read from the
+    file as they are asked for, and labels as integers from 0.
 
     ``notes`` are lines that say what was converted.
 
@@ -35,7 +41,7 @@ def read_npz(data: Path) -> dict[str, object]:
         )
     notes: list[str] = []
     try:
-        images = _images({name: arrays[name] for name in ("x_train", "x_test")}, notes)
+        images = _images({name: arrays[name] for name in IMAGES}, notes)
         counts = [len(images["x_train"]), len(images["x_test"])]
         labels = _labels(arrays, counts, notes)
     except ValueError as error:
@@ -43,12 +49,23 @@ def read_npz(data: Path) -> dict[str, object]:
     return images | labels | {"notes": notes}
 
 
-def _load(data: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+def _load(data: Path) -> tuple[dict[str, np.ndarray | Parts], list[str]]:
     """The arrays that are read, and the names of all."""
-    try:
+    with _readable(data):
         check_npz(data, READ)
         with np.load(data, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in READ}, file.files
+            names = file.files
+            small = {name: file[name] for name in names if name in READ and name not in IMAGES}
+        archive = zipfile.ZipFile(data)  # open for as long as the images are wanted
+        large = {name: _stored(data, archive, name) for name in IMAGES if name in names}
+        return small | large, names
+
+
+@contextlib.contextmanager
+def _readable(data: Path) -> Iterator[None]:
+    """Refuse a file that proves damaged, or that holds more than plain arrays."""
+    try:
+        yield
     except Exception as error:  # numpy, zipfile and zlib raise half a dozen types
         remedy = "; save text as np.array(names, dtype=str)" if "objects" in str(error) else ""
         raise UserError(
@@ -56,7 +73,28 @@ def _load(data: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         ) from None
 
 
-def _images(images: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
+def _stored(data: Path, archive: zipfile.ZipFile, name: str) -> Parts:
+    """The images of a member, compressed or not; its checksum is checked as they are read."""
+    member = name if name in archive.namelist() else f"{name}.npy"
+    with archive.open(member) as file:
+        shape, by_columns, dtype = read_header(file)
+    if by_columns or not shape:  # its images do not lie one after another
+        with archive.open(member) as file:
+            return parts_of(np.lib.format.read_array(file, allow_pickle=False))
+    step = images_at_once(shape, dtype)
+
+    def read() -> Iterator[np.ndarray]:
+        with _readable(data), archive.open(member) as file:
+            read_header(file)
+            for start in range(0, shape[0], step):
+                count = min(step, shape[0] - start)
+                size = count * math.prod(shape[1:]) * dtype.itemsize
+                yield np.frombuffer(file.read(size), dtype).reshape(count, *shape[1:])
+
+    return Parts(shape, dtype, read)
+
+
+def _images(images: dict[str, Parts], notes: list[str]) -> dict[str, Parts]:
     images = {name: _channels_last(name, x, notes) for name, x in images.items()}
     train, test = images.values()
     if train.dtype != test.dtype and np.uint8 in (train.dtype, test.dtype):
@@ -66,20 +104,22 @@ def _images(images: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.nda
         )
     if train.dtype != np.uint8:
         images = _scaled(images, notes)
-    elif train.size and train.max() <= 1:
+    elif train.size and all(part.max() <= 1 for part in train.read()):  # mostly one part is read
+        highest = max(part.max() for part in train.read())
         notes.append(
-            f"the largest pixel of x_train is {train.max()} of 255: nearly black images; multiply"
+            f"the largest pixel of x_train is {highest} of 255: nearly black images; multiply"
             " by 255 where 1 means white"
         )
     return {name: _opaque(name, x, notes) for name, x in images.items()}
 
 
-def _channels_last(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
+def _channels_last(name: str, x: Parts, notes: list[str]) -> Parts:
     """Images (n, h, w) or (n, h, w, c), from (n, c, h, w) too."""
     channels = (1, 3, 4)
     if x.ndim == 4 and x.shape[-1] not in channels and x.shape[1] in channels:
         notes.append(f"{name} has its channels first, {x.shape}: moved last")
-        return np.moveaxis(x, 1, -1)
+        n, c, h, w = x.shape
+        return x.changed(lambda part: np.moveaxis(part, 1, -1), (n, h, w, c), x.dtype)
     last = x.ndim == 4 and x.shape[-1] in channels
     if (x.ndim == 3 or last) and 0 not in x.shape[1:]:
         return x
@@ -99,19 +139,14 @@ def _channels_last(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
     )
 
 
-def _scaled(images: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
+def _scaled(images: dict[str, Parts], notes: list[str]) -> dict[str, Parts]:
     """uint8 images of other numbers, by one range for train and test."""
-    for name, x in images.items():
-        if x.dtype.kind not in "biuf":
-            raise ValueError(f"{name}: uint8 images wanted, got {x.dtype} {x.shape}")
-        if x.dtype.kind == "f" and (bad := int((~np.isfinite(x)).sum())):
-            raise ValueError(
-                f"{name} holds {bad} values that are not finite (NaN, infinity); replace them"
-            )
-    filled = {name: x for name, x in images.items() if x.size}
-    extremes = {name: (float(x.min()), float(x.max())) for name, x in filled.items()}
+    extremes = {name: _extremes(name, x) for name, x in images.items()}
+    extremes = {name: found for name, found in extremes.items() if found}
     if not extremes:
-        return {name: x.astype(np.uint8) for name, x in images.items()}
+        return {
+            name: _of_bytes(x, lambda part: part.astype(np.uint8)) for name, x in images.items()
+        }
     low, high = min(e[0] for e in extremes.values()), max(e[1] for e in extremes.values())
     integers = images["x_train"].dtype.kind != "f"
     _check_alike(extremes, integers)
@@ -121,7 +156,26 @@ def _scaled(images: dict[str, np.ndarray], notes: list[str]) -> dict[str, np.nda
         f"images of {', '.join(kinds)} with values from {low:.6g} to {high:.6g}, scaled so that"
         f" {shown(*ranged)}"
     )
-    return {name: scale(x, *ranged) for name, x in images.items()}
+    return {name: _of_bytes(x, lambda part: scale(part, *ranged)) for name, x in images.items()}
+
+
+def _of_bytes(x: Parts, change: Callable[[np.ndarray], np.ndarray]) -> Parts:
+    return x.changed(change, x.shape, np.uint8)
+
+
+def _extremes(name: str, x: Parts) -> tuple[float, float] | None:
+    """The smallest and the largest number of images; None where there are none."""
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: uint8 images wanted, got {x.dtype} {x.shape}")
+    bad, low, high = 0, math.inf, -math.inf
+    for part in x.read() if x.size else ():
+        bad += part.size - int(np.isfinite(part).sum())
+        low, high = min(low, float(part.min())), max(high, float(part.max()))
+    if bad:
+        raise ValueError(
+            f"{name} holds {bad} values that are not finite (NaN, infinity); replace them"
+        )
+    return (low, high) if x.size else None
 
 
 def _check_alike(extremes: dict[str, tuple[float, float]], integers: bool) -> None:
@@ -132,15 +186,20 @@ def _check_alike(extremes: dict[str, tuple[float, float]], integers: bool) -> No
         raise ValueError(f"{said}: the halves are scaled differently; save both alike")
 
 
-def _opaque(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
+def _opaque(name: str, x: Parts, notes: list[str]) -> Parts:
     """Colour images without their fourth channel, transparency laid on white."""
     if x.ndim != 4 or x.shape[-1] != 4:
         return x
-    clear = int((x[..., 3] < 255).any(axis=(1, 2)).sum())
+    clear = sum(int((part[..., 3] < 255).any(axis=(1, 2)).sum()) for part in x.read())
     notes.append(f"{name} has four channels: {clear} images with transparency, laid on white")
+    return x.changed(_on_white, (*x.shape[:3], 3), np.uint8)
+
+
+def _on_white(images: np.ndarray) -> np.ndarray:
+    """uint8 images (n, h, w, 3) of (n, h, w, 4)."""
     ground = np.array(BACKGROUND, np.float32)
-    opaque = np.empty((*x.shape[:3], 3), np.uint8)
-    for i, page in enumerate(x):
+    opaque = np.empty((*images.shape[:3], 3), np.uint8)
+    for i, page in enumerate(images):
         alpha = page[..., 3:].astype(np.float32) / 255
         opaque[i] = (page[..., :3] * alpha + ground * (1 - alpha)).round()
     return opaque

@@ -1,13 +1,15 @@
 """Reading each data set: functions ``(data, reading) -> arrays``."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from datasets.image_files import FITS
-from datasets.npz import SPLITS, read_npz
+from datasets.npz import IMAGES, SPLITS, read_npz
+from datasets.parts import Parts, pack, parts_of
 from runtime.file_checks import available_memory
 from utils import UserError
 
@@ -86,11 +88,18 @@ def torchvision_arrays(name: str, data: Path, files: str, halves: tuple[dict, di
     train, test = torchvision_halves(name, data, files, halves)
     labels = [half.targets if hasattr(half, "targets") else half.labels for half in (train, test)]
     pairs = [
-        (np.asarray(half.data), np.asarray(y))
+        (pack(_channels_last(np.asarray(half.data))), np.asarray(y))
         for half, y in zip((train, test), labels, strict=True)
     ]
     named = {"classes": list(train.classes)} if hasattr(train, "classes") else {}
     return _arrays(*pairs) | named
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """SVHN and STL10 have their channels first."""
+    if images.ndim == 4 and images.shape[1] == 3:
+        return images.transpose(0, 2, 3, 1)
+    return images
 
 
 def cifar10(data: Path, reading: Reading) -> Arrays:
@@ -118,10 +127,7 @@ def cifar20(data: Path, reading: Reading) -> Arrays:
 def svhn(data: Path, reading: Reading) -> Arrays:
     """73,257 + 26,032 colour images, 32x32 (Netzer et al. 2011)."""
     halves = ({"split": "train"}, {"split": "test"})
-    arrays = torchvision_arrays("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
-    for name in ("x_train", "x_test"):
-        arrays[name] = arrays[name].transpose(0, 2, 3, 1)
-    return arrays
+    return torchvision_arrays("SVHN", data, "train_32x32.mat and test_32x32.mat", halves)
 
 
 def fashion_mnist(data: Path, reading: Reading) -> Arrays:
@@ -150,45 +156,82 @@ def npz(data: Path, reading: Reading) -> Arrays:
     return read_npz(data)
 
 
-def _check_resized(count: int, side: int, what: str) -> None:
-    """Refuse images that would not fit into memory."""
-    needed, free = count * side**2 * 3, available_memory()
+def rgb_halves(arrays: Arrays, name: str, side: int | None, fit: str | None) -> Arrays:
+    """``x_train`` and ``x_test``, taken out of ``arrays``, by :func:`as_rgb`, with memory for both
+    checked before either is made.
+    """
+    whats = {half: f"{name} {half}" for half in IMAGES}
+    for half, what in whats.items():
+        _check_images(arrays[half], what, side)
+    _check_memory([arrays[half] for half in IMAGES], name, side)
+    return {half: as_rgb(arrays.pop(half), what, side, fit) for half, what in whats.items()}
+
+
+def _check_memory(arrays: Sequence[np.ndarray | Parts], what: str, input_size: int | None) -> None:
+    """Refuse images for which new memory is needed, and more than is free."""
+    new = [images for images in arrays if not _is_rgb(images, input_size)]
+    needed = sum(len(images) * (input_size or images.shape[1]) ** 2 * 3 for images in new)
+    free = available_memory()
     if needed > free:
+        resized = f" resized by --input_size {input_size}" if input_size else ""
         raise UserError(
-            f"{what}: {count} images resized by --input_size {side} need {needed / 2**30:.2f} GiB,"
-            f" {free / 2**30:.2f} of memory are free"
+            f"{what}: {sum(map(len, new))} images{resized} need {needed / 2**30:.2f} GiB,"
+            f" {free / 2**30:.2f} of memory are free; give a smaller --input_size"
         )
 
 
-def as_rgb(
-    images: np.ndarray, what: str, input_size: int | None, fit: str | None = None
-) -> np.ndarray:
-    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` if it is given.
+def _is_rgb(images: np.ndarray | Parts, input_size: int | None) -> bool:
+    """Whether images are in memory as they are wanted."""
+    side = input_size or images.shape[1]
+    in_memory = isinstance(images, np.ndarray) and images.flags.c_contiguous
+    return in_memory and images.shape[1:] == (side, side, 3)
 
-    Images that are not square are squashed, or made square as ``fit`` says.
 
-    Raises:
-        UserError: another dtype or shape, or images that are not square without ``input_size``.
-    """
-    if images.ndim == 3:
-        images = images[..., None]
-    fits = images.ndim == 4 and images.shape[-1] in (1, 3) and 0 not in images.shape[1:3]
+def _check_images(images: np.ndarray | Parts, what: str, input_size: int | None) -> None:
+    """Refuse another dtype or shape, or images that are not square without ``input_size``."""
+    shape = (*images.shape, 1) if images.ndim == 3 else images.shape
+    fits = len(shape) == 4 and shape[-1] in (1, 3) and 0 not in shape[1:3]
     if images.dtype != np.uint8 or not fits:
         raise UserError(
             f"{what}: uint8 images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3) wanted, got"
-            f" {images.dtype} {images.shape}"
+            f" {images.dtype} {shape}"
         )
     if images.shape[1] != images.shape[2] and not input_size:
         raise UserError(
             f"{what}: images are {images.shape[1]}x{images.shape[2]}; add --input_size N to make"
             " them square"
         )
-    _check_resized(len(images), input_size or 0, what)
-    if input_size and len(images) and images.shape[1:3] != (input_size, input_size):
-        images = _resized(images, input_size, None if images.shape[1] == images.shape[2] else fit)
-    if images.shape[-1] == 1:
-        images = images.repeat(3, axis=-1)
-    return np.ascontiguousarray(images)
+
+
+def as_rgb(
+    images: np.ndarray | Parts, what: str, input_size: int | None, fit: str | None = None
+) -> np.ndarray:
+    """Grey or colour images as (n, side, side, 3) uint8, resized to ``input_size`` if it is given.
+
+    Images that are not square are squashed, or made square as ``fit`` says. Those that are right
+    already are returned, not copied.
+
+    Raises:
+        UserError: another dtype or shape, images that are not square without ``input_size``, or
+            more than fit into memory.
+    """
+    _check_images(images, what, input_size)
+    if _is_rgb(images, input_size):
+        return images
+    _check_memory([images], what, input_size)
+    side = input_size or images.shape[1]
+    rgb, start = np.empty((len(images), side, side, 3), np.uint8), 0
+    parts = images if isinstance(images, Parts) else parts_of(images)
+    for part in parts.read():
+        if part.ndim == 3:
+            part = part[..., None]
+        if part.shape[1:3] != (side, side):
+            part = _resized(part, side, None if part.shape[1] == part.shape[2] else fit)
+        if part.shape[-1] == 1:
+            part = part.repeat(3, axis=-1)
+        rgb[start : start + len(part)] = part
+        start += len(part)
+    return rgb
 
 
 def _resized(images: np.ndarray, side: int, fit: str | None) -> np.ndarray:

@@ -174,12 +174,8 @@ def check_npy(path: Path) -> None:
 
 
 def _check_array(file: BinaryIO, name: str, size: int) -> None:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
-        shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+        shape, _, dtype = read_header(file)
     except Exception as error:  # numpy parses the header as Python, which fails in several ways
         raise FalseClaim(f"{name} is no array that numpy saved ({type(error).__name__})") from None
     if dtype.hasobject:
@@ -189,3 +185,14 @@ def _check_array(file: BinaryIO, name: str, size: int) -> None:
         raise FalseClaim(
             f"{name} claims {claimed} bytes of {dtype} {shape}, the file holds {there}"
         )
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first (Fortran's order), and dtype of an array in npy format,
+    whose values are read next.
+    """
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    return readers[np.lib.format.read_magic(file)](file)

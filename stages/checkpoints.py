@@ -43,6 +43,7 @@ class Original:
     recipe: dict
     # Indices (m,) of the images that it was made to forget, ascending.
     forgotten: np.ndarray
+    num_classes: int | None  # None where the file does not say
 
 
 def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
@@ -98,8 +99,10 @@ def read_original(path: Path) -> Original:
         _check_record(split, arguments)
         recipe = _trained_with(arguments, content)
         forgotten = np.concatenate([content[name] for name in FORGOTTEN if name in content] or [[]])
+        count = len(content["classes"]) if "classes" in content else None
     forgotten = np.unique(forgotten).astype(np.int64)
-    return Original(path, weights, hash_arrays(weights), split, arguments, recipe, forgotten)
+    sha256 = hash_arrays(weights)
+    return Original(path, weights, sha256, split, arguments, recipe, forgotten, count)
 
 
 def _trained_with(arguments: dict, content: dict) -> dict:

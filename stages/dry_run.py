@@ -29,10 +29,10 @@ def say_work(model: nn.Module, method: Method, data: Data, recipe: Recipe) -> No
     as plain training of a batch: what a method adds to it, such as a teacher's forward pass, is not
     counted.
     """
+    method.prepare(model, data, None)  # may refuse its flags, and knows the batches
     if not isinstance(method, Iterative):
         print(f"no updates: the weights are edited once; sample gradients: {method.cost}")
         return
-    method.prepare(model, data, None)  # may refuse its flags, and knows the batches
     counts = count_updates(method, data, recipe.accumulate)
     updates = method.unlearn_steps or sum(map(sum, counts))
     loader = max(method.loaders(data), key=len)

@@ -127,6 +127,19 @@ def check_request(request: ForgetRequest) -> None:
                 class_index(part, tuple(map(str, range(known))), spec)
 
 
+def known_sizes(request: ForgetRequest, original: Original) -> tuple[int, int] | None:
+    """The numbers of classes and of retain images, by what the original's file says; None where
+    only the data tell.
+    """
+    classes = original.num_classes or DATASETS[request.dataset].num_classes
+    others = request.skip_val or request.forget_copies or request.retain_fraction < 1
+    if original.split is None or not classes or others or len(original.forgotten):
+        return None
+    available = len(original.split["train"])
+    forgotten = forgetting.count_of(request.forget_spec(), available)
+    return None if forgotten is None else (classes, available - forgotten)
+
+
 def set_up(request: Request) -> tuple[torch.device, str]:
     """The device and the training precision; in a run of several processes they meet here."""
     device = pick_device(request.device, request.gpu)

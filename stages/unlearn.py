@@ -33,7 +33,7 @@ from stages.run_folder import (
     with_folder,
 )
 from stages.settings import recipe_of_method, recipe_of_original, settle_and_say
-from stages.task import check_request, open_task, set_up
+from stages.task import check_request, known_sizes, open_task, set_up
 from unlearn import METHODS, label_of
 from unlearn.base import Iterative, Method
 from utils import UserError, warn
@@ -65,6 +65,8 @@ def unlearn(request: UnlearnRequest) -> dict | None:
     request, _ = settle_resume(request, list(files.values()))
     refuse_overwriting(request, list(files.values()))
     request = adopt_tail(request, files[CHECKPOINT])
+    if original is not None and not request.resume:  # what was begun goes on
+        check_size(request, original, method)
     device, precision = set_up(request)
     recipe = recipe_of_method(request, method, precision)
     initial = None if method.needs_original else read_initial(request, original)
@@ -105,6 +107,14 @@ def check_model_wanted(request: UnlearnRequest) -> None:
         starts = f"{request.unlearn} starts from it"
         why = "a mask keeps the original's weights" if masked else starts
         raise UserError(f"--model_path is missing: {why}; give main_train's checkpoint")
+
+
+def check_size(request: UnlearnRequest, original: Original, method: Method) -> None:
+    """Refuse far more work than is meant before images are read, where the original's file tells
+    how much it is.
+    """
+    if sizes := known_sizes(request, original):
+        method.check_size(*sizes)
 
 
 def announce(run: Run) -> bool:

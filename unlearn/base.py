@@ -125,6 +125,12 @@ class Method:
     learns_from_validation: ClassVar[bool] = False
     breaks: ClassVar[tuple[str, ...] | None] = None
 
+    def check_size(self, num_classes: int, retain: int) -> None:
+        """Refuse far more work than is meant, by the numbers of classes and of retain images.
+
+        It is called before images are read where the original's record tells the numbers.
+        """
+
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         """Once before the run (also before a resumed one), with ``model`` holding the original
         weights.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.loaders import Data
+from masks.masks import Mask
 from unlearn.base import ALPHA, OneShot, Range, option
 from unlearn.tools.noise import add_noise, classifier_parameters, retain_samples
 from unlearn.tools.per_sample import Vector, true_fisher_diagonal
@@ -52,16 +53,20 @@ class FisherScrubbing(OneShot):
         if self.alpha < 0:
             raise UserError(f"--alpha {self.alpha}: must be at least 0")
 
+    def check_size(self, num_classes: int, retain: int) -> None:
+        if not self.fisher_samples and num_classes * retain > MOST_PASSES:
+            raise UserError(
+                f"fisher_new takes a backward pass for each of {num_classes} classes of each of"
+                f" {retain} retain images, {num_classes * retain:.1e} of them; give"
+                f" --fisher_samples 2000 to draw so many images, or --fisher_samples {retain} to"
+                " take all"
+            )
+
+    def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
+        self.check_size(data.num_classes, data.retain.num_samples)
+
     def edit(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         samples = retain_samples(data, self.fisher_samples)
-        if not self.fisher_samples and data.num_classes * samples.num_samples > MOST_PASSES:
-            passes = data.num_classes * samples.num_samples
-            raise UserError(
-                f"fisher_new takes a backward pass for each of {data.num_classes} classes of each"
-                f" of {samples.num_samples} retain images, {passes:.1e} of them; give"
-                f" --fisher_samples 2000 to draw so many images, or"
-                f" --fisher_samples {samples.num_samples} to take all"
-            )
         classifier = classifier_parameters(model)
         fisher = true_fisher_diagonal(model, samples)
         variances = {name: self.variance(fisher[name], name in classifier) for name in fisher}

@@ -30,8 +30,9 @@ WHOLE_CLASS = {"count": None, "class_to_forget": 1}
 
 def edit(method, data=None, model=None):
     """(new model, report) of one edit; the default model and data are always the same."""
-    model = make_model() if model is None else model
-    return model, method.edit(model, data or make_data())
+    model, data = make_model() if model is None else model, data or make_data()
+    method.prepare(model, data, None)
+    return model, method.edit(model, data)
 
 
 def same(a, b):
