@@ -36,7 +36,7 @@ OF_ONE = (Precision(1e-10, 2e-4), Precision(1e-13, 1e-7))
 OF_SEVERAL = (Precision(1e-6, 5e-4), Precision(1e-10, 5e-6))
 # gamma is so small that decisions lie close together, and the kernel close to a linear one of as
 # many dimensions as columns; ``doubt`` is twice the root of the mean squared error.
-OF_MANY, MANY_COLUMNS = (Precision(1e-7, 1e-5),), 200
+OF_MANY, MANY_COLUMNS = (Precision(1e-7, 1e-5), Precision(1e-8, 5e-6)), 200
 MOST_IN_DOUBT = 0.0005  # of the decisions on an audited array
 FEW_AUDITED = 2_000  # images, of which no decision may be in doubt
 MANY, MAX_RANK, MAX_STEPS, LANDMARKS = 8_000, 800, 100, 400
@@ -167,7 +167,7 @@ class _Kernel:
     def too_large(self) -> bool:
         """Whether libsvm is faster than the interior-point method."""
         many = self.columns > MANY_COLUMNS
-        return self.rank > (2 * max(MAX_RANK, self.columns) if many else MAX_RANK)
+        return self.rank > (3 * max(MAX_RANK, self.columns) if many else MAX_RANK)
 
     def _vectors(self, points: np.ndarray) -> np.ndarray:
         values = self._values(self.landmarks, points)

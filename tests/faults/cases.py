@@ -102,11 +102,16 @@ def commands(world: Path) -> dict[str, tuple[str, list[str]]]:
     found = {
         "main_train": ("main_train", train),
         "main_train, saved every 4 steps": ("main_train", [*train, "--save_every_steps", "4"]),
+        "main_train, streamed": ("main_train", [*train, "--store", "stream"]),
         "generate_mask": ("generate_mask", rest),
         "generate_mask random": ("generate_mask", [*rest, "--score", "random"]),
         "main_random RL": (
             "main_random",
             [*rest, "--unlearn", "RL", "--unlearn_epochs", "3", "--mask_path", str(mask)],
+        ),
+        "main_forget NegGrad+, streamed": (
+            "main_forget",
+            [*rest, "--unlearn", "neggrad_plus", "--unlearn_epochs", "3", "--store", "stream"],
         ),
     }
     for number, name in enumerate(METHODS):
