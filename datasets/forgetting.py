@@ -201,18 +201,6 @@ def classes_of(spec: ForgetSpec, names: Sequence[str]) -> tuple[tuple[int, ...],
 # ------------------------------------------------------------------------------------------- choice
 
 
-def count_of(spec: ForgetSpec, available: int) -> int | None:
-    """How many of ``available`` training images are forgotten; None where only the data tell, as
-    they do of classes.
-    """
-    if spec.kind == "random":
-        return amount_of(spec.amount, available, spec.asked)
-    if not spec.is_list:
-        return None
-    values = spec.listed().values
-    return int(values.sum()) if values.dtype == bool else len(values)
-
-
 def choose(
     spec: ForgetSpec, split: Split, dataset: ImageSet, forget_seed: int, skip_val: bool = False
 ) -> tuple[ForgetSplit, list[str]]:

@@ -15,12 +15,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 // The search leaves the rows and the commands whose name holds its text, in any case; the fixed rows, such as Retrain, stay.
 const search = document.querySelector(".search"), field = search.querySelector("input"), count = search.querySelector("output");
-const rows = [...document.querySelectorAll("table.sortable tbody:not(.fixed) tr")];
-const named = [...rows, ...document.querySelectorAll(".origins details")].map((part) => [part, part.firstElementChild.textContent.toLowerCase()]);
+const nameOf = (part) => part.firstElementChild.textContent.toLowerCase().replace(/ \(\d+ runs?\)$/, "");
+const fixed = new Set([...document.querySelectorAll("table.sortable tbody.fixed tr")].map(nameOf));
+const parts = [...document.querySelectorAll("table.sortable tbody:not(.fixed) tr, .origins details")].filter((part) => !fixed.has(nameOf(part)));
+const names = [...new Set(parts.map(nameOf))];
 const filter = () => {
   const text = field.value.trim().toLowerCase();
-  for (const [part, name] of named) part.hidden = !name.includes(text);
-  count.textContent = text ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+  for (const part of parts) part.hidden = !nameOf(part).includes(text);
+  count.textContent = text ? `${names.filter((name) => name.includes(text)).length} of ${names.length} rows` : "";
 };
 field.addEventListener("input", filter);
 search.hidden = false;

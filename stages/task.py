@@ -9,7 +9,7 @@ from torch import nn
 from datasets import DATASETS, ImageSet, forgetting, load_dataset
 from datasets.copies import settle_copies
 from datasets.device_images import choose_store
-from datasets.forgetting import class_index, unmasked
+from datasets.forgetting import amount_of, class_index, unmasked
 from datasets.lists import INTEGER, read_list
 from datasets.loaders import Data
 from datasets.splits import (
@@ -128,16 +128,19 @@ def check_request(request: ForgetRequest) -> None:
 
 
 def known_sizes(request: ForgetRequest, original: Original) -> tuple[int, int] | None:
-    """The numbers of classes and of retain images, by what the original's file says; None where
-    only the data tell.
+    """The numbers of classes and of retain images where random images are forgotten and the
+    original's file says of how many; None where only the data tell.
     """
     classes = original.num_classes or DATASETS[request.dataset].num_classes
-    others = request.skip_val or request.forget_copies or request.retain_fraction < 1
+    others = request.leave_out or request.forget_copies or request.retain_fraction < 1
+    spec = request.forget_spec()
     if original.split is None or not classes or others or len(original.forgotten):
         return None
+    if spec.kind != "random":
+        return None
     available = len(original.split["train"])
-    forgotten = forgetting.count_of(request.forget_spec(), available)
-    return None if forgotten is None else (classes, available - forgotten)
+    forgotten = amount_of(spec.amount, available, spec.asked)
+    return (classes, available - forgotten) if 0 < forgotten < available else None
 
 
 def set_up(request: Request) -> tuple[torch.device, str]:

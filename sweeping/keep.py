@@ -11,7 +11,7 @@ from pathlib import Path
 from runtime.files import lock, save_json
 from stages.file_names import BEST, CHECKPOINT, LAST, mask_name
 from sweeping.expansion import Run
-from sweeping.runs import DONE, LOCK, RECORD, read_record, state_of
+from sweeping.runs import COMMAND, DONE, LOCK, RECORD, SEARCH, read_record, state_of
 from utils import UserError
 
 # Names of the files that hold a model, a mask or a model's outputs, in a run's folder or below.
@@ -54,21 +54,25 @@ class Keeper:
         self.root = root
         self.runs = {run.name: run for run in runs if GOES[run.keep]}
         self.waiting = {name: {name} for name in self.runs}
-        self.needs = {run.name: self._needs(run) for run in runs if self.runs}
+        self.needs = {run.name: self._needs(run) for run in runs} if self.runs else {}
         for name, needs in self.needs.items():
             for need in needs:
                 self.waiting[need].add(name)
 
     def _needs(self, run: Run) -> set[str]:
-        if run.script == "report":
-            return set()
-        return {*run.needs, *referred(run, self.root)} & self.runs.keys()
+        needs = set() if run.script == "report" else {*run.needs}
+        return {*needs, *referred(run, self.root)} & self.runs.keys()
+
+    def _is_searched_from(self, name: str) -> bool:
+        """Whether trials of a search of the plan refer to a run."""
+        commands = self.root.glob(f"{SEARCH}*/*/{COMMAND}")
+        return any(f"{self.root / name}/" in file.read_text() for file in commands)
 
     def finished(self, run: Run) -> None:
         """Count a run as done; what nobody waits for any more goes."""
         for name in {run.name, *self.needs.get(run.name, ())} & self.runs.keys():
             self.waiting[name].discard(run.name)
-            if not self.waiting[name]:
+            if not self.waiting[name] and not self._is_searched_from(name):
                 remove(self.runs[name], self.root)
 
 
@@ -94,8 +98,9 @@ def removed(folder: Path) -> dict[str, int]:
     return {name: size for name, size in record.items() if not (folder / name).exists()}
 
 
-def check_kept(runs: Iterable[Run], root: Path) -> None:
-    """Refuse a sweep with a run to make that needs what ``keep`` has removed.
+def check_kept(runs: Iterable[Run], root: Path, who: str | None = None) -> None:
+    """Refuse a sweep with a run to make that needs what ``keep`` has removed; ``who`` needs it, by
+    default that run.
 
     Raises:
         UserError: it names what is gone, and what to type to have it made again.
@@ -111,13 +116,13 @@ def check_kept(runs: Iterable[Run], root: Path) -> None:
                 continue
             gone = [file for file in removed(root / name) if _is_named(file, patterns)]
             if gone:
-                needing, lacking[name] = needing or run.name, gone
+                needing, lacking[name] = needing or who or str(root / run.name), gone
                 todo.append(by_name[name])  # to be made again, it needs what it was made of
     if lacking:
         first, (file, *_) = next(iter(lacking.items()))
         results = [str(root / name / by_name[name].result) for name in lacking]
         raise UserError(
-            f"keep has removed files of {len(lacking)} finished runs that {root / needing} needs"
+            f"keep has removed files of {len(lacking)} finished runs that {needing} needs"
             f" ({root / first / file}); to have them made again, type"
             f" {shlex.join(['rm', *results])} and then the same command"
         )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sweeping.expansion import Check, Run
 from sweeping.keep import Keeper, check_kept
 from sweeping.launchers import GPUS_OF, LAUNCHERS, gpu_groups
-from sweeping.objectives import WARNING
+from sweeping.objectives import WARNING, check_validation
 from sweeping.plan import Plan
 from sweeping.progress import Progress, clock
 from sweeping.runs import DONE, FAILED, RECORD, ROOT, Worker, read_record
@@ -143,7 +143,9 @@ def _check_needed(plan: Plan, request: SearchRequest, check: Check) -> None:
     wanted = search_of(plan, request.name)
     middle = {flag: each.at(0.5) for flag, each in wanted.ranges.items()}
     trial, needed = wanted.run_of(middle, check)
-    check_kept([*needed, trial], plan.folder)
+    if request.objective == "val_proxy":
+        check_validation(trial, needed)
+    check_kept([*needed, trial], plan.folder, f"the search of {request.name}")
 
 
 def _share_search(

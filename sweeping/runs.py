@@ -23,6 +23,7 @@ from sweeping.processes import INTERRUPTED, ROOT
 from utils import UserError
 
 RECORD, LOG, COMMAND, LOCK = "run.json", "log.txt", "cmd.txt", "run"
+SEARCH = "search-"  # begins the name of the stage of a search's trials
 TAIL = 5  # lines of a log that a failure keeps
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two passes over runs that others hold
 IMPOSSIBLE = 2  # an exit code of the scripts

@@ -12,7 +12,7 @@ from sweeping.expansion import Check, Run, expand
 from sweeping.launchers import need
 from sweeping.objectives import check_original, check_validation, judge
 from sweeping.plan import Plan, Stage
-from sweeping.runs import DONE, FAILED, RUNNING, Worker, attempt
+from sweeping.runs import DONE, FAILED, RUNNING, SEARCH, Worker, attempt
 from sweeping.samplers import Busy, grid, try_grid, try_optuna, wait_for_lock
 from sweeping.search_table import as_markdown, objectives_of
 from unlearn import METHODS, method_key, presets_of, values_of
@@ -101,7 +101,7 @@ def search_of(plan: Plan, name: str) -> Search:
             f" {', '.join(searchable())}"
         )
     fixed = {flag: value for flag, value in flags.items() if flag not in ranges}
-    trial = dataclasses.replace(stage, name=f"search-{name}", flags={}, list=[fixed])
+    trial = dataclasses.replace(stage, name=f"{SEARCH}{name}", flags={}, list=[fixed])
     stages = {
         each.name: each
         for each in plan.stages.values()
@@ -184,7 +184,7 @@ def run_search(
 
 def trial_files(plan: Plan, request: SearchRequest) -> list[Path]:
     """The file of each finished trial, in its run's folder."""
-    folder = plan.folder / f"search-{request.name}"
+    folder = plan.folder / f"{SEARCH}{request.name}"
     return sorted(folder.glob(f"*/{request.objective}.json"))
 
 

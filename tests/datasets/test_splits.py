@@ -75,6 +75,13 @@ def test_validation_holds_another_fraction_of_each_class_rounded_down(fraction, 
     assert sorted([*split.train, *split.val]) == list(range(len(labels)))
 
 
+@pytest.mark.parametrize("percent", range(100))
+def test_a_fraction_is_the_decimal_that_was_typed(percent):
+    """0.57 of 5000 is 2850; as floats their product is below it."""
+    labels = np.zeros(5000, np.int64)
+    assert len(make_split(labels, 1, percent / 100).val) == 50 * percent
+
+
 @pytest.mark.parametrize("sizes", [(200, 200, 200), (10, 30, 50, 70, 19), (9, 10)])
 def test_the_halves_of_validation_part_it_evenly_in_every_class(sizes):
     labels = labels_of(sizes)

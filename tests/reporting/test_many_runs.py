@@ -251,7 +251,9 @@ def test_the_search_leaves_rows_and_commands_whose_name_holds_the_text(searchabl
             fixed, rows, commands, count = chromium.run(shown)
             assert fixed == ["Retrain", "Retrain again"]
             assert sorted(rows) == sorted(wanted)
-            assert sorted(commands) == sorted(f"{name} (1 run)" for name in wanted)
+            ours = {f"{name} (1 run)" for name in wanted}
+            assert {name for name in commands if not name.startswith("Retrain")} == ours
+            assert len(commands) == len(wanted) + 1  # Retrain's stays as its row does
             assert count == f"{len(wanted)} of 5 rows"
         chromium.run("document.querySelector('.search input').value = ''")
         chromium.press(".search input", "\ue003")

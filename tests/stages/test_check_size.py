@@ -1,6 +1,5 @@
 """A run that takes far more work than is meant is refused before its images are read."""
 
-import numpy as np
 import pytest
 import torch
 from helpers import SETUP, call, patch_stages, refused
@@ -34,22 +33,14 @@ def limit(monkeypatch, passes):
     monkeypatch.setattr(fisher_new, "MOST_PASSES", passes)
 
 
-@pytest.mark.parametrize("form", ["amount", "share", "positions", "indices", "mask"])
+@pytest.mark.parametrize("form", ["amount", "share"])
 @pytest.mark.parametrize("script", ["main_forget", "main_random"])
 def test_it_is_refused_by_the_originals_record_alone(
     original, tmp_path, capsys, monkeypatch, unread, count, form, script
 ):
     limit(monkeypatch, CLASSES * count - 1)
-    train = torch.load(original, weights_only=True)["split"]["train"].numpy()
-    np.save(tmp_path / "a.npy", train[:130])
-    np.save(tmp_path / "mask.npy", np.isin(np.arange(1438), train[:130]))
-    spec = {
-        "amount": SPEC,
-        "share": f"random:{100 * 130.5 / (count + 130):.4f}%",
-        "positions": "positions:" + ",".join(map(str, range(130))),
-        "indices": f"indices:@{tmp_path / 'a.npy'}",
-        "mask": f"indices:@{tmp_path / 'mask.npy'}",
-    }[form]
+    share = f"random:{100 * 130.5 / (count + 130):.4f}%"
+    spec = {"amount": SPEC, "share": share}[form]
     main = {"main_forget": main_forget, "main_random": main_random}[script].main
     code = run(original, tmp_path / "run", forget=spec, main=main)
     said = (f"each of {CLASSES} classes", f"{count} retain images", f"--fisher_samples {count} to")
@@ -64,8 +55,30 @@ def test_what_is_asked_for_or_within_the_limit_goes_on(original, tmp_path, monke
     assert run(original, tmp_path, "--dry_run", "--fisher_samples", count) == 0
 
 
+@pytest.mark.parametrize("spec", ["random:0", "random:99999", "positions:1,1", "files:a.png"])
+def test_what_cannot_be_forgotten_is_refused_for_that(
+    original, tmp_path, capsys, monkeypatch, spec
+):
+    limit(monkeypatch, 1)
+    assert run(original, tmp_path, forget=spec) == 2
+    assert "fisher_samples" not in capsys.readouterr().err
+
+
+def test_images_that_are_left_out_are_not_counted(original, tmp_path, monkeypatch, count):
+    limit(monkeypatch, CLASSES * (count - 20))
+    left = ",".join(map(str, range(20)))
+    assert run(original, tmp_path, "--dry_run", "--leave_out", left) == 0
+
+
 @pytest.mark.parametrize(
-    "words", [(), ("--retain_fraction", 0.9), ("--forget_copies",), ("--dry_run",)]
+    "words",
+    [
+        (),
+        ("--retain_fraction", 0.9),
+        ("--forget_copies",),
+        ("--dry_run",),
+        ("--leave_out", "1,2"),
+    ],
 )
 def test_what_only_the_data_tell_is_refused_after_they_are_read(
     original, tmp_path, capsys, monkeypatch, words

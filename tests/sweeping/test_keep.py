@@ -264,6 +264,18 @@ def test_a_search_that_needs_what_is_gone_is_refused(tmp_path, fake, capsys):
     refused(capsys, code, "keep has removed files of 1 finished runs", "train_result.json")
 
 
+def test_what_a_trial_of_a_search_refers_to_stays(tmp_path, fake):
+    found, root = runs_of(tmp_path, keep="none"), tmp_path / "runs"
+    original = next(run for run in found if run.stage == "original")
+    trial = root / "search-GA" / "GA-s2-0"
+    trial.mkdir(parents=True)
+    model = root / original.name / "0model_SA_best.pth.tar"
+    (trial / "cmd.txt").write_text(f"python main_forget.py --model_path={model}\n")
+    make(found, root)
+    assert model.exists()
+    assert {Path(name).parts[0] for name in models_in(root)} == {"original"}
+
+
 def test_status_says_how_much_is_kept(tmp_path, fake):
     found, root = runs_of(tmp_path), tmp_path / "runs"
     make(found, root)

@@ -304,11 +304,14 @@ def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
     assert [where[0].name for where in judging] == ["GAcheckpoint.pth.tar"]
 
 
-def test_val_proxy_without_validation_images_is_refused_before_anything_is_run(tmp_path, capsys):
+@pytest.mark.parametrize("shared", [[], ["--workers", "1"]])
+def test_val_proxy_without_validation_images_is_refused_before_anything_is_run(
+    shared, tmp_path, capsys
+):
     base = content(tmp_path)["base"] | {"val_fraction": 0}
     plan, words = tmp_path / "plan.json", ["--search", "GA", "--trials", "2"]
     plan.write_text(json.dumps(content(tmp_path / "runs", base=base)))
-    assert sweep.main([str(plan), *words]) == 2
+    assert sweep.main([str(plan), *words, *shared]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "val_proxy needs validation images" in line
     assert "has --val_fraction 0; take --objective oracle_gap" in line

@@ -22,7 +22,8 @@ def held_out(data: Data) -> Loader:
     if not half.num_samples:
         raise UserError(
             f"the method learns from half of the {data.evaluation['val'].num_samples} validation"
-            " images, which is none; give data that leave some, or another method"
+            " images, which is none; train the original with --val_fraction above 0, or take"
+            " another method"
         )
     return half
 
@@ -38,7 +39,7 @@ def held_out_like_forget(data: Data) -> Loader:
     if not len(chosen):
         raise UserError(
             "no validation image of half A is of a class in the forget set, so that no epoch can be"
-            " chosen; use scrub"
+            " chosen; use scrub, or an original that was trained with a larger --val_fraction"
         )
     return data.evaluation["val"].over(chosen, labels, "held out")
 
