@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -80,14 +81,22 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(folder):
-    """A :class:`Browser` that keeps all it writes in ``folder``; ended with the block."""
+def browser():
+    """A :class:`Browser` that keeps all it writes in a folder of its own; ended with the block.
+
+    The folder's name is short: Chromium makes a socket below it, whose path is at most 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield from opened(folder)
+
+
+def opened(folder):
     home = {
         **os.environ,
-        "HOME": str(folder),
-        "XDG_CONFIG_HOME": str(folder),
-        "XDG_CACHE_HOME": str(folder),
-        "TMPDIR": str(folder),
+        "HOME": folder,
+        "XDG_CONFIG_HOME": folder,
+        "XDG_CACHE_HOME": folder,
+        "TMPDIR": folder,
     }
     driver = subprocess.Popen(
         [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=home

@@ -223,7 +223,7 @@ def test_without_its_script_the_page_shows_no_search_and_every_row(searchable):
     not (CHROMIUM and DRIVER),
     reason="no chromium with chromedriver here (Debian: chromium, chromium-driver)",
 )
-def test_the_search_leaves_rows_and_commands_whose_name_holds_the_text(searchable, tmp_path):
+def test_the_search_leaves_rows_and_commands_whose_name_holds_the_text(searchable):
     """In any case and as text, not as a pattern; Retrain stays; an empty field shows all again."""
     shown = """
         const names = (css) => [...document.querySelectorAll(css)]
@@ -232,7 +232,7 @@ def test_the_search_leaves_rows_and_commands_whose_name_holds_the_text(searchabl
         return [names("tbody.fixed tr"), names("tbody:not(.fixed) tr"), names(".origins details"),
             document.querySelector(".search output").textContent];
         """
-    with browser(tmp_path) as chromium:
+    with browser() as chromium:
         chromium.open(searchable)
         everything = chromium.run(shown)
         assert len(everything[1]) == 5

@@ -364,8 +364,8 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+def chromium():
+    with browser() as opened:
         yield opened
 
 
