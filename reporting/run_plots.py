@@ -89,18 +89,21 @@ def _drawn(rows: Rows) -> Rows:
 def compared_limits(
     rows: Rows, retrains: set[str], columns: Iterable[str]
 ) -> tuple[float, float] | None:
-    """Limits of an axis that cut Retrain's first epochs; None where they fit on the others' axis,
-    or there are no others.
+    """Limits of an axis that cut Retrain's first epochs, but not its last one; None where they fit
+    on the others' axis, or there are no others.
     """
-    values: dict[bool, list[float]] = {True: [], False: []}
-    for row, runs in rows.items():
-        for epoch in (epoch for run in runs for epoch in run):
-            known = [epoch[column] for column in columns if epoch.get(column) is not None]
-            values[row in retrains] += known
-    ours, theirs = values[False], values[True]
+
+    def values(runs: Iterable[list[dict]]) -> list[float]:
+        epochs = [epoch for run in runs for epoch in run]
+        known = [epoch.get(column) for epoch in epochs for column in columns]
+        return [value for value in known if value is not None]
+
+    of_retrain = [run for row, runs in rows.items() if row in retrains for run in runs]
+    ours = values(run for row, runs in rows.items() if row not in retrains for run in runs)
+    theirs, ends = values(of_retrain), values(run[-1:] for run in of_retrain)
     if not ours or not theirs:
         return None
-    low, high = min(ours), max(*ours, *theirs)
+    low, high = min([*ours, *ends]), max(*ours, *theirs)
     margin = 0.05 * (high - low) or 1.0
     return (low - margin, high + margin) if min(theirs) < low - margin else None
 

@@ -19,7 +19,7 @@ from reporting.mask_plots import MOST_MASKS, mask_plot
 from reporting.notes import warnings_of
 from reporting.plots import as_svg, plots_of
 from reporting.results import collect
-from reporting.run_plots import MOST_SINGLE, band, epoch_figure
+from reporting.run_plots import MOST_SINGLE, band, compared_limits, epoch_figure
 from reporting.table_plots import FEW_NAMES
 from reporting.tables import scenarios
 
@@ -258,3 +258,15 @@ def test_the_search_leaves_rows_and_commands_whose_name_holds_the_text(searchabl
         chromium.run("document.querySelector('.search input').value = ''")
         chromium.press(".search input", "\ue003")
         assert chromium.console() == []
+
+
+def test_an_axis_cuts_first_epochs_of_retrain_and_never_its_last():
+    def curve(*values):
+        return [[{"epoch": i, "forget": value} for i, value in enumerate(values, 1)]]
+
+    rows = {"FT": curve(90.0, 95.0), "Retrain": curve(20.0, 60.0)}
+    assert compared_limits(rows, {"Retrain"}, ["forget"]) == pytest.approx((58.25, 96.75))
+    rows["Retrain"] = curve(10.0)
+    assert compared_limits(rows, {"Retrain"}, ["forget"]) is None  # all of it is on the axis
+    rows["Retrain"] = curve(10.0, 93.0)
+    assert compared_limits(rows, {"Retrain"}, ["forget"]) == pytest.approx((89.75, 95.25))
