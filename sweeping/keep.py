@@ -72,7 +72,10 @@ class Keeper:
         """Count a run as done; what nobody waits for any more goes."""
         for name in {run.name, *self.needs.get(run.name, ())} & self.runs.keys():
             self.waiting[name].discard(run.name)
-            if not self.waiting[name] and not self._is_searched_from(name):
+            goes = GOES[self.runs[name].keep]
+            if self.waiting[name] or not files_of(self.root / name, goes):
+                continue
+            if not self._is_searched_from(name):
                 remove(self.runs[name], self.root)
 
 
@@ -81,8 +84,6 @@ def remove(run: Run, root: Path) -> None:
     what a killed process has left is removed by the next.
     """
     folder = root / run.name
-    if not files_of(folder, GOES[run.keep]):
-        return
     with contextlib.suppress(UserError), lock(folder, LOCK):  # who holds it does the same
         found = files_of(folder, GOES[run.keep])
         record = read_record(folder)
