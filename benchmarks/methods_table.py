@@ -69,6 +69,11 @@ class Results:
     def of(self, run: Run) -> dict:
         return read(self.file(run))
 
+    def commits(self) -> set[str]:
+        """Those that the runs record."""
+        made = [self.of(run) for run in self.runs if run.stage == "retrain"]
+        return {result["provenance"]["git"][:9] for result in made}
+
     def retrains(self) -> dict[int, list[dict]]:
         """Of each seed the metrics of the Retrains of its forget set."""
         by_seed = {run.seed: self.of(run)["metrics"] for run in self.runs if run.stage == "retrain"}
@@ -139,6 +144,10 @@ def rows(results: Results) -> Iterator[Sequence[str]]:
     """Rows of the table, nearest to Retrain first; Retrain itself above them."""
     entries = sorted(results.entries(), key=lambda entry: statistics.fmean(entry.gaps.values()))
     by_name = {entry.name: entry for entry in entries}
+    if missing := {BASELINE, NOTHING} - by_name.keys():
+        sys.exit(
+            f"{results.plan.folder}: no result of {missing.pop()}: benchmarks/methods.py goes on"
+        )
     bound, bound_entropy = results.null(AVERAGED), results.null(AVERAGED_ENTROPY)
     runs = [each for seed in results.retrains().values() for each in seed]
     yield ("Retrain", *means_of(runs), "", "", "", "", "")
@@ -167,7 +176,8 @@ def page(results: dict[str, Results]) -> str:
         for kind, each in results.items()
     ]
     tables = [f"## {TITLES[kind]}\n\n{table(HEAD, rows(each))}\n" for kind, each in results.items()]
-    taken = f"{here['time'][:10]}, commit {here['git'][:9]}, {hardware_line(here)[:-1]}"
+    commits = {commit for each in results.values() for commit in each.commits()}
+    taken = f"{here['time'][:10]}, commit {', '.join(sorted(commits))}, {hardware_line(here)[:-1]}"
     return PAGE.format(taken=taken, bounds="; ".join(bounds), tables="\n".join(tables))
 
 

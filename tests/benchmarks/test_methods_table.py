@@ -36,7 +36,8 @@ def results(request, tmp_path):
             label = {"raw": "Original"}.get(run.settings["unlearn"], run.settings["unlearn"])
             found.file(run).parent.mkdir(parents=True, exist_ok=True)
             label = "SalUn" if "mask_path" in run.settings else label
-            save_json({"label": label, "metrics": metrics_of(run)}, found.file(run))
+            made = {"label": label, "metrics": metrics_of(run), "provenance": {"git": "a" * 40}}
+            save_json(made, found.file(run))
     return found
 
 
@@ -68,3 +69,12 @@ def test_a_row_without_all_its_runs_says_so(results):
     run = next(run for run in results.runs if run.settings.get("unlearn") == "munba")
     results.file(run).unlink()
     assert any(row[0] == "munba (4 of 5 runs)" for row in methods_table.rows(results))
+
+
+def test_the_page_names_what_the_runs_record_and_wants_the_baseline(results):
+    assert "commit aaaaaaaaa, " in methods_table.page({"random": results})
+    for run in results.runs:
+        if run.stage == "long_FT":
+            results.file(run).unlink()
+    with pytest.raises(SystemExit, match="no result of FT, long budget"):
+        methods_table.page({"random": results})
