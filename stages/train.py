@@ -135,18 +135,21 @@ class Training:
             one_image=one_image,
         )
 
-    def drop_state(self) -> None:
-        """Leave in both files of models what is needed when no epoch is left."""
-        for name in (BEST, LAST):
-            save(of_finished(load(self.files[name], "checkpoint")), self.files[name])
+    def drop_state(self) -> int:
+        """Leave in both files of models what is needed when no epoch is left; returns the epoch
+        that is kept.
+        """
+        states = {name: load(self.files[name], "checkpoint") for name in (BEST, LAST)}
+        for name, state in states.items():
+            save(of_finished(state), self.files[name])
+        return states[BEST]["epoch"]
 
-    def kept(self) -> str:
+    def words_of(self, epoch: int) -> str:
         """Which epoch the original is."""
-        epoch, epochs = load(self.files[BEST], "checkpoint")["epoch"], self.request.epochs
-        if epoch == epochs:
+        if epoch == self.request.epochs:
             return "the last epoch"
         images = len(self.data.split.val)
-        return f"epoch {epoch} of {epochs}, the best on {images} validation images"
+        return f"epoch {epoch} of {self.request.epochs}, the best on {images} validation images"
 
     def report(self) -> dict[str, float]:
         """Evaluate the selected model and write the result; returns its accuracies in percent."""
@@ -251,9 +254,9 @@ def train(request: TrainRequest) -> dict[str, float] | None:
         else:  # a result must never stand beside the checkpoint of another run
             files[TRAIN_RESULT].unlink(missing_ok=True)
         run.fit(one_image)
-        run.drop_state()
+        kept = run.drop_state()
         metrics = run.report()
-    print(f"{files[BEST]} is {run.kept()}")
+    print(f"{files[BEST]} is {run.words_of(kept)}")
     print(result_line("original", metrics, run.trainer.clock.seconds))
     return metrics
 
