@@ -132,11 +132,11 @@ def known_sizes(request: ForgetRequest, original: Original) -> tuple[int, int] |
     original's file says of how many; None where only the data tell.
     """
     classes = original.num_classes or DATASETS[request.dataset].num_classes
-    others = request.leave_out or request.forget_copies or request.retain_fraction < 1
     spec = request.forget_spec()
-    if original.split is None or not classes or others or len(original.forgotten):
+    others = request.leave_out or request.forget_copies or request.retain_fraction < 1
+    if spec.kind != "random" or others or len(original.forgotten):
         return None
-    if spec.kind != "random":
+    if original.split is None or not classes:
         return None
     available = len(original.split["train"])
     forgotten = amount_of(spec.amount, available, spec.asked)
