@@ -31,6 +31,10 @@ from stages.run_folder import name_unread, refuse_overwriting, settle_resume, wi
 from stages.task import Task, check_request, open_task, set_up
 from utils import UserError, first_difference
 
+# Flags of the other steps that say something which masks do not depend on. --unlearn_epochs, which
+# the reference's commands give to this step, is passed over.
+OF_OTHER_STEPS = ("unlearn", "mask_path", "mask_ratio", "run")
+
 
 @recording
 def make_masks(request: MaskRequest) -> dict | None:
@@ -40,7 +44,7 @@ def make_masks(request: MaskRequest) -> dict | None:
     Returns:
         The record of the masks; None where none were asked for.
     """
-    name_unread(request, "generate_mask", ("run",))
+    name_unread(request, "generate_mask", OF_OTHER_STEPS)
     if request.compare is not None:
         compare_masks(*map(Path, request.compare))
         return None
