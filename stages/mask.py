@@ -1,6 +1,7 @@
 """Step 2: masks of a forget set, and how far two of them agree."""
 
 import math
+import shlex
 from pathlib import Path
 
 from torch import nn
@@ -83,7 +84,7 @@ def make_masks(request: MaskRequest) -> dict | None:
             return done
         record = score_and_save(task, masks, record_file)
     warn_of_standstill(record["RTE"]["stopped"])
-    half = folder / mask_name(0.5)
+    half = shlex.quote(str(folder / mask_name(0.5)))
     count = len(record["masks"])
     print(f"{count} masks in {folder}; use them with main_random.py --mask_path {half}")
     print_result_line(record)

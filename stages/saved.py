@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def check_foreign(path: Path, role: str, name: str | None, own: Iterable[Saved])
     if role == "models" and name is None:
         raise UserError(
             f"--models {path} does not say what it is, {REMEDY}; a model of another project needs a"
-            f" name: --models NAME={path}"
+            f" name: --models {shlex.quote(f'NAME={path}')}"
         )
     if role == "retrain":
         raise UserError(

@@ -28,6 +28,7 @@ from helpers import (
     weights,
 )
 
+import evaluate
 import generate_mask
 import main_forget
 import main_random
@@ -967,6 +968,18 @@ def test_a_name_of_a_run_is_no_path(name, original, tmp_path, capsys):
         "letters, digits",
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_commands_that_are_printed_can_be_pasted(original, tmp_path, capsys):
+    folder = tmp_path / "a b $c"
+    assert forget(original, folder, "--unlearn", "raw") == 0
+    assert f"python report.py '{folder}'\n" in capsys.readouterr().out
+    assert forget(original, folder, main=generate_mask.main) == 0
+    assert f"main_random.py --mask_path '{folder}/with_0.5.pt'\n" in capsys.readouterr().out
+    bare = folder / "bare.pth"
+    torch.save(weights(original), bare)
+    words = ["--models", bare, "--device", "cpu", "--save_dir", tmp_path]
+    refused(capsys, call(evaluate.main, *words), f"--models 'NAME={bare}'")
 
 
 def test_steps_without_named_runs_say_so(original, tmp_path, capsys):
