@@ -8,9 +8,10 @@ import pytest
 import scipy.optimize
 import torch
 import torch.nn.functional as F
-from helpers import check_resume, make_data, make_model, random_mask, run
+from helpers import check_resume, make_data, make_image_set, make_model, random_mask, run
 
 from models import build_model
+from stages.records import unrecorded
 from unlearn.scissorhands import Scissorhands
 from unlearn.tools.snip import RIDGE, forget_gradient, last_stages, project, redraw_salient
 from utils import UserError
@@ -146,14 +147,14 @@ def test_both_cases_of_the_bound_occur_and_the_result_does_not_oppose_the_memory
 # ------------------------------------------------------------------------------------- the epochs
 
 
-@pytest.mark.parametrize("pair_every", [1, 3])
-def test_an_epoch_s_losses_are_the_pairs_then_plain_training(pair_every):
-    data, model = make_data(count=24, batch_size=12), make_model()
-    method = Scissorhands(pair_every=pair_every, forget_weight=0.2)
+@pytest.mark.parametrize(("pair_every", "project_every"), [(1, 1), (1, 3), (3, 1)])
+def test_an_epoch_s_losses_are_the_pairs_then_plain_training(pair_every, project_every):
+    data, model = make_data(count=50, batch_size=12), make_model()
+    method = Scissorhands(pair_every=pair_every, project_every=project_every, forget_weight=0.2)
     method.prepare(model, data, None)
     model.eval()
     steps = list(method.losses(model, data, 0))
-    data = make_data(count=24, batch_size=12)
+    data = make_data(count=50, batch_size=12)
     forget, paired = [*data.forget], 0
     for number, ((images, labels), step) in enumerate(zip(data.retain, steps, strict=True)):
         expected = F.cross_entropy(model(images), labels)
@@ -162,9 +163,28 @@ def test_an_epoch_s_losses_are_the_pairs_then_plain_training(pair_every):
             expected = expected - 0.2 * F.cross_entropy(model(forget[paired][0]), forget[paired][1])
             paired += 1
         torch.testing.assert_close(step.loss, expected)
-        assert (step.phase == "forget") == (step.edit_gradients is not None) == is_pair
-    assert paired == method.forget_steps(data, 0) == 2
+        assert (step.phase == "forget") == is_pair
+        projected = is_pair and (number + 1) % project_every == 0
+        assert (step.edit_gradients is not None) == projected
+    assert paired == method.forget_steps(data, 0)
     assert len(steps) == method.steps(data, 0)
+
+
+def test_the_authors_preset_for_half_of_the_images_climbs_every_forget_batch():
+    """SHs_0.5_cifar10.py zips both loaders and projects where i % 10 == 0, i counted from 1."""
+    data = make_data(make_image_set(train=800), count=300, batch_size=16)
+    method, model = Scissorhands(**Scissorhands.presets["cifar10_50"].values), make_model()
+    method.prepare(model, data, None)
+    steps = list(method.losses(model.train(), data, 0))
+    pairs = min(len(data.forget), len(data.retain))
+    assert [step.phase for step in steps].count("forget") == pairs == method.forget_steps(data, 0)
+    projected = [i for i, step in enumerate(steps, 1) if step.edit_gradients is not None]
+    assert projected == list(range(10, pairs + 1, 10))
+    assert projected
+
+
+def test_a_run_of_before_the_flag_projected_every_pair():
+    assert unrecorded({})["project_every"] == Scissorhands().project_every == 1
 
 
 def test_a_pair_s_gradient_is_held_to_the_epoch_s_first_model_in_the_last_stages_alone():
@@ -189,7 +209,9 @@ def test_a_pair_s_gradient_is_held_to_the_epoch_s_first_model_in_the_last_stages
         torch.testing.assert_close(g, (dual - 1) * m, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("fields", [{"redraw_share": 1.5}, {"pair_every": 0}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"redraw_share": 1.5}, {"pair_every": 0}, {"project_every": 0}], ids=str
+)
 def test_impossible_values_are_refused(fields):
     with pytest.raises(UserError, match=f"--{next(iter(fields))}"):
         Scissorhands(**fields)
