@@ -101,16 +101,24 @@ def find(request: AuditRequest) -> list[Saved]:
     saved = with_reference([each for each in saved if each not in originals], request.reference)
     saved.sort(key=lambda each: ("models", "retrain", "unlike", "original").index(each.role))
     if not saved or saved[0].role != "models":
-        raise UserError(
-            f"--models {' '.join(request.models)} names no unlearned model; main_forget.py and"
-            " main_random.py write them"
-        )
+        raise UserError(none_left(request, saved))
     if twice := len(saved) - len({(each.role, each.sha256) for each in saved}):
         warn(
             f"{twice} of the {len(saved)} checkpoints hold weights that another one holds too:"
             " copies count as runs of their own"
         )
     return saved
+
+
+def none_left(request: AuditRequest, saved: list[Saved]) -> str:
+    """Why --models leaves no model to audit: it names none, or only those of the other flags."""
+    given = f"--models {' '.join(request.models)}"
+    models = expand(request.models, "--models")
+    for each in saved:
+        if each.path in models:
+            flag = "--original" if each.role == "original" else "--retrain"
+            return f"{given} leaves none: {each.path} is also given as {flag}; drop it from one"
+    return f"{given} names no unlearned model; main_forget.py and main_random.py write them"
 
 
 def evaluate(request: AuditRequest, subject: Subject, saved: list[Saved]) -> dict:

@@ -51,13 +51,19 @@ def read_checkpoint(path: Path, what: str, remedy: str = "") -> dict:
     ``state_dict`` of what is returned has no ``module.`` before its names.
 
     Raises:
-        UserError: the file holds no state dictionary; ``what`` names it in the message.
+        UserError: the file holds no state dictionary, or a mask; ``what`` names it in the message.
     """
     content = load(path, what)
     found = weights_in(content)
     if not found:
         raise UserError(f"{what} {path} holds no state dictionary{remedy}")
     where, *others = found
+    kinds = {str(value.dtype).removeprefix("torch.") for value in found[where].values()}
+    if kinds <= {"bool", "int64"}:  # the reference's masks are of int64
+        raise UserError(
+            f"{what} {path} is a mask ({' and '.join(sorted(kinds))} tensors), a model is wanted"
+            f"{remedy}"
+        )
     if others:
         print(f"{path} holds weights under {', '.join(found)}: those under {where} are taken")
     weights = {name.removeprefix("module."): value for name, value in found[where].items()}

@@ -1,6 +1,7 @@
 """Step 2: masks of a forget set, and how far two of them agree."""
 
 import math
+import shlex
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +32,10 @@ from stages.run_folder import name_unread, refuse_overwriting, settle_resume, wi
 from stages.task import Task, check_request, open_task, set_up
 from utils import UserError, first_difference
 
+# Flags of the other steps that say something which masks do not depend on. --unlearn_epochs, which
+# the reference's commands give to this step, is passed over.
+OF_OTHER_STEPS = ("unlearn", "mask_path", "mask_ratio", "run", "checkpoint")
+
 
 @recording
 def make_masks(request: MaskRequest) -> dict | None:
@@ -40,7 +45,7 @@ def make_masks(request: MaskRequest) -> dict | None:
     Returns:
         The record of the masks; None where none were asked for.
     """
-    name_unread(request, "generate_mask", ("run",))
+    name_unread(request, "generate_mask", OF_OTHER_STEPS)
     if request.compare is not None:
         compare_masks(*map(Path, request.compare))
         return None
@@ -79,7 +84,7 @@ def make_masks(request: MaskRequest) -> dict | None:
             return done
         record = score_and_save(task, masks, record_file)
     warn_of_standstill(record["RTE"]["stopped"])
-    half = folder / mask_name(0.5)
+    half = shlex.quote(str(folder / mask_name(0.5)))
     count = len(record["masks"])
     print(f"{count} masks in {folder}; use them with main_random.py --mask_path {half}")
     print_result_line(record)

@@ -21,6 +21,7 @@ def unrecorded(identity: dict) -> dict:
         "pull": 0.0,
         "forget_optimizer": "same",
         "forget_lr": 0.0,
+        "project_every": 1,
         "contrast": 0.0,
         "contrast_temperature": 0.1,
         "decay": "all",

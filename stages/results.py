@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -210,7 +211,8 @@ def print_result(result: dict, file: Path) -> None:
         print(f"{ENTROPY} {rate:.2f} (forget called member by the entropy attack)")
     if BEFORE in metrics:
         print(f"{BEFORE} {number(metrics[BEFORE]):.2f} (accuracy on what earlier requests forgot)")
-    print(f"compare with Retrain, not with 100: python report.py {file.parent}")
+    folder = shlex.quote(str(file.parent))
+    print(f"compare with Retrain, not with 100: python report.py {folder}")
     four = {name: metrics[name] for name in AVERAGED}
     print(result_line(result["label"], four, result["RTE"]["total"]))
 

@@ -17,7 +17,7 @@ from stages.file_names import (
     REFERENCE_RESULT,
     RESULT,
 )
-from stages.requests import AnyRequest, Request, UnlearnRequest
+from stages.requests import AnyRequest, Request, TrainRequest, UnlearnRequest
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
@@ -123,7 +123,7 @@ def settle_resume(request: AnyRequest, files: list[Path]) -> tuple[AnyRequest, P
 
 
 def _what_to_resume(request: Request, files: list[Path]) -> Path | None:
-    if request.checkpoint is not None:
+    if request.checkpoint is not None and isinstance(request, TrainRequest):
         require_file(request.checkpoint, "--checkpoint")
         return request.checkpoint
     there = begun(files)

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from datasets.splits import ForgetSplit, gone_classes, whole_classes
 from evaluation.verdicts import relative_change
+from models import build_model
 from models.user import is_user_arch
 from reporting.groups import grouped, is_whole, pick_reference
 from runtime.files import hash_arrays, load_json, reading
@@ -111,12 +113,36 @@ def read_all(named: Mapping[Path, tuple[str, str | None]], arch: str | None) -> 
     contents = {path: read_checkpoint(path, "checkpoint") for path in named}
     elsewhere = {path for path, content in contents.items() if is_foreign(content)}
     own = {path: read_saved(path, named[path][0], arch) for path in named if path not in elsewhere}
+    check_fit(own, contents)
     for path in elsewhere:
         check_foreign(path, *named[path], own.values())
     return [
         own[path] if path in own else foreign(path, *named[path], contents[path], own.values())
         for path in named
     ]
+
+
+def check_fit(own: Mapping[Path, Saved], contents: Mapping[Path, dict]) -> None:
+    """Refuse a typed architecture that a checkpoint is not of, where the file tells of what classes
+    and images it is; the first difference is named.
+    """
+    built: dict[tuple, Mapping[str, Tensor]] = {}
+    for path, saved in own.items():
+        arch, content = saved.arguments["arch"], contents[path]
+        if not (is_user_arch(arch) and {"classes", "image_size"} <= content.keys()):
+            continue
+        with reading(path, "checkpoint", REMEDY):
+            images = len(content["classes"]), int(content["image_size"])
+        if images not in built:
+            model = build_model(arch, images[0], (0.0,) * 3, (1.0,) * 3, image_size=images[1])
+            built[images] = model.state_dict()
+        try:
+            fitted(saved.weights, built[images])
+        except Misfit as error:
+            raise UserError(
+                f"--{saved.role} {path} does not fit --arch {arch}: {error}; give the --arch it was"
+                " trained with"
+            ) from None
 
 
 def is_foreign(content: dict) -> bool:
@@ -129,7 +155,7 @@ def check_foreign(path: Path, role: str, name: str | None, own: Iterable[Saved])
     if role == "models" and name is None:
         raise UserError(
             f"--models {path} does not say what it is, {REMEDY}; a model of another project needs a"
-            f" name: --models NAME={path}"
+            f" name: --models {shlex.quote(f'NAME={path}')}"
         )
     if role == "retrain":
         raise UserError(

@@ -106,7 +106,29 @@ def settle_training(request: TrainRequest) -> TrainRequest:
         settled = settled.replace(final_lr=values["final_lr"])
     if values:
         print(f"--preset {request.preset}: {' '.join(as_words(values))}")
+    warn_of_schedule(settled, settled.epochs, settled.lr)
     return settled
+
+
+def warn_of_schedule(request: LoopRequest, epochs: int, lr: float) -> None:
+    """A line on typed milestones that a run of so many epochs does not reach, or that are not in
+    order, and one on a warm-up that leaves no epoch at the learning rate.
+    """
+    typed = request.decreasing_lr if "decreasing_lr" in request.typed else None
+    milestones, said = sorted(typed or ()), []
+    if late := [milestone for milestone in milestones if milestone >= epochs]:
+        shares = " and ".join(f"{share * epochs:.3g}" for share in MILESTONES)
+        words = f"the run of {epochs} epochs does not reach {', '.join(map(str, late))}"
+        said.append(f"{words}; by default multistep falls at {shares}")
+    if milestones != list(typed or ()):
+        said.append(f"read in ascending order, {','.join(map(str, milestones))}")
+    if said:
+        warn(f"--decreasing_lr {','.join(map(str, typed))}: {'; '.join(said)}")
+    if request.warmup >= epochs:
+        warn(
+            f"--warmup {request.warmup}: none of the {epochs} epochs is left at the learning rate"
+            f" {lr}, which the run only climbs to"
+        )
 
 
 def check_phases(name: str, typed: frozenset[str]) -> None:
@@ -206,7 +228,11 @@ def settle_and_say(
     every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
     if ignored := sorted((every | {"lr", "epochs", "select", "init"}) & request.typed - read):
         warn(f"{request.unlearn} does not read {', '.join('--' + name for name in ignored)}")
-    return settled, settled.method()
+    method = settled.method()
+    by_steps = getattr(method, "unlearn_steps", 0)
+    if isinstance(method, Iterative) and method.unlearn_epochs and not by_steps:
+        warn_of_schedule(settled, method.unlearn_epochs, method.unlearn_lr)
+    return settled, method
 
 
 def recipe_of_original(original: Original | None) -> dict | None:

@@ -226,6 +226,8 @@ def train(request: TrainRequest) -> dict[str, float] | None:
         Accuracies in percent on train, val (VA) and test (TA); None for a dry run.
     """
     name_unread(request, "main_train", OF_LATER_STEPS)
+    if "seed" in request.typed:
+        warn("main_train does not read --seed; what it reads is --train_seed")
     if not request.epochs:
         raise UserError("--epochs 0 trains nothing; give at least 1")
     request = settle_training(request)

@@ -893,8 +893,34 @@ def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys
         "warning: main_train does not read --num_indexes_to_replace, --unlearn\n"
         in capsys.readouterr().err
     )
+    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--dry_run", "--seed", 5) == 0
+    assert (
+        "warning: main_train does not read --seed; what it reads is --train_seed\n"
+        in capsys.readouterr().err
+    )
+    assert call(main_train.main, *TRAIN, "--save_dir", tmp_path, "--dry_run") == 0
+    assert "does not read" not in capsys.readouterr().err
+    of_masks = ["--model_path", original, "--num_indexes_to_replace", 5, "--unlearn_epochs", 1]
+    of_masks += ["--save_dir", tmp_path, "--dry_run"]
+    unread = ["--unlearn", "FT", "--mask_path", tmp_path, "--mask_ratio", 0.5]
+    assert call(generate_mask.main, *SETUP, *of_masks, *unread) == 0
+    assert (
+        "warning: generate_mask does not read --mask_path, --mask_ratio, --unlearn\n"
+        in capsys.readouterr().err
+    )
+    assert call(generate_mask.main, *SETUP, *of_masks) == 0  # --unlearn_epochs is the reference's
+    assert "does not read" not in capsys.readouterr().err
     assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", "--save_every_steps", 5) == 0
     assert "warning: main_forget does not read --save_every_steps\n" in capsys.readouterr().err
+    # What is not read is not wanted either, whatever is in --save_dir.
+    gone = ["--resume", "--checkpoint", tmp_path / "gone.pth.tar", "--dry_run"]
+    assert forget(original, tmp_path, "--unlearn", "FT", *gone) == 0
+    output = capsys.readouterr()
+    assert "warning: main_forget does not read --checkpoint\n" in output.err
+    assert f"--resume: nothing in {tmp_path} yet; beginning\n" in output.out
+    assert call(generate_mask.main, *SETUP, *of_masks, *gone[:-1]) == 0
+    assert "warning: generate_mask does not read --checkpoint\n" in capsys.readouterr().err
+    refused(capsys, call(main_train.main, *TRAIN, *gone), "--checkpoint", "no such file")
     refused(
         capsys,
         call(main_train.main, *TRAIN, "--checkpoint", original),

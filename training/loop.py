@@ -56,7 +56,7 @@ class Updater:
         self.model, self.gate, self.clip_norm, self.accumulate = model, gate, clip_norm, accumulate
         own = optimizer, scheduler
         self.descents = {"forget": forget or own, "retain": own}
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.parameters = in_model_order(model, optimizer)
         self.by_labels = accumulate > 1 or distributed.world_size() > 1
         self.phase = "retain"  # whose gradients the parameters hold
         self.begin()
@@ -140,6 +140,15 @@ class Updater:
             self.gate.keep_current()
         if scheduler is not None:
             scheduler.step()
+
+
+def in_model_order(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """What the optimizer descends: the model's parameters in their order there, whatever groups
+    they are in, then those beside the model.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
+    descended = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return sorted(descended, key=lambda parameter: places.get(id(parameter), len(places)))
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:

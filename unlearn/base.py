@@ -21,9 +21,10 @@ class Step(NamedTuple):
             as a proximal step. The gate acts after it.
         phase: with which other steps this one accumulates under ``--accumulate``, and which
             optimizer it descends with: see :meth:`Iterative.forget_descent`.
-        edit_gradients: called with the parameters before the update; edits their ``grad``, the mean
-            over the update's images of all ranks (None where it has none), in place. Clip and gate
-            act after it. Every rank has to make the same edit.
+        edit_gradients: called before the update with the model's parameters in its order, then
+            :meth:`Iterative.extra_parameters`; edits their ``grad``, the mean over the update's
+            images of all ranks (None where it has none), in place. Clip and gate act after it.
+            Every rank has to make the same edit.
         clip: whether ``--clip_norm`` applies to this step.
         gated: whether the mask applies to this step. A step that is not gated may move every
             weight, by the momentum that gated steps have gathered too; gated steps then keep what

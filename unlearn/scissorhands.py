@@ -21,9 +21,10 @@ class Scissorhands(Iterative):
     SNIP's score is |theta dCE(forget batch)/dtheta| at the original. What is among the
     ``redraw_share`` of all weights with the largest and lies in the last two stages or the
     classifier is drawn anew, but for BatchNorm outside of shortcuts. Each ``pair_every``-th retain
-    batch goes with a forget batch, while there are any, under CE(retain) - forget_weight
-    CE(forget), the others are plain training. In a pair the gradient g of those stages becomes g +
-    v m where g.m < 0, m the gradient of -CE(forget batch) as the epoch begins and v = max(0.5,
+    batch, by default each, goes with a forget batch, while there are any, under CE(retain) -
+    forget_weight CE(forget), the others are plain training. In steps ``project_every``, 2
+    ``project_every``, ... of an epoch, where they are pairs, the gradient g of those stages becomes
+    g + v m if g.m < 0, m the gradient of -CE(forget batch) as the epoch begins and v = max(0.5,
     -g.m / (m.m + 1e-3)): the authors' projection with one memory.
     """
 
@@ -44,12 +45,14 @@ class Scissorhands(Iterative):
         0.03, "share of the weights, by SNIP score, of which the last stages' are drawn anew"
     )
     pair_every: int = option(1, "retain batches of which one goes with a forget batch")
+    project_every: int = option(1, "steps of which one projects a pair's gradient")
 
     def __post_init__(self) -> None:
         if not 0 <= self.redraw_share <= 1:
             raise UserError(f"--redraw_share {self.redraw_share}: allowed 0 to 1")
-        if self.pair_every < 1:
-            raise UserError(f"--pair_every {self.pair_every}: at least 1 is wanted")
+        for name in ("pair_every", "project_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: at least 1 is wanted")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         inside = tuple(f"{name}." for name in last_stages(model))
@@ -74,4 +77,5 @@ class Scissorhands(Iterative):
                 continue
             climbed = -self.forget_weight * F.cross_entropy(model(pair[0]), pair[1])
             loss = joint_loss((learnt, data.retain), (climbed, data.forget))
-            yield Step(loss, logits, labels, phase="forget", edit_gradients=self.memory.hold)
+            edit = None if (number + 1) % self.project_every else self.memory.hold
+            yield Step(loss, logits, labels, phase="forget", edit_gradients=edit)

@@ -186,6 +186,18 @@ def test_the_audit_and_the_report_have_one_average_gap(runs, standard, capsys):
     assert mine["FT"] > 0
 
 
+def test_a_model_that_is_given_twice_is_named_with_both_flags(runs, tmp_path, capsys):
+    retrain, original = runs / "seed2/retraincheckpoint.pth.tar", runs / "0model_SA_best.pth.tar"
+    words = ["--device", "cpu", "--save_dir", tmp_path, "--models", retrain]
+    capsys.readouterr()
+    assert call(evaluate.main, *words, "--retrain", retrain) == 2
+    assert f"{retrain} is also given as --retrain; drop it from one" in capsys.readouterr().err
+    assert call(evaluate.main, *words[:-1], original, "--original", original) == 2
+    assert f"{original} is also given as --original;" in capsys.readouterr().err
+    assert call(evaluate.main, *words[:-1], original) == 2
+    assert "names no unlearned model" in capsys.readouterr().err
+
+
 def test_the_order_of_the_models_changes_no_number(runs, tmp_path):
     """Neither does the seed of the model that comes first."""
     files = [runs / f"seed{seed}/FTcheckpoint.pth.tar" for seed in (2, 3)] + [

@@ -6,10 +6,12 @@ import pytest
 import torch
 from helpers import SETUP, call, forget, refused, result, weights
 
+import evaluate
 import generate_mask
 import main_forget
 import main_train
 from models import build_model
+from stages import outputs
 from stages.classifier import load_classifier
 from stages.state_dicts import Misfit, fitted, weights_in
 
@@ -54,6 +56,14 @@ def lazy(classes):
 
 def image(classes):
     return nn.Conv2d(3, classes, 3)
+"""
+
+WIDE = """
+
+def wide(classes):
+    net = Net(classes)
+    net.head = nn.Sequential(nn.Linear(8, 9), nn.Linear(9, classes))
+    return net
 """
 
 
@@ -216,6 +226,25 @@ def test_a_users_architecture_goes_through_the_steps(name, tmp_path, capsys):
     shifted = classifier.model(digits)
     classifier.model.normalize.mean += 1  # it is what the images pass through
     assert not torch.equal(classifier.model(digits), shifted)
+
+
+def test_an_audit_with_another_architecture_names_the_first_difference(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "own.py").write_text(NET + WIDE)
+    own = ["--dataset", "digits", "--device", "cpu", "--arch", f"{tmp_path}/own.py:net"]
+    words = ["--unlearn", "retrain", "--forget", "random:100", "--unlearn_epochs", 1]
+    assert call(main_forget.main, *own, *words, "--save_dir", tmp_path) == 0
+    file = tmp_path / "retraincheckpoint.pth.tar"
+    named = ["--models", file, "--device", "cpu", "--save_dir", tmp_path, "--arch"]
+    capsys.readouterr()
+    monkeypatch.setattr(outputs, "load_dataset", None)  # refused before data are read
+    for name, first in (("wide", "head.0.bias"), ("chain", "0.bias")):
+        arch = f"{tmp_path}/own.py:{name}"
+        said = f"--models {file} does not fit --arch {arch}: {first} is "
+        refused(capsys, call(evaluate.main, *named, arch), said, "--arch it was trained with")
+    monkeypatch.undo()
+    assert call(evaluate.main, *named, f"{tmp_path}/own.py:net") == 0
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ import evaluate
 import main_forget
 import main_train
 import report
-from arg_parser import train_request
+from arg_parser import train_request, unlearn_request
 from evaluation.alarms import audit_alarms
 from evaluation.gaps import noise_band, trained_unlike
 from evaluation.intervals import Metric
 from evaluation.rows import Judged
 from runtime.files import save
 from stages.records import differences
+from stages.settings import settle_and_say, settle_training
+from unlearn import METHODS
 from utils import UserError
 
 DIGITS = ["--dataset", "digits", "--arch", "resnet20s", "--device", "cpu", "--precision", "fp32"]
@@ -162,6 +164,38 @@ def test_other_methods_take_nothing_from_the_record():
     args, taken = settled("--unlearn", "FT", arguments=ODD)
     assert taken == {}
     assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size) == (10, 0.01, 256)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], None),
+        (["--decreasing_lr", "2,3"], None),
+        (["--decreasing_lr", "50,60"], "50,60: the run of 4 epochs does not reach 50, 60; by"),
+        (["--decreasing_lr", "2,4"], "2,4: the run of 4 epochs does not reach 4; by default"),
+        (["--decreasing_lr", "3,2"], "3,2: read in ascending order, 2,3"),
+        (["--warmup", 3], None),
+        (["--warmup", 9], "--warmup 9: none of the 4 epochs is left at the learning rate 0.1,"),
+        (["--warmup", 4], "--warmup 4: none of the 4 epochs is left"),
+    ],
+)
+def test_a_schedule_that_a_short_run_does_not_follow_is_named(words, said, capsys):
+    words = [str(word) for word in words]
+    settle_training(train_request(["--epochs", "4", *words]))
+    trained = capsys.readouterr().err
+    common = ["--unlearn_epochs", "4", "--unlearn_lr", "0.1", *words]
+    settle_and_say(unlearn_request(["--unlearn", "FT", *common]))
+    for err in (trained, capsys.readouterr().err):
+        assert err.count("warning:") == (said is not None)
+        assert (said or "") in err
+
+
+def test_defaults_of_schedules_are_quiet(capsys):
+    for epochs in (1, 4, 182):
+        settle_training(train_request(["--epochs", str(epochs)]))
+        for name in METHODS:
+            settle_and_say(unlearn_request(["--unlearn", name, "--unlearn_epochs", str(epochs)]))
+    assert "--decreasing_lr" not in capsys.readouterr().err
 
 
 def test_inherited_milestones_move_with_the_epochs_and_typed_ones_do_not():

@@ -28,6 +28,7 @@ from helpers import (
     weights,
 )
 
+import evaluate
 import generate_mask
 import main_forget
 import main_random
@@ -967,6 +968,33 @@ def test_a_name_of_a_run_is_no_path(name, original, tmp_path, capsys):
         "letters, digits",
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_commands_that_are_printed_can_be_pasted(original, tmp_path, capsys):
+    folder = tmp_path / "a b $c"
+    assert forget(original, folder, "--unlearn", "raw") == 0
+    assert f"python report.py '{folder}'\n" in capsys.readouterr().out
+    assert forget(original, folder, main=generate_mask.main) == 0
+    assert f"main_random.py --mask_path '{folder}/with_0.5.pt'\n" in capsys.readouterr().out
+    bare = folder / "bare.pth"
+    torch.save(weights(original), bare)
+    words = ["--models", bare, "--device", "cpu", "--save_dir", tmp_path]
+    refused(capsys, call(evaluate.main, *words), f"--models 'NAME={bare}'")
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_a_mask_is_no_model(kind, masks, tmp_path, capsys):
+    """Refused before data are looked for, of which there are none here."""
+    mask = torch.load(masks / "with_0.5.pt", weights_only=True)
+    file = tmp_path / "with_0.5.pt"
+    torch.save({name: value.to(kind) for name, value in mask.items()}, file)
+    none = ["--dataset", "cifar10", "--data", tmp_path, "--device", "cpu", "--save_dir", tmp_path]
+    said = f"{file} is a mask ({str(kind).removeprefix('torch.')} tensors), a model is wanted"
+    request = [*none, "--forget", "random:10", "--model_path", file]
+    refused(capsys, call(main_forget.main, *request, "--unlearn", "FT"), f"--model_path {said}")
+    refused(capsys, call(generate_mask.main, *request), f"--model_path {said}")
+    models = ["--models", f"a={file}", "--device", "cpu", "--save_dir", tmp_path]
+    refused(capsys, call(evaluate.main, *models), said)
 
 
 def test_steps_without_named_runs_say_so(original, tmp_path, capsys):

@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from helpers import CPU, make_data, make_model, random_mask, same
+from helpers import CPU, ITERATIVE, make_data, make_model, random_mask, same, small
 from toys import Alternate, Pair, by_hand
 
 from engine import Trainer, UnfitState, run
@@ -163,3 +163,18 @@ def test_frozen_weights_stay_where_steps_that_are_not_gated_left_them():
     run(model, Watched(gated=False, own=False), make_data(), Recipe(momentum=0.0), mask)
     assert set(seen) == {("forget", False), ("retain", True)}
     assert not same(model, original)
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+def test_without_weight_decay_it_is_one_run_which_weights_decay(name, masked):
+    """``decay`` "weights" orders the optimizer's parameters otherwise than the model has them."""
+    ends = []
+    for decay in ("all", "weights"):
+        method = small(name)
+        method.weight_decay = 0.0
+        model, data = make_model(), make_data(class_to_forget=1 if name == "unsir" else -1)
+        mask = random_mask(model) if masked else None
+        run(model, method, data, Recipe(clip_norm=0.5, decay=decay), mask)
+        ends.append(model)
+    assert same(*ends)

@@ -49,6 +49,6 @@ SCISSORHANDS_PRESETS = {
         unlearn_lr=1e-3,
         redraw_share=0.03,
         forget_weight=0.01,
-        pair_every=10,
+        project_every=10,
     )
 }

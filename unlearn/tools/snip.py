@@ -17,6 +17,8 @@ from utils import stream
 
 # The projection's ridge and the least value of its dual variable.
 RIDGE, LEAST = 1e-3, 0.5
+# How architectures name a block's shortcut.
+SHORTCUTS = ("downsample", "shortcut")
 
 
 def last_stages(model: nn.Module) -> list[str]:
@@ -55,26 +57,39 @@ def salience(model: nn.Module, data: Data) -> list[Tensor]:
     return [(gradient * weight).abs() for gradient, weight in found]
 
 
+def main_batch_norms(model: nn.Module) -> set[str]:
+    """The names of the weights and biases of BatchNorm layers, but for those of shortcuts."""
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(word in name for word in SHORTCUTS)
+        for own, _ in module.named_parameters()
+    }
+
+
 @torch.no_grad()
 def redraw_salient(
     model: nn.Module, scores: list[Tensor], share: float, inside: tuple[str, ...], seed: int
 ) -> None:
     """Draw anew what is among the ``share`` of all weights with the largest scores and whose name
-    begins with one of ``inside``: Kaiming uniform with a = sqrt(5), and zero for tensors of one
-    dimension. BatchNorm layers named so ("bn") keep their weights; a shortcut's is not.
+    begins with one of ``inside``: zero for a bias, Kaiming uniform with a = sqrt(5) for all else,
+    a tensor of one dimension as a column: U(-1, 1). BatchNorm layers keep their weights, but for a
+    shortcut's. So the authors' code.
     """
-    flat, named = flatten(scores), dict(model.named_parameters())
+    flat, named, kept = flatten(scores), dict(model.named_parameters()), main_batch_norms(model)
     count = round(share * len(flat))
     if not count:
         return
     least = flat.kthvalue(len(flat) - count + 1).values
     chosen = split_like(flat >= least, list(named.values()))
     for (name, weight), part in zip(named.items(), chosen, strict=True):
-        if name.startswith(inside) and "bn" not in name:
+        if name.startswith(inside) and name not in kept:
             fresh = torch.zeros(weight.shape)
-            if weight.dim() > 1:
+            if not name.endswith("bias"):
                 draws = torch.Generator().manual_seed(stream(seed, "redraw", name))
-                nn.init.kaiming_uniform_(fresh, a=5**0.5, generator=draws)
+                drawn = fresh if weight.dim() > 1 else fresh.view(-1, 1)
+                nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=draws)
             weight.copy_(torch.where(part, fresh.to(weight.device), weight))
 
 
