@@ -4,15 +4,16 @@ results/methods_2026.md, from the runs of benchmarks/methods.py.
     python benchmarks/methods_table.py                  # of runs/methods_2026
     python benchmarks/methods_table.py --folder FOLDER
 
-A gap is that of one run to Retrain on its forget set: random images have a Retrain of each of five
+A gap is that of one run to the Retrain of its seed: random images have a Retrain of each of five
 sets, a class has five Retrains of one set. Differences are paired by seed.
 """
 
 import argparse
 import dataclasses
+import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import sweep
 from benchmarks.hardware import describe, hardware_line
 from benchmarks.instrument import Gaps, cell, difference, gap, read, spread, table
-from evaluation.gaps import AVERAGED, AVERAGED_ENTROPY
+from evaluation.gaps import AVERAGED, AVERAGED_ENTROPY, average_band
 from runtime.files import load_json, save_text
 from sweeping.expansion import Run, expand
 from sweeping.plan import Plan, make_plan
@@ -36,10 +37,11 @@ PAGE = """# The methods after an equal search
 `python benchmarks/methods.py`, then `python benchmarks/methods_table.py`; {taken}.
 fashion_mini at 12x12, ResNet-20s, 12 epochs of training; four trials of each method by
 `val_proxy` on another forget set than the tables'. UA, RA, TA, MIA in percent, gaps in points:
-means over five runs, Avg. Gap with its SD. Differences of Avg. Gap are paired by seed, with
-Student's 95 % interval (four degrees of freedom); **bold** excludes 0. No correction for the number
-of rows: of forty true zeros two are bold. `~`: an Avg. Gap that five runs of Retrain in the
-method's place would have, at most their mean and two standard errors ({bounds}).
+means over five runs. Avg. Gap is the mean over seeds of a run's distance to the Retrain of its
+seed, with its SD. Differences are paired by seed, with Student's 95 % interval (four degrees of
+freedom); **bold** excludes 0. No correction for the number of rows: of forty true zeros two are
+bold. `~`: the mean over the four of |mean signed gap| is inside what at least 95 % of five Retrains
+in the method's place have ({bounds}).
 
 {tables}"""
 
@@ -50,7 +52,7 @@ class Entry:
 
     name: str
     values: str
-    metrics: list[dict]
+    metrics: dict[int, dict]
     gaps: Gaps
     entropy: Gaps
 
@@ -74,30 +76,26 @@ class Results:
         made = [self.of(run) for run in self.runs if run.stage == "retrain"]
         return {result["provenance"]["git"][:9] for result in made}
 
-    def retrains(self) -> dict[int, list[dict]]:
-        """Of each seed the metrics of the Retrains of its forget set."""
-        by_seed = {run.seed: self.of(run)["metrics"] for run in self.runs if run.stage == "retrain"}
-        if self.one_class:
-            return {seed: list(by_seed.values()) for seed in by_seed}
-        return {seed: [metrics] for seed, metrics in by_seed.items()}
+    def retrains(self) -> dict[int, dict]:
+        """Of each seed the metrics of the Retrain that its rows are beside."""
+        return {run.seed: self.of(run)["metrics"] for run in self.runs if run.stage == "retrain"}
 
-    def null(self, metrics: Sequence[str]) -> float:
-        """At most this is the mean gap of five Retrains in the place of a method's runs.
+    def bound(self, metrics: Sequence[str], count: int) -> float:
+        """What the mean over metrics of |mean signed gap| of ``count`` true Retrains, each beside
+        its own, stays below with probability 95 % or more (evaluation/gaps.py).
 
-        One run against the other four of a class; two runs of one set of random images, as there
-        each has one Retrain.
+        Each metric's band is t s sqrt(2 / count), s the standard deviation of the Retrains of one
+        forget set; the mean of the bands is exact where all metrics move as one, the worst case.
         """
         retrains = self.retrains()
         if self.one_class:
-            runs = next(iter(retrains.values()))
-            gaps = [gap([run], [each for each in runs if each is not run], metrics) for run in runs]
+            runs = list(retrains.values())
         else:
-            runs = [self.of(run)["metrics"] for run in self.runs if run.stage == "one_set"]
-            runs += retrains[2]
-            pairs = [(a, b) for i, a in enumerate(runs) for b in runs[:i]]
-            gaps = [gap([a], [b], metrics) for a, b in pairs]
-        error = statistics.stdev(gaps) / len(self.plan.seeds) ** 0.5
-        return statistics.fmean(gaps) + 2 * error
+            alone = [self.of(run)["metrics"] for run in self.runs if run.stage == "one_set"]
+            runs = [retrains[2], *alone]
+        values = {name: [run[name] for run in runs] for name in metrics}
+        scale = math.sqrt((2 / count) / (1 / count + 1 / len(runs)))
+        return average_band(values, count) * scale
 
     def entries(self) -> Iterator[Entry]:
         """Every row that is compared, in the order of the plan."""
@@ -113,10 +111,10 @@ class Results:
                 print(f"{stage}/{method} has no result")
                 continue
             of = lambda names, found=found: {  # noqa: E731
-                seed: gap([result["metrics"]], retrains[seed], names)
+                seed: gap([result["metrics"]], [retrains[seed]], names)
                 for seed, result in found.items()
             }
-            metrics = [result["metrics"] for result in found.values()]
+            metrics = {seed: result["metrics"] for seed, result in found.items()}
             name = name_of(stage, next(iter(found.values()))["label"])
             name += f" ({len(found)} of {len(runs)} runs)" * (len(found) < len(runs))
             yield Entry(name, values_of(runs[0]), metrics, of(AVERAGED), of(AVERAGED_ENTROPY))
@@ -148,31 +146,40 @@ def rows(results: Results) -> Iterator[Sequence[str]]:
         sys.exit(
             f"{results.plan.folder}: no result of {missing.pop()}: benchmarks/methods.py goes on"
         )
-    bound, bound_entropy = results.null(AVERAGED), results.null(AVERAGED_ENTROPY)
-    runs = [each for seed in results.retrains().values() for each in seed]
-    yield ("Retrain", *means_of(runs), "", "", "", "", "")
+    yield ("Retrain", *means_of(results.retrains().values()), "", "", "", "", "")
     for entry in entries:
         beside = [
             "" if other is entry else cell(difference(entry.gaps, other.gaps))
             for other in (by_name[BASELINE], by_name[NOTHING])
         ]
-        average, entropy = statistics.fmean(entry.gaps.values()), [*entry.entropy.values()]
         gaps = (
-            spread(entry.gaps) + "~" * (average <= bound),
-            f"{statistics.fmean(entropy):.2f}" + "~" * (statistics.fmean(entropy) <= bound_entropy),
+            spread(entry.gaps) + mark(results, entry, AVERAGED),
+            f"{statistics.fmean(entry.entropy.values()):.2f}"
+            + mark(results, entry, AVERAGED_ENTROPY),
         )
-        yield (entry.name, *means_of(entry.metrics), *gaps, *beside, entry.values)
+        yield (entry.name, *means_of(entry.metrics.values()), *gaps, *beside, entry.values)
 
 
-def means_of(metrics: Sequence[dict]) -> list[str]:
+def mark(results: Results, entry: Entry, metrics: Sequence[str]) -> str:
+    """``~`` where Retrains in the row's place would be as far from those that it is beside."""
+    retrains = results.retrains()
+    signed = [
+        statistics.fmean(run[name] - retrains[seed][name] for seed, run in entry.metrics.items())
+        for name in metrics
+    ]
+    near = statistics.fmean(map(abs, signed)) <= results.bound(metrics, len(entry.metrics))
+    return "~" * near
+
+
+def means_of(metrics: Collection[dict]) -> list[str]:
     return [f"{statistics.fmean(each[name] for each in metrics):.2f}" for name in AVERAGED]
 
 
 def page(results: dict[str, Results]) -> str:
     here = describe()
     bounds = [
-        f"{kind}: {each.null(AVERAGED):.2f} and, under the entropy attack,"
-        f" {each.null(AVERAGED_ENTROPY):.2f}"
+        f"{kind}: {each.bound(AVERAGED, 5):.2f} and, under the entropy attack,"
+        f" {each.bound(AVERAGED_ENTROPY, 5):.2f}"
         for kind, each in results.items()
     ]
     tables = [f"## {TITLES[kind]}\n\n{table(HEAD, rows(each))}\n" for kind, each in results.items()]

@@ -212,7 +212,11 @@ def means(shares: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str,
 
 
 def svc_draws(
-    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
+    retain: Outputs,
+    test: Outputs,
+    audited: Mapping[str, Outputs],
+    rule: DrawRule,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """By split and feature, the shares (draws,), in [0, 1], that the attack calls non-member.
 
@@ -222,12 +226,19 @@ def svc_draws(
 
     Args:
         retain, test, audited: (logits (n, k), labels (n,)) of un-augmented splits.
+        weights: of an audited split's samples (n,), where they do not count alike.
     """
-    return _shares(attack_features, retain, test, audited, rule.draws(retain[1], test[1]))
+    return _shares(
+        attack_features, (retain, test), audited, rule.draws(retain[1], test[1]), weights
+    )
 
 
 def svc_margin_draws(
-    retain: Outputs, test: Outputs, audited: Mapping[str, Outputs], rule: DrawRule
+    retain: Outputs,
+    test: Outputs,
+    audited: Mapping[str, Outputs],
+    rule: DrawRule,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """The same shares (draws,) by one feature that does not crowd at 1: the standardised margin.
 
@@ -241,7 +252,7 @@ def svc_margin_draws(
         known = np.concatenate(taught or [[0.0]])
         sd = max(known.std(), MIN_SD)
         features = functools.partial(_standardised_margin, center=known.mean(), sd=sd)
-        found.append(_shares(features, retain, test, audited, [draw], features_of=("margin",)))
+        found.append(_shares(features, (retain, test), audited, [draw], weights, ("margin",)))
     return {name: np.concatenate([shares[name]["margin"] for shares in found]) for name in audited}
 
 
@@ -253,10 +264,10 @@ def _standardised_margin(
 
 def _shares(
     features: Callable[..., dict[str, np.ndarray]],
-    retain: Outputs,
-    test: Outputs,
+    taught: tuple[Outputs, Outputs],
     audited: Mapping[str, Outputs],
     draws: Sequence[Drawn],
+    weights: Mapping[str, np.ndarray] | None,
     features_of: Sequence[str] = FEATURES,
 ) -> dict[str, dict[str, np.ndarray]]:
     # SciPy takes a tenth of a second to import; only the evaluation needs it.
@@ -268,7 +279,7 @@ def _shares(
         return shares
     # What several draws share is computed once.
     inside, outside = (np.unique(np.concatenate([draw[side] for draw in draws])) for side in (0, 1))
-    sides = ((retain, inside), (test, outside))
+    sides = zip(taught, (inside, outside), strict=True)
     known = [features(logits[at], labels[at]) for (logits, labels), at in sides]
     seen = [features(*audited[name]) for name in asked]
     drawn = [
@@ -279,5 +290,6 @@ def _shares(
         points = np.concatenate([side[feature] for side in known])
         for i, found in enumerate(decisions(points, drawn, [each[feature] for each in seen])):
             for name, decided in zip(asked, found, strict=True):
-                shares[name][feature][i] = np.mean(decided < 0)
+                each = None if weights is None else weights.get(name)
+                shares[name][feature][i] = np.average(decided < 0, weights=each)
     return shares

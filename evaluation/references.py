@@ -28,6 +28,10 @@ def rmia_offline_ratio(log_p: np.ndarray, references: np.ndarray, *, a: float = 
     to four references are useful; models retrained without the forget set are out-models of it. a =
     1 is the plain mean, as for a population that all references were trained on.
 
+    RMIA's score, the share of a population z with ratio(x) / ratio(z) >= gamma, ranks samples as
+    the ratio itself does; a finite population only adds ties, and where a whole class is audited
+    beside others' images every score is 1.
+
     Args:
         log_p: (n,) log-probabilities of the labels under the audited model.
         references: (R, n) the same under the others.
@@ -37,24 +41,6 @@ def rmia_offline_ratio(log_p: np.ndarray, references: np.ndarray, *, a: float = 
     log_out = largest + np.log(np.exp(references - largest).sum(0) / len(references))
     with np.errstate(divide="ignore"):  # log 0 for a = 1
         return log_p - np.logaddexp(np.log1p(a) + log_out, np.log(1 - a)) + np.log(2)
-
-
-def rmia_scores(
-    log_ratios: np.ndarray, population: np.ndarray, *, gamma: float = 1.0
-) -> np.ndarray:
-    """The share of the population z with ratio(x) / ratio(z) >= gamma, for each x: (n,) in [0, 1].
-
-    ``log_ratios`` (n,) of the audited samples and ``population`` (m,) of others, from retain or
-    test, by the function above. For one population the score never falls as the ratio
-    grows, so that gamma changes how many samples share a score but not their order. m bounds the
-    resolution: 1 / m must be well below the false positive rate of interest. O((n + m) log m).
-    """
-    log_ratios, population = np.asarray(log_ratios, np.float64), np.asarray(population, np.float64)
-    are_finite = np.isfinite(log_ratios).all() and np.isfinite(population).all()
-    if not len(population) or not are_finite:
-        raise ValueError("RMIA needs finite ratios and a population of at least one sample.")
-    below = np.searchsorted(np.sort(population), log_ratios - np.log(gamma), side="right")
-    return below / len(population)
 
 
 # --------------------------------------------------------------------------------------------- LiRA
@@ -156,12 +142,13 @@ def ulira_summary(
     """The ROC of all (shadow, sample) pairs, and the samples that leak most; named ``ulira...``.
 
     As :func:`evaluation.attacks.roc_summary` of :func:`ulira_scores`, but one sample's scores under
-    the S shadows hang together: the AUC's interval is of samples as clusters, the rates' intervals
-    count samples only. ulira_sample_auc_median and ulira_worst_1_percent_auc: the median and the
-    99th percentile over samples of max(A, 1 - A), A from :func:`per_sample_auc`. With few shadows
-    they are far above 0.5 by chance: NAME_floor is the same with each sample's membership shuffled
-    by ``seed``, 0.61 and 0.86 for 8 in and 8 out. A method that gives every forgotten sample the
-    same margin passes this; read it beside the accuracies.
+    the S shadows hang together, and so do a shadow's: the AUC's interval is of samples and shadows
+    as clusters, the rates' intervals count samples only. ulira_sample_auc_median and
+    ulira_worst_1_percent_auc: the median and the 99th percentile over samples of max(A, 1 - A), A
+    from :func:`per_sample_auc`. With few shadows they are far above 0.5 by chance: NAME_floor is
+    the same with each sample's membership shuffled by ``seed``, 0.61 and 0.86 for 8 in and 8 out. A
+    method that gives every forgotten sample the same margin passes this; read it beside the
+    accuracies.
     """
     scores, member = _pool(scores, member)
     shuffled = np.random.default_rng(seed).permuted(member, axis=0)
@@ -199,11 +186,13 @@ def ulira_by_memorisation(
 
 
 def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
-    """SE of the AUC of scores[member] against scores[~member], (S, n), independent columns.
+    """SE of the AUC of scores[member] against scores[~member], (S, n), shadows by samples.
 
     The deviations of the pairs' placements from the AUC, summed within samples before they are
-    squared (Obuchowski, Biometrics 1997); with one score per sample it is DeLong's. O(S n log(S
-    n)).
+    squared (Obuchowski, Biometrics 1997); with one score per sample it is DeLong's. A shadow's
+    scores hang together too: the squares of its sums are added, and those of single scores, which
+    both have, are taken away (Cameron, Gelbach & Miller, J. Bus. Econ. Stat. 2011). Never below
+    the first. O(S n log(S n)).
     """
     scores, member = _pool(scores, member)
     if scores.shape[1] < 2:
@@ -214,8 +203,15 @@ def clustered_auc_sd(scores: np.ndarray, member: np.ndarray) -> float:
     placements[~member] = 1 - _share_below(outside, inside)
     means = np.where(member, placements[member].mean(), placements[~member].mean())
     counts = np.where(member, len(inside), len(outside))
-    per_sample = ((placements - means) / counts).sum(0)
-    return float(np.sqrt((per_sample**2).sum() * scores.shape[1] / (scores.shape[1] - 1)))
+    parts = (placements - means) / counts
+    by_sample, by_shadow = (_scaled_squares(parts.sum(axis)) for axis in (0, 1))
+    return float(np.sqrt(by_sample + max(by_shadow - (parts**2).sum(), 0)))
+
+
+def _scaled_squares(sums: np.ndarray) -> float:
+    """The sum of squares of the clusters' ``sums`` (k,), times k / (k - 1); 0 for one cluster."""
+    count = len(sums)
+    return float((sums**2).sum() * count / (count - 1)) if count > 1 else 0.0
 
 
 def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def inside(
     if is_distance(name):
         return inside_distance(method, retrain)
     if not is_agreement(name):
-        return inside_noise(method, retrain, noise, draws)
+        return inside_noise(method, _beside_all(name, retrain), noise, draws)
     # A product of three shares: its logarithm is a sum, as a distance is.
     with np.errstate(divide="ignore"):
         method, retrain = -np.log(method), -np.log(retrain)
@@ -135,6 +135,18 @@ def inside(
     if not np.isfinite(method).all():
         return False if len(retrain) >= FEWEST else None
     return inside_distance(method, retrain)
+
+
+def _beside_all(name: str, retrain: np.ndarray) -> np.ndarray:
+    """Retrain's values (m,) of an attack by references, with the spread of values beside all m.
+
+    Model i is beside the m - 1 others: x_i less their mean is m / (m - 1) times as far from 0 as
+    x_i less the mean of all.
+    """
+    if not name.startswith(("rmia_", "lira_")):
+        return retrain
+    mean = retrain.mean()
+    return mean + (retrain - mean) * (len(retrain) - 1) / len(retrain)
 
 
 def _columns(group: Sequence[Judged]) -> dict[str, np.ndarray]:
@@ -174,4 +186,6 @@ def _floor(name: str, values: np.ndarray, sides: tuple[int, int]) -> float:
     if is_agreement(name):
         with np.errstate(divide="ignore"):
             return float(np.exp(np.log(values).mean()))
-    return float(values.mean()) if is_distance(name) else gap_floor({name: values}, *sides)
+    if is_distance(name):
+        return float(values.mean())
+    return gap_floor({name: _beside_all(name, values)}, *sides)

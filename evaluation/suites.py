@@ -6,7 +6,7 @@ class was forgotten, its test images as ``test_forgotten``. No function here nee
 or a file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from evaluation.gaps import IN_AUDIT
 from evaluation.intervals import Metric, values_of
 from evaluation.membership import PLAIN, DrawRule, svc_draws, svc_margin_draws
 from evaluation.metrics import DEFINITIONS, measured
-from evaluation.references import lira_offline, rmia_offline_ratio, rmia_scores
+from evaluation.references import lira_offline, rmia_offline_ratio
 from evaluation.scores import member_scores, sample_scores
 
 # One score for each order of samples: the loss, the confidence and the margin rank samples alike.
@@ -56,12 +56,19 @@ def absent_classes(splits: Splits) -> np.ndarray:
 
 
 def left_out(splits: Splits, classes: Sequence[str]) -> list[str]:
-    """A warning naming :func:`absent_classes`, or []; ``classes`` are the names of all."""
-    absent = [classes[c] for c in absent_classes(splits)]
+    """A warning naming :func:`absent_classes`, or too few images, or []; ``classes`` are the names
+    of all.
+    """
+    absent, count = [classes[c] for c in absent_classes(splits)], len(held_out(splits)[1])
+    if not absent and count < FEWEST:
+        return [
+            f"{count} held-out images are of the forget set's classes, fewer than {FEWEST}: what"
+            " compares forget with such images is left out"
+        ]
     if not absent:
         return []
     shown = ", ".join(absent[:MOST_NAMED]) + (", ..." if len(absent) > MOST_NAMED else "")
-    of = f"of the forgotten class {shown}" if len(held_out(splits)[1]) else "there"
+    of = f"of the forgotten class {shown}" if count else "there"
     return [f"no held-out image is {of}: what compares forget with such images is left out"]
 
 
@@ -75,7 +82,7 @@ def can_attack(splits: Splits) -> bool:
     """Whether there are samples enough of forget, and to teach an attack."""
     parts = [splits[name] for name in ("forget", "retain", "test")]
     in_both = np.intersect1d(splits["retain"][1], splits["test"][1])
-    return all(len(labels) >= FEWEST for _, labels in parts) and len(in_both) > 1
+    return all(len(labels) >= FEWEST for _, labels in parts) and len(in_both) > 0
 
 
 def basic(
@@ -102,11 +109,13 @@ def attack_by_draw(splits: Splits, rule: DrawRule) -> dict[str, np.ndarray]:
     """
     if not can_attack(splits):
         return {}
-    audited = {"tnr": splits["forget"], "tnr_held_out": held_out(splits)}
-    if len(audited["tnr_held_out"][1]) < FEWEST:
-        del audited["tnr_held_out"]
-    five = svc_draws(splits["retain"], splits["test"], audited, rule)
-    margins = svc_margin_draws(splits["retain"], splits["test"], audited, rule)
+    audited, weights = {"tnr": splits["forget"]}, {}
+    if can_compare(splits):
+        audited["tnr_held_out"] = held_out(splits)
+        labels = audited["tnr_held_out"][1]
+        weights["tnr_held_out"] = class_weights(splits["forget"][1], labels)
+    five = svc_draws(splits["retain"], splits["test"], audited, rule, weights)
+    margins = svc_margin_draws(splits["retain"], splits["test"], audited, rule, weights)
     return {
         f"svc_{feature}_{end}": shares
         for end in audited
@@ -204,27 +213,23 @@ def _geometric_mean(factors: Sequence[float]) -> Metric:
 def reference_scores(
     splits: Splits, references: Sequence[Splits]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Scores of (forget, held out): RMIA with population test, LiRA from two references on."""
+    """Scores of (forget, held out): RMIA's ratio, and LiRA's z from two references on."""
     mine, *theirs = map(_scores_of_parts, (splits, *references))
 
-    def stacked(part: str, score: str) -> np.ndarray:
-        return np.stack([other[part][score] for other in theirs])
-
-    ratios = {
-        part: rmia_offline_ratio(scores["log_probability"], stacked(part, "log_probability"))
-        for part, scores in mine.items()
-    }
-    sides = ("forget", "held_out")
-    found = {"rmia": tuple(rmia_scores(ratios[side], ratios["test"]) for side in sides)}
-    if len(references) > 1:
-        found["lira"] = tuple(
-            lira_offline(mine[side]["margin"], stacked(side, "margin")) for side in sides
+    def of_sides(score: str, compare: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(
+            compare(scores[score], np.stack([other[side][score] for other in theirs]))
+            for side, scores in mine.items()
         )
+
+    found = {"rmia": of_sides("log_probability", rmia_offline_ratio)}
+    if len(references) > 1:
+        found["lira"] = of_sides("margin", lira_offline)
     return found
 
 
 def _scores_of_parts(splits: Splits) -> dict[str, dict[str, np.ndarray]]:
-    parts = {"forget": splits["forget"], "held_out": held_out(splits), "test": splits["test"]}
+    parts = {"forget": splits["forget"], "held_out": held_out(splits)}
     return {name: sample_scores(*part) for name, part in parts.items()}
 
 

@@ -120,4 +120,4 @@ def _interval(row: dict, group: Sequence[dict], retrain: Sequence[dict]) -> str:
         return NO_INTERVAL
     errors = [(mean_error(ours), mean_error(target)) for ours, target in columns]
     half = half_width(average_error(errors))
-    return f"{max(row['avg_gap'] - half, 0):.2f} to {row['avg_gap'] + half:.2f}"
+    return f"{max(row['avg_gap'] - half, 0):.2f} to {min(row['avg_gap'] + half, 100):.2f}"

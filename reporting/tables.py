@@ -177,7 +177,8 @@ def short_hash(data_sha256: str) -> str:
 
 
 def _place(row: dict) -> tuple:
-    return not row["is_retrain"], row["avg_gap"] if row["avg_gap"] is not None else 0, row["name"]
+    gap = math.inf if row["avg_gap"] is None else row["avg_gap"]
+    return not row["is_retrain"], gap, row["name"]
 
 
 def _floor(retrain: list[dict], rows: list[dict]) -> dict | None:

@@ -60,6 +60,12 @@ def test_the_interval_is_the_mean_of_the_metrics(folder, capsys):
     assert row["interval"] == f"{max(gap - half, 0):.2f} to {gap + half:.2f}"
 
 
+def test_an_interval_ends_at_a_hundred(tmp_path, capsys):
+    far = [(98.0, 2.0, 3.0, 100.0), (2.0, 99.0, 95.0, 10.0)]
+    write(tmp_path, *runs("retrain", "Retrain", RETRAIN), *runs("GA", "GA", far))
+    assert row_of(capsys, tmp_path, "GA")["interval"] == "0.00 to 100.00"
+
+
 def test_one_run_has_no_interval_and_a_warning_is_named(folder, capsys):
     row = row_of(capsys, folder, "FT")
     assert row["interval"] == "-"

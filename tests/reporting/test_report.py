@@ -176,6 +176,13 @@ def test_rows_begin_with_retrain_and_go_by_average_gap(folder, capsys):
     assert [row["is_retrain"] for row in table["rows"]] == [True, False, False, False]
 
 
+def test_a_row_whose_average_gap_is_not_known_is_last(folder, capsys):
+    write(folder, result("GA", "GA", (0.6, 99.9, 94.2, float("nan"))))
+    _, table = only_table(capsys, folder)
+    assert table["rows"][-1]["name"] == "GA"
+    assert table["rows"][-1]["avg_gap"] is None
+
+
 def test_salun_and_rl_are_separate_rows(folder, capsys):
     rows, _ = only_table(capsys, folder)
     assert set(rows) == {"Retrain", "SalUn", "RL", "FT"}
