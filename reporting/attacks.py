@@ -44,11 +44,14 @@ def ulira_cells(row: dict) -> dict[str, str]:
 def attack_numbers(
     audits: Sequence[dict], groups: dict[str, list[dict]]
 ) -> dict[str, dict[str, float]]:
-    """By the table's rows: rmia_auc, its ends at chance, and U-LiRA's; the first audit counts."""
+    """By the table's rows: rmia_auc, its ends at chance, and U-LiRA's; the first audit counts.
+
+    Only of rows all of whose models, and no others, were audited.
+    """
     found: dict[str, dict[str, float]] = {}
     for audit in audits:
         for name, row in named_rows(audit, groups).items():
-            if name in groups:
+            if name in groups and _missed(row, groups[name]) is None:
                 known = found.setdefault(name, {})
                 known |= {**_numbers_of(row), **known}
     return found
@@ -85,6 +88,29 @@ def named_rows(audit: dict, groups: dict[str, list[dict]]) -> dict[str, dict]:
     found.sort(key=lambda item: places.get(item[0], len(places)))
     names = told_apart([name for name, _ in found])
     return dict(zip(names, (row for _, row in found), strict=True))
+
+
+def partly_audited(audit: dict, groups: dict[str, list[dict]]) -> list[str]:
+    """A line on the audited rows but Retrain's whose attacks are left out of the table, or []."""
+    missed = [
+        (name, _missed(row, groups[name]))
+        for name, row in named_rows(audit, groups).items()
+        if name in groups and row["role"] != "retrain"
+    ]
+    words = ", ".join(f"{name} ({why})" for name, why in missed if why is not None)
+    if not words:
+        return []
+    return [f"An audit is not of just these runs' weights and is left out of the table: {words}."]
+
+
+def _missed(row: dict, runs: list[dict]) -> str | None:
+    """How the audited models are not the row's; None where they are, or no hash is recorded."""
+    weights, own = _weights(row), {run["provenance"].get("unlearned_sha256") for run in runs}
+    if weights == own or own == {None}:
+        return None
+    if foreign := weights - own:
+        return f"{len(foreign)} of {len(weights)} audited models are of no run here"
+    return f"{len(weights)} of {len(own)} models audited"
 
 
 def _table_name(row: dict, groups: dict[str, list[dict]]) -> str:

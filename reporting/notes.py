@@ -39,6 +39,10 @@ def table_notes(groups: Groups, retrain: Sequence[dict]) -> list[str]:
     forget_sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(forget_sets) > 1:
         notes.append(f"The runs cover {len(forget_sets)} forget sets.")
+    began = {name: _originals(group) for name, group in groups.items()}
+    if mixed := [name for name, originals in began.items() if len(originals) > 1]:
+        most = max(map(len, began.values()))
+        notes.append(f"Runs of one row began with up to {most} originals: {', '.join(mixed)}.")
     tests = {run["data"].get("test_sha256") for run in runs} - {None}
     if len(tests) > 1:
         notes.append(
@@ -99,6 +103,11 @@ def _row_warnings(name: str, group: Sequence[dict], retrain: Sequence[dict]) -> 
         of_original |= original
         of_runs.append([line for line in lines if line not in original])
     return of_original | {f"{name}: {line}" for line in once_each(of_runs)}
+
+
+def _originals(group: Sequence[dict]) -> set[str]:
+    """The hashes of the models that a row's runs started from, where they are recorded."""
+    return {run["provenance"].get("original_sha256") for run in group} - {None}
 
 
 def _other_recipes(groups: Groups) -> set[str]:

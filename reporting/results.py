@@ -5,6 +5,7 @@ refused by the name of its file.
 """
 
 import fnmatch
+import json
 import math
 import os
 import re
@@ -17,9 +18,9 @@ from reporting.notes import original_standing, standing_of
 from reporting.rows import METRICS, pair_key
 from reporting.tables import scenario_of, summarise
 from runtime.files import load_json
-from stages.file_names import AUDIT
+from stages.file_names import AUDIT, MASK_RECORD, TRAIN_RESULT
 from unlearn import label_today
-from utils import UserError
+from utils import UserError, printable, warn
 
 # Where evaluate.py --suite full keeps the runs on its shadow models. They are no rows of a table:
 # each forgot other images.
@@ -59,16 +60,24 @@ def _below(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def collect(folders: Sequence[Path]) -> list[dict]:
-    """The unlearning results below ``folders``, each file once and with its path under "file".
+    """The unlearning results below ``folders``, each once and with its path under "file".
+
+    Files of one content are copies, of which the first counts; a warning gives their number.
 
     Raises:
         UserError: a folder does not exist, or a file is damaged.
     """
-    found = []
+    found, copies = {}, []
     for file in find(folders, "*result.json"):
         if (result := unless_gone(file, _read)) is not None:
-            found.append({**result, "file": file})
-    return found
+            content = json.dumps(result, sort_keys=True)
+            if content in found:
+                copies.append(file)
+            found.setdefault(content, {**result, "file": file})
+    if copies:
+        results = "1 result is a copy" if len(copies) == 1 else f"{len(copies)} results are copies"
+        warn(f"{results} of others and count once: {printable(str(copies[0]))}")
+    return list(found.values())
 
 
 def unless_gone(file: Path, read: Callable[[Path], Any]) -> Any | None:
@@ -87,7 +96,8 @@ def _read(file: Path) -> dict | None:
     result = load_json(file, "result")
     remedy = "run its method again with --overwrite, or move the file away"
     try:
-        if not set(METRICS) <= result.get("metrics", {}).keys():
+        of_run = {"method", "metrics"} & result.keys()
+        if not of_run or file.name in (TRAIN_RESULT, MASK_RECORD):
             return None
         _check(result)
     except KeyError as error:
@@ -100,11 +110,16 @@ def _read(file: Path) -> dict | None:
 def _check(result: dict) -> None:
     """Raise unless ``result`` makes a row; null metrics become NaN, the label today's."""
     metrics = result["metrics"]
+    if missing := set(METRICS) - metrics.keys():
+        raise KeyError(min(missing))
     for name, value in metrics.items():
         metrics[name] = math.nan if value is None else value  # the accuracy of an empty test set
     for value in (*metrics.values(), result["RTE"]["total"]):
         if isinstance(value, int | float) and abs(value) > LARGEST:
             raise ValueError(f"a number in it is larger than {LARGEST:.0e}")
+    for name in METRICS:
+        if not (math.isnan(metrics[name]) or 0 <= metrics[name] <= 100):
+            raise ValueError(f"{name} is {metrics[name]}, a percentage is between 0 and 100")
     mask, label = result.get("mask"), result["label"]
     if not isinstance(label, str):
         raise TypeError(f"label is {label!r}")

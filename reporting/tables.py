@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from evaluation.gaps import usual_runs
+from reporting.attacks import partly_audited
 from reporting.groups import is_retrain, named_groups, reference_row
 from reporting.notes import audit_notes, rule_notes, table_notes
 from reporting.rows import AVERAGES, METRICS, floor_of, row_of
@@ -50,7 +51,7 @@ def scenarios(
         groups = {row["name"]: unsorted[row["name"]] for row in table["rows"]}
         retrain = [run for row in table["rows"] if row["is_retrain"] for run in groups[row["name"]]]
         for audit in audits_of[key]:
-            table["notes"] += audit_notes(audit, retrain)
+            table["notes"] += audit_notes(audit, retrain) + partly_audited(audit, groups)
         found.append(Scenario(table, groups, audits_of[key]))
     return found
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import statistics
 
 import numpy as np
@@ -1012,3 +1013,67 @@ def test_filter_and_top_choose_rows_beside_retrain_and_say_how_many_are_left_out
         assert all(any(each in name for name in others) for each in wanted)
         assert left in chosen.table["notes"][-1]
     assert report.main([str(tmp_path), "--filter", "no such row"]) == 2
+
+
+# ------------------------------------------------------------- what is not silently in a table
+
+
+def test_copies_of_a_result_count_once_and_are_named(folder, capsys):
+    """Three copies of one Retrain are no three Retrains."""
+    for number in range(3):
+        shutil.copytree(folder / "run0", folder / f"copy{number}")
+    assert report.main([str(folder), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    (table,) = json.loads(captured.out)
+    assert table["rows"][0]["runs"] == len(RETRAIN)
+    assert "3 results are copies of others and count once" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda made: made["metrics"].pop("MIA"), "lacks 'MIA'"),
+        (lambda made: made.pop("metrics"), "lacks 'metrics'"),
+        (lambda made: made["metrics"].update(UA=400), "UA is 400, a percentage"),
+        (lambda made: made["metrics"].update(RA=-5), "RA is -5, a percentage"),
+    ],
+)
+def test_a_result_without_a_metric_or_out_of_range_is_refused_by_name(folder, capsys, change, said):
+    made = result("GA", "GA")
+    change(made)
+    write(folder, made)
+    assert report.main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "GAresult.json" in error
+
+
+def test_a_row_of_several_originals_is_named(folder, capsys):
+    made = runs("GA", "GA", SALUN)
+    for number, each in enumerate(made):
+        each["provenance"]["original_sha256"] = str(number % 2)
+    write(folder, *made)
+    _, table = only_table(capsys, folder)
+    assert "Runs of one row began with up to 2 originals: GA." in table["notes"]
+
+
+@pytest.mark.parametrize("kind", ["part", "foreign", "whole"])
+def test_only_an_audit_of_just_a_rows_weights_is_in_its_column(folder, capsys, kind):
+    own = runs("GA", "GA", SALUN)
+    write(folder, *own)
+    audited = {"part": own[:1], "foreign": runs("GA", "GA", SALUN, lr=0.5), "whole": own}[kind]
+    made = audit(*audited)
+    made["rows"][0]["mean"] = made["rows"][0]["mean"] | {"rmia_auc": 0.512}
+    for model in made["models"]:
+        model["chance"] = {"rmia_auc": [0.45, 0.55]}
+    (folder / "audit.json").write_text(json.dumps(made))
+    assert report.main([str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert ("0.512" in text) == (kind == "whole")
+    words = {
+        "part": "left out of the table: GA (1 of 3 models audited)",
+        "foreign": "left out of the table: GA (3 of 3 audited models are of no run here)",
+        "whole": "",
+    }[kind]
+    assert words in " ".join(text.split())
+    assert ("left out of the table" in text) == bool(words)

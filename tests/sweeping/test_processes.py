@@ -134,7 +134,7 @@ def test_its_processes_end_when_the_worker_or_torchrun_is_killed(killed, number,
 
 def test_a_run_whose_worker_is_killed_goes_on_and_ends_as_by_torchrun(tmp_path):
     """Bit for bit, and the processes of the killed worker leave no lock behind."""
-    flags = {"unlearn": "retrain", "epochs": 5}
+    flags = {"unlearn": "retrain", "epochs": 12}
     stage = {"script": "main_forget", "flags": flags, "processes": 2}
     plan = tiny(tmp_path, seeds=[2], stages={"retrain": stage})
     folder = read_plan(plan).folder
