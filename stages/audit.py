@@ -39,6 +39,8 @@ from unlearn.raw import Raw
 from utils import UserError, warn
 
 SUITES = ("basic", "standard", "full")
+# Flags that are read from this suite on.
+READ_FROM = {"standard": ("relearn_steps", "relearn_lr", "relearn_seeds"), "full": ("shadows",)}
 # Points of accuracy below the original's at which it counts as relearned.
 RELEARNED = 1.0
 
@@ -70,8 +72,14 @@ def audit(request: AuditRequest) -> dict:
 
 
 def check_suite(request: AuditRequest, saved: list[Saved]) -> None:
-    """Refuse a suite that lacks the models it compares with."""
+    """Refuse a suite that lacks the models it compares with; one line on flags that it does not
+    read.
+    """
     suite, shadows = request.suite, request.shadows
+    plain = AuditRequest(models=())
+    flags = [name for kind in SUITES[SUITES.index(suite) + 1 :] for name in READ_FROM.get(kind, ())]
+    if unread := [name for name in flags if getattr(request, name) != getattr(plain, name)]:
+        warn(f"--suite {suite} does not read {', '.join('--' + name for name in unread)}")
     if suite != "basic" and not any(each.role == "retrain" for each in saved):
         raise UserError(
             f"--suite {suite} compares with Retrain; give --retrain PATTERN, or take --suite basic"
@@ -91,7 +99,8 @@ def find(request: AuditRequest) -> list[Saved]:
     if --models names them too.
     """
     named = {path: ("models", name) for path, name in expand(request.models, "--models").items()}
-    named |= dict.fromkeys(expand(request.retrain, "--retrain"), ("retrain", None))
+    retrain = expand(request.retrain, "--retrain").items()
+    named |= {path: ("retrain", name) for path, name in retrain}
     if request.original is not None:
         named[request.original] = "original", None
     saved = read_all(named, request.arch)

@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from stages.mask_files import recorded_score
 from stages.records import completed
 from stages.state_dicts import Misfit, fitted, normalisation_words
 from unlearn import label_today
-from utils import UserError, printable
+from utils import UserError, printable, warn
 
 REMEDY = "evaluate.py reads what main_train.py, main_forget.py and main_random.py write"
 
@@ -114,12 +114,25 @@ def read_all(named: Mapping[Path, tuple[str, str | None]], arch: str | None) -> 
     elsewhere = {path for path, content in contents.items() if is_foreign(content)}
     own = {path: read_saved(path, named[path][0], arch) for path in named if path not in elsewhere}
     check_fit(own, contents)
+    name_unread(own.values(), arch, {path: named[path][1] for path in own})
     for path in elsewhere:
         check_foreign(path, *named[path], own.values())
     return [
         own[path] if path in own else foreign(path, *named[path], contents[path], own.values())
         for path in named
     ]
+
+
+def name_unread(own: Collection[Saved], arch: str | None, names: Mapping[Path, str | None]) -> None:
+    """A line on a typed architecture or name that these models' own records stand before."""
+    recorded = sorted({str(each.arguments["arch"]) for each in own})
+    if arch is not None and own and arch not in recorded:
+        words = f"the models say themselves that they are of {', '.join(recorded)}"
+        warn(f"evaluate does not read --arch {arch}: {words}")
+    for each in own:
+        if name := names[each.path]:
+            words = f"it says itself that it is of {each.label}"
+            warn(f"evaluate does not read the name of {name}={each.path}: {words}")
 
 
 def check_fit(own: Mapping[Path, Saved], contents: Mapping[Path, dict]) -> None:

@@ -198,6 +198,28 @@ def test_a_model_that_is_given_twice_is_named_with_both_flags(runs, tmp_path, ca
     assert "names no unlearned model" in capsys.readouterr().err
 
 
+def test_flags_that_an_audit_does_not_read_are_named(runs, tmp_path, capsys):
+    file = runs / "seed2/FTcheckpoint.pth.tar"
+    words = ["--device", "cpu", "--save_dir", tmp_path, "--overwrite", "--models"]
+    unread = ["--arch", "gone.py:net", "--shadows", 8, "--relearn_steps", 3]
+    capsys.readouterr()
+    run(evaluate.main, *words, f"a={file}", *unread)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("warning:")] == [
+        "warning: evaluate does not read --arch gone.py:net: the models say themselves that they"
+        " are of resnet20s",
+        f"warning: evaluate does not read the name of a={file}: it says itself that it is of FT",
+        "warning: --suite basic does not read --relearn_steps, --shadows",
+    ]
+    audit = json.loads((tmp_path / "audit.json").read_text())
+    assert [model["label"] for model in audit["models"]] == ["FT"]
+    run(evaluate.main, *words, file)
+    assert "does not read" not in capsys.readouterr().err
+    retrain = ["--retrain", runs / "seed*/retraincheckpoint.pth.tar", "--suite", "standard"]
+    run(evaluate.main, *words, file, *retrain, "--relearn_steps", 2, "--shadows", 8)
+    assert "warning: --suite standard does not read --shadows\n" in capsys.readouterr().err
+
+
 def test_the_order_of_the_models_changes_no_number(runs, tmp_path):
     """Neither does the seed of the model that comes first."""
     files = [runs / f"seed{seed}/FTcheckpoint.pth.tar" for seed in (2, 3)] + [
