@@ -208,6 +208,11 @@ class Loader:
         assert not self.train, "training batches are shared out as they are"
         return self._with(own=slice(distributed.rank(), None, distributed.world_size()))
 
+    def augments(self) -> bool:
+        """Whether a pass crops or flips its images: if not, all passes show the same."""
+        crops = self.crop and (self.images.resized or self.images.pad)
+        return bool(self.train and (crops or self.flip))
+
     def unaugmented(self) -> "Loader":
         """The same images, shuffled the same way, neither cropped nor flipped."""
         return self._with(crop=False, flip=False)

@@ -68,7 +68,8 @@ class NegGradPlus(Contrastive, Iterative):
             no_aug=True,
         ),
         "rum": preset(
-            "RUM: Zhao et al., NeurIPS 2024; its share is not given",
+            "RUM: Zhao et al., NeurIPS 2024, augmented; share: our choice",
+            no_aug=False,
             unlearn_lr=0.01,
             unlearn_epochs=5,
             weight_decay=5e-4,

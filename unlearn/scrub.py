@@ -74,8 +74,9 @@ class Scrub(TwoPhase):
             no_aug=True,
         ),
         "rum": preset(
-            "RUM: Zhao et al., NeurIPS 2024; msteps 4 there, where the loop climbs in msteps + 1"
-            " epochs; gamma and alpha are not given",
+            "RUM: Zhao et al., NeurIPS 2024, augmented; msteps 4 there, where the loop climbs in"
+            " msteps + 1 epochs; gamma and alpha: our choice",
+            no_aug=False,
             unlearn_lr=5e-3,
             unlearn_epochs=5,
             temperature=4.0,
@@ -131,6 +132,11 @@ class Scrub(TwoPhase):
         super().__post_init__()
         if self.temperature <= 0:
             raise UserError(f"--temperature {self.temperature}: it must be above 0")
+        if self.forget_optimizer != "same" and self.msteps < 1:
+            raise UserError(
+                f"--forget_optimizer {self.forget_optimizer}: {self.label} with --msteps"
+                f" {self.msteps} has one phase; drop it"
+            )
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         self.teacher = frozen_copy(model)

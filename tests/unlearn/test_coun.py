@@ -162,3 +162,14 @@ def test_impossible_values_are_refused(make, fields):
 @pytest.mark.parametrize("make", [CoUn, L1Sparse, NegGradPlus])
 def test_it_goes_on_bit_for_bit(make):
     check_resume(lambda: make(unlearn_epochs=2, contrast=0.5), random_mask(make_model()))
+
+
+def test_equal_views_are_said_once(capsys):
+    """Images that nothing crops or flips have one view."""
+    for augmented in (True, False):
+        data = make_data()
+        assert data.retain.augments()
+        if not augmented:
+            data.retain.crop = data.retain.flip = False
+        run(CoUn(unlearn_epochs=2), make_model(), data)
+        assert capsys.readouterr().err.count("equal here: nothing is augmented") == (not augmented)

@@ -664,3 +664,13 @@ def test_the_epoch_is_selected_by_the_half_of_validation_that_the_method_has_not
         engine.run(make_model(), make(unlearn_epochs=1), data, Recipe(select="best"))
     assert seen[0].indices.tolist() == halves[1].tolist()
     assert seen[1].indices.tolist() == data.split.val.tolist()
+
+
+def test_an_optimizer_of_forget_steps_wants_forget_steps():
+    with pytest.raises(UserError, match="--msteps 0 has one phase"):
+        Scrub(msteps=0, forget_optimizer="adamw", forget_lr=1e-4)
+
+
+@pytest.mark.parametrize("method", [Scrub, NegGradPlus])
+def test_rums_values_are_augmented(method):
+    assert method.presets["rum"].values["no_aug"] is False

@@ -11,7 +11,7 @@ from datasets.loaders import Data, Loader
 from models import classifier
 from runtime import distributed
 from unlearn.base import Step, Steps, option
-from utils import UserError
+from utils import UserError, warn
 
 CONTRAST = "weight of CoUn's contrast of two views of each retain image; 0 leaves it out"
 
@@ -49,6 +49,11 @@ class Contrastive:
             for images, labels in data.retain:
                 yield model(images), labels, 0.0
             return
+        if not data.retain.epoch and not data.retain.augments():
+            warn(
+                "the contrast compares two views of an image, which are equal here: nothing is"
+                " augmented; --augment crop augments, where neither --no-aug nor the method forbids"
+            )
         features = Features(model)
         try:
             for first, second, labels in data.retain.two_views():
