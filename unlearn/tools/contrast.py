@@ -52,7 +52,7 @@ class Contrastive:
         if not data.retain.epoch and not data.retain.augments():
             warn(
                 "the contrast compares two views of an image, which are equal here: nothing is"
-                " augmented; --augment crop augments, where neither --no-aug nor the method forbids"
+                " augmented, by --no-aug, by the method's default or as of this data set"
             )
         features = Features(model)
         try:
