@@ -123,10 +123,17 @@ def settle_resume(request: AnyRequest, files: list[Path]) -> tuple[AnyRequest, P
 
 
 def _what_to_resume(request: Request, files: list[Path]) -> Path | None:
-    if request.checkpoint is not None and isinstance(request, TrainRequest):
+    if request.checkpoint is not None:
         require_file(request.checkpoint, "--checkpoint")
-        return request.checkpoint
+        if isinstance(request, TrainRequest):
+            return request.checkpoint
     there = begun(files)
+    if not there and request.checkpoint is not None:
+        raise UserError(
+            f"--checkpoint {request.checkpoint}: this step goes on only from what is in --save_dir,"
+            f" and {request.save_dir} holds nothing yet; give the folder of the run, or drop"
+            " --checkpoint to begin"
+        )
     if not there:
         print(f"--resume: nothing in {request.save_dir} yet; beginning")
         return None

@@ -912,15 +912,16 @@ def test_flags_of_another_step_are_named_in_a_warning(original, tmp_path, capsys
     assert "does not read" not in capsys.readouterr().err
     assert forget(original, tmp_path, "--unlearn", "FT", "--dry_run", "--save_every_steps", 5) == 0
     assert "warning: main_forget does not read --save_every_steps\n" in capsys.readouterr().err
-    # What is not read is not wanted either, whatever is in --save_dir.
-    gone = ["--resume", "--checkpoint", tmp_path / "gone.pth.tar", "--dry_run"]
-    assert forget(original, tmp_path, "--unlearn", "FT", *gone) == 0
+    # It is never begun where a checkpoint is typed, and what is in --save_dir goes on.
+    there = ["--resume", "--checkpoint", original]
+    said = f"--checkpoint {original}: this step goes on only from what is in --save_dir"
+    refused(capsys, forget(original, tmp_path, "--unlearn", "FT", *there), said, tmp_path)
+    refused(capsys, call(generate_mask.main, *SETUP, *of_masks, *there), said, tmp_path)
+    assert forget(original, tmp_path, "--unlearn", "raw") == 0
+    assert forget(original, tmp_path, "--unlearn", "raw", *there) == 0
     output = capsys.readouterr()
     assert "warning: main_forget does not read --checkpoint\n" in output.err
-    assert f"--resume: nothing in {tmp_path} yet; beginning\n" in output.out
-    assert call(generate_mask.main, *SETUP, *of_masks, *gone[:-1]) == 0
-    assert "warning: generate_mask does not read --checkpoint\n" in capsys.readouterr().err
-    refused(capsys, call(main_train.main, *TRAIN, *gone), "--checkpoint", "no such file")
+    assert "finished already" in output.out
     refused(
         capsys,
         call(main_train.main, *TRAIN, "--checkpoint", original),
