@@ -74,13 +74,13 @@ def test_what_no_trial_of_ended_well_keeps_the_recipe_s_values(content, monkeypa
 
 
 def test_another_plan_is_searched_and_run_as_one_request(tmp_path, monkeypatch):
-    """The table of CIFAR-10: each method but raw is searched, on a fifth of the retain images."""
+    """The table of CIFAR-10: each method but raw is searched, on 10,000 images."""
     searched = []
 
     def search(plan, request, check):
         found = search_of(plan, request.name)
         searched.append(request.name)
-        assert (found.plan.base["forget_seed"], found.plan.base["retain_fraction"]) == (7, 0.2)
+        assert (found.plan.base["forget_seed"], found.plan.base["retain_fraction"]) == (7, 0.136)
         expand(found.plan, check)
         raise methods.RunFailed("none")
 
