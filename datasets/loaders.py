@@ -361,6 +361,16 @@ class Data:
         crop, accumulate = batches.augment, batches.accumulate
         return loader.training(crop=crop, flip=flip, tail=tail, accumulate=accumulate)
 
+    def augment_retain(self) -> None:
+        """Give ``retain`` the crops and flips of the data set, whatever ``augment`` is; crops by an
+        eighth of the side where the data set has neither.
+        """
+        retain, dataset = self.retain, self.dataset
+        eighth = max(1, retain.images.side // 8)
+        retain.images = copy.copy(retain.images)
+        retain.images.pad = dataset.crop or (0 if dataset.flip else eighth)
+        retain.crop, retain.flip = True, dataset.flip
+
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Move every stream to ``epoch``, and each loader's next pass to ``first_batch``."""
         self.epoch = epoch

@@ -52,17 +52,20 @@ def settle(
     """
     kind, typed = METHODS[request.unlearn], request.typed
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
-    preset = presets_of(kind)[request.preset].values
-    own = {**fields, **getattr(kind, "recipe", {}), **kind.by_dataset.get(request.dataset, {})}
+    preset, _, as_original = presets_of(kind)[request.preset]
+    own = {**fields, **getattr(kind, "recipe", {})}
+    for setting in (request.dataset, f"{request.dataset} {request.arch}"):
+        own |= kind.by_dataset.get(setting, {})
     check_phases(request.unlearn, typed)
     check_training_flags(request.unlearn, typed)
     renamed = getattr(kind, "inherits", {})
     record = {}
-    if renamed and arguments:
+    if (renamed or as_original) and arguments:
         record = {
             name: value
             for name, value in original_recipe(arguments).items()
             if name not in preset and not typed & {name, renamed.get(name)}
+            if renamed or name in as_original
         }
     values = {}
     for name in (*fields, *LOOP):
@@ -214,12 +217,15 @@ def settle_and_say(
     """:func:`settle`, with a line on each value that was not typed and is in no ``--help``."""
     kind = METHODS[request.unlearn]
     inherits = getattr(kind, "inherits", {})
-    recipe = original.recipe if original and inherits else {}
+    as_original = presets_of(kind)[request.preset].as_original
+    recipe = original.recipe if original and (inherits or as_original) else {}
     path = request.model_path or Path()
     with reading(path, "--model_path", "its record is not main_train's"):
         settled, taken = settle(request, recipe)
     if inherits:
         _say_inherited(settled, original, taken)
+    elif wanted := {name for name in as_original if name not in request.typed}:
+        _say_as_original(settled, path, wanted, taken)
     _say_loop(settled, taken)
     # --lr and --epochs are training's; a typed one that this method does not take over is a mistake
     # worth a word.
@@ -229,6 +235,11 @@ def settle_and_say(
     if ignored := sorted((every | {"lr", "epochs", "select", "init"}) & request.typed - read):
         warn(f"{request.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     method = settled.method()
+    if getattr(method, "contrast", 0) and settled.no_aug and "no_aug" in request.typed:
+        raise UserError(
+            f"--no-aug: {request.unlearn} with --contrast {method.contrast} compares two augmented"
+            " views of an image, which would be equal; drop --no-aug"
+        )
     by_steps = getattr(method, "unlearn_steps", 0)
     if isinstance(method, Iterative) and method.unlearn_epochs and not by_steps:
         warn_of_schedule(settled, method.unlearn_epochs, method.unlearn_lr)
@@ -275,6 +286,18 @@ def _say_inherited(request: UnlearnRequest, original: Original | None, taken: di
             missing[name] = values[name]
     if missing:
         print(f"not recorded there, so by default: {' '.join(as_words(missing))}")
+
+
+def _say_as_original(request: UnlearnRequest, path: Path, wanted: set[str], taken: dict) -> None:
+    """One line on what a preset takes from the original's record, or would take."""
+    if taken:
+        print(f"--preset {request.preset}: as {path} was trained, {' '.join(as_words(taken))}")
+        return
+    values = {name: request.values()[name] for name in wanted}
+    warn(
+        f"--preset {request.preset} trains as the original was, of which there is no record:"
+        f" {' '.join(as_words(values))}, the method's own"
+    )
 
 
 def _say_loop(request: UnlearnRequest, taken: dict) -> None:

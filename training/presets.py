@@ -82,5 +82,5 @@ PRESETS = {
 def preset_listing() -> str:
     """What ``--preset list`` prints: the presets of main_train before those of methods."""
     head, rule, *rows = preset_table().splitlines()
-    training = [preset_row("main_train", name, *each) for name, each in PRESETS.items()]
+    training = [preset_row("main_train", name, *each[:2]) for name, each in PRESETS.items()]
     return "\n".join([head, rule, *training, *rows])

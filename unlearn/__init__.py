@@ -222,7 +222,7 @@ def preset_table() -> str:
     """Every preset of a method with its values and their source, as Markdown."""
     rows = ["| method | preset | values | source |", "|---|---|---|---|"]
     for name, method in METHODS.items():
-        for preset, (values, source) in presets_of(method).items():
+        for preset, (values, source, _) in presets_of(method).items():
             rows.append(preset_row(name, preset, values_of(method, Preset(values, source)), source))
     return "\n".join(rows)
 

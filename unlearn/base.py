@@ -70,10 +70,14 @@ class Range(NamedTuple):
 
 
 class Preset(NamedTuple):
-    """Values of flags by name, a method's own or the loop's, and who ran it so or "our choice"."""
+    """Values of flags by name, a method's own or the loop's, and who ran it so or "our choice".
+
+    ``as_original`` names the fields that take the value of the original's record, where it has it.
+    """
 
     values: dict[str, object]
     source: str
+    as_original: tuple[str, ...] = ()
 
 
 # What --help says of a flag that several methods have.
@@ -106,10 +110,11 @@ class Method:
     ``scenarios`` what it was designed to forget ("random" images, a "class"), ``touches`` which
     data it reads, ``cost`` its price in sample gradients (E epochs, n_f forget and n_r retain
     images, P parameters), ``paper`` where it comes from, ``source`` where its default values come
-    from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, by the
-    name of the set and of the field, ``needs_original`` whether it starts from a trained model,
-    ``learns_from_validation`` whether it reads half A of the validation images, so that it is to be
-    chosen by half B alone, ``breaks`` the flags that say how much of the model it breaks before its
+    from, ``presets`` other values by name, ``by_dataset`` other defaults on some data sets, or of
+    an architecture on one ("cifar10 resnet18"), by the name of the field, ``needs_original``
+    whether it starts from a trained model, ``learns_from_validation`` whether it reads half A of
+    the validation images, so that it is to be chosen by half B alone, or the field that makes it
+    so, ``breaks`` the flags that say how much of the model it breaks before its
     training repairs it, if any; None for a method that breaks nothing first.
     """
 
@@ -123,8 +128,11 @@ class Method:
     presets: ClassVar[dict[str, Preset]] = {}
     by_dataset: ClassVar[dict[str, dict[str, object]]] = {}
     needs_original: ClassVar[bool] = True
-    learns_from_validation: ClassVar[bool] = False
+    learns_from_validation: ClassVar[bool | str] = False
     breaks: ClassVar[tuple[str, ...] | None] = None
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UserError` for values that mean nothing."""
 
     def check_size(self, num_classes: int, retain: int) -> None:
         """Refuse far more work than is meant, by the numbers of classes and of retain images.

@@ -17,7 +17,7 @@ class CoUn(Contrastive, FineTune):
     cosines divided by ``contrast_temperature``, both directions, and the batch's other images as
     negatives. The same flags add the second term to NegGrad+, l1-sparse and NoT. At contrast 0 this
     is FT. The paper's weights go from 0.1 to 6, its temperatures up to 0.3, its rates from 0.01 to
-    0.1. The data set has to be augmented: un-augmented views are equal.
+    0.1. Images of a data set without augmentation are cropped.
     """
 
     label = "CoUn"

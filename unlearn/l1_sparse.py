@@ -31,6 +31,7 @@ class L1Penalty:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha < 0:
             raise UserError(f"--alpha {self.alpha}: an l1 penalty of at least 0 is wanted")
 
@@ -56,7 +57,8 @@ class L1Penalty:
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
         """Percent of the weights that may change: exact zeros, and all below NEAR_ZERO."""
         size = flatten(model.parameters())[~frozen_flat(model.named_parameters(), self.mask)].abs()
-        return {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
+        sparsity = {"sparsity": percent(size == 0), "near_zero": percent(size < NEAR_ZERO)}
+        return super().finish(model, data) | sparsity
 
 
 def soft_threshold(weights: list[Tensor], alpha: float, lr: float) -> None:
@@ -111,10 +113,6 @@ class L1Sparse(L1Penalty, Contrastive, FineTune):
     }
 
     unlearn_lr: float = option(0.01, "learning rate of unlearning", Range(1e-3, 0.1))
-
-    def __post_init__(self) -> None:
-        L1Penalty.__post_init__(self)
-        Contrastive.__post_init__(self)
 
 
 @dataclasses.dataclass

@@ -13,6 +13,16 @@ from unlearn.base import Iterative, Steps, cross_entropy_steps, option
 from unlearn.tools.presets import preset
 from utils import UserError, stream
 
+SCRUB_RESNET18 = preset(
+    "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's"
+    " classifier; rate and epochs are the defaults",
+    k=2,
+    classifier="freeze",
+    momentum=0.0,
+    weight_decay=0.0,
+    batch_size=64,
+)
+
 
 @dataclasses.dataclass
 class FinetuneLastBlocks(Iterative):
@@ -32,18 +42,7 @@ class FinetuneLastBlocks(Iterative):
     paper = "Goel et al., 2022 (arXiv 2201.06640)"
     source = "a later comparison's k 1 and 10 epochs at 0.01 (WorstCase)"
     splits = ("retain",)
-    presets = {
-        "scrub_resnet18": preset(
-            "SCRUB's code: the whole last stage, two blocks of a ResNet-18, under the original's"
-            " classifier; rate and epochs are the defaults, EU-k takes as many epochs there as the"
-            " original's training did",
-            k=2,
-            classifier="freeze",
-            momentum=0.0,
-            weight_decay=0.0,
-            batch_size=64,
-        )
-    }
+    presets = {"scrub_resnet18": SCRUB_RESNET18}
 
     k: int = option(1, "blocks before the classifier that learn")
     classifier: Literal["train", "freeze"] = option(
@@ -87,6 +86,12 @@ class RetrainLastBlocks(FinetuneLastBlocks):
     """
 
     label = "EU-k"
+    presets = {
+        "scrub_resnet18": SCRUB_RESNET18._replace(
+            source="SCRUB's code: CF-k's preset for as many epochs as the original was trained",
+            as_original=("unlearn_epochs",),
+        )
+    }
     breaks = ("k",)
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:

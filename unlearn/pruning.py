@@ -64,6 +64,7 @@ class Pruning:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.rate < 1:
             raise UserError(f"--rate {self.rate}: a share from 0 to below 1 is wanted")
 
@@ -81,6 +82,8 @@ class Pruning:
         return 1 - (1 - self.rate) ** ((epoch + 1) / self.unlearn_epochs)
 
     def losses(self, model: nn.Module, data: Data, epoch: int) -> Steps:
+        if not self.steps(data, epoch):  # the run has ended
+            return
         # The smallest weights include the zeros of earlier epochs, also in a resumed run.
         keep = self.prune(round(self.share(epoch) * self.free))
         for step in super().losses(model, data, epoch):
@@ -101,7 +104,8 @@ class Pruning:
         torch._foreach_mul_(self.weights, keep)
 
     def finish(self, model: nn.Module, data: Data) -> dict[str, float | str]:
-        return {"sparsity": percent(flatten(self.weights)[~self.frozen] == 0)}
+        sparsity = {"sparsity": percent(flatten(self.weights)[~self.frozen] == 0)}
+        return super().finish(model, data) | sparsity
 
 
 @dataclasses.dataclass

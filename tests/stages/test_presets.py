@@ -209,14 +209,14 @@ def test_without_a_record_retrain_has_its_own_values():
 @pytest.mark.parametrize(("name", "preset"), ALL)
 def test_a_preset_is_of_flags_that_parse_and_make_the_method(name, preset):
     method = METHODS[name]
-    values, source = presets_of(method)[preset]
+    values, source, _ = presets_of(method)[preset]
     assert source.strip()
     assert values.keys() <= {field.name for field in dataclasses.fields(method)} | {*LOOP}
     if not issubclass(method, Iterative):
         assert not values.keys() & {*LOOP}
     whole = values_of(method, Preset(values, source))
     assert recorded_flags(whole) == whole
-    args, _ = settled("--unlearn", name, "--preset", preset)
+    args, _ = settled("--unlearn", name, "--preset", preset, "--dataset", "digits")
     assert {key: getattr(args, key) for key in whole} == whole
     made = method(**{field.name: getattr(args, field.name) for field in dataclasses.fields(method)})
     recipe_of_method(args, made, "fp32")

@@ -160,6 +160,20 @@ def test_augmentation_is_inherited_and_can_be_typed_both_ways():
     assert not as_retrain(arguments={"no_aug": False})[0].no_aug
 
 
+def test_a_preset_takes_what_it_names_of_the_record(capsys):
+    """EU-k in SCRUB's code trains as long as the original was; a typed number wins."""
+    words, record = ["--unlearn", "EU_k", "--preset", "scrub_resnet18"], {"epochs": 12, "lr": 0.05}
+    args, taken = settled(*words, arguments=record)
+    assert (args.unlearn_epochs, args.unlearn_lr, args.batch_size) == (12, 0.01, 64)
+    assert (args.momentum, args.weight_decay, args.k, args.classifier) == (0, 0, 2, "freeze")
+    assert taken == {"unlearn_epochs": 12}
+    assert settled(*words, "--unlearn_epochs", "3", arguments=record)[0].unlearn_epochs == 3
+    assert settled("--unlearn", "EU_k", arguments=record)[0].unlearn_epochs == 10
+    assert settled("--unlearn", "CF_k", *words[2:], arguments=record)[0].unlearn_epochs == 10
+    settle_and_say(unlearn_request(words))
+    assert "no record: --unlearn_epochs=10, the method's own" in capsys.readouterr().err
+
+
 def test_other_methods_take_nothing_from_the_record():
     args, taken = settled("--unlearn", "FT", arguments=ODD)
     assert taken == {}

@@ -5,6 +5,7 @@ search for real.
 import dataclasses
 import json
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import engine
 import sweep
 from evaluation.selection import val_proxy_noise
+from runtime.files import save_json
 from sweeping import objectives, samplers, search_table
 from sweeping.objectives import entropy_gap_score, judge, oracle_gap_score, val_proxy_score
 from sweeping.plan import make_plan
@@ -200,7 +202,7 @@ def test_the_rate_of_forget_steps_is_not_searched_where_one_optimizer_makes_all(
 
 def test_dualoptim_s_own_rates_are_within_the_range_of_the_forget_steps():
     for name, method in METHODS.items():
-        for preset, (values, _) in presets_of(method).items():
+        for preset, (values, *_) in presets_of(method).items():
             if rate := values.get("forget_lr"):
                 found = method.__dataclass_fields__["forget_lr"].metadata["range"]
                 assert found.low < rate < found.high, (name, preset)
@@ -293,6 +295,7 @@ def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
     )
     found = search_of(make_plan(content(tmp_path)), "GA")
     run, _ = found.run_of({"unlearn_lr": 0.001}, sweep.check)
+    save_json({"metrics": {"RA": 97.5}}, tmp_path / run.name / run.result)
     for _ in range(2):
         trial = judge(run, tmp_path, {"unlearn_lr": 0.001}, "val_proxy", [])
         assert trial == {
@@ -301,7 +304,7 @@ def test_a_trial_is_judged_by_val_proxy_once(tmp_path, monkeypatch):
             "noise": 0.2,
             "run": run.name,
         }
-    assert [where[0].name for where in judging] == ["GAcheckpoint.pth.tar"]
+    assert [(where[0].name, where[-1]) for where in judging] == [("GAcheckpoint.pth.tar", 97.5)]
 
 
 @pytest.mark.parametrize("shared", [[], ["--workers", "1"]])
@@ -396,7 +399,13 @@ def test_a_search_for_real_without_retrain_or_test(tmp_path, capsys, monkeypatch
     assert found["sampler"] == sampler
     assert f"RESULT search=GA val_proxy={found['best']['objective']:.4f}" in out
     assert found["best"]["objective"] == min(trial["objective"] for trial in found["trials"])
-    assert {*seen} == {"forget", "retain", "val"}
+    # The original once for all trials, and of a trial what its result does not tell.
+    assert Counter(seen) == {"forget": 2, "retain": 1, "val": 3}
+    for trial in found["trials"]:
+        checkpoint = tmp_path / "runs" / trial["run"] / "GAcheckpoint.pth.tar"
+        original = next((tmp_path / "runs/original").rglob("0model_SA_best.pth.tar"))
+        judged = val_proxy_score(checkpoint, original, "cpu", 0)
+        assert judged == pytest.approx((trial["objective"], trial["noise"]), rel=1e-12)
     assert not (tmp_path / "runs/retrain").exists()
     runs = [file.read_text() for file in (tmp_path / "runs").glob("*/*/run.json")]
     assert sweep.main(words) == 0  # the same search again has nothing to do
@@ -453,12 +462,12 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
         "retain": outputs([100, 100]),
         "val": outputs([200, 800]),
     }
-    request = SimpleNamespace(check=lambda saved: None, chosen=SimpleNamespace(dropped_classes=()))
-    monkeypatch.setattr(
-        objectives, "read_saved", lambda path, role: SimpleNamespace(arguments={"unlearn": "FT"})
-    )
+    saved = SimpleNamespace(arguments={"unlearn": "FT"}, forget=np.arange(3), sha256="0")
+    chosen = SimpleNamespace(dropped_classes=())
+    request = SimpleNamespace(check=lambda saved: None, chosen=chosen, data_sha256="1")
+    monkeypatch.setattr(objectives, "read_saved", lambda path, role: saved)
     monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: request)
-    monkeypatch.setattr(objectives, "_outputs", lambda request, saved: splits)
+    monkeypatch.setattr(objectives, "_outputs", lambda request, saved, names: splits)
     value, noise = val_proxy_score("a", "b", "cpu", 0)
     assert (
         value < 3
@@ -466,17 +475,26 @@ def test_val_proxy_weights_validation_images_by_the_class_shares_of_forget(monke
     assert noise > val_proxy_noise(1000, 1000)
 
 
-@pytest.mark.parametrize(("key", "half"), [("FT", False), ("scrub_r", True)])
-def test_a_method_that_learns_from_validation_is_judged_by_the_other_half(monkeypatch, key, half):
+@pytest.mark.parametrize(
+    ("flags", "half"),
+    [
+        ({"unlearn": "FT"}, False),
+        ({"unlearn": "scrub_r"}, True),
+        ({"unlearn": "GA"}, False),
+        ({"unlearn": "GA", "stop_below": 0.0}, False),
+        ({"unlearn": "GA", "stop_below": 50.0}, True),
+    ],
+)
+def test_a_method_that_learns_from_validation_is_judged_by_the_other_half(monkeypatch, flags, half):
     class Judged(Exception):
         pass
 
-    def outputs(subject, saved):
+    def outputs(subject, saved, names):
         raise Judged(subject.loaders["val"])
 
     data = SimpleNamespace(validation_half=lambda number: f"half {number}")
     subject = SimpleNamespace(check=lambda saved: None, data=data, loaders={"val": "all"})
-    saved = SimpleNamespace(arguments={"unlearn": key})
+    saved = SimpleNamespace(arguments=flags)
     monkeypatch.setattr(objectives, "read_saved", lambda path, role: saved)
     monkeypatch.setattr(objectives, "Subject", lambda *args, **kwargs: subject)
     monkeypatch.setattr(objectives, "_outputs", outputs)

@@ -36,7 +36,7 @@ def test_a_preset_sets_flags_of_main_train_that_they_take_and_no_typed_one(name,
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_preset_is_a_transformers_recipe_and_names_its_source(name):
-    values, source = PRESETS[name]
+    values, source, _ = PRESETS[name]
     assert (values["optimizer"], values["schedule"]) == ("adamw", "cosine")
     assert values["weight_decay"] == 0.05
     assert values["label_smoothing"] == 0.1

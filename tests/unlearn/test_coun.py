@@ -9,6 +9,7 @@ from helpers import (
     check_resume,
     first_batch,
     make_data,
+    make_image_set,
     make_model,
     random_mask,
     run,
@@ -16,7 +17,9 @@ from helpers import (
     settled,
 )
 
+from arg_parser import unlearn_request
 from models import MODELS, blocks, build_model
+from stages.settings import settle_and_say
 from unlearn.coun import CoUn
 from unlearn.finetune import FineTune
 from unlearn.l1_sparse import L1Sparse
@@ -164,12 +167,40 @@ def test_it_goes_on_bit_for_bit(make):
     check_resume(lambda: make(unlearn_epochs=2, contrast=0.5), random_mask(make_model()))
 
 
-def test_equal_views_are_said_once(capsys):
-    """Images that nothing crops or flips have one view."""
-    for augmented in (True, False):
-        data = make_data()
-        assert data.retain.augments()
-        if not augmented:
-            data.retain.crop = data.retain.flip = False
-        run(CoUn(unlearn_epochs=2), make_model(), data)
-        assert capsys.readouterr().err.count("equal here: nothing is augmented") == (not augmented)
+@pytest.mark.parametrize("make", [CoUn, NegGradPlus])
+@pytest.mark.parametrize(
+    ("images", "augment", "pad", "flip"),
+    [
+        ({"crop": 0, "flip": False}, True, 1, False),  # the data set has neither
+        ({"crop": 2, "flip": True}, False, 2, True),  # the method leaves them out
+        ({"crop": 0, "flip": True}, True, 0, True),
+        ({"crop": 2, "flip": False}, True, 2, False),
+    ],
+)
+def test_views_are_augmented_whatever_the_default_is(capsys, make, images, augment, pad, flip):
+    """Equal views would teach nothing; that this is not the default's is said once a run."""
+    data = make_data(make_image_set(**images), augment=augment)
+    plain, evaluated = not data.retain.augments(), first_batch(data.evaluation["retain"])[0]
+    run(make(unlearn_epochs=2, contrast=1.0), make_model(), data)
+    assert (data.retain.images.pad, data.retain.flip) == (pad, flip)
+    assert capsys.readouterr().out.count("retain images are augmented") == plain
+    first, second, _ = views_of(data)
+    assert not torch.equal(first, second)
+    assert torch.equal(evaluated, first_batch(data.evaluation["retain"])[0])
+    assert data.forget.images.pad == (images["crop"] if augment else 0)
+
+
+@pytest.mark.parametrize("make", [CoUn, NegGradPlus])
+def test_it_goes_on_bit_for_bit_where_nothing_else_augments(make):
+    check_resume(
+        lambda: make(unlearn_epochs=2, unlearn_lr=0.05, contrast=0.5),
+        image_set=make_image_set(crop=0, flip=False),
+    )
+
+
+@pytest.mark.parametrize("words", [["coun"], ["neggrad_plus", "--contrast", "0.5"]])
+def test_views_without_augmentation_are_refused_where_that_is_typed(words):
+    with pytest.raises(UserError, match=r"--no-aug: .* compares two augmented views"):
+        settle_and_say(unlearn_request(["--unlearn", *words, "--no-aug"]))
+    settle_and_say(unlearn_request(["--unlearn", *words]))
+    settle_and_say(unlearn_request(["--unlearn", *words, "--contrast", "0", "--no-aug"]))

@@ -119,6 +119,15 @@ def test_it_stops_after_the_epoch_whose_forget_accuracy_is_a_point_below(monkeyp
     assert method.steps(data, 4) == 0
 
 
+def test_it_does_not_begin_where_forget_is_below_unseen_images_already(monkeypatch):
+    data, model = make_data(), make_model()
+    monkeypatch.setattr(Lead, "of", lambda lead, model: -0.01)
+    method = Lotus(unlearn_epochs=2)
+    run(method, model, data)
+    assert same(model, make_model())
+    assert method.finish(model, data) == {"stopped_after_epoch": 0}
+
+
 def test_a_run_of_all_epochs_reports_no_stop():
     data = make_data(count=None, class_to_forget=1)
     method = prepared(data, unlearn_epochs=2)
@@ -126,10 +135,19 @@ def test_a_run_of_all_epochs_reports_no_stop():
     assert method.finish(make_model(), data) == {}
 
 
-def test_alpha_depends_on_the_data_set_as_in_the_authors_code():
-    assert settled("--unlearn", "lotus", "--dataset", "cifar10")[0].alpha == 8
-    for other in ("cifar100", "svhn", "digits"):
-        assert settled("--unlearn", "lotus", "--dataset", other)[0].alpha == 2
+@pytest.mark.parametrize(
+    ("dataset", "arch", "alpha"),
+    [
+        ("cifar10", "resnet18", 8),
+        ("cifar10", "vgg16_bn", 2),
+        ("cifar100", "resnet18", 2),
+        ("digits", "resnet20s", 2),
+    ],
+)
+def test_alpha_depends_on_data_set_and_network_as_in_the_authors_code(dataset, arch, alpha):
+    words = ["--unlearn", "lotus", "--dataset", dataset, "--arch", arch]
+    assert settled(*words)[0].alpha == alpha
+    assert settled(*words, "--alpha", 3)[0].alpha == 3
 
 
 def test_the_measure_leaves_the_model_in_its_mode():
@@ -149,4 +167,4 @@ def test_impossible_values_are_refused():
 
 
 def test_it_goes_on_bit_for_bit():
-    check_resume(lambda: Lotus(unlearn_epochs=2, unlearn_lr=0.01), count=40)
+    check_resume(lambda: Lotus(unlearn_epochs=2, unlearn_lr=0.01), count=None, class_to_forget=1)

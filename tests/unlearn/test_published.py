@@ -204,7 +204,7 @@ def test_a_result_says_which_order_its_data_set_gave(monkeypatch, original, tmp_
     "preset", [preset for preset in RandomLabel.presets if preset.startswith("salun_")]
 )
 def test_presets_of_salun_name_the_density_that_they_cannot_set(preset):
-    values, source = RandomLabel.presets[preset]
+    values, source, _ = RandomLabel.presets[preset]
     assert "mask of density 0." in source
     assert settled("--unlearn", "RL", "--preset", preset)[0].unlearn_lr == values["unlearn_lr"]
 

@@ -11,7 +11,7 @@ from datasets.loaders import Data, Loader
 from models import classifier
 from runtime import distributed
 from unlearn.base import Step, Steps, option
-from utils import UserError, warn
+from utils import UserError
 
 CONTRAST = "weight of CoUn's contrast of two views of each retain image; 0 leaves it out"
 
@@ -24,13 +24,15 @@ class Contrastive:
     With b images in a batch, z and z' (b, d) the normalised inputs of the classifier for two
     augmentations, and s = z z'^T / tau, the added loss is ``contrast`` (CE(s, i = j) + CE(s^T, i =
     j)) / 2: each view finds its image's other view among those of the batch. Both views are in one
-    forward pass; the cross-entropy is of the first.
+    forward pass; the cross-entropy is of the first. Views are augmented, also where the method or
+    the data set is not by default; equal ones would teach nothing.
     """
 
     contrast: float = option(0.0, CONTRAST)
     contrast_temperature: float = option(0.1, "divides the cosines that the contrast compares")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.contrast < 0:
             raise UserError(f"--contrast {self.contrast}: a weight of at least 0 is wanted")
         if self.contrast_temperature <= 0:
@@ -49,10 +51,11 @@ class Contrastive:
             for images, labels in data.retain:
                 yield model(images), labels, 0.0
             return
-        if not data.retain.epoch and not data.retain.augments():
-            warn(
-                "the contrast compares two views of an image, which are equal here: nothing is"
-                " augmented, by --no-aug, by the method's default or as of this data set"
+        if not data.retain.augments():
+            data.augment_retain()
+            print(
+                "the contrast compares two views of an image: retain images are augmented, which"
+                " this method or data set leaves out by default"
             )
         features = Features(model)
         try:
