@@ -18,6 +18,8 @@ with three it marks the gaps that they explain. Retrains of unlike recipes are n
 names the papers' tables. --row prints one row for docs/results.md.
 """
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -40,8 +42,7 @@ from utils import UserError
 @script
 def main(argv: list[str]) -> None:
     args = make_parser().parse_args(argv)
-    check(args.html, args.plots, args.plot_format)
-    check_published(args.published, args.row, args.format)
+    check(args)
     found = scenarios(collect(args.dirs), read_audits(args.dirs), args.reference, args.mia_members)
     if not found:
         where = ", ".join(map(str, args.dirs))
@@ -160,16 +161,37 @@ def check_published(key: str | None, row: str | None, kind: str) -> None:
         raise UserError(f"--row prints Markdown; drop --format {kind}")
 
 
-def check(html: Path | None, folder: Path | None, kind: str | None) -> None:
-    """Refuse what cannot be written, before any work."""
+def check(args: argparse.Namespace) -> None:
+    """Refuse what the flags alone tell, before any work."""
+    check_files(args.html, args.plots, args.plot_format)
+    check_published(args.published, args.row, args.format)
+    printed = "published" if args.published is not None else "row"
+    for name in ("filter", "top"):
+        if getattr(args, printed) is not None and getattr(args, name) is not None:
+            raise UserError(
+                f"--{name} chooses rows of the table, which --{printed} does not print; drop one"
+            )
+
+
+def check_files(html: Path | None, folder: Path | None, kind: str | None) -> None:
+    """Refuse what cannot be written."""
     if html and html.is_dir():
         raise UserError(f"--html {html}: a folder, a file is wanted")
     if folder and folder.exists() and not folder.is_dir():
         raise UserError(f"--plots {folder}: a file, a folder is wanted")
     if kind and not folder:
         raise UserError(f"--plot_format {kind}: needs --plots FOLDER")
+    for flag, path in (("html", html), ("plots", folder and folder / "any")):
+        if path and not is_writable(path.parent):
+            raise UserError(f"--{flag}: {path.parent} cannot be written; give another place")
     if html or folder:
         plots.require()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or it and they where it is not there yet."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 if __name__ == "__main__":

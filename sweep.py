@@ -18,6 +18,7 @@ from pathlib import Path
 
 from arg_parser import Parser, evaluation_parser, make_parser, parse_with, words_of
 from evaluate import SUITES
+from report import check as check_report
 from report import make_parser as report_parser
 from runtime.cli import script
 from stages.requests import MaskRequest, TrainRequest, UnlearnRequest
@@ -34,10 +35,13 @@ from sweeping.samplers import SAMPLERS, default_sampler
 from sweeping.search import SearchRequest, as_planned, make_trials
 from utils import UserError
 
+TRIALS = 20
+
 
 @script
 def main(argv: list[str]) -> None:
     args = sweep_parser().parse_args(argv)
+    check_searched(args)
     plan = read_plan(args.plan)
     runs = expand(plan, check)
     on_gpus = [run.processes for run in runs if run.settings.get("device") != "cpu"]
@@ -56,7 +60,8 @@ def main(argv: list[str]) -> None:
     elif args.search:
         check_inputs(runs, plan.folder)
         name, sampler = as_planned(plan, args.search), args.sampler or default_sampler()
-        request = SearchRequest(name, args.trials, args.objective, sampler)
+        trials, objective = args.trials or TRIALS, args.objective or OBJECTIVES[0]
+        request = SearchRequest(name, trials, objective, sampler)
         if args.worker:
             make_trials(plan, request, check, worker)
         else:
@@ -67,6 +72,13 @@ def main(argv: list[str]) -> None:
         check_inputs(runs, plan.folder)
         check_kept(runs, plan.folder)
         launch.sweep(plan, runs, args.plan, workers)
+
+
+def check_searched(args: argparse.Namespace) -> None:
+    """Refuse flags of a search where nothing is searched."""
+    given = [f"--{name}" for name in ("trials", "objective", "sampler") if getattr(args, name)]
+    if given and not args.search:
+        raise UserError(f"{', '.join(given)}: of a search; add --search METHOD, or drop it")
 
 
 def launcher_lives(parent: int | None) -> Callable[[], bool]:
@@ -94,14 +106,12 @@ def sweep_parser() -> Parser:
     add(
         "--trials",
         type=_positive,
-        default=20,
-        help="of a search, the same for every method (default: %(default)s)",
+        help=f"of a search, the same for every method (default: {TRIALS})",
     )
     add(
         "--objective",
-        default="val_proxy",
         choices=OBJECTIVES,
-        help="of a search (default: %(default)s)",
+        help=f"of a search (default: {OBJECTIVES[0]})",
     )
     add(
         "--sampler",
@@ -185,7 +195,7 @@ def _report_words(single: dict, many: dict) -> tuple[list[str], dict]:
         )
     parser = report_parser()
     words = words_of(parser, single, "report")
-    parser.parse_args(["runs", *words])
+    check_report(parser.parse_args(["runs", *words]))
     return words, single | many
 
 

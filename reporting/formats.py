@@ -13,6 +13,10 @@ from reporting.tables import Scenario
 from runtime.files import finite
 from utils import printable
 
+AUDIT_ALONE = (
+    "Only an audit: its numbers are in audit.json and on the page of --html; for rows here give the"
+    " folders of its runs, too."
+)
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "[": r"\[", "]": r"\]", "`": r"\`", "*": r"\*", "\n": " "}
 
 
@@ -27,6 +31,8 @@ def as_text(scenarios: list[Scenario]) -> str:
             spaced = [_room_for_marks(column) for column in columns]
             parts += aligned(list(zip(*spaced, strict=True)))
             parts += [GAPS, *legend(table, "~"), *table["notes"]]
+        else:
+            parts.append(AUDIT_ALONE)
         for lines in ulira_lines(scenario):
             parts += [*aligned(lines), SHADOWS]
         parts.append("")
@@ -60,6 +66,8 @@ def as_markdown(scenarios: list[Scenario]) -> str:
             notes = [*legend(table, r"\~"), *map(markdown, table["notes"])]
             parts += [*markdown_table(table_lines(scenario, r"\~")), ""]
             parts += [f"{note}\n" for note in notes]
+        else:
+            parts.append(f"{AUDIT_ALONE}\n")
         for lines in ulira_lines(scenario):
             parts += [*markdown_table(lines), "", f"{SHADOWS}\n"]
     return printable("\n".join(parts).rstrip())

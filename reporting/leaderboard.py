@@ -50,8 +50,22 @@ def leaderboard_row(scenarios: Sequence[Scenario], method: str) -> str:
             f" docs/results.md needs {FEWEST}; add main_forget.py --unlearn retrain --seed N with"
             " the same --forget_seed"
         )
+    check_sets(method, groups[row["name"]], retrain)
     group = sorted(groups[row["name"]], key=lambda run: str(run["provenance"]["seed"]).zfill(9))
-    return _line(scenario.table["title"], row, group, retrain)
+    setting = scenario.table["title"]
+    if (sets := len({run["data"]["forget"]["sha256"] for run in group})) > 1:
+        setting += f", {sets} forget sets"
+    return _line(setting, row, group, retrain)
+
+
+def check_sets(method: str, group: Sequence[dict], retrain: Sequence[dict]) -> None:
+    """Refuse runs on forget sets that no Retrain is of: the gap would hold the sets' difference."""
+    ours, known = ({run["data"]["forget"]["sha256"] for run in runs} for runs in (group, retrain))
+    if missing := len(ours - known):
+        raise UserError(
+            f"--row {method}: {missing} of its {counted(len(ours), 'forget set')} have no Retrain;"
+            " add main_forget.py --unlearn retrain with the same --forget_seed"
+        )
 
 
 def heading() -> list[str]:

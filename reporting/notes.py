@@ -1,6 +1,7 @@
 """What a table says in words below its rows: warnings, mixed data, unlike attacks and recipes."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from evaluation.gaps import too_few, trained_unlike
 from evaluation.membership import rule_of
@@ -39,6 +40,7 @@ def table_notes(groups: Groups, retrain: Sequence[dict]) -> list[str]:
     forget_sets = {run["data"]["forget"]["sha256"] for run in runs}
     if len(forget_sets) > 1:
         notes.append(f"The runs cover {len(forget_sets)} forget sets.")
+        notes += _without_retrain(runs, retrain)
     began = {name: _originals(group) for name, group in groups.items()}
     if mixed := [name for name, originals in began.items() if len(originals) > 1]:
         most = max(map(len, began.values()))
@@ -57,6 +59,19 @@ def table_notes(groups: Groups, retrain: Sequence[dict]) -> list[str]:
         if note := trained_unlike(original, retrain_accuracies):
             notes.append(note)
     return notes
+
+
+def _without_retrain(runs: Sequence[dict], retrain: Sequence[dict]) -> list[str]:
+    """That some of several forget sets have no Retrain, which others have."""
+    known = {run["data"]["forget"]["sha256"] for run in retrain}
+    others = [run for run in runs if run["data"]["forget"]["sha256"] not in known]
+    if not others or not retrain:
+        return []
+    where = sorted({str(Path(run["file"]).parent) for run in others})
+    return [
+        f"No Retrain is of the forget set of {counted(len(others), 'run')}, in {', '.join(where)}:"
+        " their gaps are to Retrains of other sets."
+    ]
 
 
 # ----------------------------------------------------------------------------------------- warnings

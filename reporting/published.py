@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.gaps import AVERAGES, ENTROPY
+from evaluation.membership import rule_of
 from evaluation.reproduction import (
     Error,
     average_error,
@@ -97,7 +98,11 @@ def compare(scenario: Scenario, key: str) -> dict:
         "source": f"{table['source']} [{table['tag']}]",
         "reasons": reasons,
         "cells": cells,
-        "notes": [*table["notes"], *_left_out(table["rows"], groups, met)],
+        "notes": [
+            *table["notes"],
+            *_left_out(table["rows"], groups, met),
+            *(note for note in scenario.table["notes"] if not note.startswith("~")),
+        ],
     }
 
 
@@ -175,7 +180,8 @@ def _table_reasons(
     runs = [run for group in groups.values() for run in group]
     data = runs[0]["data"]
     forget, retained = data["forget"], data["sizes"]["retain"]
-    recipe = {}
+    recorded = (run.get("original_recipe") for run in runs)
+    recipe = next(filter(None, recorded), {})  # what Retrain would take over
     if retrain:
         recipe = {**retrain[0]["hyperparameters"], **(retrain[0].get("recipe") or {})}
     sets = len({run["data"]["forget"]["sha256"] for run in runs})
@@ -214,6 +220,8 @@ def _cell_reason(
         return reason
     if metric in NAMES and metric != ENTROPY and (reason := too_few_runs(len(retrain))):
         return f"{reason}, of Retrain"
+    if metric in ("MIA", "avg_gap") and retrain and rule_of(group[0]) != rule_of(retrain[0]):
+        return "its MIA is by another rule than Retrain's"
     if difference is None and metric in (ENTROPY, "avg_gap_entropy"):
         return "its MIA is the entropy attack's share of members, which these results do not record"
     return "not known here" if difference is None else None

@@ -99,6 +99,8 @@ def _read(file: Path) -> dict | None:
         of_run = {"method", "metrics"} & result.keys()
         if not of_run or file.name in (TRAIN_RESULT, MASK_RECORD):
             return None
+        if result.get("schema", 1) > 1:
+            raise UserError(f"result {file} is of a later version of this project; update it")
         _check(result)
     except KeyError as error:
         raise UserError(f"result {file} lacks {error}; {remedy}") from None

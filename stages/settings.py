@@ -32,6 +32,8 @@ INHERITED = (
 )
 # Their names as Retrain's fields, where these are others.
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
+# Flags of main_train that only some methods, or none, read.
+OF_TRAINING = {"lr", "epochs", "select", "init", "train_seed"}
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 
@@ -227,12 +229,11 @@ def settle_and_say(
     elif wanted := {name for name in as_original if name not in request.typed}:
         _say_as_original(settled, path, wanted, taken)
     _say_loop(settled, taken)
-    # --lr and --epochs are training's; a typed one that this method does not take over is a mistake
-    # worth a word.
+    # A typed flag of training that this method does not take over is a mistake worth a word.
     fields = {field.name for field in dataclasses.fields(kind)}
     read = fields | {*inherits.values()} | ({"select", "init"} if inherits else set())
     every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
-    if ignored := sorted((every | {"lr", "epochs", "select", "init"}) & request.typed - read):
+    if ignored := sorted((every | OF_TRAINING) & request.typed - read):
         warn(f"{request.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     method = settled.method()
     if getattr(method, "contrast", 0) and settled.no_aug and "no_aug" in request.typed:

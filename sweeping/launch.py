@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from sweeping.launchers import GPUS_OF, LAUNCHERS, gpu_groups
 from sweeping.objectives import WARNING, check_validation
 from sweeping.plan import Plan
 from sweeping.progress import Progress, clock
-from sweeping.runs import DONE, FAILED, RECORD, ROOT, Worker, read_record
+from sweeping.runs import DONE, FAILED, IMPOSSIBLE, RECORD, ROOT, Worker, read_record
 from sweeping.search import SearchRequest, run_search, search_of, trial_files
 from utils import RunFailed, UserError, warn
 
@@ -93,7 +94,7 @@ def sweep(plan: Plan, runs: list[Run], plan_file: Path, workers: Workers) -> Non
     before = progress.done()
     print(
         f"{len(runs)} runs, {before} done; {count} workers ({workers.launcher}); python sweep.py"
-        f" {plan_file} --status tells more"
+        f" {shlex.quote(str(plan_file))} --status tells more"
     )
     words = [str(plan_file), f"--sweep_id={began!r}"]
     with tqdm(total=len(runs), initial=before, unit="run", disable=None) as bar:
@@ -115,10 +116,17 @@ def sweep(plan: Plan, runs: list[Run], plan_file: Path, workers: Workers) -> Non
         f"RESULT sweep={plan.folder} runs={len(runs)} done={done} seconds={time.time() - began:.1f}"
     )
     if done < len(runs):
-        raise RunFailed(
-            f"{len(runs) - done} of {len(runs)} runs are not done; the same command tries them"
-            " again"
-        )
+        raise RunFailed(_not_done(runs, progress))
+
+
+def _not_done(runs: list[Run], progress: Progress) -> str:
+    """What to do about runs that are not done."""
+    folders = [progress.root / run.name for run in runs if progress.states[run.name] == FAILED]
+    refused = sum(read_record(folder).code == IMPOSSIBLE for folder in folders)
+    said = f"{len(runs) - progress.counts()[DONE]} of {len(runs)} runs are not done"
+    if not refused:
+        return f"{said}; the same command tries them again"
+    return f"{said}, {refused} of them refused as above: mend that first, then the same command"
 
 
 def search(

@@ -1,5 +1,6 @@
 """How far a plan is: the states of its runs, the time to go, and the table of what is done."""
 
+import shlex
 from pathlib import Path
 
 from reporting.formats import FORMATS
@@ -104,4 +105,7 @@ def results_table(runs: list[Run], root: Path) -> str:
         raise UserError(
             "--report: no unlearning run of this plan is done; --status says how far it is"
         )
-    return FORMATS["text"](scenarios(collect(finished), []))
+    try:
+        return FORMATS["text"](scenarios(collect(finished), []))
+    except UserError as error:  # of a choice that report.py has a flag for
+        raise UserError(f"{error} (a flag of report.py {shlex.quote(str(root))})") from None

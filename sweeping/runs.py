@@ -126,7 +126,9 @@ def is_held(folder: Path) -> bool:
 
 
 def state_of(run: Run, root: Path) -> str:
-    """DONE, RUNNING, FAILED (with an error), DIED (stopped or killed) or OPEN (never started)."""
+    """DONE, RUNNING, FAILED (with an error), DIED (stopped or killed) or OPEN (never started, or
+    its result is removed).
+    """
     folder = root / run.name
     if (folder / run.result).is_file():
         return DONE
@@ -134,7 +136,10 @@ def state_of(run: Run, root: Path) -> str:
         return OPEN
     if is_held(folder):
         return RUNNING
-    return FAILED if read_record(folder).code not in (None, INTERRUPTED) else DIED
+    code = read_record(folder).code
+    if code == 0:
+        return OPEN
+    return DIED if code in (None, INTERRUPTED) else FAILED
 
 
 # ------------------------------------------------------------------------------------------ one run

@@ -115,3 +115,20 @@ def test_other_formats_are_refused(folder, capsys):
 
 def test_the_page_of_results_has_the_heading():
     assert "\n".join(heading()) in (ROOT / "docs/results.md").read_text()
+
+
+def test_forget_sets_without_a_retrain_are_refused_and_several_are_named(tmp_path, capsys):
+    records = runs("retrain", "Retrain", RETRAIN) + runs("RL", "SalUn", SALUN, mask=0.5)
+    for place, record in enumerate(records):
+        record["data"]["forget"] = record["data"]["forget"] | {"sha256": f"{place % 3}" * 64}
+    write(tmp_path, *records)
+    assert report.main([str(tmp_path), "--row", "SalUn", "--mixed"]) == 0
+    assert "(10 %, random), 3 forget sets |" in capsys.readouterr().out
+    other = result("RL", "SalUn", SALUN[0], seed=4, mask=0.5, forget="a" * 64)
+    write(tmp_path, other)
+    message = refused(capsys, tmp_path, "--row", "SalUn", "--mixed")
+    assert "1 of its 4 forget sets have no Retrain" in message
+    assert report.main([str(tmp_path), "--mixed"]) == 0
+    said = capsys.readouterr().out
+    assert "No Retrain is of the forget set of 1 run, in " in said
+    assert "their gaps are to Retrains of other sets." in said

@@ -261,6 +261,38 @@ def test_rows_that_only_one_side_has_are_named(folder, capsys):
     assert "Run here and not published there: GA-l1." in text
 
 
+def test_without_retrain_the_original_s_recipe_is_what_sets_a_table_apart(tmp_path, capsys):
+    """What Retrain would take over is recorded in each run."""
+    for epochs, reasons in ((182, []), (30, ["epochs of Retrain 30, there 182"])):
+        records = runs("RL", "SalUn", SALUN, mask=0.5)
+        for record in records:
+            record["original_recipe"] = {"unlearn_epochs": epochs, "schedule": "multistep"}
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        table, _ = cells(capsys, write(folder, *records))
+        assert table["reasons"] == reasons
+
+
+def test_an_attack_by_another_rule_than_retrains_is_not_compared(tmp_path, capsys):
+    retrain = [trained(record) for record in runs("retrain", "Retrain", RETRAIN)]
+    salun = runs("RL", "SalUn", SALUN, mask=0.5)
+    for record in salun:
+        record["attack"] = {"members": "first"}
+    write(tmp_path, *retrain, *salun)
+    _, found = cells(capsys, tmp_path)
+    words = "not comparable: its MIA is by another rule than Retrain's"
+    for metric, apart in (("UA", False), ("TA", False), ("MIA", True), ("Avg. Gap", True)):
+        assert (found["SalUn", "April 2024", metric]["verdict"] == words) == apart
+    assert found["Retrain", "", "MIA"]["verdict"] != words
+
+
+def test_the_notes_of_our_own_table_are_there(folder, capsys):
+    broken = result("GA_l1", "GA-l1", SALUN[0], warnings=["it fell"])
+    table, _ = cells(capsys, write(folder, broken))
+    assert "GA-l1: it fell" in table["notes"]
+    assert "GA-l1: it fell" in out(capsys, folder, "--published", "salun_cifar10_10")
+
+
 # ----------------------------------------------------------------------------- formats and refusals
 
 
@@ -289,3 +321,6 @@ def test_wrong_requests_are_refused(folder, capsys):
     key = "salun_cifar10_10"
     assert "text, markdown" in refused(capsys, folder, "--published", key, "--format", "latex")
     assert "drop one" in refused(capsys, folder, "--published", key, "--row", "FT")
+    for words in (["--filter", "SalUn"], ["--top", 1]):
+        for printed in (["--published", key], ["--row", "FT"]):
+            assert f"{words[0]} chooses rows" in refused(capsys, folder, *words, *printed)

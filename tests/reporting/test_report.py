@@ -1077,3 +1077,30 @@ def test_only_an_audit_of_just_a_rows_weights_is_in_its_column(folder, capsys, k
     }[kind]
     assert words in " ".join(text.split())
     assert ("left out of the table" in text) == bool(words)
+
+
+@pytest.mark.parametrize("flag", ["--html", "--plots"])
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, capsys, monkeypatch, flag):
+    """Below a file, or in a folder without the right to write, before any result is read."""
+    monkeypatch.setattr(report, "collect", lambda dirs: pytest.fail("read"))
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(
+        capsys, tmp_path, flag, str(tmp_path / "file" / "a" / "b")
+    )
+    monkeypatch.setattr(report.os, "access", lambda folder, mode: folder != tmp_path)
+    message = refused(capsys, tmp_path, flag, str(tmp_path / "new" / "b"))
+    assert "cannot be written; give another place" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("style", ["text", "markdown"])
+def test_a_folder_with_an_audit_alone_says_so(tmp_path, capsys, style):
+    (tmp_path / "audit.json").write_text(json.dumps(audit(*runs("FT", "FT", [(5, 99, 93, 12)]))))
+    assert "Only an audit: its numbers are in audit.json" in run(
+        capsys, tmp_path, "--format", style
+    )
+
+
+def test_a_result_of_a_later_version_is_named(tmp_path, capsys):
+    write(tmp_path, result() | {"schema": 2})
+    assert "is of a later version of this project" in refused(capsys, tmp_path)

@@ -174,6 +174,12 @@ def test_a_preset_takes_what_it_names_of_the_record(capsys):
     assert "no record: --unlearn_epochs=10, the method's own" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["FT", "retrain"])
+def test_the_seed_of_training_is_named_where_it_is_not_read(name, capsys):
+    settle_and_say(unlearn_request(["--unlearn", name, "--train_seed", "3"]))
+    assert f"{name} does not read --train_seed\n" in capsys.readouterr().err
+
+
 def test_other_methods_take_nothing_from_the_record():
     args, taken = settled("--unlearn", "FT", arguments=ODD)
     assert taken == {}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ORIGINAL, SMALL, content, finished, starts, tiny
+from records import result
 
 import sweep
 from datasets import load_dataset
@@ -555,6 +556,15 @@ def test_what_is_half_done_is_resumed_and_a_refused_checkpoint_replaced(tmp_path
     assert [line.split()[1:] for line in calls.lines()] == [[], ["--resume"], ["--overwrite"]]
 
 
+def test_a_run_whose_result_is_removed_is_open_and_made_again(tmp_path, fake):
+    fake(0, 0)
+    run = one(tmp_path)
+    do(run, tmp_path)
+    (tmp_path / "runs" / run.name / run.result).unlink()
+    assert state_of(run, tmp_path / "runs") == OPEN
+    assert do(run, tmp_path) == DONE == state_of(run, tmp_path / "runs")
+
+
 def test_a_script_that_leaves_no_result_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "call", lambda script, words: 0)
     assert do(one(tmp_path), tmp_path) == DIED
@@ -855,3 +865,59 @@ def test_a_local_ray(tmp_path, capsys):
         finished(tiny(tmp_path), capsys, "--launcher", "ray")
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    "words", [["--trials", "3"], ["--objective", "oracle_gap"], ["--sampler", "grid"]]
+)
+def test_flags_of_a_search_are_refused_where_nothing_is_searched(tmp_path, capsys, words):
+    for more in ([], ["--status"], ["--dry_run"]):
+        assert sweep.main([str(tiny(tmp_path)), *words, *more]) == 2
+        assert f"{words[0]}: of a search; add --search METHOD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"published": "salun"}, "no such table"),
+        ({"published": "salun_cifar10_10", "format": "latex"}, "has no --format latex"),
+        ({"row": "FT", "top": 3}, "--top chooses rows"),
+        ({"plot_format": "pdf"}, "needs --plots FOLDER"),
+    ],
+)
+def test_a_report_that_would_be_refused_is_so_before_any_run(tmp_path, capsys, flags, reason):
+    plan = tiny(tmp_path)
+    held = json.loads(plan.read_text())
+    held["stages"]["report"]["flags"] |= flags
+    plan.write_text(json.dumps(held))
+    assert sweep.main([str(plan)]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_of_unlike_retrains_names_whose_flag_chooses_one(tmp_path, capsys):
+    plan = tiny(tmp_path)
+    for run in expand(read_plan(plan), sweep.check):
+        if run.checkpoint and run.script != "main_train":
+            record = result("retrain", "Retrain", lr=len(run.name) + run.seed)
+            folder = read_plan(plan).folder / run.name
+            folder.mkdir(parents=True)
+            (folder / run.result).write_text(json.dumps(record))
+    assert sweep.main([str(plan), "--report"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--reference" in line
+    assert f"a flag of report.py {read_plan(plan).folder}" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(1, "; the same command tries them again"), (2, ", 1 of them refused as above: mend that")],
+)
+def test_the_end_says_whether_the_same_command_can_help(tmp_path, code, words):
+    found = runs_of(content(tmp_path))
+    progress = Progress(found, tmp_path / "runs")
+    folder = tmp_path / "runs" / found[0].name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"code": code}))
+    progress.look()
+    assert words in launch._not_done(found, progress)
