@@ -38,9 +38,7 @@ class Scissorhands(Iterative):
     presets = SCISSORHANDS_PRESETS
 
     unlearn_lr: float = option(5e-3, "learning rate of unlearning", Range(5e-4, 5e-2))
-    forget_weight: float = option(
-        0.05, "weight of the forget loss beside the retain loss", Range(0.005, 0.5)
-    )
+    forget_weight: float = option(0.05, "weight of the forget loss", Range(0.005, 0.5))
     redraw_share: float = option(
         0.03, "share of the weights, by SNIP score, of which the last stages' are drawn anew"
     )

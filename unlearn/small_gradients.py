@@ -41,10 +41,8 @@ class MaskedSmallGradients(Iterative):
 
     def __post_init__(self) -> None:
         if not (0 < self.redrawn <= 1 and 0 <= self.slowed <= 1):
-            raise UserError(
-                f"--redrawn {self.redrawn} --slowed {self.slowed}: allowed are shares up to 1, the"
-                " first above 0"
-            )
+            given = f"--redrawn {self.redrawn} --slowed {self.slowed}"
+            raise UserError(f"{given}: allowed are shares up to 1, the first above 0")
 
     def prepare(self, model: nn.Module, data: Data, mask: Mask | None) -> None:
         layers, generator = convolutions(model, "MSG"), data.generator("msg")
