@@ -95,6 +95,7 @@ class GradientAscent(Iterative):
             return
         model.load_state_dict(self.kept["weights"])
         self.kept["stopped_after"] = epoch
+        print(f"epoch {epoch + 1} ended below --stop_below {self.stop_below}, is undone, the last")
 
     def stopped(self) -> bool:
         return bool(self.stop_below) and self.kept["stopped_after"] is not None
