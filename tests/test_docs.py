@@ -29,6 +29,9 @@ from evaluation.definition import markdown_line
 from evaluation.metrics import definition_table
 from masks.scores import SCORES
 from models import MODELS
+from reporting.leaderboard import heading, leaderboard_row
+from reporting.results import collect
+from reporting.tables import scenarios
 from sweep import main as sweep_main
 from unlearn import METHODS, method_listing
 
@@ -351,6 +354,15 @@ def test_the_source_tree_names_every_top_level_entry():
     } - {"runs/"}
     assert named >= scripts | {folder for folder in folders if not folder.startswith("__")}
     assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_rows_of_the_cpu_table_are_those_of_its_results():
+    """All of them, in the report's order, as --row prints them."""
+    results = ROOT / "benchmarks/results"
+    (table,) = scenarios(collect([results / "models", results / "cifar10_cpu"]), [])
+    rows = [leaderboard_row([table], row["name"]) for row in table.table["rows"]]
+    text = section(page("docs/results.md"), "CIFAR-10 on one core")
+    assert [line for line in text.splitlines() if line.startswith("| ")] == [heading()[0], *rows]
 
 
 # ------------------------------------------------------------------------------------------- README
