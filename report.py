@@ -19,7 +19,6 @@ names the papers' tables. --row prints one row for docs/results.md.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -29,13 +28,14 @@ from reporting.audits import read_audits
 from reporting.comparison import COMPARISON_FORMATS
 from reporting.curves import with_curves
 from reporting.formats import FORMATS
+from reporting.groups import forget_sets
 from reporting.leaderboard import leaderboard_row
 from reporting.page import page
 from reporting.published import compare, published, published_list
 from reporting.results import collect
 from reporting.tables import Scenario, chosen_rows, scenarios
 from runtime.cli import script
-from runtime.files import save_bytes, save_text
+from runtime.files import is_writable, save_bytes, save_text
 from utils import UserError
 
 
@@ -135,9 +135,9 @@ def check_filter(found: list[Scenario], text: str | None) -> None:
 
 def check_forget_sets(scenario: Scenario, mixed: bool) -> None:
     """Refuse a table over unlike forget sets: its gaps would hold that difference, too."""
-    sets = {run["data"]["forget"]["sha256"] for runs in scenario.groups.values() for run in runs}
+    runs = [run for group in scenario.groups.values() for run in group]
+    sets = forget_sets(runs)
     if len(sets) > 1 and not mixed:
-        runs = [run for group in scenario.groups.values() for run in group]
         where = {run["data"]["forget"]["sha256"]: Path(run["file"]).parent for run in runs}
         named = ", ".join(f"{sha256[:8]} in {path}" for sha256, path in sorted(where.items()))
         raise UserError(
@@ -186,12 +186,6 @@ def check_files(html: Path | None, folder: Path | None, kind: str | None) -> Non
             raise UserError(f"--{flag}: {path.parent} cannot be written; give another place")
     if html or folder:
         plots.require()
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or it and they where it is not there yet."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from datasets.facts import half_facts
 from datasets.folders import Tally
 from datasets.image_files import Member
 from runtime.file_checks import FalseClaim, available_memory, check_npy
-from runtime.files import load_json, save_json_alone
+from runtime.files import is_writable, load_json, save_json_alone
 from utils import UserError, printable
 
 VERSION = 1  # of what an entry holds
@@ -56,7 +56,7 @@ def read_images(name: str, listing: Listing, cache: str | None, workers: int) ->
         seen[entry] = _number(entry)
         if seen[entry] and (found := _read(entry, identity, listing)):
             return found
-    entry = next((entry for entry in entries if _writable(entry.parent)), None)
+    entry = next((entry for entry in entries if is_writable(entry.parent)), None)
     if entry is None:
         raise UserError(
             f"{listing.what}: the cache {entries[0].parent} cannot be written; give --cache DIR, or"
@@ -81,11 +81,6 @@ def _folders(root: Path, cache: str | None) -> list[Path]:
 def _number(entry: Path) -> int | None:
     """The folder's inode; None where there is none."""
     return entry.stat().st_ino if entry.is_dir() else None
-
-
-def _writable(folder: Path) -> bool:
-    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _entry(folder: Path, name: str, listing: Listing) -> Path:

@@ -16,6 +16,11 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
+def forget_sets(runs: Sequence[dict]) -> set[str]:
+    """The hashes of the forget sets of these runs."""
+    return {run["data"]["forget"]["sha256"] for run in runs}
+
+
 def told_apart(names: Sequence[str]) -> list[str]:
     """``names`` with equal ones numbered from the second on."""
     seen: Counter[str] = Counter()

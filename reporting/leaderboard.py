@@ -9,7 +9,7 @@ from evaluation.gaps import AVERAGES, FEWEST
 from evaluation.reproduction import average_error, half_width, mean_error
 from reporting.cells import average_cell
 from reporting.formats import markdown
-from reporting.groups import counted
+from reporting.groups import counted, forget_sets
 from reporting.page import shortened
 from reporting.rows import METRICS, values_of
 from reporting.tables import Scenario
@@ -53,15 +53,15 @@ def leaderboard_row(scenarios: Sequence[Scenario], method: str) -> str:
     check_sets(method, groups[row["name"]], retrain)
     group = sorted(groups[row["name"]], key=lambda run: str(run["provenance"]["seed"]).zfill(9))
     setting = scenario.table["title"]
-    if (sets := len({run["data"]["forget"]["sha256"] for run in group})) > 1:
+    if (sets := len(forget_sets(group))) > 1:
         setting += f", {sets} forget sets"
     return _line(setting, row, group, retrain)
 
 
 def check_sets(method: str, group: Sequence[dict], retrain: Sequence[dict]) -> None:
     """Refuse runs on forget sets that no Retrain is of: the gap would hold the sets' difference."""
-    ours, known = ({run["data"]["forget"]["sha256"] for run in runs} for runs in (group, retrain))
-    if missing := len(ours - known):
+    ours = forget_sets(group)
+    if missing := len(ours - forget_sets(retrain)):
         raise UserError(
             f"--row {method}: {missing} of its {counted(len(ours), 'forget set')} have no Retrain;"
             " add main_forget.py --unlearn retrain with the same --forget_seed"

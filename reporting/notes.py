@@ -15,7 +15,7 @@ from evaluation.verdicts import (
     remedies,
     verdict_of,
 )
-from reporting.groups import counted, is_retrain
+from reporting.groups import counted, forget_sets, is_retrain
 from stages.records import differences
 from unlearn import METHODS
 
@@ -37,9 +37,8 @@ def table_notes(groups: Groups, retrain: Sequence[dict]) -> list[str]:
         )
     if (message := too_few(len(retrain))) and len(runs) > len(retrain):
         notes.append(f"~: {message}.")
-    forget_sets = {run["data"]["forget"]["sha256"] for run in runs}
-    if len(forget_sets) > 1:
-        notes.append(f"The runs cover {len(forget_sets)} forget sets.")
+    if (sets := len(forget_sets(runs))) > 1:
+        notes.append(f"The runs cover {sets} forget sets.")
         notes += _without_retrain(runs, retrain)
     began = {name: _originals(group) for name, group in groups.items()}
     if mixed := [name for name, originals in began.items() if len(originals) > 1]:
@@ -63,7 +62,7 @@ def table_notes(groups: Groups, retrain: Sequence[dict]) -> list[str]:
 
 def _without_retrain(runs: Sequence[dict], retrain: Sequence[dict]) -> list[str]:
     """That some of several forget sets have no Retrain, which others have."""
-    known = {run["data"]["forget"]["sha256"] for run in retrain}
+    known = forget_sets(retrain)
     others = [run for run in runs if run["data"]["forget"]["sha256"] not in known]
     if not others or not retrain:
         return []

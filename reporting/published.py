@@ -19,6 +19,7 @@ from evaluation.reproduction import (
     too_few_runs,
     verdict,
 )
+from reporting.groups import forget_sets
 from reporting.rows import METRICS, values_of
 from reporting.tables import Scenario
 from runtime.files import load_json
@@ -184,7 +185,7 @@ def _table_reasons(
     recipe = next(filter(None, recorded), {})  # what Retrain would take over
     if retrain:
         recipe = {**retrain[0]["hyperparameters"], **(retrain[0].get("recipe") or {})}
-    sets = len({run["data"]["forget"]["sha256"] for run in runs})
+    sets = len(forget_sets(runs))
     facts = (
         ("dataset", "data set", data["dataset"]),
         ("arch", "architecture", data["arch"]),

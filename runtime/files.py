@@ -205,6 +205,12 @@ def load_json(path: Path, what: str) -> dict:
     return content
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or it and they where it is not there yet."""
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+
+
 def require_file(path: Path, what: str) -> None:
     """Refuse a path that is not a readable file; ``what`` is its role in the error message."""
     if os.path.isdir(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime import distributed
 from runtime.devices import pick_device
-from runtime.files import require_file
+from runtime.files import is_writable, require_file
 from stages.file_names import (
     BEST,
     CHECKPOINT,
@@ -82,8 +82,7 @@ def refuse_overwriting(request: Request, files: list[Path]) -> None:
 
 
 def _refuse_overwriting(request: Request, files: list[Path]) -> None:
-    parent = next(path for path in files[0].absolute().parents if os.path.exists(path))
-    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
+    if not is_writable(files[0].parent):
         raise UserError(f"--save_dir {request.save_dir} cannot be written")
     there = begun(files)
     if there and not (request.overwrite or request.resume):

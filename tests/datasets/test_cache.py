@@ -365,9 +365,9 @@ def test_where_images_cannot_be_written_the_users_cache_is_taken(
     tmp_path, monkeypatch, no_decoding
 ):
     root = write(tmp_path / "images")
-    writable = cache._writable
+    writable = cache.is_writable
     monkeypatch.setattr(
-        cache, "_writable", lambda path: root not in path.parents and writable(path)
+        cache, "is_writable", lambda path: root not in path.parents and writable(path)
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     read(root)

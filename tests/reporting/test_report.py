@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 import statistics
 
@@ -1087,7 +1088,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, capsys, monke
     assert "cannot be written" in refused(
         capsys, tmp_path, flag, str(tmp_path / "file" / "a" / "b")
     )
-    monkeypatch.setattr(report.os, "access", lambda folder, mode: folder != tmp_path)
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
     message = refused(capsys, tmp_path, flag, str(tmp_path / "new" / "b"))
     assert "cannot be written; give another place" in message
     assert not (tmp_path / "new").exists()
