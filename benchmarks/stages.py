@@ -303,12 +303,13 @@ def gradient_v(side: str, quick: bool) -> Side:
     data, ours = task(300 if quick else 854, 50 if quick else 256), side == "ours"
     model = network(ours)
     if ours:
-        run = lambda: influence_vector(model, data.forget.eval_view(), data.retain.eval_view())  # noqa: E731
+        views = (data.forget.eval_view(), data.retain.eval_view())
+        run = functools.partial(influence_vector, model, *views)
     else:
         loaders = [
             plain_loader(*pictures(data, name), BATCH, train=False) for name in ("forget", "retain")
         ]
-        run = lambda: plain.influence_vector(model, *loaders)  # noqa: E731
+        run = functools.partial(plain.influence_vector, model, *loaders)
     return Side(run, lambda: {"v": torch.cat([value.flatten() for value in run().values()])})
 
 

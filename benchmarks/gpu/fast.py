@@ -745,8 +745,11 @@ class Fast:
         """From a model and a forget set to ten files."""
         model, forget = self.network(), self.data(self.size.batch).forget.eval_view()
         with tempfile.TemporaryDirectory(dir=self.battery.folder) as folder:
-            action = lambda: self.write_masks(saliency_scores(model, forget), Path(folder))  # noqa: E731
-            seconds = seconds_of(action, self.device, self.size.repeats)
+            seconds = seconds_of(
+                lambda: self.write_masks(saliency_scores(model, forget), Path(folder)),
+                self.device,
+                self.size.repeats,
+            )
         return spread("seconds", seconds) | {"forget_images": forget.num_samples}
 
     def fisher_samples(self, batch: int, count: int) -> Loader:

@@ -260,6 +260,7 @@ OPTIONS = {
     "regun": ["--held_out", "classes"],
     "munba": ["--accumulate", "2"],
 }
+FORGET_OF = {"lotus": ["--class_to_replace", "3"]}  # LoTUS stops at once on images little fitted
 SCORED = ("saliency", "ratio")
 
 
@@ -274,7 +275,7 @@ def of_method(method, original, folder):
         "--model_path",
         str(original),
         *FAST,
-        *FORGET,
+        *FORGET_OF.get(method, FORGET),
         "--retain_fraction",
         "0.2",
         "--save_dir",

@@ -193,9 +193,12 @@ def guard(monkeypatch):
         monkeypatch.setattr(module, "check_finite", let_through(guard, module.check_finite))
     # Pinned and non-blocking on CUDA: test_to_device_pins_for_cuda.
     monkeypatch.setattr(loaders, "to_device", let_through(guard, loaders.to_device))
+
     # Elsewhere than on the CPU, where numpy partitions, a sort finds it:
     # unlearn.saliency.lowest_chosen.
-    sort = lambda values, counts: {n: values.sort().values[len(values) - n] for n in counts if n}  # noqa: E731
+    def sort(values, counts):
+        return {n: values.sort().values[len(values) - n] for n in counts if n}
+
     monkeypatch.setattr(unlearn.proximal, "lowest_chosen", sort)
     return guard
 
