@@ -72,17 +72,29 @@ def grouped(labels: Sequence[str], settings: Sequence[dict]) -> dict[str, list[i
     return dict(zip(told_apart(names), groups.values(), strict=True))
 
 
-def _varied(rows: Sequence[dict]) -> set[str]:
-    """The names of the settings in which some rows differ."""
-    names = {name for row in rows for name in row}
-    return {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
+def _varied(rows: Sequence[dict]) -> dict[str, bool]:
+    """The names of the settings in which some rows differ, and whether four digits tell all of
+    their numbers apart.
+    """
+    found = {}
+    for name in {name for row in rows for name in row}:
+        values = [row.get(name) for row in rows]
+        if any(value != values[0] for value in values):
+            numbers = {value for value in values if isinstance(value, float)}
+            found[name] = len({_short(number) for number in numbers}) == len(numbers)
+    return found
 
 
-def _differing(settings: dict, varied: set[str]) -> list[str]:
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def _differing(settings: dict, varied: dict[str, bool]) -> list[str]:
     names = [name for name in settings if name in varied]
     if "members" in names:  # implies the number of draws and their seed
         names = [name for name in names if name not in ("draws", "seeded_by")]
-    return [f"{name} {settings[name]}" for name in names]
+    short = {name: isinstance(settings[name], float) and varied[name] for name in names}
+    return [f"{name} {_short(settings[name]) if short[name] else settings[name]}" for name in names]
 
 
 # ---------------------------------------------------------------------------------------- reference

@@ -206,6 +206,21 @@ def test_learning_rates_make_rows_and_names(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("rates", "named"),
+    [
+        ((0.11027602365547694, 0.0002720446295173432), ("0.1103", "0.000272")),
+        ((0.110276, 0.110277), ("0.110276", "0.110277")),
+    ],
+)
+def test_rates_of_a_search_are_named_by_the_digits_that_tell_them_apart(
+    tmp_path, capsys, rates, named
+):
+    write(tmp_path, *(result("FT", lr=rate) for rate in rates))
+    rows, _ = only_table(capsys, tmp_path)
+    assert set(rows) == {f"FT (unlearn_lr {digits})" for digits in named}
+
+
+@pytest.mark.parametrize(
     ("change", "names"),
     [
         (
