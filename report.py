@@ -173,6 +173,17 @@ def check(args: argparse.Namespace) -> None:
             )
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file may be replaced by a page: it is one, is empty, or is not there."""
+    try:
+        with open(path, "rb") as file:
+            return b"<!doctype html>".startswith(file.read(15).lower())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
 def check_files(html: Path | None, folder: Path | None, kind: str | None) -> None:
     """Refuse what cannot be written."""
     if html and html.is_dir():
@@ -184,6 +195,8 @@ def check_files(html: Path | None, folder: Path | None, kind: str | None) -> Non
     for flag, path in (("html", html), ("plots", folder and folder / "any")):
         if path and not is_writable(path.parent):
             raise UserError(f"--{flag}: {path.parent} cannot be written; give another place")
+    if html and not is_page(html):
+        raise UserError(f"--html {html}: this file is no page and stays; give another name")
     if html or folder:
         plots.require()
 

@@ -288,7 +288,7 @@ def too_few(retrain_runs: int) -> str | None:
     here = "one Retrain model" if retrain_runs == 1 else f"{retrain_runs} Retrain models"
     return (
         f"{here}: telling gaps from noise needs {FEWEST} Retrain runs; nothing is marked; run it"
-        " with another --seed and the --forget_seed of these runs (by default their --seed, 2)"
+        " with another --seed and the --forget_seed of these runs (by default their --seed)"
     )
 
 

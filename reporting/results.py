@@ -96,11 +96,13 @@ def _read(file: Path) -> dict | None:
     result = load_json(file, "result")
     remedy = "run its method again with --overwrite, or move the file away"
     try:
-        of_run = {"method", "metrics"} & result.keys()
-        if not of_run or file.name in (TRAIN_RESULT, MASK_RECORD):
+        if file.name in (TRAIN_RESULT, MASK_RECORD):
             return None
         if result.get("schema", 1) > 1:
             raise UserError(f"result {file} is of a later version of this project; update it")
+        if not {"method", "metrics"} & result.keys():
+            warn(f"{printable(str(file))} is no unlearning result and is left out")
+            return None
         _check(result)
     except KeyError as error:
         raise UserError(f"result {file} lacks {error}; {remedy}") from None

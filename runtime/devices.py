@@ -108,6 +108,11 @@ def use_threads(wanted: int | None, device: torch.device) -> None:
         )
 
 
+def threads_of(device: torch.device) -> int | None:
+    """Torch's number of CPU threads where the device is the CPU; else None."""
+    return torch.get_num_threads() if device.type == "cpu" else None
+
+
 def with_threads(device: torch.device) -> str:
     """A device and torch's number of CPU threads, such as ``cpu, 2 threads``."""
     count = torch.get_num_threads()

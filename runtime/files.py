@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -84,9 +85,11 @@ def _write_on_this_rank(path: Path, write: Callable[[BinaryIO], None]) -> None:
         _flush_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if full else "see to it that it can be written"
         raise RunFailed(
-            f"cannot write {path}: {reason}; earlier files are untouched, make room and use"
-            " --resume"
+            f"cannot write {path}: {reason}; earlier files are untouched, {remedy} and start again,"
+            " with --resume where the script has it"
         ) from None
     finally:
         with contextlib.suppress(OSError):

@@ -14,13 +14,14 @@ from datasets.splits import recorded_fraction
 from models import is_arch
 from models.user import is_user_arch
 from runtime import distributed
+from runtime.devices import threads_of
 from runtime.files import hash_arrays, load, reading
 from stages.records import unrecorded
 from stages.requests import AnyRequest, Request
 from stages.state_dicts import Misfit, fitted, normalisation_words, weights_in
 from unlearn import label_today
 from unlearn.retrain import Retrain
-from utils import UserError
+from utils import UserError, warn
 
 RESTART = "start anew with --overwrite"
 # What a checkpoint says of forget sets: its own, and those of the models before it.
@@ -279,6 +280,16 @@ def read_state(path: Path, identity: dict) -> dict:
                 f" {OTHER_FLAGS}"
             )
     return state
+
+
+def say_threads(state: dict, path: Path, device: torch.device) -> None:
+    """One line where a run goes on with another number of CPU threads than it began with."""
+    now = threads_of(device)
+    if now and (began := state.get("threads")) and began != now:
+        warn(
+            f"--resume: {path} was made with {began} CPU threads, this run has {now}: sums are in"
+            f" another order, so that the end is not an undisturbed run's; --threads {began} is"
+        )
 
 
 def adopt_tail(request: AnyRequest, checkpoint: Path) -> AnyRequest:

@@ -34,7 +34,10 @@ from utils import UserError, first_difference
 
 # Flags of the other steps that say something which masks do not depend on. --unlearn_epochs, which
 # the reference's commands give to this step, is passed over.
-OF_OTHER_STEPS = ("unlearn", "mask_path", "mask_ratio", "run", "checkpoint")
+OF_OTHER_STEPS = (
+    *("unlearn", "mask_path", "mask_ratio", "run", "checkpoint", "unlearn_lr", "lr", "epochs"),
+    *("schedule", "decreasing_lr", "warmup", "momentum", "weight_decay", "optimizer", "bn"),
+)
 
 
 @recording

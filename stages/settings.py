@@ -3,6 +3,7 @@ own, the request's default.
 """
 
 import dataclasses
+from collections.abc import Set
 from pathlib import Path
 
 from arg_parser import recorded_flags
@@ -34,6 +35,11 @@ INHERITED = (
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
 # Flags of main_train that only some methods, or none, read.
 OF_TRAINING = {"lr", "epochs", "select", "init", "train_seed"}
+# Flags of the loop that a method without a loop has no use for.
+OF_STEPS = {
+    *("schedule", "decreasing_lr", "final_lr", "warmup", "momentum", "clip_norm", "accumulate"),
+    "decay",
+}
 # The milestones of the published recipe, 91 and 136 of 182 epochs, as shares of a run.
 MILESTONES = (91 / 182, 136 / 182)
 
@@ -229,11 +235,7 @@ def settle_and_say(
     elif wanted := {name for name in as_original if name not in request.typed}:
         _say_as_original(settled, path, wanted, taken)
     _say_loop(settled, taken)
-    # A typed flag of training that this method does not take over is a mistake worth a word.
-    fields = {field.name for field in dataclasses.fields(kind)}
-    read = fields | {*inherits.values()} | ({"select", "init"} if inherits else set())
-    every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
-    if ignored := sorted((every | OF_TRAINING) & request.typed - read):
+    if ignored := sorted(_unread(kind, request.typed)):
         warn(f"{request.unlearn} does not read {', '.join('--' + name for name in ignored)}")
     method = settled.method()
     if getattr(method, "contrast", 0) and settled.no_aug and "no_aug" in request.typed:
@@ -245,6 +247,21 @@ def settle_and_say(
     if isinstance(method, Iterative) and method.unlearn_epochs and not by_steps:
         warn_of_schedule(settled, method.unlearn_epochs, method.unlearn_lr)
     return settled, method
+
+
+def _unread(kind: type[Method], typed: Set[str]) -> Set[str]:
+    """The typed flags of methods, of the loop and of training that a method does not read."""
+    inherits = getattr(kind, "inherits", {})
+    fields = {field.name for field in dataclasses.fields(kind)}
+    beaten = {flag for field, flag in inherits.items() if flag != field and field in typed}
+    read = fields | ({*inherits.values(), "select", "init"} - beaten if inherits else set())
+    every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
+    unread = (every | OF_TRAINING) & typed - read
+    if not issubclass(kind, Iterative):
+        unread |= OF_STEPS & typed - read
+    if "forget" not in kind.touches:
+        unread |= typed & {"forget_batch_size"}
+    return unread
 
 
 def recipe_of_original(original: Original | None) -> dict | None:

@@ -15,10 +15,10 @@ from evaluation.verdicts import at_chance, say_at_chance, standing
 from models import begin
 from recipe import Recipe
 from runtime.clock import Stopwatch, warn_of_standstill
-from runtime.devices import with_threads
+from runtime.devices import threads_of, with_threads
 from runtime.files import hash_arrays, load, lock, reading, save, save_json
 from runtime.provenance import provenance
-from stages.checkpoints import RESTART, adopt_tail, read_original, read_state
+from stages.checkpoints import RESTART, adopt_tail, read_original, read_state, say_threads
 from stages.classifier import images_record
 from stages.curves import Curve, epoch_line
 from stages.dry_run import say_files, say_work
@@ -37,7 +37,8 @@ from utils import UserError, stream, warn
 OF_LATER_STEPS = (
     *("model_path", "unlearn", *OF_REFERENCE, "forget", "skip_val"),
     *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
-    *("per_tensor", "forget_batch_size", "run"),
+    *("per_tensor", "forget_batch_size", "run", "unlearn_lr", "unlearn_epochs", "unlearn_steps"),
+    *("alpha", "mia_members", "no_l1_epochs"),
 )
 
 
@@ -81,6 +82,8 @@ class Training:
         with reading(self.source, "--resume: checkpoint", RESTART):
             self.trainer.restore(state)
             self.best = float(state["best_sa"])
+        if state["epoch"] < self.request.epochs:
+            say_threads(state, self.source, self.trainer.clock.device)
         beside = self.source.with_name(BEST)
         if self.trainer.start_epoch:
             kept = read_state(beside, self.identity)
@@ -106,6 +109,7 @@ class Training:
             "split": self.split_record,
             "arguments": request.replace(select=self.select).record(),
             "select": self.select,
+            "threads": threads_of(self.trainer.clock.device),
             **images_record(self.data.dataset),
         }
 

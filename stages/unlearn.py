@@ -13,8 +13,17 @@ from evaluation.membership import same_draws
 from recipe import Recipe
 from runtime import distributed
 from runtime.clock import Stopwatch
+from runtime.devices import threads_of
 from runtime.files import hash_arrays, load, lock, reading, save
-from stages.checkpoints import RESTART, Original, adopt, adopt_tail, read_original, read_state
+from stages.checkpoints import (
+    RESTART,
+    Original,
+    adopt,
+    adopt_tail,
+    read_original,
+    read_state,
+    say_threads,
+)
 from stages.classifier import images_record
 from stages.curves import MONITORED, Curve, Monitor, epoch_line
 from stages.dry_run import say_files, say_work
@@ -188,6 +197,7 @@ def checkpoint_record(run: Run) -> dict:
         "trained_with": task.original.recipe if task.original else {},
         "forgotten": {"kind": task.chosen.kind, "classes": list(task.chosen.classes)},
         "mask": run.mask and run.mask.identity(),
+        "threads": threads_of(task.device),
         **images_record(task.dataset),
     }
 
@@ -204,6 +214,8 @@ def run_and_save(run: Run, *, one_image: bool) -> tuple[Stopwatch, dict]:
             task.model.load_state_dict(state["state_dict"])
             clock = Stopwatch(task.device, state["seconds"], state.get("stopped", 0.0))
             return clock, dict(state["extra"])
+    if state is not None:
+        say_threads(state, checkpoint, task.device)
     clock = Stopwatch(task.device)
     hooks = {}
     if isinstance(method, Iterative):

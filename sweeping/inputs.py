@@ -30,8 +30,10 @@ def check_inputs(runs: Sequence[Run], root: Path) -> None:
     computed again only when one of these changes.
 
     Raises:
-        UserError: images or another file of a finished run have changed.
+        UserError: images or another file of a finished run have changed, or a file is missing that
+            no run makes.
     """
+    _check_presence(runs, root)
     known = load_json(root / RECORD, "record") if (root / RECORD).is_file() else {}
     current = _check_files(runs, root, known) | _check_images(runs, root, known)
     if current != known:
@@ -71,6 +73,18 @@ def _check_images(runs: Sequence[Run], root: Path, known: dict) -> dict:
             raise _changed(f"{data} holds other images", others, root)
         entries[key] = {"looks": looks, **hashes}
     return entries
+
+
+def _check_presence(runs: Sequence[Run], root: Path) -> None:
+    """Refuse models, masks and lists that are neither there nor in the folder of a run."""
+    for run in runs:
+        for flag in FILE_FLAGS:
+            file = _path(flag, str(run.settings.get(flag) or ""))
+            made = "{" in file or Path(file).absolute().is_relative_to(root.absolute())
+            if file and not made and not os.path.exists(file):
+                raise UserError(
+                    f"plan: {flag} {file}: there is no such file, and no stage makes it"
+                )
 
 
 def _by_file(runs: Sequence[Run]) -> dict[str, list[Run]]:

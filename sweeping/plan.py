@@ -121,6 +121,8 @@ def make_plan(content: dict) -> Plan:
     if not stages:
         raise UserError("plan: no [stages.NAME]; give at least one")
     _check_flags(search, "[search]")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise UserError(f"plan: folder {folder!r}: a file is there, give another name")
     plan = Plan(Path(folder), tuple(seeds), tries, base, stages, search)
     in_order(plan)
     return plan

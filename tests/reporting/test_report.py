@@ -1120,3 +1120,31 @@ def test_a_folder_with_an_audit_alone_says_so(tmp_path, capsys, style):
 def test_a_result_of_a_later_version_is_named(tmp_path, capsys):
     write(tmp_path, result() | {"schema": 2})
     assert "is of a later version of this project" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"schema": 99}, {"schema": 2, "numbers": {}}])
+def test_a_later_version_is_named_also_where_its_keys_are_others(tmp_path, capsys, content):
+    (tmp_path / "FTresult.json").write_text(json.dumps(content))
+    assert "is of a later version of this project" in refused(capsys, tmp_path)
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path, capsys):
+    write(tmp_path, result())
+    (tmp_path / "otherresult.json").write_text("{}")
+    assert report.main([str(tmp_path)]) == 0
+    assert "otherresult.json is no unlearning result and is left out\n" in capsys.readouterr().err
+
+
+def test_a_page_replaces_a_page_and_nothing_else(tmp_path, capsys):
+    write(tmp_path, result())
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        assert report.main([str(tmp_path), "--html", str(page)]) == 0
+        capsys.readouterr()
+    (written,) = tmp_path.rglob("*.json")
+    for other in (written, tmp_path / "weights.html"):
+        if not other.exists():
+            other.write_bytes(b"PK\x03\x04")
+        before = other.read_bytes()
+        assert "this file is no page and stays" in refused(capsys, tmp_path, "--html", other)
+        assert other.read_bytes() == before

@@ -447,6 +447,35 @@ def test_resumed_training_equals_an_uninterrupted_run_bit_for_bit(tmp_path, monk
         assert a["epoch"] == b["epoch"]
 
 
+def test_a_run_that_goes_on_with_other_threads_says_so(original, tmp_path, monkeypatch, capsys):
+    """Bit for bit is promised with the threads that it began with."""
+
+    def lines():
+        return [line for line in capsys.readouterr().err.splitlines() if "CPU threads" in line]
+
+    def train(folder, *words):
+        rest = ("--epochs", 3, "--lr", 0.1, "--save_dir", folder)
+        return call(main_train.main, *SETUP, *rest, *words)
+
+    def unlearn(folder, *words):
+        rest = ("--unlearn", "FT", "--unlearn_epochs", 3)
+        return forget(original, folder, *rest, *words)
+
+    for step in (train, unlearn):
+        for threads, said in ((1, 0), (2, 1)):
+            folder = tmp_path / f"{step.__name__}{threads}"
+            with monkeypatch.context() as patch:
+                cut_short(patch, 1)
+                assert step(folder, "--threads", 1) == 130
+            assert not lines()
+            assert step(folder, "--resume", "--threads", threads) == 0
+            found = lines()
+            assert len(found) == said
+            assert all("1 CPU threads, this run has 2" in line for line in found)
+            assert step(folder, "--resume", "--threads", threads) == 0
+            assert not lines()  # nothing was left to compute
+
+
 def same_weights(one, two):
     one, two = weights(one), weights(two)
     return all(torch.equal(one[name], two[name]) for name in one)
@@ -1395,6 +1424,31 @@ def test_two_classes_are_not_destroyed(tmp_path):
         found = result(tmp_path, method[0])
         assert 85 < found["metrics"]["RA"] < 100
         assert "destroyed" not in " ".join(found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("words", "unread"),
+    [
+        ("wfisher --schedule cosine --warmup 3 --clip_norm 2", "--clip_norm, --schedule, --warmup"),
+        ("wfisher --momentum 0 --accumulate 2", "--accumulate, --momentum"),
+        ("FT --forget_batch_size 10", "--forget_batch_size"),
+        ("GA --forget_batch_size 10 --schedule cosine --warmup 1", ""),
+        ("retrain --unlearn_epochs 1 --epochs 2", "--epochs"),
+        ("retrain --unlearn_lr 0.1 --lr 0.2 --mixup 0.5", "--lr"),
+    ],
+)
+def test_flags_of_the_loop_that_a_method_does_not_read_are_named(
+    original, tmp_path, capsys, words, unread
+):
+    assert forget(original, tmp_path, "--dry_run", "--unlearn", *words.split()) == 0
+    said = capsys.readouterr().err
+    assert f"does not read {unread}\n" in said if unread else "does not read" not in said
+
+
+def test_flags_of_unlearning_are_named_where_the_original_is_trained(tmp_path, capsys):
+    words = [*SETUP, "--dry_run", "--unlearn_lr", 3, "--unlearn_epochs", 3, "--save_dir", tmp_path]
+    assert call(main_train.main, *words) == 0
+    assert "main_train does not read --unlearn_epochs, --unlearn_lr\n" in capsys.readouterr().err
 
 
 def test_flags_of_training_that_a_method_does_not_read_are_named(original, tmp_path, capsys):

@@ -492,6 +492,25 @@ def test_files_that_flags_name_are_watched(flag, value, names_it, tmp_path):
     assert inputs._by_file([run]) == ({str(listed): [run]} if names_it else {})
 
 
+def test_files_that_no_stage_makes_must_be_there(tmp_path):
+    root, there = tmp_path / "runs", tmp_path / "there.pt"
+    there.write_text("")
+    for flag in ("model_path", "mask_path"):
+        run = SimpleNamespace(settings={flag: str(tmp_path / "gone.pt")})
+        with pytest.raises(UserError, match=f"{flag} .*gone.pt: there is no such file, and no"):
+            check_inputs([run], root)
+        for fine in (there, root / "masks" / "later.pt"):
+            inputs._check_presence([SimpleNamespace(settings={flag: str(fine)})], root)
+    inputs._check_presence([SimpleNamespace(settings={"forget": "class:3"})], root)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_any_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    plan = {"stages": {"a": {"script": "main_forget"}}, "folder": str(tmp_path / "file")}
+    with pytest.raises(UserError, match="a file is there"):
+        make_plan(plan)
+
+
 def test_finished_runs_of_another_list_or_model_are_refused(tmp_path):
     """A list by its bytes, a model by its weights: saved again it is the same."""
     listed, model = tmp_path / "list.txt", tmp_path / "model.pth.tar"
