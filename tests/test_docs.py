@@ -3,6 +3,7 @@ the code, and the code they show does what they say.
 """
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -362,7 +364,30 @@ def test_the_rows_of_the_cpu_table_are_those_of_its_results():
     (table,) = scenarios(collect([results / "models", results / "cifar10_cpu"]), [])
     rows = [leaderboard_row([table], row["name"]) for row in table.table["rows"]]
     text = section(page("docs/results.md"), "CIFAR-10 on one core")
-    assert [line for line in text.splitlines() if line.startswith("| ")] == [heading()[0], *rows]
+    printed = [line for line in text.splitlines() if line.startswith("| ")]
+    assert printed[: len(rows) + 1] == [heading()[0], *rows]
+
+
+def test_the_audit_of_the_cpu_table_is_that_of_its_file():
+    """Each row's mean and SD over its runs; the first screen repeats one column."""
+    keys = {"rmia_auc": 3, "lira_auc": 3, "loss_auc": 3, "relearn_accuracy": 1}
+    audit = json.loads((ROOT / "benchmarks/results/cifar10_cpu/audit.json").read_text())
+    expected = Counter()
+    for row in audit["rows"]:
+        sd = row["sd"] if len(row["models"]) > 1 else {}
+        cells = [
+            f"{row['mean'][key]:.{digits}f}" + (f"±{sd[key]:.{digits}f}" if sd else "")
+            for key, digits in keys.items()
+        ]
+        expected[row["label"], *cells] = 1  # the original is there in two roles
+    lines = section(page("docs/results.md"), "CIFAR-10 on one core").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| method | RMIA"))
+    table = itertools.takewhile(lambda line: line.startswith("| "), lines[start + 2 :])
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table]
+    assert Counter((row[0].split(",")[0], *row[1:]) for row in rows) == expected
+    first = page("README.md").split("<!-- cifar10 -->")[1].split("<!-- /cifar10 -->")[0]
+    repeated = [line.strip("| ").split(" | ")[-1] for line in first.splitlines() if "| " in line]
+    assert repeated[1:] == [row[1] for row in rows]
 
 
 # ------------------------------------------------------------------------------------------- README
