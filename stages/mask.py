@@ -32,13 +32,6 @@ from stages.run_folder import name_unread, refuse_overwriting, settle_resume, wi
 from stages.task import Task, check_request, open_task, set_up
 from utils import UserError, first_difference
 
-# Flags of the other steps that say something which masks do not depend on. --unlearn_epochs, which
-# the reference's commands give to this step, is passed over.
-OF_OTHER_STEPS = (
-    *("unlearn", "mask_path", "mask_ratio", "run", "checkpoint", "unlearn_lr", "lr", "epochs"),
-    *("schedule", "decreasing_lr", "warmup", "momentum", "weight_decay", "optimizer", "bn"),
-)
-
 
 @recording
 def make_masks(request: MaskRequest) -> dict | None:
@@ -48,7 +41,8 @@ def make_masks(request: MaskRequest) -> dict | None:
     Returns:
         The record of the masks; None where none were asked for.
     """
-    name_unread(request, "generate_mask", OF_OTHER_STEPS)
+    # The reference's commands give --unlearn_epochs to this step.
+    name_unread(request, passed_over={"unlearn_epochs"})
     if request.compare is not None:
         compare_masks(*map(Path, request.compare))
         return None

@@ -1,8 +1,10 @@
 """Where a stage writes: names of files, what is there already, what --resume goes on from."""
 
+import dataclasses
 import itertools
 import os
 import shlex
+from collections.abc import Set
 from pathlib import Path
 
 from runtime import distributed
@@ -17,17 +19,24 @@ from stages.file_names import (
     REFERENCE_RESULT,
     RESULT,
 )
-from stages.requests import AnyRequest, Request, TrainRequest, UnlearnRequest
+from stages.requests import AnyRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
+from stages.settings import OF_METHODS
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
 PARTS = (CHECKPOINT, REFERENCE_RESULT, RESULT, CURVE, FORGOTTEN)
 
 
-def name_unread(request: Request, script: str, flags: tuple[str, ...]) -> None:
+def fields_of(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def name_unread(request: Request, passed_over: Set[str] = frozenset()) -> None:
     """One warning for what was typed and belongs to another step."""
-    if unread := sorted(request.typed & set(flags)):
-        warn(f"{script} does not read {', '.join('--' + name for name in unread)}")
+    steps = (TrainRequest, MaskRequest, UnlearnRequest)
+    every = OF_METHODS.union(*map(fields_of, steps))
+    if unread := sorted(every & request.typed - fields_of(type(request)) - passed_over):
+        warn(f"{request.script} does not read {', '.join('--' + name for name in unread)}")
 
 
 def with_folder(request: AnyRequest) -> AnyRequest:

@@ -35,6 +35,7 @@ INHERITED = (
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
 # Flags of main_train that only some methods, or none, read.
 OF_TRAINING = {"lr", "epochs", "select", "init", "train_seed"}
+OF_METHODS = {field.name for kind in METHODS.values() for field in dataclasses.fields(kind)}
 # Flags of the loop that a method without a loop has no use for.
 OF_STEPS = {
     *("schedule", "decreasing_lr", "final_lr", "warmup", "momentum", "clip_norm", "accumulate"),
@@ -255,8 +256,7 @@ def _unread(kind: type[Method], typed: Set[str]) -> Set[str]:
     fields = {field.name for field in dataclasses.fields(kind)}
     beaten = {flag for field, flag in inherits.items() if flag != field and field in typed}
     read = fields | ({*inherits.values(), "select", "init"} - beaten if inherits else set())
-    every = {field.name for other in METHODS.values() for field in dataclasses.fields(other)}
-    unread = (every | OF_TRAINING) & typed - read
+    unread = (OF_METHODS | OF_TRAINING) & typed - read
     if not issubclass(kind, Iterative):
         unread |= OF_STEPS & typed - read
     if "forget" not in kind.touches:

@@ -24,7 +24,7 @@ from stages.curves import Curve, epoch_line
 from stages.dry_run import say_files, say_work
 from stages.file_names import BEST, LAST, TRAIN_CURVE, TRAIN_RESULT
 from stages.initial import give_initial, read_initial
-from stages.requests import OF_REFERENCE, TrainRequest, recording
+from stages.requests import TrainRequest, recording
 from stages.results import recorded, result_line, to_numpy
 from stages.run_folder import name_unread, refuse_overwriting, settle_resume, with_folder
 from stages.settings import check_final_lr, recipe_of, settle_training
@@ -32,14 +32,6 @@ from stages.task import load_data, new_model, set_up, split_of, store_of
 from unlearn.base import Iterative, Steps, option
 from unlearn.tools.mixup import training_steps
 from utils import UserError, stream, warn
-
-# Flags that ask for something that only a later step does.
-OF_LATER_STEPS = (
-    *("model_path", "unlearn", *OF_REFERENCE, "forget", "skip_val"),
-    *("forget_seed", "retain_fraction", "mask_path", "mask_ratio", "score", "layers", "compare"),
-    *("per_tensor", "forget_batch_size", "run", "unlearn_lr", "unlearn_epochs", "unlearn_steps"),
-    *("alpha", "mia_members", "no_l1_epochs"),
-)
 
 
 @dataclasses.dataclass
@@ -229,7 +221,7 @@ def train(request: TrainRequest) -> dict[str, float] | None:
     Returns:
         Accuracies in percent on train, val (VA) and test (TA); None for a dry run.
     """
-    name_unread(request, "main_train", OF_LATER_STEPS)
+    name_unread(request)
     if "seed" in request.typed:
         warn("main_train does not read --seed; what it reads is --train_seed")
     if not request.epochs:

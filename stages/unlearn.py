@@ -41,13 +41,17 @@ from stages.run_folder import (
     stem_of,
     with_folder,
 )
-from stages.settings import recipe_of_method, recipe_of_original, settle_and_say
+from stages.settings import (
+    OF_METHODS,
+    OF_TRAINING,
+    recipe_of_method,
+    recipe_of_original,
+    settle_and_say,
+)
 from stages.task import check_request, known_sizes, open_task, set_up
 from unlearn import METHODS, label_of
 from unlearn.base import Iterative, Method
 from utils import UserError, warn
-
-OF_OTHER_STEPS = ("score", "layers", "compare", "per_tensor", "checkpoint", "save_every_steps")
 
 
 @recording
@@ -57,7 +61,7 @@ def unlearn(request: UnlearnRequest) -> dict | None:
     Returns:
         The result as its file has it; None for a dry run.
     """
-    name_unread(request, request.script, OF_OTHER_STEPS)
+    name_unread(request, passed_over=OF_METHODS | OF_TRAINING)
     request.check_mask_wanted()
     check_model_wanted(request)
     mask_path = mask_file(request)
