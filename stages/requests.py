@@ -21,6 +21,8 @@ from utils import UserError
 
 # The reference's flags of what is forgotten; --forget says the same and more.
 OF_REFERENCE = ("num_indexes_to_replace", "class_to_replace", "indexes_to_replace")
+# The hyper-parameters of all methods.
+OF_METHODS = {field.name for kind in METHODS.values() for field in dataclasses.fields(kind)}
 PATHS = ("save_dir", "checkpoint", "model_path", "mask_path", "init")
 
 
@@ -233,8 +235,7 @@ class UnlearnRequest(ForgetRequest, LoopRequest):
             values |= {"unlearn": key, "wants_mask": needs_mask(name)}
         known = {field.name for field in dataclasses.fields(cls)}
         own = {name: values.pop(name) for name in sorted(values.keys() - known)}
-        fields = {field.name for method in METHODS.values() for field in dataclasses.fields(method)}
-        if unknown := sorted(own.keys() - fields):
+        if unknown := sorted(own.keys() - OF_METHODS):
             raise UserError(f"no method reads {', '.join(unknown)}")
         return super().of(**values, hyperparameters=own).replace(typed=typed)
 

@@ -19,8 +19,14 @@ from stages.file_names import (
     REFERENCE_RESULT,
     RESULT,
 )
-from stages.requests import AnyRequest, MaskRequest, Request, TrainRequest, UnlearnRequest
-from stages.settings import OF_METHODS
+from stages.requests import (
+    OF_METHODS,
+    AnyRequest,
+    MaskRequest,
+    Request,
+    TrainRequest,
+    UnlearnRequest,
+)
 from utils import UserError, warn
 
 # What an unlearning run writes, after its stem.
@@ -35,7 +41,10 @@ def name_unread(request: Request, passed_over: Set[str] = frozenset()) -> None:
     """One warning for what was typed and belongs to another step."""
     steps = (TrainRequest, MaskRequest, UnlearnRequest)
     every = OF_METHODS.union(*map(fields_of, steps))
-    if unread := sorted(every & request.typed - fields_of(type(request)) - passed_over):
+    read = fields_of(type(request)) | passed_over
+    if not isinstance(request, TrainRequest):
+        read -= {"checkpoint"}  # they go on from what is in --save_dir
+    if unread := sorted(every & request.typed - read):
         warn(f"{request.script} does not read {', '.join('--' + name for name in unread)}")
 
 

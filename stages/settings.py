@@ -11,7 +11,7 @@ from recipe import Recipe
 from runtime.files import reading
 from stages.checkpoints import Original
 from stages.records import recorded_recipe
-from stages.requests import LoopRequest, TrainRequest, UnlearnRequest, as_words
+from stages.requests import OF_METHODS, LoopRequest, TrainRequest, UnlearnRequest, as_words
 from training.presets import PRESETS
 from unlearn import METHODS, presets_of
 from unlearn.base import Iterative, Method
@@ -35,7 +35,6 @@ INHERITED = (
 FIELD_OF = {flag: field for field, flag in METHODS["retrain"].inherits.items()}
 # Flags of main_train that only some methods, or none, read.
 OF_TRAINING = {"lr", "epochs", "select", "init", "train_seed"}
-OF_METHODS = {field.name for kind in METHODS.values() for field in dataclasses.fields(kind)}
 # Flags of the loop that a method without a loop has no use for.
 OF_STEPS = {
     *("schedule", "decreasing_lr", "final_lr", "warmup", "momentum", "clip_norm", "accumulate"),

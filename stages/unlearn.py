@@ -31,7 +31,7 @@ from stages.file_names import CHECKPOINT, CURVE, FORGOTTEN, REFERENCE_RESULT, RE
 from stages.initial import give_initial, read_initial
 from stages.mask_files import mask_file, own_mask
 from stages.records import recorded_recipe
-from stages.requests import UnlearnRequest, recording
+from stages.requests import OF_METHODS, UnlearnRequest, recording
 from stages.results import MEANING, PARTIAL_RETRAIN, Run, print_result, recorded, report
 from stages.run_folder import (
     PARTS,
@@ -42,7 +42,6 @@ from stages.run_folder import (
     with_folder,
 )
 from stages.settings import (
-    OF_METHODS,
     OF_TRAINING,
     recipe_of_method,
     recipe_of_original,

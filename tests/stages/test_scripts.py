@@ -1451,6 +1451,19 @@ def test_flags_of_unlearning_are_named_where_the_original_is_trained(tmp_path, c
     assert "main_train does not read --unlearn_epochs, --unlearn_lr\n" in capsys.readouterr().err
 
 
+def test_flags_of_training_are_named_where_masks_are_made(original, tmp_path, capsys):
+    words = ["--model_path", original, "--forget", "random:20", "--save_dir", tmp_path]
+    words += ["--resume", "--checkpoint", original, "--epochs", 3, "--unlearn_epochs", 1]
+    assert call(generate_mask.main, *SETUP, *words) == 2  # nothing of --save_dir to go on from
+    assert "generate_mask does not read --checkpoint, --epochs\n" in capsys.readouterr().err
+
+
+def test_an_unlearning_run_does_not_read_a_checkpoint_to_go_on_from(original, tmp_path, capsys):
+    words = ("--unlearn", "raw", "--resume", "--checkpoint", original)
+    assert forget(original, tmp_path, *words) == 2  # nothing of --save_dir to go on from
+    assert "main_forget does not read --checkpoint\n" in capsys.readouterr().err
+
+
 def test_flags_of_training_that_a_method_does_not_read_are_named(original, tmp_path, capsys):
     assert forget(original, tmp_path, "--unlearn", "FT", "--unlearn_epochs", 1, "--lr", 0.5) == 0
     assert "FT does not read --lr" in capsys.readouterr().err
